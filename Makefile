@@ -1,0 +1,58 @@
+# Every target makes .venv first, from a bare Python >= 3.11; a second call re-uses it.
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+INSTALLED := $(VENV)/.installed
+export PYRIGHT_PYTHON_IGNORE_WARNINGS := 1
+export PIP_DISABLE_PIP_VERSION_CHECK := 1
+
+.PHONY: help demo test lint lab notebooks benchmarks clean
+
+help:
+	@echo "make demo        curate, train and show the checkpoint strip (runs/)"
+	@echo "make test        style, types, all tests, and every notebook at smoke scale"
+	@echo "make lab         open JupyterLab on the notebooks"
+	@echo "make lint        style and types only"
+	@echo "make notebooks   run all notebooks anew and renew their links (notebooks/, figures/)"
+	@echo "make benchmarks  speed of the training step on this machine"
+	@echo "make clean       remove .venv"
+	@echo "Another Python: make test PYTHON=python3.12. Options of the demo: make demo DEMO='--help'"
+
+# torch comes first and alone: the build that the package index prefers then satisfies the pin.
+$(INSTALLED): pyproject.toml constraints.txt
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
+		{ echo "kanjilab needs Python 3.11 or newer, and $(PYTHON) is $$($(PYTHON) --version 2>&1);" \
+		"name another one, as in: make $(MAKECMDGOALS) PYTHON=python3.12" >&2; exit 1; }
+	@echo "Installing into $(VENV) (a few minutes, once)"
+	@$(BIN)/python -m pip --version >/dev/null 2>&1 || $(PYTHON) -m venv --clear $(VENV) || \
+		{ echo "$(PYTHON) could not make $(VENV); on Debian and Ubuntu: apt-get install python3-venv" >&2; exit 1; }
+	$(BIN)/python -m pip install --quiet torch==2.13.0
+	$(BIN)/python -m pip install --quiet -c constraints.txt -e '.[test]'
+	@touch $@
+
+demo: $(INSTALLED)
+	$(BIN)/kanjilab demo $(DEMO)
+	@echo "The run, its log and its pictures are in runs/; next: make lab"
+
+lint: $(INSTALLED)
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/pyright --pythonpath $(BIN)/python
+
+test: lint
+	$(BIN)/pytest -q $(TESTS)
+	@echo "Style, types, tests and notebooks: all passed (their files were temporary, nothing is left behind)"
+
+lab: $(INSTALLED)
+	$(BIN)/jupyter lab --notebook-dir=notebooks
+
+notebooks: $(INSTALLED)
+	$(BIN)/python notebooks/build.py
+	@echo "The notebooks are in notebooks/, their figures in figures/"
+
+benchmarks: $(INSTALLED)
+	@for script in benchmarks/*.py; do echo "$$script"; $(BIN)/python "$$script" || exit 1; done
+	@echo "Printed above; nothing is stored"
+
+clean:
+	rm -rf $(VENV)
