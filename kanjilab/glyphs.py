@@ -73,26 +73,42 @@ def draw_font(character: str, font: Path, size_px: int = SIZE_PX) -> Image.Image
     Returns:
         (size_px, size_px) image of mode L, 0 ink to 255 paper.
     Raises:
-        GlyphError: the font cannot be read, draws nothing here, or draws more than the image holds.
+        GlyphError: the font cannot be read, lacks the character, draws it blank (brush fonts map
+            thousands of characters to blank glyphs), or larger than the image.
     """
+    font = Path(font)
     if len(character) != 1:
         raise GlyphError(f"expected one character, got {character!r}")
-    loaded = _load_font(Path(font), round(size_px * FONT_SHARE))
+    image = _draw_font(character, font, size_px)
+    if image.tobytes() == _missing_glyph(font, size_px):
+        raise GlyphError(f"{font.name} has no glyph for {_named(character)}")
+    return image
+
+
+def _draw_font(character: str, font: Path, size_px: int) -> Image.Image:
+    loaded = _load_font(font, round(size_px * FONT_SHARE))
     left, top, right, bottom = loaded.getbbox(character)
     width, height = right - left, bottom - top
     image = Image.new("L", (size_px, size_px), PAPER)
-    if width <= 0 or height <= 0:
-        raise GlyphError(f"{Path(font).name} draws {_named(character)} blank")
     if width > size_px or height > size_px:
         raise GlyphError(
-            f"{Path(font).name} draws {_named(character)} clipped: {width:g} x {height:g} px of ink, "
+            f"{font.name} draws {_named(character)} clipped: {width:g} x {height:g} px of ink, "
             f"{size_px} x {size_px} px of image"
         )
     corner = ((size_px - width) // 2 - left, (size_px - height) // 2 - top)
     ImageDraw.Draw(image).text(corner, character, font=loaded, fill=0)
     if not _has_ink(image):
-        raise GlyphError(f"{Path(font).name} draws {_named(character)} blank")
+        raise GlyphError(f"{font.name} draws {_named(character)} blank")
     return image
+
+
+@lru_cache(maxsize=8)
+def _missing_glyph(font: Path, size_px: int) -> bytes | None:
+    """What the font shows for a character that it lacks: an empty box, as a rule."""
+    try:
+        return _draw_font("\uffff", font, size_px).tobytes()  # a noncharacter: no font has it
+    except GlyphError:
+        return None
 
 
 def _has_ink(image: Image.Image) -> bool:
@@ -105,23 +121,12 @@ def _named(character: str) -> str:
 
 
 def draws(character: str, font: Path) -> bool:
-    """Whether a font draws a character, by its ink: a cmap entry can lead to a blank glyph.
-
-    A character that the font lacks is drawn as its `.notdef` box; that does not count either.
-    """
+    """Whether a font draws a character whole, judged by its ink and not by its cmap."""
     try:
-        image = draw_font(character, font)
+        draw_font(character, font)
     except GlyphError:
         return False
-    return image.tobytes() != _missing_glyph(Path(font))
-
-
-@lru_cache(maxsize=8)
-def _missing_glyph(font: Path) -> bytes | None:
-    try:
-        return draw_font("\uffff", font).tobytes()  # a noncharacter: no font has it
-    except GlyphError:
-        return None
+    return True
 
 
 def drawable_characters(characters: Iterable[str], font: Path) -> set[str]:
@@ -339,15 +344,16 @@ def draw_strokes(character: str, kanjivg: KanjiVG, stroke_width: float = 5.0, si
     large = Image.new("L", (size_px * OVERSAMPLING,) * 2, PAPER)
     canvas = ImageDraw.Draw(large)
     scale = large.width / VIEW_BOX
-    for stroke in strokes:
-        _draw_stroke(canvas, [(x * scale, y * scale) for x, y in stroke], stroke_width * scale)
+    for stroke in filter(None, strokes):
+        _draw_stroke(canvas, [(x * scale, y * scale) for x, y in stroke], round(stroke_width * scale))
     image = large.reduce(OVERSAMPLING)
     if not _has_ink(image):
         raise GlyphError(f"KanjiVG's strokes of {_named(character)} leave no ink")
     return image
 
 
-def _draw_stroke(canvas: ImageDraw.ImageDraw, points: list[tuple[float, float]], width: float) -> None:
-    canvas.line(points, fill=0, width=round(width), joint="curve")
-    for x, y in (points[0], points[-1]) if points else ():
-        canvas.ellipse((x - width / 2, y - width / 2, x + width / 2, y + width / 2), fill=0)
+def _draw_stroke(canvas: ImageDraw.ImageDraw, points: list[tuple[float, float]], width_px: int) -> None:
+    canvas.line(points, fill=0, width=width_px, joint="curve")
+    radius = (width_px - 1) / 2  # an ellipse includes its edge
+    for x, y in (points[0], points[-1]):
+        canvas.ellipse((x - radius, y - radius, x + radius, y + radius), fill=0)
