@@ -36,7 +36,7 @@ ONLY_A_NAME = re.compile(
     r"|^name of (?:an? |the |certain )?(?:chinese )?(?:rivers?|place)\b",
     re.IGNORECASE,
 )
-BRACKETED = re.compile(r"\([^()]*\)|\([^()]*$|\[[^\[\]]*\]")
+BRACKETED = re.compile(r"\([^()]*\)|\([^()]*$|\[[^\[\]]*\]|\{[^{}]*\}")
 
 
 def clean_meanings(raw: Sequence[str]) -> tuple[str, ...]:
