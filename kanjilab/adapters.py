@@ -1,0 +1,406 @@
+"""What is trained: stacked LoRA layers for K arms over one frozen base, or the whole denoiser.
+
+All trainable numbers of an arm lie in one row of a (K, P) tensor, and the layers hold views of it.
+So clipping, averaging, checking and the optimizer work on rows, whatever is trained.
+"""
+
+import math
+import re
+import zlib
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from kanjilab.counted import counted_rng
+from kanjilab.settings import Arm
+
+ATTENTION = r"to_(q|k|v|out\.0)$"
+TARGET_PATTERNS = {
+    "cross-attention": re.compile(r"\.attn2\." + ATTENTION),
+    "attention": re.compile(r"\.attn\d?\." + ATTENTION),
+    "attention+feed-forward": re.compile(r"(\.attn\d?\." + ATTENTION + r"|\.ff\.net\.(0\.proj|2)$)"),
+    "all": re.compile(""),
+}
+
+
+class Rows:
+    """One vector of parameters per arm, (K, P) float32, with a named view for each tensor in it.
+
+    Args:
+        shapes: name -> shape of one arm's tensor.
+        arms: K.
+        device: where the rows live.
+    """
+
+    def __init__(self, shapes: Mapping[str, tuple[int, ...]], arms: int, device: torch.device):
+        self.shapes = dict(shapes)
+        size = sum(math.prod(shape) for shape in self.shapes.values())
+        self.values = torch.zeros(arms, size, device=device)
+        self.gradients = torch.zeros(arms, size, device=device)
+        self.parameters = {name: nn.Parameter(view) for name, view in self.views(self.values).items()}
+
+    def add_gradients(self, leaves: Sequence[Tensor], loss: Tensor) -> None:
+        """Adds the gradient of a loss to `gradients`.
+
+        Args:
+            leaves: what the loss depends on, in the order of `shapes`, each the size of its view.
+            loss: scalar.
+        """
+        # Not through .grad: autograd wants a gradient's strides to be those of its parameter alone.
+        found = torch.autograd.grad(loss, leaves, allow_unused=True)
+        views = self.views(self.gradients).values()
+        used = [
+            (view, gradient.view_as(view)) for view, gradient in zip(views, found, strict=True) if gradient is not None
+        ]
+        torch._foreach_add_([view for view, _ in used], [gradient for _, gradient in used])
+
+    def views(self, rows: Tensor) -> dict[str, Tensor]:
+        """Cuts a (..., P) tensor into (..., *shape) views by name."""
+        views, start = {}, 0
+        for name, shape in self.shapes.items():
+            end = start + math.prod(shape)
+            views[name] = rows[..., start:end].unflatten(-1, shape)
+            start = end
+        return views
+
+
+@dataclass
+class Segments:
+    """Which arm each stretch of the batch belongs to: (arm, count) pairs in order."""
+
+    pairs: tuple[tuple[int, int], ...] = ()
+
+    @property
+    def arms(self) -> list[int]:
+        """The arms in order of their stretches."""
+        return [arm for arm, _ in self.pairs]
+
+    @property
+    def even(self) -> bool:
+        """Whether all stretches are of the same length."""
+        return len({count for _, count in self.pairs}) == 1
+
+
+class StackedLora(nn.Module):
+    """A frozen linear or convolution layer plus one low-rank update per arm.
+
+    y = W x + scale_k · B_k A_k x for the images of arm k. One arm alone may use the merged weight
+    W + scale · B A, which is the same function and cheaper for many positions; several arms go
+    through one batched product.
+
+    Args:
+        base: the frozen layer.
+        down: (K, r, in) or, for a convolution, (K, r, in·kh·kw).
+        up: (K, out, r).
+        scales: (K,).
+        segments: shared by all layers, set before each forward pass.
+    """
+
+    def __init__(
+        self, base: nn.Linear | nn.Conv2d, down: nn.Parameter, up: nn.Parameter, scales: Tensor, segments: Segments
+    ):
+        super().__init__()
+        self.base = base
+        self.down, self.up = down, up
+        self.scales = scales
+        self.segments = segments
+
+    def forward(self, x: Tensor) -> Tensor:
+        """x: (N, ..., in) or (N, C, h, w), the images of each arm side by side."""
+        pairs = self.segments.pairs
+        if not pairs:
+            return self.base(x)
+        if len(pairs) == 1:
+            return self._one_arm(x, pairs[0][0])
+        if self.segments.even:
+            return self.base(x) + self._batched(x, self.segments.arms)
+        chunks = x.split([count for _, count in pairs])
+        updates = [self._batched(chunk, [arm]) for chunk, (arm, _) in zip(chunks, pairs, strict=True)]
+        return self.base(x) + torch.cat(updates)
+
+    def _one_arm(self, x: Tensor, arm: int) -> Tensor:
+        rank, width = self.down.shape[1:]
+        height = self.up.shape[1]
+        positions = x.numel() // x.shape[1 if isinstance(self.base, nn.Conv2d) else -1]
+        merged_cost = width * height * (positions + 3 * rank)
+        if merged_cost > 3 * positions * rank * (width + height):
+            return self.base(x) + self._batched(x, [arm])
+        update = self.scales[arm] * (self.up[arm] @ self.down[arm])
+        weight = (self.base.weight.float() + update.view_as(self.base.weight)).to(x.dtype)
+        if isinstance(self.base, nn.Conv2d):
+            base = self.base
+            return F.conv2d(x, weight, base.bias, base.stride, base.padding, base.dilation)
+        return F.linear(x, weight, self.base.bias)
+
+    def _batched(self, x: Tensor, arms: Sequence[int]) -> Tensor:
+        """The low-rank part for equal stretches of the given arms; shape of the layer's output."""
+        whole = list(arms) == list(range(len(self.down)))
+        down = (self.down if whole else self.down[list(arms)]).to(x.dtype)  # (K, r, in)
+        up = self.up if whole else self.up[list(arms)]
+        scales = self.scales if whole else self.scales[list(arms)]
+        up = (up * scales.view(-1, 1, 1)).to(x.dtype)  # (K, out, r)
+        if not isinstance(self.base, nn.Conv2d):
+            stacked = x.reshape(len(arms), -1, x.shape[-1])  # (K, n, in)
+            return ((stacked @ down.mT) @ up.mT).reshape(*x.shape[:-1], up.shape[1])
+        base = self.base
+        if base.kernel_size == (1, 1) and base.stride == (1, 1):
+            columns = x.flatten(2)  # (N, C, h·w)
+        else:
+            columns = F.unfold(x, base.kernel_size, base.dilation, base.padding, base.stride)  # (N, C·kh·kw, h'·w')
+        per_arm = len(x) // len(arms)
+        reduced = down.repeat_interleave(per_arm, 0) @ columns  # (N, r, h'·w')
+        update = up.repeat_interleave(per_arm, 0) @ reduced  # (N, out, h'·w')
+        height = (x.shape[2] + 2 * base.padding[0] - base.kernel_size[0]) // base.stride[0] + 1
+        return update.unflatten(2, (height, -1))
+
+
+def target_layers(denoiser: nn.Module, targets: str) -> dict[str, nn.Linear | nn.Conv2d]:
+    """The layers that a choice of targets names, by their full names, in the model's order.
+
+    Raises:
+        ValueError: the denoiser has no such layer.
+    """
+    pattern = TARGET_PATTERNS[targets]
+    layers = {
+        name: layer
+        for name, layer in denoiser.named_modules()
+        if isinstance(layer, nn.Linear | nn.Conv2d) and pattern.search(name)
+    }
+    if not layers:
+        raise ValueError(f"targets {targets!r} name no layer of {type(denoiser).__name__}")
+    return layers
+
+
+def initial_down(name: str, shape: tuple[int, int], seed: int) -> np.ndarray:
+    """PEFT's initial A: uniform in ±1/sqrt(in), drawn by (seed, layer) alone.
+
+    Rows are drawn in order, so a smaller rank begins with the first rows of a larger one.
+
+    Returns:
+        (r, in) float32.
+    """
+    rng = counted_rng(seed, "initial weights", zlib.crc32(name.encode()))
+    return (rng.random(shape, dtype=np.float32) * 2 - 1) / np.float32(math.sqrt(shape[1]))
+
+
+class LoraStack:
+    """K low-rank adapters over one denoiser, of any ranks, scales and targets.
+
+    Smaller ranks are padded with zeros in A *and* B, whose gradients are exactly zero; an arm
+    whose targets leave a layer out has zeros there, and its gradient is masked.
+
+    Args:
+        denoiser: frozen here; its layers are wrapped only within `attached()`.
+        arms: their targets, rank, alpha and seed are used.
+    """
+
+    def __init__(self, denoiser: nn.Module, arms: Sequence[Arm]):
+        self.denoiser = denoiser.requires_grad_(False)
+        self.arms = tuple(arms)
+        self.segments = Segments()
+        per_arm = [target_layers(denoiser, arm.targets) for arm in arms]
+        self.layers = {name: layer for layers in per_arm for name, layer in layers.items()}
+        self.covered = {name: [name in layers for layers in per_arm] for name in self.layers}
+        rank = max(arm.rank for arm in arms)
+        shapes: dict[str, tuple[int, ...]] = {}
+        for name, layer in self.layers.items():
+            shapes[f"{name}.lora_A"] = (rank, layer.weight[0].numel())
+            shapes[f"{name}.lora_B"] = (layer.weight.shape[0], rank)
+        device = next(denoiser.parameters()).device
+        self.rows = Rows(shapes, len(arms), device)
+        self.leaves = list(self.rows.parameters.values())
+        self.scales = torch.tensor([arm.scale for arm in arms], device=device)
+        self._initialise()
+
+    def _initialise(self) -> None:
+        with torch.no_grad():
+            for name in self.layers:
+                down = self.rows.parameters[f"{name}.lora_A"]
+                for k, arm in enumerate(self.arms):
+                    if self.covered[name][k]:
+                        values = initial_down(name, (arm.rank, down.shape[2]), arm.seed)
+                        down[k, : arm.rank] = torch.from_numpy(values)
+
+    @property
+    def rows_mask(self) -> Tensor | None:
+        """(K, P) ones where an arm trains and zeros where it does not; None if all arms cover all."""
+        if all(all(covered) for covered in self.covered.values()):
+            return None
+        mask = torch.ones_like(self.rows.values)
+        for name, view in self.rows.views(mask).items():
+            layer = name.rsplit(".", 1)[0]
+            for k, covered in enumerate(self.covered[layer]):
+                if not covered:
+                    view[k] = 0
+        return mask
+
+    @contextmanager
+    def attached(self) -> Iterator[Segments]:
+        """Within it the denoiser runs with the adapters; yields the segments to set per batch."""
+        try:
+            for name, layer in self.layers.items():
+                down, up = self.rows.parameters[f"{name}.lora_A"], self.rows.parameters[f"{name}.lora_B"]
+                self.denoiser.set_submodule(name, StackedLora(layer, down, up, self.scales, self.segments))
+            yield self.segments
+        finally:
+            for name, layer in self.layers.items():
+                self.denoiser.set_submodule(name, layer)
+
+    def state(self, k: int, rows: Tensor | None = None) -> dict[str, Tensor]:
+        """One arm's adapter in PEFT's names and shapes, padding removed.
+
+        Args:
+            rows: (K, P) values to read in place of the current ones (averaged weights, say).
+        """
+        rank, tensors = self.arms[k].rank, {}
+        views = self.rows.views(self.rows.values if rows is None else rows)
+        for name, layer in self.layers.items():
+            if not self.covered[name][k]:
+                continue
+            down = views[f"{name}.lora_A"][k, :rank].detach()
+            up = views[f"{name}.lora_B"][k, :, :rank].detach()
+            if isinstance(layer, nn.Conv2d):
+                down, up = down.view(rank, *layer.weight.shape[1:]), up[:, :, None, None]
+            tensors[f"base_model.model.{name}.lora_A.weight"] = down.contiguous().cpu()
+            tensors[f"base_model.model.{name}.lora_B.weight"] = up.contiguous().cpu()
+        return tensors
+
+    def load_state(self, k: int, tensors: Mapping[str, Tensor]) -> None:
+        """Sets one arm from PEFT's names and shapes.
+
+        Raises:
+            ValueError: a missing, unknown or misshapen tensor, by name.
+        """
+        expected = {name: value.shape for name, value in self.state(k).items()}
+        found = {name: value.shape for name, value in tensors.items()}
+        if expected != found:
+            wrong = sorted(name for name in expected.keys() | found.keys() if expected.get(name) != found.get(name))
+            first = wrong[0]
+            raise ValueError(
+                f"{len(wrong)} tensors do not fit this adapter; {first}: "
+                f"expected {expected.get(first)}, got {found.get(first)}"
+            )
+        rank = self.arms[k].rank
+        with torch.no_grad():
+            for name, value in tensors.items():
+                layer, kind = name.removeprefix("base_model.model.").removesuffix(".weight").rsplit(".", 1)
+                view = self.rows.parameters[f"{layer}.{kind}"][k]
+                if kind == "lora_A":
+                    view[:rank] = value.flatten(1)
+                else:
+                    view[:, :rank] = value.flatten(1)
+
+    def config(self, k: int) -> dict:
+        """PEFT's `adapter_config.json` for one arm."""
+        arm = self.arms[k]
+        return {
+            "peft_type": "LORA",
+            "base_model_name_or_path": None,
+            "r": arm.rank,
+            "lora_alpha": arm.rank if arm.alpha is None else arm.alpha,
+            "use_rslora": arm.rslora,
+            "lora_dropout": 0.0,
+            "bias": "none",
+            "init_lora_weights": True,
+            "target_modules": sorted(name for name in self.layers if self.covered[name][k]),
+        }
+
+    def update_norm(self) -> Tensor:
+        """(K,) Frobenius norm of scale·B·A over all layers, through r × r products."""
+        total = torch.zeros(len(self.arms), device=self.scales.device)
+        for name in self.layers:
+            down, up = self.rows.parameters[f"{name}.lora_A"].detach(), self.rows.parameters[f"{name}.lora_B"].detach()
+            total += ((up.mT @ up) * (down @ down.mT)).sum(dim=(1, 2))  # (K,)
+        return self.scales * total.clamp(min=0).sqrt()
+
+
+class WholeDenoiser:
+    """Every weight of the denoiser, trained as one arm; the same interface as `LoraStack`.
+
+    Args:
+        denoiser: its own parameters are replaced only within `attached()`.
+        arms: exactly one, with targets `unet`.
+    Raises:
+        ValueError: more than one arm.
+    """
+
+    rows_mask = None
+
+    def __init__(self, denoiser: nn.Module, arms: Sequence[Arm]):
+        if len(arms) != 1:
+            raise ValueError(f"full fine-tuning trains one arm at a time, got {len(arms)}")
+        self.denoiser = denoiser
+        self.arms = tuple(arms)
+        self.segments = Segments()
+        self.original = dict(denoiser.named_parameters())
+        device = next(denoiser.parameters()).device
+        self.rows = Rows({name: tuple(value.shape) for name, value in self.original.items()}, 1, device)
+        with torch.no_grad():
+            for name, value in self.original.items():
+                self.rows.parameters[name][0] = value
+        views = self.rows.views(self.rows.values)
+        self.trained = {name: nn.Parameter(view[0]) for name, view in views.items()}
+        self.leaves = list(self.trained.values())
+        self.start = self.rows.values.clone()
+
+    @contextmanager
+    def attached(self) -> Iterator[Segments]:
+        """Within it the denoiser computes with the trained weights; the base's own come back after."""
+        try:
+            for name, parameter in self.trained.items():
+                self._put(name, parameter)
+            yield self.segments
+        finally:
+            for name, value in self.original.items():
+                self._put(name, value)
+
+    def _put(self, name: str, parameter: nn.Parameter) -> None:
+        module, _, leaf = name.rpartition(".")
+        setattr(self.denoiser.get_submodule(module), leaf, parameter)
+
+    def state(self, k: int, rows: Tensor | None = None) -> dict[str, Tensor]:
+        """All weights by the denoiser's own names."""
+        views = self.rows.views(self.rows.values if rows is None else rows)
+        return {name: view[k].detach().contiguous().cpu() for name, view in views.items()}
+
+    def load_state(self, k: int, tensors: Mapping[str, Tensor]) -> None:
+        """Sets all weights from the denoiser's own names.
+
+        Raises:
+            ValueError: a missing, unknown or misshapen tensor.
+        """
+        if {name: tuple(value.shape) for name, value in tensors.items()} != self.rows.shapes:
+            raise ValueError(f"the stored weights are not those of this {type(self.denoiser).__name__}")
+        with torch.no_grad():
+            for name, value in tensors.items():
+                self.rows.parameters[name][k] = value
+
+    def config(self, k: int) -> dict:
+        """What is stored beside the weights."""
+        return {"trained": "unet", "class": type(self.denoiser).__name__}
+
+    def update_norm(self) -> Tensor:
+        """(1,) Euclidean distance from the base's weights."""
+        return (self.rows.values - self.start).norm(dim=1)
+
+
+Trainable = LoraStack | WholeDenoiser
+
+
+def make_trainable(denoiser: nn.Module, arms: Sequence[Arm]) -> Trainable:
+    """The trainable parameters that the arms ask for.
+
+    Raises:
+        ValueError: no arm, or `unet` mixed with adapters.
+    """
+    if not arms:
+        raise ValueError("expected at least one arm, got none")
+    whole = [arm.targets == "unet" for arm in arms]
+    if any(whole) and not all(whole):
+        raise ValueError("arms with targets 'unet' cannot be trained beside LoRA arms")
+    return WholeDenoiser(denoiser, arms) if whole[0] else LoraStack(denoiser, arms)

@@ -1,0 +1,207 @@
+"""The world's other scripts: the glyphs and captions that the pocket base is trained on.
+
+No Han character, radical or stroke is among them, nor a codepoint that decomposes to one, nor kana
+and bopomofo (cut from Han characters), nor pictures that show one (mahjong tiles, xiangqi pieces).
+"""
+
+import re
+import unicodedata
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+from PIL import Image, ImageDraw, ImageFont
+
+SIZE_PX = 128
+LONGEST_SIDE_PX = 112
+HELD_OUT_EVERY = 50  # one codepoint in fifty is kept for the held-out loss
+
+HAN_RANGES = (
+    (0x2E80, 0x2FDF),  # radicals
+    (0x2FF0, 0x2FFF),  # ideographic description
+    (0x3005, 0x3007),
+    (0x3021, 0x3029),
+    (0x3038, 0x303B),
+    (0x3190, 0x319F),  # kanbun
+    (0x31C0, 0x31EF),  # strokes
+    (0x3400, 0x4DBF),
+    (0x4E00, 0x9FFF),
+    (0xF900, 0xFAFF),
+    (0x16FF0, 0x16FF1),
+    (0x1F200, 0x1F2FF),  # squared and circled Han
+    (0x20000, 0x3FFFF),
+)
+SHOWS_HAN = (
+    (0x1F000, 0x1F02B),  # mahjong tiles
+    (0x1FA60, 0x1FA6D),  # xiangqi pieces
+    (0x1F3EE, 0x1F3EE),  # lantern, lettered
+    (0x1F4AE, 0x1F4AE),  # flower stamp, lettered
+    (0x1F5FE, 0x1F5FE),
+)
+HAN_NAMES = re.compile(r"\b(CJK|IDEOGRAPHIC|KATAKANA|HIRAGANA|HENTAIGANA|BOPOMOFO|KANGXI|TORTOISE SHELL)\b")
+BARE_MARKS = re.compile(r"\b(BRAILLE PATTERN|SIGNWRITING|VARIATION SELECTOR|BOX DRAWINGS)\b")
+TANGUT = ((0x17000, 0x187FF), (0x18800, 0x18AFF), (0x18D00, 0x18D8F))
+HANGUL = (0xAC00, 0xD7A3)
+# The first font that draws a codepoint keeps it, so the order is one of preference.
+SANS_THEN_SERIF = ("NotoSans*-Regular.ttf", "NotoSerif*-Regular.ttf")
+HANGUL_FONTS = ("NanumGothic.ttf", "NanumMyeongjo.ttf")
+SYMBOL_FONTS = ("Symbola_hint.ttf", "Symbola.ttf", "NotoSansSymbols-Regular.ttf", "NotoSansSymbols2-Regular.ttf")
+SKIPPED_FONTS = re.compile(r"CJK|Display|Mono|UI-|Emoji|LastResort|Duployan|Looped")
+COMMON_SCRIPTS = re.compile(
+    r"^(LATIN|GREEK|CYRILLIC|HEBREW|ARABIC|ARMENIAN|GEORGIAN|DEVANAGARI|BENGALI|THAI|TIBETAN|ETHIOPIC)\b"
+)
+SIGN_WORDS = re.compile(
+    r"^.*\b(?:letter|syllable|sign|ideogram|symbol for|symbol|vowel|consonant|character|digit|capital|small)\s+"
+)
+
+
+def _within(codepoint: int, ranges: Iterable[tuple[int, int]]) -> bool:
+    return any(low <= codepoint <= high for low, high in ranges)
+
+
+def touches_han(codepoint: int) -> bool:
+    """Whether a codepoint is, decomposes to, is cut from, or shows a Han character.
+
+    Args:
+        codepoint: a Unicode scalar value.
+    Source: Unicode 14 blocks, names and compatibility decompositions.
+    """
+    if _within(codepoint, HAN_RANGES) or _within(codepoint, SHOWS_HAN):
+        return True
+    if HAN_NAMES.search(unicodedata.name(chr(codepoint), "")):
+        return True
+    decomposed = unicodedata.normalize("NFKD", chr(codepoint))
+    return any(ord(part) != codepoint and touches_han(ord(part)) for part in decomposed)
+
+
+def unicode_caption(codepoint: int) -> str | None:
+    """The lower-case Unicode name, as a caption; None where there is nothing to draw or say."""
+    if _within(codepoint, TANGUT):
+        return "tangut character"
+    character = chr(codepoint)
+    if unicodedata.category(character)[0] in "CMZ":
+        return None
+    name = unicodedata.name(character, "")
+    return name.lower() if name and not BARE_MARKS.search(name) else None
+
+
+def common_name(caption: str) -> str:
+    """What people call a letter or sign: its name without script and kind.
+
+    'hebrew letter alef' -> 'alef', 'hangul syllable gag' -> 'gag', 'castle' -> 'castle'.
+    """
+    short = SIGN_WORDS.sub("", caption)
+    return short or caption
+
+
+@dataclass(frozen=True)
+class CorpusGlyph:
+    """One glyph to draw: a codepoint in a font file, with its caption."""
+
+    codepoint: int
+    font: Path
+    caption: str
+
+
+def list_glyphs(font_folders: Iterable[Path]) -> list[CorpusGlyph]:
+    """Everything the build fonts draw that may be in the corpus, in a fixed order.
+
+    Args:
+        font_folders: folders searched through for the Debian packages `fonts-noto-core`,
+            `fonts-noto-extra`, `fonts-nanum` and `fonts-symbola`.
+    Raises:
+        FileNotFoundError: a font that the corpus stands on (Tangut, Hangul, symbols) is missing.
+    """
+    fonts = {path.name: path for folder in font_folders for path in sorted(Path(folder).rglob("*.?t[fc]"))}
+    needed = ("NotoSerifTangut-Regular.ttf", HANGUL_FONTS[0])
+    if missing := [name for name in needed if name not in fonts]:
+        raise FileNotFoundError(
+            f"fonts {missing} not found; apt-get install fonts-noto-core fonts-noto-extra fonts-nanum fonts-symbola"
+        )
+    glyphs: dict[tuple[int, str], CorpusGlyph] = {}
+    for kind, names in _font_order(fonts):
+        for name in names:
+            for codepoint in _drawable(fonts[name]):
+                caption = unicode_caption(codepoint)
+                if caption is None or touches_han(codepoint) or not _wanted(kind, name, names, codepoint, caption):
+                    continue
+                face = kind if COMMON_SCRIPTS.match(caption.upper()) else "any"
+                glyphs.setdefault((codepoint, face), CorpusGlyph(codepoint, fonts[name], caption))
+    return sorted(glyphs.values(), key=lambda glyph: (glyph.codepoint, glyph.font.name))
+
+
+def _font_order(fonts: dict[str, Path]) -> Iterator[tuple[str, list[str]]]:
+    yield "hangul", [name for name in HANGUL_FONTS if name in fonts]
+    yield "symbols", [name for name in SYMBOL_FONTS if name in fonts]
+    for kind, pattern in zip(("sans", "serif"), SANS_THEN_SERIF, strict=True):
+        names = sorted(name for name in fonts if Path(name).match(pattern) and not SKIPPED_FONTS.search(name))
+        yield kind, names
+
+
+def _wanted(kind: str, name: str, names: list[str], codepoint: int, caption: str) -> bool:
+    if kind == "hangul":  # one of the faces for each syllable, in turn
+        return _within(codepoint, [HANGUL]) and name == names[codepoint % len(names)]
+    if _within(codepoint, [HANGUL]):
+        return False
+    return kind != "symbols" or not COMMON_SCRIPTS.match(caption.upper())
+
+
+def _drawable(font: Path) -> list[int]:
+    from fontTools.ttLib import TTFont
+
+    with TTFont(font, fontNumber=0, lazy=True) as table:
+        return sorted(table.getBestCmap() or {})
+
+
+def draw_glyph(glyph: CorpusGlyph) -> Image.Image | None:
+    """Black on white, centred, longest side 112 px (less for small marks); None if there is no ink.
+
+    Returns:
+        (128, 128) grayscale image.
+    """
+    font = ImageFont.truetype(str(glyph.font), 96)
+    left, top, right, bottom = font.getbbox(chr(glyph.codepoint))
+    longest = max(right - left, bottom - top)
+    if longest <= 0:
+        return None
+    font = ImageFont.truetype(str(glyph.font), min(round(96 * LONGEST_SIDE_PX / longest), 180))
+    left, top, right, bottom = font.getbbox(chr(glyph.codepoint))
+    image = Image.new("L", (SIZE_PX, SIZE_PX), 255)
+    offset = ((SIZE_PX - (right - left)) / 2 - left, (SIZE_PX - (bottom - top)) / 2 - top)
+    ImageDraw.Draw(image).text(offset, chr(glyph.codepoint), font=font, fill=0)
+    return image if np.asarray(image).min() < 128 else None
+
+
+def sampling_weight(codepoint: int) -> float:
+    """How often a glyph is drawn in training; the scripts built of blocks, like kanji, more often."""
+    if _within(codepoint, TANGUT):
+        return 3.0
+    if _within(codepoint, [HANGUL]):
+        return 0.75
+    return 1.0
+
+
+def build_corpus(font_folders: Iterable[Path], folder: Path) -> pd.DataFrame:
+    """Draws the corpus into `folder/images.npy` with `folder/glyphs.csv` beside it.
+
+    Returns:
+        One row a glyph: codepoint, font, caption, common_name, weight, held_out.
+        `images.npy` is (N, 128, 128) uint8, 0 = ink.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    rows, images, seen = [], [], set()
+    for glyph in list_glyphs(font_folders):
+        image = draw_glyph(glyph)
+        if image is None or (image.tobytes(), glyph.caption) in seen:
+            continue
+        seen.add((image.tobytes(), glyph.caption))
+        images.append(np.asarray(image))
+        rows.append((glyph.codepoint, glyph.font.name, glyph.caption, common_name(glyph.caption)))
+    table = pd.DataFrame(rows, columns=["codepoint", "font", "caption", "common_name"])
+    table["weight"] = table["codepoint"].map(sampling_weight)
+    table["held_out"] = table["codepoint"].mul(2654435761).mod(2**32).mod(HELD_OUT_EVERY).eq(0)
+    np.save(folder / "images.npy", np.stack(images))
+    table.to_csv(folder / "glyphs.csv", index=False)
+    return table

@@ -1,0 +1,134 @@
+"""Encode a dataset once per base: latents and text states, cached by hash and memory-mapped."""
+
+import json
+import shutil
+import tempfile
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from kanjilab.bases import Base, TextStates, cache_folder
+from kanjilab.dataset import Dataset
+from kanjilab.settings import settings_hash
+
+FORMAT = 1
+
+
+@dataclass(frozen=True)
+class Encoded:
+    """A dataset as a base sees it. Arrays are memory-mapped; nothing is read until it is used.
+
+    Attributes:
+        mean, log_variance: (N, C, h, w) float32, the autoencoder's posterior in unit scale.
+        tokens: (M, L, D) float16 text states of the distinct captions; row 0 is the empty caption.
+        pooled: (M, P) float16 or None.
+        caption: (N,) int64, row of `tokens` for each image.
+        identity: hash of base and data.
+    """
+
+    mean: np.ndarray
+    log_variance: np.ndarray
+    tokens: np.ndarray
+    pooled: np.ndarray | None
+    caption: np.ndarray
+    identity: str
+
+    def __len__(self) -> int:
+        return len(self.mean)
+
+    def latents(self, rows: np.ndarray, noise: np.ndarray) -> Tensor:
+        """Samples of the posterior.
+
+        Args:
+            rows: (B,) images.
+            noise: (B, C, h, w) standard normal float32.
+        Returns:
+            (B, C, h, w) float32.
+        """
+        return torch.from_numpy(self.mean[rows] + np.exp(0.5 * self.log_variance[rows]) * noise)
+
+    def text(self, captions: np.ndarray, device: torch.device) -> TextStates:
+        """Text states of rows of `tokens`, (B, L, D) float32."""
+        tokens = torch.from_numpy(self.tokens[captions].astype(np.float32)).to(device)
+        pooled = None
+        if self.pooled is not None:
+            pooled = torch.from_numpy(self.pooled[captions].astype(np.float32)).to(device)
+        return TextStates(tokens, pooled)
+
+
+def encode_dataset(
+    base: Base,
+    dataset: Dataset,
+    cache: Path | None = None,
+    *,
+    batch: int = 32,
+    on_progress: Callable[[int, int], None] = lambda done, total: None,
+) -> Encoded:
+    """Encodes images and captions, or opens what an earlier call stored under the same hash.
+
+    Args:
+        cache: a folder; the user's cache by default.
+        batch: images or captions encoded at a time.
+        on_progress: called with (done, total) items.
+    """
+    identity = settings_hash([FORMAT, base.identity, dataset.content_hash])
+    folder = (cache or cache_folder() / "encoded") / identity
+    if not folder.is_dir():
+        folder.parent.mkdir(parents=True, exist_ok=True)
+        temporary = Path(tempfile.mkdtemp(prefix=f".{identity}-", dir=folder.parent))
+        try:
+            _write(base, dataset, temporary, batch, on_progress)
+            try:
+                temporary.rename(folder)
+            except OSError:  # another process was first
+                if not folder.is_dir():
+                    raise
+        finally:
+            shutil.rmtree(temporary, ignore_errors=True)
+    return open_encoded(folder)
+
+
+def open_encoded(folder: Path) -> Encoded:
+    """Opens a folder that `encode_dataset` wrote."""
+
+    def array(name: str) -> np.ndarray:
+        return np.load(folder / f"{name}.npy", mmap_mode="r", allow_pickle=False)
+
+    pooled = array("pooled") if (folder / "pooled.npy").exists() else None
+    return Encoded(array("mean"), array("log_variance"), array("tokens"), pooled, array("caption"), folder.name)
+
+
+def _write(base: Base, dataset: Dataset, folder: Path, batch: int, on_progress: Callable[[int, int], None]) -> None:
+    texts = dataset.table["text"].tolist()
+    captions = ["", *sorted(set(texts) - {""})]
+    row = {caption: index for index, caption in enumerate(captions)}
+    total, done = len(texts) + len(captions), 0
+    stores: dict[str, np.ndarray] = {}
+
+    def store(name: str, start: int, values: np.ndarray, length: int) -> None:
+        if name not in stores:
+            shape = (length, *values.shape[1:])
+            stores[name] = np.lib.format.open_memmap(folder / f"{name}.npy", "w+", values.dtype, shape)
+        stores[name][start : start + len(values)] = values
+
+    for start in range(0, len(texts), batch):
+        rows = np.arange(start, min(start + batch, len(texts)))
+        mean, log_variance = base.encode_images(dataset.images(rows, channels=base.channels))
+        store("mean", start, mean.cpu().numpy(), len(texts))
+        store("log_variance", start, log_variance.cpu().numpy(), len(texts))
+        on_progress(done := done + len(rows), total)
+    for start in range(0, len(captions), batch):
+        states = base.encode_text(captions[start : start + batch])
+        store("tokens", start, states.tokens.half().cpu().numpy(), len(captions))
+        if states.pooled is not None:
+            store("pooled", start, states.pooled.half().cpu().numpy(), len(captions))
+        on_progress(done := done + len(states.tokens), total)
+    np.save(folder / "caption.npy", np.array([row[text] for text in texts], dtype=np.int64))
+    for values in stores.values():
+        values.flush()
+    facts = {"base": base.name, "base_identity": base.identity, "data_hash": dataset.content_hash}
+    (folder / "encoded.json").write_text(json.dumps(facts, indent=2))

@@ -1,0 +1,180 @@
+"""From checkpoints, prompts and seeds to images: the same noise everywhere."""
+
+import json
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+from diffusers import DDIMScheduler, DPMSolverMultistepScheduler
+from safetensors.torch import load_file
+from torch import Tensor
+
+from kanjilab.adapters import Trainable, make_trainable
+from kanjilab.bases import Base, TextStates
+from kanjilab.counted import counted_rng
+from kanjilab.runs import RunFolder
+from kanjilab.settings import Arm
+
+SAMPLERS = ("ddim", "dpm-solver++")
+
+
+@dataclass(frozen=True)
+class Sampling:
+    """How images are drawn from a model.
+
+    Args:
+        sampler: `ddim` or `dpm-solver++`.
+        steps: denoising steps.
+        guidance: classifier-free guidance scale; 1 leaves it out.
+        negative_prompt: takes the place of the empty caption in guidance.
+        prefix: put before every prompt.
+    Raises:
+        ValueError: a value outside its range.
+    """
+
+    sampler: str = "ddim"
+    steps: int = 25
+    guidance: float = 3.0
+    negative_prompt: str = ""
+    prefix: str = ""
+
+    def __post_init__(self) -> None:
+        if self.sampler not in SAMPLERS:
+            raise ValueError(f"sampler must be one of {SAMPLERS}, got {self.sampler!r}")
+        if self.steps < 1:
+            raise ValueError(f"steps must be >= 1, got {self.steps}")
+        if self.guidance < 1:
+            raise ValueError(f"guidance must be >= 1, got {self.guidance}")
+
+    def to_json(self) -> dict:
+        """A plain dictionary, ready for JSON."""
+        return asdict(self)
+
+    def scheduler(self, base: Base) -> DDIMScheduler | DPMSolverMultistepScheduler:
+        """A fresh diffusers scheduler for this base."""
+        if self.sampler == "ddim":
+            return DDIMScheduler.from_config(base.scheduler_config)
+        return DPMSolverMultistepScheduler.from_config(base.scheduler_config, algorithm_type="dpmsolver++")
+
+
+def initial_noise(seeds: Sequence[int], shape: tuple[int, ...]) -> Tensor:
+    """(N, C, h, w) noise, one generator per seed, whatever the batch, prompt or checkpoint."""
+    noise = [counted_rng(seed, "sampling noise").standard_normal(shape, dtype=np.float32) for seed in seeds]
+    return torch.from_numpy(np.stack(noise))
+
+
+def sample(
+    base: Base,
+    prompts: Sequence[str],
+    seeds: Sequence[int],
+    sampling: Sampling | None = None,
+    *,
+    trainable: Trainable | None = None,
+    batch: int = 32,
+    size_px: int = 128,
+    on_progress: Callable[[int, int], None] = lambda done, total: None,
+) -> np.ndarray:
+    """Draws every prompt with every seed, for every arm.
+
+    Args:
+        prompts: P prompts. seeds: S seeds; the same seed is the same noise everywhere.
+        sampling: sampler, steps, guidance.
+        trainable: adapters to draw with, K arms (see `load_checkpoints`); None for the base alone.
+        batch: images at a time; it does not change the images beyond rounding.
+        size_px: height and width.
+        on_progress: called with (done, total) images.
+    Returns:
+        (K, P, S, H, W) or (K, P, S, H, W, 3) uint8; K = 1 for the base alone.
+    """
+    sampling = sampling or Sampling()
+    if not prompts or not seeds:
+        raise ValueError(f"expected at least one prompt and one seed, got {len(prompts)} and {len(seeds)}")
+    states = base.encode_text([sampling.negative_prompt, *(sampling.prefix + prompt for prompt in prompts)])
+    arms = 1 if trainable is None else len(trainable.arms)
+    items = [(k, p, s) for k in range(arms) for p in range(len(prompts)) for s in range(len(seeds))]
+    factor = 2 ** (len(base.vae.config.block_out_channels) - 1)
+    shape = (base.vae.config.latent_channels, size_px // factor, size_px // factor)
+    noise = initial_noise(seeds, shape).to(base.device)
+    images = []
+    for start in range(0, len(items), batch):
+        chunk = items[start : start + batch]
+        text_rows = torch.tensor([p + 1 for _, p, _ in chunk], device=base.device)
+        latents = noise[[s for _, _, s in chunk]]
+        owners = [k for k, _, _ in chunk]
+        images.append(base.decode(_denoise_all(base, latents, states, text_rows, owners, sampling, trainable)))
+        on_progress(min(start + batch, len(items)), len(items))
+    pixels = np.concatenate(images)
+    return pixels.reshape(arms, len(prompts), len(seeds), *pixels.shape[1:])
+
+
+@torch.no_grad()
+def _denoise_all(
+    base: Base,
+    latents: Tensor,
+    states: TextStates,
+    text_rows: Tensor,
+    owners: list[int],
+    sampling: Sampling,
+    trainable: Trainable | None,
+) -> Tensor:
+    """The denoising loop for one batch; the images of each arm lie side by side."""
+    scheduler = sampling.scheduler(base)
+    scheduler.set_timesteps(sampling.steps, device=base.device)
+    guided = sampling.guidance > 1
+    # With guidance every image stands twice, side by side, so that arms stay in one stretch.
+    rows = torch.stack([torch.zeros_like(text_rows), text_rows], 1).flatten() if guided else text_rows
+    text = states.select(rows)
+    latents = latents * scheduler.init_noise_sigma
+    copies = 2 if guided else 1
+    pairs = tuple((k, copies * owners.count(k)) for k in dict.fromkeys(owners))
+    for timestep in scheduler.timesteps:
+        noisy = scheduler.scale_model_input(latents, timestep).repeat_interleave(copies, 0)
+        predicted = _predict(base, noisy, timestep.expand(len(noisy)), text, pairs, trainable)
+        if guided:
+            empty, conditional = predicted[0::2], predicted[1::2]
+            predicted = empty + sampling.guidance * (conditional - empty)
+        latents = scheduler.step(predicted, timestep, latents).prev_sample
+    return latents
+
+
+def _predict(
+    base: Base,
+    noisy: Tensor,
+    timesteps: Tensor,
+    text: TextStates,
+    pairs: tuple[tuple[int, int], ...],
+    trainable: Trainable | None,
+) -> Tensor:
+    if trainable is None:
+        return base.denoise(noisy, timesteps, text)
+    with trainable.attached() as segments:
+        segments.pairs = pairs
+        return base.denoise(noisy, timesteps, text)
+
+
+def load_checkpoints(base: Base, run: RunFolder, steps: Sequence[int], arm: int = 0) -> Trainable:
+    """Checkpoints of one arm as the arms of one trainable, ready for `sample`.
+
+    A fully fine-tuned denoiser is as large as the base, so only one step at a time is accepted.
+
+    Args:
+        steps: some of `run.checkpoints()`.
+        arm: which arm of the run.
+    Raises:
+        ValueError: the run was trained on another base.
+    """
+    if run.settings["base_identity"] != base.identity:
+        raise ValueError(f"{run.path} was trained on base {run.settings['base']!r}, which differs from {base.name!r}")
+    setting = Arm.from_json(run.settings["arms"][arm])
+    trainable = make_trainable(base.denoiser, [setting] * len(steps))
+    for k, step in enumerate(steps):
+        trainable.load_state(k, load_file(run.checkpoint_path(step) / f"arm_{arm}" / "adapter_model.safetensors"))
+    return trainable
+
+
+def checkpoint_images_seen(run: RunFolder, step: int, arm: int = 0) -> int:
+    """Images that an arm had seen at a checkpoint."""
+    state = json.loads((Path(run.checkpoint_path(step)) / "state.json").read_text())
+    return state["arms"][arm]["images_seen"]

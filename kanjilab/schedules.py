@@ -1,0 +1,73 @@
+"""Learning-rate curves, loss weights, and which checkpoints to keep: pure functions of a step."""
+
+import math
+
+import numpy as np
+from torch import Tensor
+
+from kanjilab.settings import Arm
+
+
+def lr_factor(arm: Arm, step: int, total_steps: int) -> float:
+    """Share of the peak learning rate at an optimizer step.
+
+    After the warm-up, with p in [0, 1] the share of the remaining steps that is done:
+    `constant` 1; `linear` 1 - p; `cosine` (1 + cos(pi p)) / 2; `cosine-restarts` the same, run
+    `cycles` times; `constant-cooldown` 1, then linearly to 0 over the last `cooldown_share`.
+    Past the end the value of the last step is kept: nothing rises again.
+
+    Args:
+        step: 0-based.
+        total_steps: steps of the whole training, warm-up included.
+    Returns:
+        A number in [0, 1].
+    """
+    if step < arm.warmup_steps:
+        return (step + 1) / arm.warmup_steps
+    progress = min(1.0, (step - arm.warmup_steps) / max(1, total_steps - arm.warmup_steps))
+    if arm.schedule == "linear":
+        return 1 - progress
+    if arm.schedule == "cosine":
+        return 0.5 * (1 + math.cos(math.pi * progress))
+    if arm.schedule == "cosine-restarts":
+        within = 1.0 if progress == 1 else (progress * arm.cycles) % 1
+        return 0.5 * (1 + math.cos(math.pi * within))
+    if arm.schedule == "constant-cooldown":
+        return min(1.0, (1 - progress) / arm.cooldown_share)
+    return 1.0
+
+
+def min_snr_weight(alpha_bar: Tensor, gamma: float) -> Tensor:
+    """Loss weight per timestep of a noise-predicting model; damps the nearly clean ones.
+
+    Args:
+        alpha_bar: float in [0, 1], any shape: the share of signal *variance* kept.
+        gamma: cap on the signal-to-noise power ratio, > 0.
+    Returns:
+        min(SNR, gamma) / SNR, of the shape of alpha_bar, in [0, 1].
+    Raises:
+        ValueError: gamma <= 0, or an alpha_bar outside [0, 1] or NaN.
+    Source: Hang et al. 2023, arXiv:2303.09556.
+    """
+    if gamma <= 0:
+        raise ValueError(f"gamma must be > 0, got {gamma}")
+    if not ((alpha_bar >= 0) & (alpha_bar <= 1)).all():
+        raise ValueError("alpha_bar must lie in [0, 1]")
+    noise_to_signal = (1 - alpha_bar) / alpha_bar  # inf at pure noise
+    return (gamma * noise_to_signal).clamp(max=1)
+
+
+def checkpoint_steps(total_steps: int, count: int) -> tuple[int, ...]:
+    """Steps to keep a checkpoint at: 0, then ever further apart, then the last.
+
+    Early training changes more per step than late, so the spacing grows as a power of 1.5.
+
+    Args:
+        count: number of checkpoints after the one at step 0, >= 1.
+    Returns:
+        Ascending steps without repeats, from 0 to total_steps.
+    """
+    if count < 1:
+        raise ValueError(f"count must be >= 1, got {count}")
+    shares = (np.arange(count + 1) / count) ** 1.5
+    return tuple(sorted({round(total_steps * share) for share in shares}))

@@ -1,0 +1,147 @@
+"""What a training is: frozen settings, checked when made, known by the hash of their contents."""
+
+import dataclasses
+import hashlib
+import json
+import math
+from dataclasses import dataclass
+from typing import Any, Self
+
+TARGETS = ("cross-attention", "attention", "attention+feed-forward", "all", "unet")
+SCHEDULES = ("constant", "linear", "cosine", "cosine-restarts", "constant-cooldown")
+PRECISIONS = ("fp32", "bf16")
+
+
+def settings_hash(contents: Any) -> str:
+    """The first 16 hexadecimal digits of the SHA-256 of contents written as canonical JSON.
+
+    Args:
+        contents: anything JSON can hold, or a dataclass.
+    """
+    if dataclasses.is_dataclass(contents) and not isinstance(contents, type):
+        contents = dataclasses.asdict(contents)
+    canonical = json.dumps(contents, sort_keys=True, separators=(",", ":"), ensure_ascii=False, allow_nan=False)
+    return hashlib.sha256(canonical.encode()).hexdigest()[:16]
+
+
+def _require(condition: bool, message: str) -> None:
+    if not condition:
+        raise ValueError(message)
+
+
+@dataclass(frozen=True)
+class Arm:
+    """One setting of an ablation: what is trained, how far, and how fast.
+
+    The defaults are those of the article "Generative Kanji": rank 64, batch 1, 8 epochs, 1e-4,
+    cosine.
+
+    Args:
+        targets: which layers get a LoRA: `cross-attention` (attn2), `attention`,
+            `attention+feed-forward`, `all` (convolutions included); or `unet`, which trains every
+            weight of the denoiser and no LoRA.
+        rank: r >= 1; not used by `unet`.
+        alpha: numerator of the scale; None means alpha = rank (scale 1).
+        rslora: scale alpha / sqrt(r) in place of alpha / r (arXiv:2312.03732).
+        peak_lr: the highest learning rate.
+        schedule: one of `SCHEDULES`; see `kanjilab.schedules.lr_factor`.
+        warmup_steps: optimizer steps of linear warm-up.
+        cycles: of `cosine-restarts`.
+        cooldown_share: of `constant-cooldown`, the last share of the steps in (0, 1].
+        batch: images a micro-batch.
+        accumulation: micro-batches an optimizer step.
+        epochs: passes over the training images, fractions allowed.
+        images_seen: a budget in images in place of epochs.
+        caption_dropout: probability that an image is shown with the empty caption.
+        min_snr_gamma: weight the loss by min(SNR, gamma)/SNR; None for no weighting.
+        ema_decay: average the weights; None for no averaging.
+        clip_norm: the arm's gradient is scaled down to this norm.
+        beta1, beta2, epsilon, weight_decay: AdamW's.
+        explosion_factor: the arm stops when its gradient norm exceeds this many running medians.
+        seed: of initial weights, data order, timesteps, noise and caption dropout.
+    Raises:
+        ValueError: a value outside its range, with what was expected and what came.
+    """
+
+    targets: str = "attention"
+    rank: int = 64
+    alpha: float | None = None
+    rslora: bool = False
+    peak_lr: float = 1e-4
+    schedule: str = "cosine"
+    warmup_steps: int = 0
+    cycles: int = 1
+    cooldown_share: float = 0.2
+    batch: int = 1
+    accumulation: int = 1
+    epochs: float = 8.0
+    images_seen: int | None = None
+    caption_dropout: float = 0.1
+    min_snr_gamma: float | None = None
+    ema_decay: float | None = None
+    clip_norm: float = 1.0
+    beta1: float = 0.9
+    beta2: float = 0.999
+    epsilon: float = 1e-8
+    weight_decay: float = 0.01
+    explosion_factor: float = 100.0
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        _require(self.targets in TARGETS, f"targets must be one of {TARGETS}, got {self.targets!r}")
+        _require(self.schedule in SCHEDULES, f"schedule must be one of {SCHEDULES}, got {self.schedule!r}")
+        for name in ("rank", "batch", "accumulation", "cycles"):
+            value = getattr(self, name)
+            _require(isinstance(value, int) and value >= 1, f"{name} must be a whole number >= 1, got {value!r}")
+        for name in ("peak_lr", "epochs", "clip_norm", "epsilon"):
+            value = getattr(self, name)
+            _require(math.isfinite(value) and value > 0, f"{name} must be finite and > 0, got {value!r}")
+        for name in ("caption_dropout", "beta1", "beta2"):
+            value = getattr(self, name)
+            _require(0 <= value < 1, f"{name} must lie in [0, 1), got {value!r}")
+        _require(0 < self.cooldown_share <= 1, f"cooldown_share must lie in (0, 1], got {self.cooldown_share!r}")
+        _require(self.warmup_steps >= 0, f"warmup_steps must be >= 0, got {self.warmup_steps!r}")
+        _require(self.weight_decay >= 0, f"weight_decay must be >= 0, got {self.weight_decay!r}")
+        _require(self.explosion_factor > 1, f"explosion_factor must be > 1, got {self.explosion_factor!r}")
+        _require(0 <= self.seed < 2**63, f"seed must lie in [0, 2**63), got {self.seed!r}")
+        for name in ("alpha", "min_snr_gamma", "images_seen"):
+            value = getattr(self, name)
+            _require(value is None or value > 0, f"{name} must be None or > 0, got {value!r}")
+        decay = self.ema_decay
+        _require(decay is None or 0 < decay < 1, f"ema_decay must be None or lie in (0, 1), got {decay!r}")
+
+    @property
+    def scale(self) -> float:
+        """What multiplies B·A: alpha / r, or alpha / sqrt(r) with rslora."""
+        alpha = self.rank if self.alpha is None else self.alpha
+        return alpha / (math.sqrt(self.rank) if self.rslora else self.rank)
+
+    @property
+    def images_per_step(self) -> int:
+        """Images an optimizer step."""
+        return self.batch * self.accumulation
+
+    def total_steps(self, dataset_size: int) -> int:
+        """Optimizer steps that cover the budget; the last one may go a little past it.
+
+        Args:
+            dataset_size: number of training images.
+        """
+        images = self.images_seen or round(self.epochs * dataset_size)
+        return max(1, math.ceil(images / self.images_per_step))
+
+    def to_json(self) -> dict[str, Any]:
+        """A plain dictionary, ready for JSON."""
+        return dataclasses.asdict(self)
+
+    @classmethod
+    def from_json(cls, contents: dict[str, Any]) -> Self:
+        """The inverse of `to_json`; an unknown name is an error that says which.
+
+        Raises:
+            ValueError: a key that is no setting, or a value outside its range.
+        """
+        known = {field.name for field in dataclasses.fields(cls)}
+        if unknown := sorted(set(contents) - known):
+            raise ValueError(f"unknown settings {unknown}; expected some of {sorted(known)}")
+        return cls(**contents)

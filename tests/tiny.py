@@ -1,0 +1,79 @@
+"""Small random models of the real architectures, for tests: seconds become milliseconds."""
+
+from pathlib import Path
+
+import numpy as np
+import torch
+from diffusers import AutoencoderKL, DDIMScheduler, StableDiffusionPipeline, UNet2DConditionModel
+from transformers import BertConfig, BertModel, BertTokenizer
+
+from kanjilab.encode import Encoded
+from kanjilab.pocket import SCHEDULER_CONFIG
+
+WORDS = ["water", "tree", "person", "fire", "castle", "queen", "mountain", ";", "a", "b"]
+
+
+def save_tiny_pipeline(folder: Path, prediction: str = "epsilon") -> Path:
+    """A StableDiffusionPipeline folder with about 100,000 random weights, 1 channel, f = 4."""
+    (folder / "words").mkdir(parents=True, exist_ok=True)
+    vocabulary = folder / "words" / "vocab.txt"
+    vocabulary.write_text("\n".join(["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", *WORDS]))
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        unet = UNet2DConditionModel(
+            sample_size=8,
+            block_out_channels=(16, 32),
+            layers_per_block=1,
+            down_block_types=("DownBlock2D", "CrossAttnDownBlock2D"),
+            up_block_types=("CrossAttnUpBlock2D", "UpBlock2D"),
+            cross_attention_dim=24,
+            attention_head_dim=2,
+            norm_num_groups=8,
+        )
+        vae = AutoencoderKL(
+            in_channels=1,
+            out_channels=1,
+            block_out_channels=(8, 8, 16),
+            down_block_types=("DownEncoderBlock2D",) * 3,
+            up_block_types=("UpDecoderBlock2D",) * 3,
+            layers_per_block=1,
+            norm_num_groups=4,
+            mid_block_add_attention=False,
+            sample_size=32,
+        )
+        text_encoder = BertModel(
+            BertConfig(
+                vocab_size=5 + len(WORDS),
+                hidden_size=24,
+                num_hidden_layers=1,
+                num_attention_heads=2,
+                intermediate_size=32,
+                max_position_embeddings=16,
+                use_attention_mask=True,
+            )
+        )
+    pipeline = StableDiffusionPipeline(
+        vae=vae,
+        text_encoder=text_encoder,
+        tokenizer=BertTokenizer(vocab=str(vocabulary), model_max_length=8),
+        unet=unet,
+        scheduler=DDIMScheduler(**{**SCHEDULER_CONFIG, "prediction_type": prediction}),
+        safety_checker=None,
+        feature_extractor=None,
+        requires_safety_checker=False,
+    )
+    pipeline.save_pretrained(folder)
+    return folder
+
+
+def tiny_encoded(base, size: int = 12, seed: int = 0) -> Encoded:
+    """A random encoded dataset of the tiny pipeline's shapes."""
+    rng = np.random.default_rng(seed)
+    return Encoded(
+        mean=rng.standard_normal((size, 4, 8, 8), dtype=np.float32),
+        log_variance=np.full((size, 4, 8, 8), -3, dtype=np.float32),
+        tokens=rng.standard_normal((5, 8, 24)).astype(np.float16),
+        pooled=None,
+        caption=rng.integers(1, 5, size),
+        identity=f"tiny-{size}-{seed}",
+    )
