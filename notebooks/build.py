@@ -1,0 +1,116 @@
+"""Renew the notebooks: contents, links between neighbours, and one clean run of each from top to bottom.
+
+python notebooks/build.py                 all of them
+python notebooks/build.py --links         contents and links only, nothing is run
+python notebooks/build.py --strip FILE    only remove what a run leaves behind (the pre-commit hook)
+"""
+
+import argparse
+import os
+import subprocess
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+import nbformat
+from nbclient import NotebookClient
+from nbformat import NotebookNode
+
+FOLDER = Path(__file__).parent
+LONGEST_CELL_SECONDS = 4 * 3600  # a full-scale training
+# Outputs, counts and ids are what readers see; widget state and timings differ with every run.
+STRIP = (
+    *("--keep-output", "--keep-count", "--keep-id", "--extra-keys"),
+    "metadata.widgets metadata.papermill cell.metadata.papermill cell.metadata.execution",
+)
+
+
+def notebook_paths(folder: Path = FOLDER) -> list[Path]:
+    """The numbered notebooks of a folder, in reading order."""
+    return sorted(folder.glob("[0-9][0-9]_*.ipynb"))
+
+
+def markdown_link(path: Path, text: str = "{}") -> str:
+    """A link to a neighbour, named by its file: '01_curate_kanji.ipynb' reads '01 curate kanji'."""
+    return f"[{text.format(path.stem.replace('_', ' '))}]({path.name})"
+
+
+def navigation(paths: Sequence[Path], index: int) -> str:
+    """The line that ends notebook `index` (into paths): previous, contents, next, as far as there are any."""
+    links = [markdown_link(paths[index - 1], "← {}")] if index > 0 else []
+    links += [markdown_link(paths[0], "contents")] if index > 0 else []
+    links += [markdown_link(paths[index + 1], "{} →")] if index + 1 < len(paths) else []
+    return " · ".join(links)
+
+
+def contents(paths: Sequence[Path]) -> str:
+    """The list of all later notebooks, for the first one."""
+    return "\n".join(["## Contents", "", *(f"- {markdown_link(path)}" for path in paths[1:])])
+
+
+def linked(notebook: NotebookNode, paths: Sequence[Path], index: int) -> NotebookNode:
+    """A copy of notebook `index` with its generated cells, `contents` and `navigation`, up to date.
+
+    Both are rewritten where they stand; a missing one is put at the end.
+    """
+    notebook = nbformat.from_dict(notebook)
+    generated = ({"contents": contents(paths)} if index == 0 else {}) | {"navigation": navigation(paths, index)}
+    cells = {cell.get("id"): cell for cell in notebook.cells}
+    for name, source in generated.items():
+        if name not in cells:
+            cells[name] = nbformat.v4.new_markdown_cell(id=name)
+            notebook.cells.append(cells[name])
+        cells[name].source = source
+    return notebook
+
+
+def executed(notebook: NotebookNode, folder: Path) -> NotebookNode:
+    """A copy of a notebook with the outputs of a run in a fresh kernel, started in `folder`.
+
+    Raises:
+        nbclient.exceptions.CellExecutionError: a cell failed.
+    """
+    notebook = nbformat.from_dict(notebook)
+    client = NotebookClient(
+        notebook,
+        timeout=LONGEST_CELL_SECONDS,
+        kernel_name="python3",
+        record_timing=False,
+        resources={"metadata": {"path": str(folder)}},
+    )
+    return client.execute()
+
+
+def write(notebook: NotebookNode, path: Path) -> None:
+    """Write a notebook whole or not at all, without what differs from run to run."""
+    unfinished = path.with_name(f".{path.name}")
+    nbformat.write(notebook, unfinished)
+    strip([unfinished])
+    os.replace(unfinished, path)
+
+
+def strip(paths: Sequence[Path]) -> None:
+    """Remove widget state and timings from notebook files, in place."""
+    subprocess.run([sys.executable, "-m", "nbstripout", *STRIP, *map(str, paths)], check=True)
+
+
+def main() -> None:
+    """Read the command line and do what it says."""
+    parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
+    parser.add_argument("files", nargs="*", type=Path, help="notebooks (default: all)")
+    parser.add_argument("--links", action="store_true", help="renew contents and links, run nothing")
+    parser.add_argument("--strip", action="store_true", help="only remove widget state and timings")
+    options = parser.parse_args()
+    if options.strip:
+        return strip(options.files or notebook_paths())
+    paths = notebook_paths()
+    chosen = {path.resolve() for path in options.files or paths}
+    for index, path in enumerate(paths):
+        if path.resolve() in chosen:
+            print(path.name, flush=True)
+            notebook = linked(nbformat.read(path, as_version=4), paths, index)
+            write(notebook if options.links else executed(notebook, FOLDER), path)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,194 @@
+"""What the repository promises besides its code: pins, commands, sizes, and texts free of one machine's traces."""
+
+import json
+import re
+import subprocess
+import tomllib
+from collections.abc import Iterable
+from importlib.metadata import PackageNotFoundError, distribution
+from pathlib import Path
+
+import pytest
+from packaging.requirements import Requirement
+from packaging.specifiers import SpecifierSet
+from packaging.utils import canonicalize_name
+from packaging.version import Version
+
+ROOT = Path(__file__).parents[1]
+WEIGHTS_LIMIT_BYTES = 40_000_000
+NOTEBOOK_LIMIT_BYTES = 1_000_000
+FIGURE_LIMIT_BYTES = 500_000
+PICTURES = {".png", ".gif", ".webp", ".jpg", ".svg"}
+BINARY = PICTURES | {".safetensors", ".ttf", ".otf", ".gz", ".zip", ".npy"}
+TRACES = {
+    "a path of one machine": re.compile(r"/(?:home|Users)/\w|/root[/]|/tmp[/]\w|site-packages[/]|[A-Z]:\\Users"),
+    "a package index": re.compile(r"pypi[.]org|pythonhosted[.]org|npmjs[.](?:com|org)|deb[.]debian[.]org|conda[.]org"),
+}
+
+
+def git(*words: str) -> str:
+    """Output of git in this checkout; skips the test where there is no repository."""
+    done = subprocess.run(["git", *words], cwd=ROOT, capture_output=True, text=True)
+    if done.returncode:
+        pytest.skip(f"git {words[0]}: {done.stderr.strip()}")
+    return done.stdout
+
+
+def committed(*folders: str) -> list[Path]:
+    """Files under version control that are there, all or those below the folders named."""
+    return [ROOT / name for name in git("ls-files", "-z", "--", *folders).split("\0") if (ROOT / name).is_file()]
+
+
+# Pins
+
+
+def project_requirements() -> list[Requirement]:
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+    return [Requirement(row) for row in project["dependencies"] + project["optional-dependencies"]["test"]]
+
+
+def pins() -> dict[str, str]:
+    """Version of each distribution in constraints.txt, by canonical name."""
+    rows = [row for row in (ROOT / "constraints.txt").read_text().splitlines() if not row.startswith("#")]
+    pairs = [re.fullmatch(r"([A-Za-z0-9._-]+)==([0-9A-Za-z.!]+)", row) for row in rows]
+    assert None not in pairs, f"not an exact pin: {rows[pairs.index(None)]}"
+    names = [canonicalize_name(pair[1]) for pair in pairs]
+    assert len(set(names)) == len(names), "a distribution is pinned twice"
+    return dict(zip(names, (pair[2] for pair in pairs), strict=True))
+
+
+def needed_here(requirements: Iterable[Requirement]) -> set[str]:
+    """Canonical names of all distributions that the requirements bring into this environment."""
+    pending, seen = list(requirements), set()
+    while pending:
+        requirement = pending.pop()
+        key = (canonicalize_name(requirement.name), frozenset(requirement.extras))
+        if key in seen:
+            continue
+        seen.add(key)
+        try:
+            rows = [Requirement(row) for row in distribution(requirement.name).requires or []]
+        except PackageNotFoundError:
+            continue
+        extras = ["", *requirement.extras]
+        pending += [row for row in rows if not row.marker or any(row.marker.evaluate({"extra": e}) for e in extras)]
+    return {name for name, _ in seen}
+
+
+def test_every_requirement_is_pinned_within_its_range():
+    pinned = pins()
+    for requirement in project_requirements():
+        version = pinned.get(canonicalize_name(requirement.name), "no version")
+        assert version != "no version" and requirement.specifier.contains(version), f"{requirement}: {version} pinned"
+
+
+def test_all_that_the_requirements_need_is_pinned():
+    # torch's GPU libraries come only with some builds of it, and torch itself names their exact versions.
+    gpu = re.compile(r"nvidia-|cuda-|triton$")
+    assert {name for name in needed_here(project_requirements()) if not gpu.match(name)} - pins().keys() == set()
+
+
+def test_installed_versions_are_the_pinned_ones():
+    installed = {}
+    for name in needed_here(project_requirements()):
+        try:
+            installed[name] = Version(distribution(name).version).public  # without torch's '+cpu'
+        except PackageNotFoundError:  # needed on another system only
+            continue
+    pinned = pins()
+    assert {name: version for name, version in installed.items() if pinned.get(name, version) != version} == {}
+
+
+def test_environment_file_installs_the_same():
+    rows = [row.strip() for row in (ROOT / "environment.yml").read_text().splitlines()]
+    assert rows[rows.index("- pip:") :] == ["- pip:", "- -c constraints.txt", "- -e ."]
+    conda = [row.removeprefix("- ") for row in rows[rows.index("dependencies:") + 1 : rows.index("- pip:")]]
+    assert [re.match(r"[a-z]+", row)[0] for row in conda] == ["python", "pip"]
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+    allowed, asked = SpecifierSet(project["requires-python"]), SpecifierSet(conda[0].removeprefix("python"))
+    versions = [f"3.{minor}" for minor in range(20)]
+    assert (
+        list(asked.filter(versions)) == ["3.11", "3.12", "3.13"] == [v for v in asked.filter(versions) if v in allowed]
+    )
+
+
+def test_torch_is_named_alike_everywhere():
+    makefile = re.findall(r"pip install .*\btorch==([0-9.]+)", (ROOT / "Makefile").read_text())
+    required = [str(word.specifier) for word in project_requirements() if word.name == "torch"]
+    assert (makefile, required, pins()["torch"]) == (["2.13.0"], ["==2.13.0"], "2.13.0")
+
+
+# Commands
+
+
+def make_targets() -> set[str]:
+    return set(re.findall(r"^([a-z][a-z-]*):(?!=)", (ROOT / "Makefile").read_text(), re.MULTILINE))
+
+
+def test_every_make_command_in_a_text_exists():
+    readme = ROOT / "README.md"
+    if not readme.exists():
+        pytest.skip("README.md is not written yet")
+    named = re.findall(r"(?:^\$? ?|`)make ([a-z][a-z-]*)", readme.read_text(), re.MULTILINE)
+    assert {"demo", "test"} <= set(named)
+    assert set(named) - make_targets() == set()
+
+
+def test_the_makefile_explains_each_of_its_targets():
+    described = set(re.findall(r'@echo "make ([a-z-]+) ', (ROOT / "Makefile").read_text()))
+    assert described == make_targets() - {"help"}
+
+
+# Sizes
+
+
+def test_weights_stay_small_in_all_history():
+    if git("rev-parse", "--is-shallow-repository").strip() == "true":
+        pytest.skip("a shallow clone does not hold the history")
+    listed = git("rev-list", "--objects", "--all", "--", "kanjilab/weights")
+    checked = subprocess.run(
+        ["git", "cat-file", "--batch-check=%(objecttype) %(objectsize) %(rest)"],
+        cwd=ROOT,
+        input=listed,
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    rows = [row.split(" ", 2) for row in checked.stdout.splitlines() if row.startswith("blob")]
+    sizes = [int(size) for _, size, name in rows if name.startswith("kanjilab/weights")]
+    assert sum(sizes) <= WEIGHTS_LIMIT_BYTES, f"{len(sizes)} versions of files, {sum(sizes)} bytes"
+
+
+def test_notebooks_and_figures_stay_small():
+    sizes = {path.relative_to(ROOT): path.stat().st_size for path in committed("notebooks", "figures")}
+    limits = {".ipynb": NOTEBOOK_LIMIT_BYTES} | dict.fromkeys(PICTURES, FIGURE_LIMIT_BYTES)
+    assert {str(path): size for path, size in sizes.items() if size > limits.get(path.suffix, size)} == {}
+
+
+def test_every_figure_has_its_facts_beside():
+    for path in committed("figures"):
+        if path.suffix in PICTURES:
+            beside = path.with_suffix(".json")
+            assert beside in committed("figures"), f"{path.name} has no {beside.name} beside it"
+            assert isinstance(json.loads(beside.read_text()), dict), f"{beside.name} is not a table of facts"
+
+
+# Texts
+
+
+def traces(text: str) -> list[str]:
+    return [f"{kind}: {found[0]}" for kind, pattern in TRACES.items() if (found := pattern.search(text))]
+
+
+def test_no_text_names_one_machine_or_a_package_index():
+    texts = {path: path.read_text(errors="replace") for path in committed() if path.suffix not in BINARY}
+    here = [f"{folder}/" for folder in (ROOT, ROOT.parent) if len(folder.parts) > 1]
+    found = {path: traces(text) + [place for place in here if place in text] for path, text in texts.items()}
+    assert {str(path.relative_to(ROOT)): what for path, what in found.items() if what} == {}
+
+
+def test_traces_are_recognised():
+    outputs = ["/home" + "/ada", "/Users" + "/ada", "/root" + "/run", "/tmp" + "/run", "lib/site-packages" + "/torch"]
+    outputs += ["https://pypi" + ".org/simple", "files.pythonhosted" + ".org"]
+    assert [len(traces(text)) for text in outputs] == [1] * len(outputs)
+    assert traces("runs/demo, ~/data, https://kanjivg.tagaini.net") == []
