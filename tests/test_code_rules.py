@@ -39,20 +39,7 @@ ARRAY = re.compile(r"(tuple\[)?(torch\.|np\.)?(Tensor|ndarray|NDArray)\b.*")
 SHAPE = re.compile(r"\(([A-Zhwr0-9.]+,|[A-Zhwr]+\))|\bscalar\b", re.ASCII)  # '(B, C, h, w)', '(T,)', '(K)'
 OWN_CLASS = re.compile(r"(?!Path|Tensor|Any\b)[A-Z][A-Za-z]+( \| None)?")  # has a docstring of its own
 # Mean the same everywhere, so an Args section may leave them out.
-FIELD_TERMS = {
-    "self",
-    "cls",
-    "k",
-    "batch",
-    "generator",
-    "rng",
-    "seed",
-    "seeds",
-    "size_px",
-    "step",
-    "steps",
-    "total_steps",
-}
+FIELD_TERMS = set("self cls k batch generator rng seed seeds size_px step steps total_steps".split())
 SECTION = re.compile(r"^ *(Args|Returns|Yields|Raises|Source):", re.MULTILINE)
 
 
