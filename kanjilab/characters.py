@@ -6,7 +6,7 @@ import re
 import sqlite3
 import unicodedata
 from collections import defaultdict
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -70,6 +70,11 @@ def is_composed(character: str) -> bool:
     return unicodedata.normalize("NFC", character) == character
 
 
+def rows_of(characters: pd.DataFrame) -> Iterator[Any]:
+    """Rows as named tuples: `row.Index` is the character, `row.meanings` and so on its columns."""
+    return iter(characters.itertuples())
+
+
 def has_clean_meaning(characters: pd.DataFrame) -> pd.Series:
     """Which rows can be captioned: a cleaned meaning is left, and NFC keeps the character.
 
@@ -78,7 +83,7 @@ def has_clean_meaning(characters: pd.DataFrame) -> pd.Series:
     Returns:
         (rows,) bool, same index.
     """
-    kept = [bool(row.meanings) and is_composed(str(row.Index)) for row in characters.itertuples()]
+    kept = [bool(row.meanings) and is_composed(row.Index) for row in rows_of(characters)]
     return pd.Series(kept, index=characters.index, dtype=bool)
 
 
@@ -184,7 +189,8 @@ def _record_of(node: Element) -> dict[str, Any]:
     def values(path: str, attribute: str, wanted: str) -> list[str]:
         return [found.text or "" for found in node.iterfind(path) if found.get(attribute, "en") == wanted]
 
-    record = _empty_record(*(node.findtext(p) for p in ("literal", "misc/stroke_count", "misc/grade", "misc/freq")))
+    strokes, grade, frequency = (node.findtext(f"misc/{name}") for name in ("stroke_count", "grade", "freq"))
+    record = _empty_record(node.findtext("literal", ""), strokes, grade, frequency)
     record["codes"] = {found.get("cp_type"): found.text for found in node.iterfind("codepoint/cp_value")}
     record["variant_codes"] = [(found.get("var_type"), found.text) for found in node.iterfind("misc/variant")]
     record["radical"] = next(iter(values("radical/rad_value", "rad_type", "classical")), None)

@@ -21,7 +21,7 @@ import pandas as pd
 from PIL import Image, ImageOps
 
 from kanjilab import __version__
-from kanjilab.characters import load_characters
+from kanjilab.characters import load_characters, rows_of
 from kanjilab.glyphs import (
     KANJIVG_SHA256,
     SIZE_PX,
@@ -333,7 +333,7 @@ def _table_of(rows: Sequence[dict[str, Any]]) -> pd.DataFrame:
         except (ValueError, TypeError):
             pass  # words stay words
     leading = ["file_name", "text", "split"]
-    return table[[*leading, *(column for column in table.columns if column not in leading)]]
+    return table.loc[:, [*leading, *(column for column in table.columns if column not in leading)]]
 
 
 # --- Building ------------------------------------------------------------------------------------
@@ -413,12 +413,11 @@ def build_dataset(
     recipe["characters_sha256"] = hashlib.sha256(table.to_csv().encode("utf-8")).hexdigest()
     if folder.exists():
         return _reopen(folder, recipe)
-    drawable = (
-        kanjivg.characters() if kanjivg else drawable_characters(table.index[table["meanings_raw"].map(bool)], font)
-    )
+    captioned = [row.Index for row in rows_of(table) if row.meanings_raw]
+    drawable = kanjivg.characters() if kanjivg else drawable_characters(captioned, font)
     rows = _split_rows(rule, table, drawable, held_out_per_radical, held_out_share, seed)
     draw = (lambda c: draw_strokes(c, kanjivg, stroke_width)) if kanjivg else (lambda c: draw_font(c, font))
-    images = _draw_all(folder, rows.index, draw)
+    images = _draw_all(folder, [str(character) for character in rows.index], draw)
     return _write_folder(folder, rows, images, recipe)
 
 
@@ -456,11 +455,11 @@ def _split_rows(
     selected = rule.select(table, drawable)
     groups = caption_groups(table)
     if share > 0:
-        rows = selected.assign(split=hold_out(groups[selected.index], share, seed))
+        rows = selected.assign(split=hold_out(groups.loc[selected.index], share, seed))
     else:
         further = held_out(rule, table, drawable, per_radical)
         rows = pd.concat([selected.assign(split=TRAIN), further.assign(split=HELD_OUT)])
-    return rows.assign(group=groups[rows.index])
+    return rows.assign(group=groups.loc[rows.index])
 
 
 def _draw_all(folder: Path, characters: Sequence[str], draw: Callable[[str], Image.Image]) -> dict[str, Image.Image]:

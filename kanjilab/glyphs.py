@@ -341,7 +341,7 @@ def draw_strokes(character: str, kanjivg: KanjiVG, stroke_width: float = 5.0, si
     margin = stroke_width / 2
     if any(not (margin <= value <= VIEW_BOX - margin) for stroke in strokes for point in stroke for value in point):
         raise GlyphError(f"KanjiVG's strokes of {_named(character)} are clipped at stroke width {stroke_width:g}")
-    large = Image.new("L", (size_px * OVERSAMPLING,) * 2, PAPER)
+    large = Image.new("L", (size_px * OVERSAMPLING, size_px * OVERSAMPLING), PAPER)
     canvas = ImageDraw.Draw(large)
     scale = large.width / VIEW_BOX
     for stroke in filter(None, strokes):

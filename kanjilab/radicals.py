@@ -2,6 +2,7 @@
 
 import math
 import unicodedata
+from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any, ClassVar
@@ -9,7 +10,7 @@ from typing import Any, ClassVar
 import numpy as np
 import pandas as pd
 
-from kanjilab.characters import has_clean_meaning
+from kanjilab.characters import has_clean_meaning, rows_of
 
 RADICALS = 214
 FIRST_KANGXI_CODEPOINT = 0x2F00
@@ -100,15 +101,16 @@ def left_radical(row: Any) -> int | None:
     Args:
         row: a row of the character table (as from `itertuples`, or a Series), indexed by character.
     """
-    character = row.Index if hasattr(row, "Index") else row.name
-    return int(row.radical) if visible_position(str(character), int(row.radical), row.skip) == "left" else None
+    character, radical = str(row.Index if hasattr(row, "Index") else row.name), int(row.radical)
+    return radical if visible_position(character, radical, row.skip) == "left" else None
 
 
 def with_radicals(characters: pd.DataFrame) -> pd.DataFrame:
     """A copy with the columns radical_character and position (see `visible_position`)."""
-    numbers = {int(number): radical_character(int(number)) for number in characters["radical"].unique()}
-    positions = [visible_position(str(r.Index), int(r.radical), r.skip) for r in characters.itertuples()]  # type: ignore
-    return characters.assign(radical_character=characters["radical"].map(numbers), position=positions)
+    return characters.assign(
+        radical_character=[radical_character(number) for number in characters["radical"]],
+        position=[visible_position(row.Index, row.radical, row.skip) for row in rows_of(characters)],
+    )
 
 
 def balance_entropy(counts: Mapping[Any, int] | Sequence[int] | pd.Series) -> float:
@@ -152,13 +154,13 @@ def balance_report(selected: pd.DataFrame) -> BalanceReport:
     Raises:
         ValueError: no rows.
     """
-    by_radical = selected["radical_character"].value_counts(sort=False)
-    by_position = selected["position"].value_counts()
-    left = selected[selected["position"] == "left"]["radical_character"].value_counts()
+    by_radical = Counter(selected["radical_character"])
+    by_position = Counter(selected["position"])
+    left = Counter(row.radical_character for row in rows_of(selected) if row.position == "left")
     return BalanceReport(
-        by_radical={str(key): int(count) for key, count in by_radical.items()},
-        by_position={str(key): int(count) for key, count in by_position.items()},
-        left_by_radical={str(key): int(left.get(key, 0)) for key in by_radical.index},
+        by_radical=dict(by_radical),
+        by_position=dict(by_position.most_common()),
+        left_by_radical={radical: left[radical] for radical in by_radical},
         radical_bits=balance_entropy(by_radical),
         position_bits=balance_entropy(by_position),
     )
@@ -198,20 +200,23 @@ def caption_groups(characters: pd.DataFrame) -> pd.Series:
         return character
 
     first_with: dict[str, Any] = {}
-    for row in characters.itertuples():
+    for row in rows_of(characters):
         meanings = row.meanings or row.meanings_raw
-        together = [partner for partner in row.variants if partner in parent]  # type: ignore[union-attr]
+        together = [partner for partner in row.variants if partner in parent]
         if meanings:
-            together.append(first_with.setdefault(meanings[0].casefold(), row.Index))  # type: ignore[index]
+            together.append(first_with.setdefault(meanings[0].casefold(), row.Index))
         for partner in together:
             parent[root(row.Index)] = root(partner)
-    return pd.Series(pd.factorize(pd.Series([root(c) for c in characters.index]))[0], index=characters.index)
+    numbers: dict[Any, int] = {}
+    found = [numbers.setdefault(root(character), len(numbers)) for character in characters.index]
+    return pd.Series(found, index=characters.index, dtype="int64")
 
 
 def apart_from(pool: pd.DataFrame, selected: pd.DataFrame, characters: pd.DataFrame) -> pd.DataFrame:
     """Rows of the pool that share no group (see `caption_groups`) with a selected character."""
-    group = caption_groups(characters)
-    return pool[~group[pool.index].isin(group[selected.index]).to_numpy()]
+    group = caption_groups(characters).to_dict()
+    taken = {group[character] for character in selected.index}
+    return pool.loc[[group[character] not in taken for character in pool.index]]
 
 
 def _in_reading_order(rows: pd.DataFrame) -> pd.DataFrame:
@@ -220,17 +225,17 @@ def _in_reading_order(rows: pd.DataFrame) -> pd.DataFrame:
 
 
 def _captioned(rows: pd.DataFrame, caption: Any) -> pd.DataFrame:
-    return with_radicals(rows).assign(text=[caption(row) for row in rows.itertuples()])
+    return with_radicals(rows).assign(text=[caption(row) for row in rows_of(rows)])
 
 
 def _first_of_each(pool: pd.DataFrame, counts: Mapping[int, int]) -> pd.DataFrame:
     """The first characters of each radical, as many as counted, radicals in the order of `counts`."""
-    groups = [pool[pool["radical"] == number].head(count) for number, count in counts.items()]
+    groups: list[pd.DataFrame] = [pool.loc[pool["radical"] == number].head(count) for number, count in counts.items()]
     return pd.concat(groups)
 
 
 def _drawn(characters: pd.DataFrame, drawable: Iterable[str]) -> pd.DataFrame:
-    return characters[characters.index.isin(list(drawable))]
+    return characters.loc[characters.index.isin(list(drawable))]
 
 
 @dataclass(frozen=True)
@@ -247,18 +252,18 @@ class Seed16:
     def pool(self, characters: pd.DataFrame, drawable: Iterable[str]) -> pd.DataFrame:
         """Every character that the rule may choose from, captioned, in JIS order."""
         rows = _drawn(characters, drawable)
-        rows = _in_reading_order(rows[rows["jis_order"].notna() & rows["meanings_raw"].map(bool)])
-        return _captioned(rows[rows["radical"].isin(list(self._radicals(rows)))], caption_of_meanings)
+        rows = _in_reading_order(rows.loc[rows["jis_order"].notna() & rows["meanings_raw"].map(bool)])
+        return _captioned(rows.loc[rows["radical"].isin(self._radicals(rows))], caption_of_meanings)
 
-    def _radicals(self, rows: pd.DataFrame) -> pd.Series:
-        counts = rows["radical"].value_counts()
-        reached = counts[counts >= self.per_radical].index
+    def _radicals(self, rows: pd.DataFrame) -> list[int]:
+        counts = Counter(rows["radical"])
+        reached = [number for number, count in counts.most_common() if count >= self.per_radical]
         if len(reached) < RADICALS_WANTED:
             raise ValueError(
                 f"seed16 needs {RADICALS_WANTED} radicals with {self.per_radical} drawable JIS X 0208 kanji each, "
                 f"got {len(reached)}: choose a fuller font or a smaller per_radical"
             )
-        return pd.Series(sorted(reached[:RADICALS_WANTED]))
+        return sorted(reached[:RADICALS_WANTED])
 
     def select(self, characters: pd.DataFrame, drawable: Iterable[str]) -> pd.DataFrame:
         """The set itself, radical by radical.
@@ -272,7 +277,7 @@ class Seed16:
             ValueError: fewer than 16 radicals have enough characters.
         """
         pool = self.pool(characters, drawable)
-        return _first_of_each(pool, {number: self.per_radical for number in sorted(pool["radical"].unique())})
+        return _first_of_each(pool, dict.fromkeys(sorted(set(pool["radical"])), self.per_radical))
 
     def to_json(self) -> dict[str, Any]:
         """Name and parameters, as `rule_from_json` reads them."""
@@ -293,14 +298,14 @@ class Left16:
     def pool(self, characters: pd.DataFrame, drawable: Iterable[str]) -> pd.DataFrame:
         """Every character with a cleaned meaning and a known radical on its left, in JIS order."""
         rows = _drawn(characters, drawable)
-        rows = rows[has_clean_meaning(rows).to_numpy() & rows["radical"].isin(list(BY_NUMBER)).to_numpy()]
+        rows = rows.loc[has_clean_meaning(rows) & rows["radical"].isin(list(BY_NUMBER))]
         rows = _captioned(_in_reading_order(rows), caption_of_meanings)
-        rows = rows[rows["position"] == "left"]
-        return rows[rows["radical"].isin(self._radicals(rows))]
+        rows = rows.loc[rows["position"] == "left"]
+        return rows.loc[rows["radical"].isin(self._radicals(rows))]
 
     def _radicals(self, rows: pd.DataFrame) -> list[int]:
-        counts = rows["radical"].value_counts()
-        ranked = sorted((left.number for left in LEFT_FORMS), key=lambda number: -int(counts.get(number, 0)))
+        counts = Counter(rows["radical"])
+        ranked = sorted((left.number for left in LEFT_FORMS), key=lambda number: -counts[number])
         return ranked[:RADICALS_WANTED]
 
     def select(self, characters: pd.DataFrame, drawable: Iterable[str]) -> pd.DataFrame:
@@ -315,16 +320,16 @@ class Left16:
             ValueError: a radical has fewer characters than `per_radical`, or nearly none.
         """
         pool = self.pool(characters, drawable)
-        available = pool["radical"].value_counts()
-        least = int(available.min()) if len(available) == RADICALS_WANTED else 0
+        available = Counter(pool["radical"])
+        least = min(available.values()) if len(available) == RADICALS_WANTED else 0
         wanted = self.per_radical or (PER_RADICAL if least >= PER_RADICAL else least - least % BATCH_MULTIPLE)
         if not 1 <= wanted <= least:
             raise ValueError(
                 f"left16 needs {RADICALS_WANTED} radicals with {max(wanted, 1)} drawable characters each, got "
-                f"{ {radical_character(int(number)): int(count) for number, count in available.items()} }"  # type: ignore
+                f"{ {radical_character(number): count for number, count in available.items()} }"
             )
-        order = [left.number for left in LEFT_FORMS if left.number in set(available.index)]
-        return _first_of_each(pool, {number: wanted for number in order})
+        order = [left.number for left in LEFT_FORMS if left.number in available]
+        return _first_of_each(pool, dict.fromkeys(order, wanted))
 
     def to_json(self) -> dict[str, Any]:
         """Name and parameters, as `rule_from_json` reads them."""
@@ -340,7 +345,7 @@ class EveryCharacter:
     def pool(self, characters: pd.DataFrame, drawable: Iterable[str]) -> pd.DataFrame:
         """The same as `select`: nothing is left out."""
         rows = _drawn(characters, drawable)
-        return _captioned(_in_reading_order(rows[has_clean_meaning(rows).to_numpy()]), caption_of_template)
+        return _captioned(_in_reading_order(rows.loc[has_clean_meaning(rows)]), caption_of_template)
 
     def select(self, characters: pd.DataFrame, drawable: Iterable[str]) -> pd.DataFrame:
         """Every drawable character, in JIS order and then by codepoint.
@@ -396,16 +401,16 @@ class Imbalanced:
         """
         pool = self.pool(characters, drawable)
         total = len(self.rule.select(characters, drawable))
-        available = pool["radical"].value_counts()
+        available = Counter(pool["radical"]).most_common()
         counts = geometric_counts(total, len(available), self.ratio)
         short = [
-            f"{radical_character(int(number))} {count} of {int(available[number])}"  # type: ignore[arg-type]
-            for number, count in zip(available.index, counts, strict=True)
-            if count > available[number]
+            f"{radical_character(number)} {count} of {offered}"
+            for (number, offered), count in zip(available, counts, strict=True)
+            if count > offered
         ]
         if short:
             raise ValueError(f"ratio {self.ratio:g} asks for more characters than there are: {', '.join(short)}")
-        return _first_of_each(pool, dict(zip(available.index, counts, strict=True)))  # type: ignore[arg-type]
+        return _first_of_each(pool, {number: count for (number, _), count in zip(available, counts, strict=True)})
 
     def to_json(self) -> dict[str, Any]:
         """Name, the balanced rule and the ratio, as `rule_from_json` reads them."""
@@ -450,9 +455,9 @@ def held_out(rule: Rule, characters: pd.DataFrame, drawable: Iterable[str], per_
     drawable = set(drawable)
     selected = rule.select(characters, drawable)
     pool = rule.pool(characters, drawable)
-    pool = pool[has_clean_meaning(pool).to_numpy() & ~pool.index.isin(selected.index)]
+    pool = pool.loc[has_clean_meaning(pool) & ~pool.index.isin(selected.index)]
     pool = apart_from(pool, selected, characters)
-    return _first_of_each(pool, {int(number): per_radical for number in selected["radical"].unique()})
+    return _first_of_each(pool, dict.fromkeys(selected["radical"], per_radical))
 
 
 def rule_from_json(values: Mapping[str, Any]) -> Rule:
