@@ -107,7 +107,15 @@ def _character_map(path: Path) -> FT2Font:
     return FT2Font(str(path))
 
 
-def _has(path: Path, character: str) -> bool:
+def has_character(path: Path, character: str) -> bool:
+    """Whether a font file maps a character to a glyph of its own (which may be blank).
+
+    Args:
+        path: font file.
+        character: one character.
+    Returns:
+        False where the font would draw its box for the unknown.
+    """
     return _character_map(path).get_char_index(ord(character)) != 0
 
 
@@ -119,7 +127,7 @@ def _system_font(character: str) -> Path | None:
     plain_first = sorted((entry.weight != 400, entry.style != "normal", entry.fname) for entry in fontManager.ttflist)
     for path in (Path(name) for *_, name in plain_first):
         try:
-            if _has(path, character):
+            if has_character(path, character):
                 _font(path, 16)
                 return path
         except (OSError, RuntimeError):  # a bitmap font, or one removed since the scan
@@ -153,7 +161,9 @@ class Typeface:
         """Stretches of text with the font that draws each; a box stands for what no font has."""
         result: list[tuple[Path, str]] = []
         for character in text:
-            path = next((path for path in self.paths if _has(path, character)), None) or _system_font(character)
+            path = next((path for path in self.paths if has_character(path, character)), None) or _system_font(
+                character
+            )
             attached = unicodedata.category(character) in ("Mn", "Me", "Mc", "Cf", "Zs")
             if result and attached:
                 result[-1] = (result[-1][0], result[-1][1] + character)
