@@ -71,7 +71,8 @@ def cell_faults(cell: NotebookNode) -> list[str]:
 
 @every_notebook
 def test_committed_form(path):
-    assert form_faults(nbformat.read(path, as_version=4)) == []
+    notebook = nbformat.read(path, as_version=4)
+    assert form_faults(notebook) + outcome_faults(notebook) == []
     assert re.fullmatch(r"[0-9]{2}(_[a-z0-9]+)+", path.stem)
 
 
