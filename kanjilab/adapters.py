@@ -10,6 +10,7 @@ import zlib
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import torch
@@ -106,7 +107,8 @@ class StackedLora(nn.Module):
     ):
         super().__init__()
         self.base = base
-        self.down, self.up = down, up
+        # In a tuple, torch does not see them: the model's parameters, and so its dtype, stay the base's.
+        self.pair = (down, up)
         self.scales = scales
         self.segments = segments
 
@@ -124,13 +126,13 @@ class StackedLora(nn.Module):
         return self.base(x) + torch.cat(updates)
 
     def _one_arm(self, x: Tensor, arm: int) -> Tensor:
-        rank, width = self.down.shape[1:]
-        height = self.up.shape[1]
+        down, up = self.pair
+        (rank, width), height = down.shape[1:], up.shape[1]
         positions = x.numel() // x.shape[1 if isinstance(self.base, nn.Conv2d) else -1]
         merged_cost = width * height * (positions + 3 * rank)
         if merged_cost > 3 * positions * rank * (width + height):
             return self.base(x) + self._batched(x, [arm])
-        update = self.scales[arm] * (self.up[arm] @ self.down[arm])
+        update = self.scales[arm] * (up[arm] @ down[arm])
         weight = (self.base.weight.float() + update.view_as(self.base.weight)).to(x.dtype)
         if isinstance(self.base, nn.Conv2d):
             base = self.base
@@ -139,9 +141,10 @@ class StackedLora(nn.Module):
 
     def _batched(self, x: Tensor, arms: Sequence[int]) -> Tensor:
         """The low-rank part for equal stretches of the given arms; shape of the layer's output."""
-        whole = list(arms) == list(range(len(self.down)))
-        down = (self.down if whole else self.down[list(arms)]).to(x.dtype)  # (K, r, in)
-        up = self.up if whole else self.up[list(arms)]
+        down, up = self.pair
+        whole = list(arms) == list(range(len(down)))
+        down = (down if whole else down[list(arms)]).to(x.dtype)  # (K, r, in)
+        up = up if whole else up[list(arms)]
         scales = self.scales if whole else self.scales[list(arms)]
         up = (up * scales.view(-1, 1, 1)).to(x.dtype)  # (K, out, r)
         if not isinstance(self.base, nn.Conv2d):
@@ -157,6 +160,19 @@ class StackedLora(nn.Module):
         update = up.repeat_interleave(per_arm, 0) @ reduced  # (N, out, h'·w')
         height = (x.shape[2] + 2 * base.padding[0] - base.kernel_size[0]) // base.stride[0] + 1
         return update.unflatten(2, (height, -1))
+
+
+@contextmanager
+def _swapped(slots: Sequence[tuple[dict[str, Any], str, Any]]) -> Iterator[None]:
+    """Within it each dictionary holds the new entry under its key; what was there comes back after."""
+    before = [(entries, key, entries[key]) for entries, key, _ in slots]
+    try:
+        for entries, key, new in slots:
+            entries[key] = new
+        yield
+    finally:
+        for entries, key, old in before:
+            entries[key] = old
 
 
 def target_layers(denoiser: nn.Module, targets: str) -> dict[str, nn.Linear | nn.Conv2d]:
@@ -215,7 +231,15 @@ class LoraStack:
         self.rows = Rows(shapes, len(arms), device)
         self.leaves = list(self.rows.parameters.values())
         self.scales = torch.tensor([arm.scale for arm in arms], device=device)
+        self.slots = [self._slot(name, layer) for name, layer in self.layers.items()]
         self._initialise()
+
+    def _slot(self, name: str, layer: nn.Linear | nn.Conv2d) -> tuple[dict[str, Any], str, Any]:
+        """Where the model holds a layer, and what stands there while the adapters are attached."""
+        down, up = self.rows.parameters[f"{name}.lora_A"], self.rows.parameters[f"{name}.lora_B"]
+        parent, _, leaf = name.rpartition(".")
+        wrapper = StackedLora(layer, down, up, self.scales, self.segments)
+        return self.denoiser.get_submodule(parent)._modules, leaf, wrapper
 
     def _initialise(self) -> None:
         with torch.no_grad():
@@ -242,14 +266,8 @@ class LoraStack:
     @contextmanager
     def attached(self) -> Iterator[Segments]:
         """Within it the denoiser runs with the adapters; yields the segments to set per batch."""
-        try:
-            for name, layer in self.layers.items():
-                down, up = self.rows.parameters[f"{name}.lora_A"], self.rows.parameters[f"{name}.lora_B"]
-                self.denoiser.set_submodule(name, StackedLora(layer, down, up, self.scales, self.segments))
+        with _swapped(self.slots):
             yield self.segments
-        finally:
-            for name, layer in self.layers.items():
-                self.denoiser.set_submodule(name, layer)
 
     def state(self, k: int, rows: Tensor | None = None) -> dict[str, Tensor]:
         """One arm's adapter in PEFT's names and shapes, padding removed.
@@ -337,31 +355,27 @@ class WholeDenoiser:
         self.denoiser = denoiser
         self.arms = tuple(arms)
         self.segments = Segments()
-        self.original = dict(denoiser.named_parameters())
+        original = dict(denoiser.named_parameters())
         device = next(denoiser.parameters()).device
-        self.rows = Rows({name: tuple(value.shape) for name, value in self.original.items()}, 1, device)
+        self.rows = Rows({name: tuple(value.shape) for name, value in original.items()}, 1, device)
         with torch.no_grad():
-            for name, value in self.original.items():
+            for name, value in original.items():
                 self.rows.parameters[name][0] = value
         views = self.rows.views(self.rows.values)
         self.trained = {name: nn.Parameter(view[0]) for name, view in views.items()}
         self.leaves = list(self.trained.values())
+        self.slots = [self._slot(name, parameter) for name, parameter in self.trained.items()]
         self.start = self.rows.values.clone()
 
     @contextmanager
     def attached(self) -> Iterator[Segments]:
         """Within it the denoiser computes with the trained weights; the base's own come back after."""
-        try:
-            for name, parameter in self.trained.items():
-                self._put(name, parameter)
+        with _swapped(self.slots):
             yield self.segments
-        finally:
-            for name, value in self.original.items():
-                self._put(name, value)
 
-    def _put(self, name: str, parameter: nn.Parameter) -> None:
+    def _slot(self, name: str, parameter: nn.Parameter) -> tuple[dict[str, Any], str, Any]:
         module, _, leaf = name.rpartition(".")
-        setattr(self.denoiser.get_submodule(module), leaf, parameter)
+        return self.denoiser.get_submodule(module)._parameters, leaf, parameter
 
     def state(self, k: int, rows: Tensor | None = None) -> dict[str, Tensor]:
         """All weights by the denoiser's own names."""

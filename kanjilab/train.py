@@ -197,8 +197,10 @@ class Trainer:
         dropped = np.array([draw.dropout < arm.caption_dropout for draw, arm in zip(draws, arms, strict=True)])
         text = self.data.text(np.where(dropped, 0, self.data.caption[rows]), device)
         noisy, target = self.base.noised(latents, noise, timesteps)
-        self.trainable.segments.pairs = tuple(pairs)
-        with torch.autocast(device.type, torch.bfloat16) if self.autocast else nullcontext():
+        mixed = torch.autocast(device.type, torch.bfloat16) if self.autocast else nullcontext()
+        # Attached for the forward pass alone: between two steps the caller may sample from the base.
+        with self.trainable.attached() as segments, mixed:
+            segments.pairs = tuple(pairs)
             predicted = self.base.denoise(noisy, timesteps, text)
         errors = (predicted - target).square().mean(dim=(1, 2, 3))  # (N,)
         start, weights = 0, []
@@ -344,8 +346,7 @@ def train(
         raise ValueError(f"{folder} holds a run of other settings (hash {run.settings['hash']}); choose another folder")
     with run.lock() if accelerator.is_main_process else nullcontext():
         _resume(trainer, run, accelerator)
-        with trainer.trainable.attached():
-            yield from _steps(trainer, run, checkpoints, save_every_seconds, log_every)
+        yield from _steps(trainer, run, checkpoints, save_every_seconds, log_every)
 
 
 def _resume(trainer: Trainer, run: RunFolder, accelerator: Accelerator) -> None:
