@@ -133,6 +133,17 @@ class Trainer:
         whole = any(arm.targets == "unet" for arm in arms)
         self.autocast = whole and base.precision == "bf16"
 
+    @property
+    def stopped(self) -> tuple[str | None, ...]:
+        """Per arm, why it stopped early, or None."""
+        return tuple(progress.stopped for progress in self.progress)
+
+    def any_process(self, flag: bool) -> bool:
+        """Whether the flag is set in any process: all must take such a turn at the same step."""
+        if self.accelerator.num_processes == 1:
+            return flag
+        return bool(self.accelerator.reduce(torch.tensor(float(flag), device=self.base.device), "sum"))
+
     def advance(self) -> tuple[list[float], list[float], list[float]]:
         """One optimizer step of every active arm.
 
@@ -343,10 +354,25 @@ def train(
     accelerator.wait_for_everyone()
     run = RunFolder.open(folder)
     if run.settings["hash"] != settings["hash"]:
-        raise ValueError(f"{folder} holds a run of other settings (hash {run.settings['hash']}); choose another folder")
+        differences = "; ".join(_differences(run.settings, settings))
+        raise ValueError(f"{folder} holds a run of other settings; choose another folder. {differences}")
     with run.lock() if accelerator.is_main_process else nullcontext():
         _resume(trainer, run, accelerator)
         yield from _steps(trainer, run, checkpoints, save_every_seconds, log_every)
+
+
+def _differences(stored: Any, asked: Any, name: str = "") -> Iterator[str]:
+    """Each setting in which a stored run and the one asked for differ, with both values."""
+    if isinstance(stored, dict) and isinstance(asked, dict):
+        for key in sorted((stored.keys() | asked.keys()) - {"hash", "versions"}):
+            yield from _differences(stored.get(key), asked.get(key), f"{name}.{key}".lstrip("."))
+    elif isinstance(stored, list) and isinstance(asked, list) and len(stored) == len(asked):
+        for index, pair in enumerate(zip(stored, asked, strict=True)):
+            yield from _differences(*pair, f"{name}[{index}]")
+    elif isinstance(stored, list) and isinstance(asked, list):
+        yield f"{name}: stored {len(stored)}, asked for {len(asked)}"
+    elif stored != asked:
+        yield f"{name}: stored {stored!r}, asked for {asked!r}"
 
 
 def _resume(trainer: Trainer, run: RunFolder, accelerator: Accelerator) -> None:
@@ -374,15 +400,17 @@ def _steps(
             run.rotate(1, also=sorted(columns))
 
     while any(progress.active for progress in trainer.progress):
-        started = time.perf_counter()
+        started, stopped_before = time.perf_counter(), trainer.stopped
         losses, norms, rates = trainer.advance()
         trainer.seconds += time.perf_counter() - started
         finished = not any(progress.active for progress in trainer.progress)
         due = time.monotonic() - last_saved > save_every_seconds
-        stopping = run.stop_requested()
-        saved = trainer.step in columns or finished or due or stopping
+        stopping = trainer.any_process(run.stop_requested())
+        column = trainer.step in columns or finished
+        saved = column or due or stopping
         report = _report(trainer, losses, norms, rates, saved)
-        if writes and (trainer.step % log_every == 0 or saved or any(report.stopped)):
+        # What is logged depends on the step alone, so that an interrupted run leaves the same log.
+        if writes and (trainer.step % log_every == 0 or column or report.stopped != stopped_before):
             run.log(_record(report, trainer))
         if saved:
             save()
@@ -403,7 +431,7 @@ def _report(trainer: Trainer, losses: list[float], norms: list[float], rates: li
         loss=tuple(losses),
         gradient_norm=tuple(norms),
         lr=tuple(rates),
-        stopped=tuple(p.stopped for p in trainer.progress),
+        stopped=trainer.stopped,
         seconds=trainer.seconds,
         checkpoint=saved,
     )
