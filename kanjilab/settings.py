@@ -90,25 +90,33 @@ class Arm:
     def __post_init__(self) -> None:
         _require(self.targets in TARGETS, f"targets must be one of {TARGETS}, got {self.targets!r}")
         _require(self.schedule in SCHEDULES, f"schedule must be one of {SCHEDULES}, got {self.schedule!r}")
-        for name in ("rank", "batch", "accumulation", "cycles"):
+        for name, least in dict(rank=1, batch=1, accumulation=1, cycles=1, warmup_steps=0, seed=0).items():
             value = getattr(self, name)
-            _require(isinstance(value, int) and value >= 1, f"{name} must be a whole number >= 1, got {value!r}")
-        for name in ("peak_lr", "epochs", "clip_norm", "epsilon"):
+            whole = isinstance(value, int) and not isinstance(value, bool)
+            _require(whole and value >= least, f"{name} must be a whole number >= {least}, got {value!r}")
+        self._make_floats()
+        for name in ("peak_lr", "epochs", "clip_norm", "epsilon", "explosion_factor"):
             value = getattr(self, name)
             _require(math.isfinite(value) and value > 0, f"{name} must be finite and > 0, got {value!r}")
         for name in ("caption_dropout", "beta1", "beta2"):
             value = getattr(self, name)
             _require(0 <= value < 1, f"{name} must lie in [0, 1), got {value!r}")
         _require(0 < self.cooldown_share <= 1, f"cooldown_share must lie in (0, 1], got {self.cooldown_share!r}")
-        _require(self.warmup_steps >= 0, f"warmup_steps must be >= 0, got {self.warmup_steps!r}")
-        _require(self.weight_decay >= 0, f"weight_decay must be >= 0, got {self.weight_decay!r}")
+        _require(0 <= self.weight_decay < math.inf, f"weight_decay must be finite and >= 0, got {self.weight_decay!r}")
         _require(self.explosion_factor > 1, f"explosion_factor must be > 1, got {self.explosion_factor!r}")
-        _require(0 <= self.seed < 2**63, f"seed must lie in [0, 2**63), got {self.seed!r}")
+        _require(self.seed < 2**63, f"seed must lie in [0, 2**63), got {self.seed!r}")
         for name in ("alpha", "min_snr_gamma", "images_seen"):
             value = getattr(self, name)
-            _require(value is None or value > 0, f"{name} must be None or > 0, got {value!r}")
+            _require(value is None or 0 < value < math.inf, f"{name} must be None or finite and > 0, got {value!r}")
         decay = self.ema_decay
         _require(decay is None or 0 < decay < 1, f"ema_decay must be None or lie in (0, 1), got {decay!r}")
+
+    def _make_floats(self) -> None:
+        """8 and 8.0 are one setting, and so must have one hash."""
+        for field in dataclasses.fields(self):
+            value = getattr(self, field.name)
+            if field.type in (float, float | None) and isinstance(value, int):
+                object.__setattr__(self, field.name, float(value))
 
     @property
     def scale(self) -> float:
