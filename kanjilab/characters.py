@@ -61,7 +61,7 @@ def _clean(gloss: str) -> str:
         return "radical"
     if NOT_A_MEANING.search(gloss):
         return ""
-    bare = " ".join(BRACKETED.sub(" ", gloss).replace(";", ",").split()).strip(" ,")
+    bare = " ".join(BRACKETED.sub(" ", gloss).replace(";", ", ").split()).strip(" ,)")
     return "" if ONLY_A_NAME.search(bare) or not any(sign.isalnum() for sign in bare) else bare
 
 

@@ -388,7 +388,8 @@ def build_dataset(
         rule: what to select.
         folder: where to write; it must not exist, or hold the same dataset.
         font: font file to draw with; None for IPAexGothic, unless `kanjivg` is given.
-        kanjivg: draw from its strokes instead, `stroke_width` wide (view box of 109 units).
+        kanjivg: draw from its strokes instead.
+        stroke_width: of these strokes, in units of the 109 x 109 view box.
         held_out_per_radical: size of the held-out pool.
         held_out_share: 0 to 1; above 0 it takes the place of the pool.
         seed: of the split by share.

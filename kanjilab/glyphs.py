@@ -13,10 +13,11 @@ from pathlib import Path
 from xml.etree.ElementTree import ParseError
 
 import numpy as np
-from PIL import Image, ImageDraw, ImageFont
+from PIL import Image, ImageChops, ImageDraw, ImageFont
 
 SIZE_PX = 128
 FONT_SHARE = 120 / 128  # font size over image size
+CANVAS = 3  # images wide and high, the glyph starting one in: room for ink on any side of its origin
 INK_MAX = 200  # a pixel darker than this counts as ink
 INK_PIXELS_MIN = 8  # of 128 x 128; the lightest character of IPAexGothic has 758
 PAPER = 255
@@ -86,17 +87,20 @@ def draw_font(character: str, font: Path, size_px: int = SIZE_PX) -> Image.Image
 
 
 def _draw_font(character: str, font: Path, size_px: int) -> Image.Image:
+    # Drawn first, measured then: a text's bounding box counts the white beside its glyph too.
+    canvas = Image.new("L", (CANVAS * size_px, CANVAS * size_px), 0)
     loaded = _load_font(font, round(size_px * FONT_SHARE))
-    left, top, right, bottom = loaded.getbbox(character)
+    ImageDraw.Draw(canvas).text((size_px, size_px), character, font=loaded, fill=255)
+    left, top, right, bottom = canvas.getbbox() or (0, 0, 0, 0)
     width, height = right - left, bottom - top
-    image = Image.new("L", (size_px, size_px), PAPER)
     if width > size_px or height > size_px:
         raise GlyphError(
-            f"{font.name} draws {_named(character)} clipped: {width:g} x {height:g} px of ink, "
+            f"{font.name} draws {_named(character)} clipped: {width} x {height} px of ink or more, "
             f"{size_px} x {size_px} px of image"
         )
-    corner = ((size_px - width) // 2 - left, (size_px - height) // 2 - top)
-    ImageDraw.Draw(image).text(corner, character, font=loaded, fill=0)
+    image = Image.new("L", (size_px, size_px), PAPER)
+    corner = ((size_px - width) // 2, (size_px - height) // 2)
+    image.paste(ImageChops.invert(canvas.crop((left, top, right, bottom))), corner)
     if not _has_ink(image):
         raise GlyphError(f"{font.name} draws {_named(character)} blank")
     return image

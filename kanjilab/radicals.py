@@ -212,7 +212,7 @@ def caption_groups(characters: pd.DataFrame) -> pd.Series:
     return pd.Series(found, index=characters.index, dtype="int64")
 
 
-def apart_from(pool: pd.DataFrame, selected: pd.DataFrame, characters: pd.DataFrame) -> pd.DataFrame:
+def _apart_from(pool: pd.DataFrame, selected: pd.DataFrame, characters: pd.DataFrame) -> pd.DataFrame:
     """Rows of the pool that share no group (see `caption_groups`) with a selected character."""
     group = caption_groups(characters).to_dict()
     taken = {group[character] for character in selected.index}
@@ -456,7 +456,7 @@ def held_out(rule: Rule, characters: pd.DataFrame, drawable: Iterable[str], per_
     selected = rule.select(characters, drawable)
     pool = rule.pool(characters, drawable)
     pool = pool.loc[has_clean_meaning(pool) & ~pool.index.isin(selected.index)]
-    pool = apart_from(pool, selected, characters)
+    pool = _apart_from(pool, selected, characters)
     return _first_of_each(pool, dict.fromkeys(selected["radical"], per_radical))
 
 
