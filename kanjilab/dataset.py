@@ -168,7 +168,7 @@ def open_dataset(folder: Path | str, *, size_px: int = SIZE_PX, resample: str = 
         raise ValueError(f"size_px must be >= 1, got {size_px}")
     lines = [line for path in _metadata_files(folder) for line in _read_metadata(folder, path)]
     problems, digests = _check_lines(folder, lines)
-    if not lines:
+    if not problems and not digests:
         problems = ["expected at least one image in the metadata, got none"]
     if problems:
         raise DatasetError(folder, problems)
@@ -206,7 +206,7 @@ def _read_metadata(folder: Path, path: Path) -> list[_Line]:
         if values and prefix != ".":
             values = {"split": prefix, **values, "file_name": f"{prefix}/{values['file_name']}"}
         lines.append(_Line(place, values, tuple(problems)))
-    return lines or [_Line(f"{label} line 1", {}, ("expected the columns file_name and text, got an empty file",))]
+    return lines
 
 
 def _is_utf8(line: bytes) -> bool:
@@ -235,6 +235,8 @@ def _read_csv(text: str) -> Iterator[Entry]:
                 wrong = [] if len(fields) == len(header) else [f"expected {len(header)} fields, got {len(fields)}"]
                 yield first, reader.line_num, {} if wrong else dict(zip(header, fields, strict=True)), wrong
             first = reader.line_num + 1
+        if header is None:
+            yield 1, 1, {}, _header_problems([])
     except csv.Error as error:
         yield first, reader.line_num, {}, [f"expected comma-separated values ({error})"]
 
