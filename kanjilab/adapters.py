@@ -270,7 +270,7 @@ class LoraStack:
             yield self.segments
 
     def state(self, k: int, rows: Tensor | None = None) -> dict[str, Tensor]:
-        """One arm's adapter in PEFT's names and shapes, padding removed.
+        """A copy of one arm's adapter in PEFT's names and shapes, padding removed.
 
         Args:
             rows: (K, P) values to read in place of the current ones (averaged weights, say).
@@ -284,8 +284,8 @@ class LoraStack:
             up = views[f"{name}.lora_B"][k, :, :rank].detach()
             if isinstance(layer, nn.Conv2d):
                 down, up = down.view(rank, *layer.weight.shape[1:]), up[:, :, None, None]
-            tensors[f"base_model.model.{name}.lora_A.weight"] = down.contiguous().cpu()
-            tensors[f"base_model.model.{name}.lora_B.weight"] = up.contiguous().cpu()
+            tensors[f"base_model.model.{name}.lora_A.weight"] = down.to("cpu", copy=True).contiguous()
+            tensors[f"base_model.model.{name}.lora_B.weight"] = up.to("cpu", copy=True).contiguous()
         return tensors
 
     def load_state(self, k: int, tensors: Mapping[str, Tensor]) -> None:
@@ -378,9 +378,9 @@ class WholeDenoiser:
         return self.denoiser.get_submodule(module)._parameters, leaf, parameter
 
     def state(self, k: int, rows: Tensor | None = None) -> dict[str, Tensor]:
-        """All weights by the denoiser's own names."""
+        """A copy of all weights by the denoiser's own names."""
         views = self.rows.views(self.rows.values if rows is None else rows)
-        return {name: view[k].detach().contiguous().cpu() for name, view in views.items()}
+        return {name: view[k].detach().to("cpu", copy=True) for name, view in views.items()}
 
     def load_state(self, k: int, tensors: Mapping[str, Tensor]) -> None:
         """Sets all weights from the denoiser's own names.
