@@ -1,0 +1,281 @@
+"""Stacked adapters: the function W + scale · B · A per arm, whatever the path, the padding and the neighbours."""
+
+import copy
+import re
+
+import numpy as np
+import pytest
+import torch
+from peft import LoraConfig, get_peft_model
+from torch import nn
+from torch.nn import functional as F
+from torch.testing import assert_close
+
+from kanjilab.adapters import LoraStack, StackedLora, WholeDenoiser, initial_down, make_trainable, target_layers
+from kanjilab.bases import load_base
+from kanjilab.settings import Arm
+from tests.tiny import save_tiny_pipeline
+
+LAYERS = {
+    "linear": lambda: nn.Linear(24, 40),
+    "linear without bias": lambda: nn.Linear(24, 40, bias=False),
+    "convolution": lambda: nn.Conv2d(6, 10, 3, padding=1),
+    "convolution with stride": lambda: nn.Conv2d(6, 10, 3, stride=2, padding=1),
+    "1x1 convolution": lambda: nn.Conv2d(6, 10, 1),
+}
+
+
+@pytest.fixture(scope="module")
+def base(tmp_path_factory):
+    return load_base(save_tiny_pipeline(tmp_path_factory.mktemp("tiny") / "base"))
+
+
+class OneLayer(nn.Module):
+    """A denoiser of a single layer, deep enough to have a name with a dot."""
+
+    def __init__(self, layer):
+        super().__init__()
+        self.inner = nn.ModuleDict({"layer": layer})
+
+    def forward(self, x):
+        return self.inner["layer"](x)
+
+
+def filled_stack(layer, arms, seed=0):
+    """Adapters with random A and B where they are not padding."""
+    stack = LoraStack(OneLayer(layer), arms)
+    generator = torch.Generator().manual_seed(seed)
+    for k in range(len(arms)):
+        state = {name: torch.randn(value.shape, generator=generator) for name, value in stack.state(k).items()}
+        stack.load_state(k, state)
+    return stack
+
+
+def inputs(layer, count, seed=1):
+    shape = (count, 6, 8, 8) if isinstance(layer, nn.Conv2d) else (count, 5, 24)
+    return torch.randn(shape, generator=torch.Generator().manual_seed(seed))
+
+
+def with_dense_weight(layer, state, scale, x):
+    """The layer with weight W + scale · B · A, written out."""
+    down, up = (state[f"base_model.model.inner.layer.lora_{part}.weight"].flatten(1) for part in "AB")
+    weight = layer.weight + scale * (up @ down).view_as(layer.weight)
+    if isinstance(layer, nn.Conv2d):
+        return F.conv2d(x, weight, layer.bias, layer.stride, layer.padding)
+    return F.linear(x, weight, layer.bias)
+
+
+@pytest.mark.parametrize("kind", LAYERS)
+@pytest.mark.parametrize(
+    "pairs",
+    [
+        ((0, 2), (1, 2), (2, 2)),  # equal stretches, all arms
+        ((0, 2), (2, 2)),  # equal stretches of some
+        ((2, 1), (0, 3), (1, 2)),  # unequal, out of order
+        ((1, 4),),  # one arm
+    ],
+)
+def test_each_arm_gets_its_own_dense_weight(kind, pairs):
+    layer = LAYERS[kind]()
+    arms = [Arm(targets="all", rank=2), Arm(targets="all", rank=5, alpha=3), Arm(targets="all", rank=4, rslora=True)]
+    stack = filled_stack(layer, arms)
+    x = inputs(layer, sum(count for _, count in pairs))
+    with stack.attached() as segments, torch.no_grad():
+        segments.pairs = pairs
+        found = stack.denoiser(x)
+    chunks = zip(x.split([count for _, count in pairs]), pairs, strict=True)
+    with torch.no_grad():
+        expected = [with_dense_weight(layer, stack.state(k), arms[k].scale, chunk) for chunk, (k, _) in chunks]
+    assert_close(found, torch.cat(expected), atol=2e-5, rtol=1e-5)
+
+
+@pytest.mark.parametrize("kind", LAYERS)
+@pytest.mark.parametrize(("rank", "count", "merged"), [(1, 1, False), (16, 30, True)])
+def test_one_arm_takes_the_cheaper_path_and_both_agree(kind, rank, count, merged, monkeypatch):
+    layer = LAYERS[kind]()
+    stack = filled_stack(layer, [Arm(targets="all", rank=rank)])
+    batched = []
+    original = StackedLora._batched
+    monkeypatch.setattr(
+        StackedLora, "_batched", lambda self, *arguments: batched.append(1) or original(self, *arguments)
+    )
+    x = inputs(layer, count).requires_grad_()
+    with stack.attached() as segments:
+        segments.pairs = ((0, count),)
+        found = stack.denoiser(x)
+    assert bool(batched) is not merged
+    expected = with_dense_weight(layer, stack.state(0), 1.0, x)
+    assert_close(found, expected, atol=2e-5, rtol=1e-5)
+    assert_close(*(torch.autograd.grad(y.square().mean(), x)[0] for y in (found, expected)), atol=1e-5, rtol=1e-4)
+
+
+def test_gradients_are_those_of_autograd_and_zero_in_the_padding():
+    layer = LAYERS["convolution"]()
+    arms = [Arm(targets="all", rank=2, alpha=3), Arm(targets="all", rank=5)]
+    stack = filled_stack(layer, arms)
+    x = inputs(layer, 4)
+    with stack.attached() as segments:
+        segments.pairs = ((0, 2), (1, 2))
+        loss = stack.denoiser(x).square().mean()
+        stack.rows.add_gradients(stack.leaves, loss)
+    gradients = stack.rows.views(stack.rows.gradients)
+    assert gradients["inner.layer.lora_A"][0, 2:].count_nonzero() == 0
+    assert gradients["inner.layer.lora_B"][0, :, 2:].count_nonzero() == 0
+    for k, chunk in enumerate(x.chunk(2)):
+        state = {name: value.requires_grad_() for name, value in stack.state(k).items()}
+        loss = with_dense_weight(layer, state, arms[k].scale, chunk).square().mean() / 2
+        for (name, _), expected in zip(state.items(), torch.autograd.grad(loss, list(state.values())), strict=True):
+            kind = name.split(".")[-2]
+            found = gradients[f"inner.layer.{kind}"][k]
+            found = found[: arms[k].rank] if kind == "lora_A" else found[:, : arms[k].rank]
+            assert_close(found, expected.flatten(1), atol=1e-5, rtol=1e-4)
+
+
+def test_targets_name_the_layers_they_say(base):
+    linear = {n for n, m in base.denoiser.named_modules() if isinstance(m, nn.Linear)}
+    convolutions = {n for n, m in base.denoiser.named_modules() if isinstance(m, nn.Conv2d)}
+    blocks = [n for n in dict(base.denoiser.named_modules()) if n.endswith("transformer_blocks.0")]
+    cross = {f"{b}.attn2.{p}" for b in blocks for p in ("to_q", "to_k", "to_v", "to_out.0")}
+    attention = cross | {name.replace("attn2", "attn1") for name in cross}
+    feed_forward = {f"{b}.ff.net.{p}" for b in blocks for p in ("0.proj", "2")}
+    assert len(blocks) == 4
+    assert set(target_layers(base.denoiser, "cross-attention")) == cross
+    assert set(target_layers(base.denoiser, "attention")) == attention
+    assert set(target_layers(base.denoiser, "attention+feed-forward")) == attention | feed_forward
+    assert set(target_layers(base.denoiser, "all")) == linear | convolutions
+    with pytest.raises(ValueError, match="'cross-attention' name no layer of OneLayer"):
+        target_layers(OneLayer(nn.Linear(2, 2)), "cross-attention")
+
+
+def test_initial_weights_are_pefts_and_grow_with_the_rank():
+    bound = 1 / np.sqrt(400)
+    down = initial_down("some.layer", (64, 400), seed=3)
+    assert abs(down).max() <= bound
+    assert down.std() == pytest.approx(bound / np.sqrt(3), rel=0.02)  # uniform
+    reference = get_peft_model(OneLayer(nn.Linear(400, 8)), LoraConfig(r=64, target_modules=["layer"]))
+    peft_down = reference.base_model.model.inner["layer"].lora_A["default"].weight.detach()
+    assert float(peft_down.abs().max()) == pytest.approx(bound, rel=0.02)
+    assert float(peft_down.std()) == pytest.approx(down.std(), rel=0.03)
+    np.testing.assert_array_equal(initial_down("some.layer", (8, 400), seed=3), down[:8])
+    assert not np.array_equal(initial_down("other.layer", (64, 400), seed=3), down)
+    assert not np.array_equal(initial_down("some.layer", (64, 400), seed=4), down)
+
+
+def test_before_training_the_denoiser_is_the_base(base):
+    noisy, text = torch.randn(2, 4, 8, 8), torch.randn(2, 8, 24)
+    stack = LoraStack(base.denoiser, [Arm(targets="all", rank=3), Arm(targets="attention", rank=2)])
+    with torch.no_grad():
+        expected = base.denoiser(noisy, torch.tensor([5, 900]), text).sample
+        with stack.attached() as segments:
+            segments.pairs = ((0, 1), (1, 1))
+            found = base.denoiser(noisy, torch.tensor([5, 900]), text).sample
+    assert_close(found, expected, atol=0, rtol=0)
+
+
+@pytest.mark.parametrize("targets", ["all", "unet"])
+def test_the_denoiser_is_its_own_again_after_use(base, targets):
+    def parts():
+        return [id(part) for part in (*base.denoiser.modules(), *base.denoiser.parameters())]
+
+    before = parts()
+    trainable = make_trainable(base.denoiser, [Arm(targets=targets, rank=2)])
+    with pytest.raises(KeyboardInterrupt), trainable.attached():
+        attached = parts()
+        with trainable.attached():
+            pass
+        assert parts() == attached != before  # the outer use outlives the inner one
+        raise KeyboardInterrupt
+    assert parts() == before
+
+
+def test_adapters_are_not_parameters_of_the_model(base):
+    denoiser = copy.deepcopy(base.denoiser).bfloat16()
+    stack = LoraStack(denoiser, [Arm(targets="all", rank=2)])
+    with stack.attached():
+        assert {value.dtype for value in denoiser.parameters()} == {torch.bfloat16}
+        assert denoiser.dtype == torch.bfloat16  # in which diffusers embeds the timesteps
+    assert stack.rows.values.dtype == torch.float32
+
+
+def test_an_arm_leaves_out_the_layers_that_only_others_train(base):
+    arms = [Arm(targets="cross-attention", rank=2), Arm(targets="all", rank=3)]
+    stack = LoraStack(base.denoiser, arms)
+    assert LoraStack(base.denoiser, arms[:1]).rows_mask is None
+    assert stack.rows_mask is not None
+    mask = stack.rows.views(stack.rows_mask)
+    cross = target_layers(base.denoiser, "cross-attention")
+    for name, view in mask.items():
+        assert bool(view[0].all()) is (name.rsplit(".", 1)[0] in cross)
+        assert bool(view[0].any()) is bool(view[0].all())
+        assert view[1].all()
+    assert {name.removeprefix("base_model.model.").split(".lora_")[0] for name in stack.state(0)} == set(cross)
+    assert (stack.rows.values[0][stack.rows_mask[0] == 0] == 0).all()
+
+
+def test_an_adapter_comes_back_from_its_state(base):
+    arms = [Arm(targets="all", rank=3, seed=1), Arm(targets="attention", rank=5, seed=2)]
+    first, second = LoraStack(base.denoiser, arms), LoraStack(base.denoiser, [arms[1], arms[0]])
+    for k in range(2):
+        second.load_state(k, first.state(1 - k))
+        for name, value in first.state(1 - k).items():
+            assert torch.equal(second.state(k)[name], value), name
+    state = first.state(0)
+    assert state["base_model.model.conv_in.lora_A.weight"].shape == (3, 4, 3, 3)
+    assert state["base_model.model.conv_in.lora_B.weight"].shape == (16, 3, 1, 1)
+    wrong = dict(state)
+    wrong["base_model.model.conv_in.lora_A.weight"] = torch.zeros(2, 4, 3, 3)
+    with pytest.raises(ValueError, match=r"1 tensors do not fit.*conv_in.*\[3, 4, 3, 3\].*\[2, 4, 3, 3\]"):
+        first.load_state(0, wrong)
+    with pytest.raises(ValueError, match="expected .*, got None"):
+        first.load_state(0, {name: value for name, value in state.items() if "conv_out" not in name})
+
+
+def test_update_norm_is_that_of_the_dense_update():
+    layer = nn.Conv2d(6, 10, 3)
+    arms = [Arm(targets="all", rank=2, alpha=6), Arm(targets="all", rank=5)]
+    stack = filled_stack(layer, arms)
+    expected = []
+    for k, arm in enumerate(arms):
+        down, up = (value.flatten(1) for value in stack.state(k).values())
+        expected.append((arm.scale * up @ down).norm())
+    assert_close(stack.update_norm(), torch.stack(expected), rtol=1e-5, atol=0)
+
+
+def test_config_is_one_that_peft_reads(base):
+    arm = Arm(targets="all", rank=6, alpha=3, rslora=True)
+    config = LoraConfig(**LoraStack(base.denoiser, [arm]).config(0))
+    assert (config.r, config.lora_alpha, config.use_rslora, config.lora_dropout) == (6, 3, True, 0)
+    assert config.target_modules == set(target_layers(base.denoiser, "all"))
+    assert LoraStack(base.denoiser, [Arm(rank=6)]).config(0)["lora_alpha"] == 6
+
+
+def test_the_whole_denoiser_is_trained_on_a_copy(base):
+    before = {name: value.clone() for name, value in base.denoiser.named_parameters()}
+    whole = WholeDenoiser(base.denoiser, [Arm(targets="unet")])
+    state = whole.state(0)
+    assert state.keys() == before.keys()
+    assert all(torch.equal(state[name], value) for name, value in before.items())
+    assert whole.update_norm().item() == 0
+    with torch.no_grad():
+        whole.rows.values += 0.5
+    assert whole.update_norm().item() == pytest.approx(0.5 * whole.rows.values.shape[1] ** 0.5, rel=1e-5)
+    assert all(torch.equal(base.denoiser.get_parameter(name), value) for name, value in before.items())
+    with whole.attached():
+        assert torch.equal(base.denoiser.conv_in.bias, before["conv_in.bias"] + 0.5)
+    whole.load_state(0, state)
+    assert whole.update_norm().item() == 0
+    with pytest.raises(ValueError, match="not those of this UNet2DConditionModel"):
+        whole.load_state(0, {"conv_in.bias": state["conv_in.bias"]})
+
+
+@pytest.mark.parametrize(
+    ("targets", "message"),
+    [
+        ([], "expected at least one arm, got none"),
+        (["unet", "attention"], "cannot be trained beside LoRA arms"),
+        (["unet", "unet"], "one arm at a time, got 2"),
+    ],
+)
+def test_arms_that_do_not_go_together_are_refused(base, targets, message):
+    with pytest.raises(ValueError, match=re.escape(message)):
+        make_trainable(base.denoiser, [Arm(targets=target) for target in targets])

@@ -1,0 +1,81 @@
+"""Learning-rate curves, loss weights and checkpoint steps, at points worked out by hand."""
+
+import math
+
+import pytest
+import torch
+from torch.testing import assert_close
+
+from kanjilab.schedules import checkpoint_steps, lr_factor, min_snr_weight
+from kanjilab.settings import SCHEDULES, Arm
+
+
+def factors(arm, steps, total):
+    return [lr_factor(arm, step, total) for step in steps]
+
+
+@pytest.mark.parametrize(
+    ("settings", "steps", "expected"),
+    [
+        (dict(schedule="constant"), [0, 50, 99], [1, 1, 1]),
+        (dict(schedule="linear"), [0, 25, 75, 100], [1, 0.75, 0.25, 0]),
+        (dict(schedule="cosine"), [0, 50, 100], [1, 0.5, 0]),
+        (dict(schedule="cosine"), [25], [(1 + math.sqrt(0.5)) / 2]),
+        (dict(schedule="cosine", warmup_steps=4), [0, 1, 3, 4, 52, 100], [0.25, 0.5, 1, 1, 0.5, 0]),
+        (dict(schedule="cosine-restarts", cycles=2), [0, 25, 50, 75, 100], [1, 0.5, 1, 0.5, 0]),
+        (dict(schedule="cosine-restarts", cycles=4), [25, 50, 75], [1, 1, 1]),
+        (dict(schedule="constant-cooldown", cooldown_share=0.2), [0, 80, 90, 95, 100], [1, 1, 0.5, 0.25, 0]),
+        (dict(schedule="constant", warmup_steps=10), [0, 4, 9, 10], [0.1, 0.5, 1, 1]),
+    ],
+)
+def test_lr_at_hand_worked_steps_of_100(settings, steps, expected):
+    assert factors(Arm(**settings), steps, 100) == pytest.approx(expected, abs=1e-12)
+
+
+@pytest.mark.parametrize("schedule", SCHEDULES)
+def test_nothing_rises_again_past_the_end(schedule):
+    for warmup in (5, 200):
+        arm = Arm(schedule=schedule, cycles=3, warmup_steps=warmup)
+        end = lr_factor(arm, 60, 60)
+        assert factors(arm, [61, 75, 90, 120, 10_000], 60) == [end] * 5
+        assert end == (61 / 200 if warmup == 200 else 1 if schedule == "constant" else 0)
+
+
+@pytest.mark.parametrize("schedule", SCHEDULES)
+@pytest.mark.parametrize("warmup", [0, 1, 7, 60, 200])
+def test_factors_stay_between_zero_and_one(schedule, warmup):
+    arm = Arm(schedule=schedule, cycles=2, warmup_steps=warmup)
+    values = factors(arm, range(80), 60)
+    assert min(values) >= 0
+    assert max(values) <= 1
+    assert values[: min(warmup, 60)] == sorted(values[: min(warmup, 60)])
+
+
+def test_a_single_step_trains_at_the_full_rate():
+    assert [lr_factor(Arm(schedule=schedule), 0, 1) for schedule in SCHEDULES] == [1] * len(SCHEDULES)
+
+
+def test_min_snr_weight_at_hand_worked_points():
+    alpha_bar = torch.tensor([0.9, 0.5, 0.0, 1.0])  # SNR 9, 1, 0, infinite
+    assert_close(min_snr_weight(alpha_bar, 5), torch.tensor([5 / 9, 1, 1, 0]))
+    assert_close(min_snr_weight(torch.tensor([[0.75]]), 1.5), torch.tensor([[0.5]]))  # SNR 3
+    with pytest.raises(ValueError, match="gamma must be > 0, got 0"):
+        min_snr_weight(alpha_bar, 0)
+    for outside in (1.1, -0.1, math.nan):
+        with pytest.raises(ValueError, match=r"must lie in \[0, 1\]"):
+            min_snr_weight(torch.tensor([outside]), 5)
+
+
+def test_checkpoint_steps_at_hand_worked_points():
+    assert checkpoint_steps(100, 4) == (0, 12, 35, 65, 100)  # 100 · (1/4, 1/2, 3/4)^1.5 = 12.5, 35.4, 65.0
+    assert checkpoint_steps(10, 1) == (0, 10)
+    assert checkpoint_steps(2, 8) == (0, 1, 2)  # fewer steps than columns
+    with pytest.raises(ValueError, match="count must be >= 1, got 0"):
+        checkpoint_steps(10, 0)
+
+
+def test_checkpoints_lie_ever_further_apart():
+    steps = checkpoint_steps(12_800, 8)
+    gaps = [late - early for early, late in zip(steps, steps[1:], strict=False)]
+    assert len(gaps) == 8
+    assert gaps == sorted(gaps)
