@@ -217,6 +217,11 @@ def _is_utf8(line: bytes) -> bool:
     return True
 
 
+def _is_encodable(text: str) -> bool:
+    """False for a lone surrogate, which JSON can spell but no file name or caption can hold."""
+    return not any("\ud800" <= sign <= "\udfff" for sign in text)
+
+
 Entry = tuple[int, int, dict[str, Any], list[str]]  # first line, last line, values, problems
 
 
@@ -258,10 +263,12 @@ def _read_jsonl(text: str) -> Iterator[Entry]:
         except (ValueError, RecursionError) as error:
             yield number, number, {}, [f"expected one JSON object per line ({error})"]
             continue
-        wrong = [] if isinstance(values, dict) else [f"expected a JSON object, got {type(values).__name__}"]
+        wrong: list[str] = [] if isinstance(values, dict) else [f"expected a JSON object, got {type(values).__name__}"]
         if not wrong:
             absent = [name for name in ("file_name", "text") if not isinstance(values.get(name), str)]
             wrong = [f"expected file_name and text as strings, got none for {', '.join(absent)}"] if absent else []
+        if not wrong and any(not _is_encodable(values[name]) for name in ("file_name", "text")):
+            wrong = ["expected characters, got half of a surrogate pair"]
         yield number, number, {} if wrong else values, wrong
 
 
@@ -295,7 +302,11 @@ def _name_problem(folder: Path, name: str) -> str | None:
         return "has no name"
     if "\0" in name or "\\" in name or PurePosixPath(name).is_absolute() or ".." in PurePosixPath(name).parts:
         return "leads out of the folder: expected a relative path with '/' and without '..'"
-    if not (folder / name).resolve().is_relative_to(folder.resolve()):
+    try:
+        inside = (folder / name).resolve().is_relative_to(folder.resolve())
+    except (OSError, RuntimeError) as error:  # too long, or a link to itself
+        return f"cannot be followed ({error})"
+    if not inside:
         return "leads out of the folder through a link"
     return None
 
@@ -327,12 +338,13 @@ def _check_image(path: Path) -> tuple[str, str | None]:
 
 def _table_of(rows: Sequence[dict[str, Any]]) -> pd.DataFrame:
     table = pd.DataFrame(list(rows))
-    table["split"] = TRAIN if "split" not in table else table["split"].fillna(TRAIN).replace("", TRAIN)
+    given = table["split"] if "split" in table else pd.Series(TRAIN, index=table.index)
+    table["split"] = [str(name) if pd.notna(name) and name != "" else TRAIN for name in given]
     for column in table.columns.difference(TEXT_COLUMNS):
         filled = table[column].replace("", np.nan)
         try:
             table[column] = pd.to_numeric(filled)
-        except (ValueError, TypeError):
+        except (ValueError, TypeError, OverflowError):
             pass  # words stay words
     leading = ["file_name", "text", "split"]
     return table.loc[:, [*leading, *(column for column in table.columns if column not in leading)]]

@@ -173,6 +173,8 @@ def test_everything_wrong_is_listed_together_by_line_and_file(tmp_path):
         b"too,many,fields",
         b",no name",
         b"sub,a folder",
+        b"loop.png,x",
+        b"pipe.png,x",
     ]
     good = png()
     folder = folder_of(
@@ -190,6 +192,8 @@ def test_everything_wrong_is_listed_together_by_line_and_file(tmp_path):
     )
     (tmp_path / "outside.png").write_bytes(good)
     (folder / "link.png").symlink_to(tmp_path / "outside.png")
+    (folder / "loop.png").symlink_to("loop.png")
+    os.mkfifo(folder / "pipe.png")  # to open one would wait for ever
     (folder / "sub").mkdir()
     expected = [
         ("line 3: file 'missing.png'", "is missing"),
@@ -210,6 +214,8 @@ def test_everything_wrong_is_listed_together_by_line_and_file(tmp_path):
         ("line 18", "expected 2 fields, got 3"),
         ("line 19: file ''", "has no name"),
         ("line 20: file 'sub'", "is missing"),
+        ("line 21: file 'loop.png'", "cannot be followed"),
+        ("line 22: file 'pipe.png'", "is missing"),
     ]
     found = problems_of(folder)
     assert len(found) == len(expected), "\n".join(found)
@@ -252,9 +258,11 @@ def test_lines_are_counted_through_quoted_line_breaks(tmp_path):
         ('{"file_name": "a.png"}', "got none for text"),
         ('{"file_name": "a.png", "text": 7}', "got none for text"),
         ('{"file_name": "a.png", "text": ""}', "empty caption"),
+        ('{"file_name": "a.png", "text": "\\ud800"}', "half of a surrogate pair"),
+        (json.dumps({"file_name": "a" * 5_000, "text": "x"}), "File name too long"),
         ("[" * 100_000, "expected one JSON object per line"),
     ],
-    ids=["open", "list", "absent", "number", "empty", "deep"],
+    ids=["open", "list", "absent", "number", "empty", "surrogate", "long name", "deep"],
 )
 def test_bad_jsonl_lines(tmp_path, line, problem):
     found = problems_of(folder_of(tmp_path, f"\n{line}\n", "metadata.jsonl", a=png()))
