@@ -10,7 +10,7 @@ import zlib
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import torch
@@ -150,15 +150,15 @@ class StackedLora(nn.Module):
         if not isinstance(self.base, nn.Conv2d):
             stacked = x.reshape(len(arms), -1, x.shape[-1])  # (K, n, in)
             return ((stacked @ down.mT) @ up.mT).reshape(*x.shape[:-1], up.shape[1])
-        base = self.base
+        base, padding = self.base, cast(tuple[int, int], self.base.padding)
         if base.kernel_size == (1, 1) and base.stride == (1, 1):
             columns = x.flatten(2)  # (N, C, h·w)
         else:
-            columns = F.unfold(x, base.kernel_size, base.dilation, base.padding, base.stride)  # (N, C·kh·kw, h'·w')
+            columns = F.unfold(x, base.kernel_size, base.dilation, padding, base.stride)  # (N, C·kh·kw, h'·w')
         per_arm = len(x) // len(arms)
         reduced = down.repeat_interleave(per_arm, 0) @ columns  # (N, r, h'·w')
         update = up.repeat_interleave(per_arm, 0) @ reduced  # (N, out, h'·w')
-        height = (x.shape[2] + 2 * base.padding[0] - base.kernel_size[0]) // base.stride[0] + 1
+        height = (x.shape[2] + 2 * padding[0] - base.kernel_size[0]) // base.stride[0] + 1
         return update.unflatten(2, (height, -1))
 
 

@@ -10,7 +10,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from importlib.resources import files
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 import numpy as np
 import torch
@@ -69,13 +69,14 @@ class Base:
     def __post_init__(self) -> None:
         from diffusers import DDPMScheduler
 
-        self.alpha_bar = DDPMScheduler.from_config(self.scheduler_config).alphas_cumprod.to(self.device)
+        scheduler: Any = DDPMScheduler.from_config(self.scheduler_config)
+        self.alpha_bar: Tensor = scheduler.alphas_cumprod.to(self.device)
         self.prediction = self.scheduler_config.get("prediction_type", "epsilon")
         if self.prediction not in ("epsilon", "v_prediction"):
             raise ValueError(f"expected a base that predicts epsilon or v_prediction, got {self.prediction!r}")
 
     @property
-    def channels(self) -> int:
+    def channels(self) -> Literal[1, 3]:
         """Channels of an image: 1 (grayscale) or 3."""
         return self.vae.config.in_channels
 
@@ -183,7 +184,7 @@ def load_base(name: str | Path = "pocket", precision: str = "fp32", device: str 
             location,
             revision=revision,
             use_safetensors=True,
-            torch_dtype={"unet": DTYPES[precision], "default": torch.float32},
+            dtype={"unet": DTYPES[precision], "default": torch.float32},
             **unused,
         )
     if not hasattr(pipeline, "unet"):

@@ -107,7 +107,7 @@ def _write(base: Base, dataset: Dataset, folder: Path, batch: int, on_progress: 
     captions = ["", *sorted(set(texts) - {""})]
     row = {caption: index for index, caption in enumerate(captions)}
     total, done = len(texts) + len(captions), 0
-    stores: dict[str, np.ndarray] = {}
+    stores: dict[str, np.memmap] = {}
 
     def store(name: str, start: int, values: np.ndarray, length: int) -> None:
         if name not in stores:

@@ -1,9 +1,11 @@
 """From checkpoints, prompts and seeds to images: the same noise everywhere."""
 
 import json
+import warnings
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -52,8 +54,8 @@ class Sampling:
         """A plain dictionary, ready for JSON."""
         return asdict(self)
 
-    def scheduler(self, base: Base) -> DDIMScheduler | DPMSolverMultistepScheduler:
-        """A fresh diffusers scheduler for this base."""
+    def scheduler(self, base: Base) -> Any:
+        """A fresh `DDIMScheduler` or `DPMSolverMultistepScheduler` for this base."""
         if self.sampler == "ddim":
             return DDIMScheduler.from_config(base.scheduler_config)
         return DPMSolverMultistepScheduler.from_config(base.scheduler_config, algorithm_type="dpmsolver++")
@@ -121,7 +123,9 @@ def _denoise_all(
 ) -> Tensor:
     """The denoising loop for one batch; the images of each arm lie side by side."""
     scheduler = sampling.scheduler(base)
-    scheduler.set_timesteps(sampling.steps, device=base.device)
+    with warnings.catch_warnings():  # diffusers' DPM-Solver makes an array of a tensor as numpy 2 deprecates
+        warnings.filterwarnings("ignore", "__array__ implementation", DeprecationWarning)
+        scheduler.set_timesteps(sampling.steps, device=base.device)
     guided = sampling.guidance > 1
     # With guidance every image stands twice, side by side, so that arms stay in one stretch.
     rows = torch.stack([torch.zeros_like(text_rows), text_rows], 1).flatten() if guided else text_rows

@@ -7,7 +7,7 @@ from contextlib import nullcontext
 from dataclasses import dataclass, field
 from functools import lru_cache
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import torch
@@ -63,7 +63,15 @@ class Draw:
 
 @lru_cache(maxsize=8)
 def epoch_order(seed: int, epoch: int, size: int) -> np.ndarray:
-    """(size,) the order of the images in one epoch."""
+    """The order of the images in one epoch.
+
+    Args:
+        seed: the arm's.
+        epoch: from 0.
+        size: number of training images.
+    Returns:
+        (size,) int64, a permutation of the images.
+    """
     return counted_rng(seed, "data order", epoch).permutation(size)
 
 
@@ -142,7 +150,10 @@ class Trainer:
         """Whether the flag is set in any process: all must take such a turn at the same step."""
         if self.accelerator.num_processes == 1:
             return flag
-        return bool(self.accelerator.reduce(torch.tensor(float(flag), device=self.base.device), "sum"))
+        return bool(self._sum_over_processes(torch.tensor(float(flag), device=self.base.device)))
+
+    def _sum_over_processes(self, values: Tensor) -> Tensor:
+        return cast(Tensor, self.accelerator.reduce(values, "sum"))
 
     def advance(self) -> tuple[list[float], list[float], list[float]]:
         """One optimizer step of every active arm.
@@ -156,8 +167,8 @@ class Trainer:
         for micro in range(max(self.progress[k].arm.accumulation for k in active)):
             self._accumulate([k for k in active if micro < self.progress[k].arm.accumulation], micro, losses)
         if self.accelerator.num_processes > 1:
-            self.rows.gradients.copy_(self.accelerator.reduce(self.rows.gradients, "sum"))
-            losses = self.accelerator.reduce(losses, "sum")
+            self.rows.gradients.copy_(self._sum_over_processes(self.rows.gradients))
+            losses = self._sum_over_processes(losses)
         if self.mask is not None:
             self.rows.gradients.mul_(self.mask)
         norms = self.rows.gradients.norm(dim=1)
