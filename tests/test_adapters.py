@@ -30,6 +30,12 @@ def base(tmp_path_factory):
     return load_base(save_tiny_pipeline(tmp_path_factory.mktemp("tiny") / "base"))
 
 
+def make_layer(kind):
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        return LAYERS[kind]()
+
+
 class OneLayer(nn.Module):
     """A denoiser of a single layer, deep enough to have a name with a dot."""
 
@@ -46,7 +52,7 @@ def filled_stack(layer, arms, seed=0):
     stack = LoraStack(OneLayer(layer), arms)
     generator = torch.Generator().manual_seed(seed)
     for k in range(len(arms)):
-        state = {name: torch.randn(value.shape, generator=generator) for name, value in stack.state(k).items()}
+        state = {name: 0.3 * torch.randn(value.shape, generator=generator) for name, value in stack.state(k).items()}
         stack.load_state(k, state)
     return stack
 
@@ -76,7 +82,7 @@ def with_dense_weight(layer, state, scale, x):
     ],
 )
 def test_each_arm_gets_its_own_dense_weight(kind, pairs):
-    layer = LAYERS[kind]()
+    layer = make_layer(kind)
     arms = [Arm(targets="all", rank=2), Arm(targets="all", rank=5, alpha=3), Arm(targets="all", rank=4, rslora=True)]
     stack = filled_stack(layer, arms)
     x = inputs(layer, sum(count for _, count in pairs))
@@ -92,7 +98,7 @@ def test_each_arm_gets_its_own_dense_weight(kind, pairs):
 @pytest.mark.parametrize("kind", LAYERS)
 @pytest.mark.parametrize(("rank", "count", "merged"), [(1, 1, False), (16, 30, True)])
 def test_one_arm_takes_the_cheaper_path_and_both_agree(kind, rank, count, merged, monkeypatch):
-    layer = LAYERS[kind]()
+    layer = make_layer(kind)
     stack = filled_stack(layer, [Arm(targets="all", rank=rank)])
     batched = []
     original = StackedLora._batched
@@ -110,7 +116,7 @@ def test_one_arm_takes_the_cheaper_path_and_both_agree(kind, rank, count, merged
 
 
 def test_gradients_are_those_of_autograd_and_zero_in_the_padding():
-    layer = LAYERS["convolution"]()
+    layer = make_layer("convolution")
     arms = [Arm(targets="all", rank=2, alpha=3), Arm(targets="all", rank=5)]
     stack = filled_stack(layer, arms)
     x = inputs(layer, 4)
@@ -231,7 +237,7 @@ def test_an_adapter_comes_back_from_its_state(base):
 
 
 def test_update_norm_is_that_of_the_dense_update():
-    layer = nn.Conv2d(6, 10, 3)
+    layer = make_layer("convolution")
     arms = [Arm(targets="all", rank=2, alpha=6), Arm(targets="all", rank=5)]
     stack = filled_stack(layer, arms)
     expected = []
