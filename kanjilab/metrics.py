@@ -138,7 +138,8 @@ def balanced_rate(hits: NDArray[np.bool_], groups: Sequence[str]) -> float:
     """
     if len(hits) != len(groups) or len(hits) == 0:
         raise ValueError(f"expected as many groups as hits, at least one; got {len(hits)} hits, {len(groups)} groups")
-    return float(pd.Series(np.asarray(hits, dtype=float)).groupby(list(groups)).mean().mean())
+    names, group = np.unique(np.asarray(groups), return_inverse=True)
+    return float(np.mean(np.bincount(group, weights=hits, minlength=len(names)) / np.bincount(group)))
 
 
 def _require_readings(readings: pd.DataFrame, expected: Sequence[str | Collection[str]]) -> None:
