@@ -489,11 +489,11 @@ def test_two_trainings_never_write_one_folder(base, data, tmp_path):
 
 RESUMED = {
     "arms": [
-        Arm(rank=2, accumulation=2, ema_decay=0.9, peak_lr=1e-2, images_seen=20, seed=1),
+        Arm(rank=2, accumulation=2, ema_decay=0.9, peak_lr=1e-2, images_seen=24, seed=1),
         Arm(targets="all", rank=3, batch=2, peak_lr=3e-3, schedule="linear", images_seen=16, min_snr_gamma=5),
         Arm(rank=2, peak_lr=1e30, images_seen=16),  # and one that stops early
     ],
-    "unet": [Arm(targets="unet", peak_lr=1e-3, images_seen=20, batch=2, ema_decay=0.99)],
+    "unet": [Arm(targets="unet", peak_lr=1e-3, images_seen=24, batch=2, ema_decay=0.99)],
 }
 
 
@@ -617,7 +617,7 @@ def test_a_killed_training_goes_on_bit_for_bit(processes, folder, tmp_path, kind
         process.kill()
         process.join()
         assert process.exitcode == -signal.SIGKILL
-    assert end_of([uninterrupted]) == end_of([start(processes, folder, arms, tmp_path / "killed", options)]) == [10]
+    assert end_of([uninterrupted]) == end_of([start(processes, folder, arms, tmp_path / "killed", options)]) == [12]
     assert_same_contents(contents(RunFolder.open(tmp_path / "killed")), contents(RunFolder.open(tmp_path / "whole")))
 
 
