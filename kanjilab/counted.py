@@ -2,7 +2,7 @@
 
 import numpy as np
 
-PURPOSES = ("initial weights", "data order", "training image", "sampling noise", "recipe")
+PURPOSES = ("initial weights", "data order", "training image", "sampling noise", "recipe", "caption shuffle")
 
 
 def counted_rng(seed: int, purpose: str, index: int = 0) -> np.random.Generator:

@@ -58,7 +58,9 @@ class Arm:
         clip_norm: the arm's gradient is scaled down to this norm.
         beta1, beta2, epsilon, weight_decay: AdamW's.
         explosion_factor: the arm stops when its gradient norm exceeds this many running medians.
-        seed: of initial weights, data order, timesteps, noise and caption dropout.
+        shuffled_captions: give every image another image's caption: the control that shows what the
+            captions are worth.
+        seed: of initial weights, data order, timesteps, noise, caption dropout and shuffling.
     Raises:
         ValueError: a value outside its range, with what was expected and what came.
     """
@@ -85,6 +87,7 @@ class Arm:
     epsilon: float = 1e-8
     weight_decay: float = 0.01
     explosion_factor: float = 100.0
+    shuffled_captions: bool = False
     seed: int = 0
 
     def __post_init__(self) -> None:

@@ -91,6 +91,16 @@ def draw_example(seed: int, index: int, size: int, shape: tuple[int, ...], times
     return Draw(row, int(timestep * timesteps), float(dropout), noise[0], noise[1])
 
 
+def captions_of(arm: Arm, data: Encoded) -> np.ndarray:
+    """(N,) the caption of each image as this arm is told it; never its own if shuffled."""
+    if not arm.shuffled_captions:
+        return np.asarray(data.caption)
+    order = counted_rng(arm.seed, "caption shuffle").permutation(len(data))
+    shuffled = np.empty(len(data), dtype=np.int64)
+    shuffled[order] = data.caption[np.roll(order, 1)]  # one cycle through all images
+    return shuffled
+
+
 @dataclass
 class ArmProgress:
     """How far one arm has come, and whether it stopped early."""
@@ -137,6 +147,7 @@ class Trainer:
         ]
         self.optimizer = torch.optim.AdamW(groups, fused=True)
         self.average = self.rows.values.clone() if any(arm.ema_decay for arm in arms) else None
+        self.captions = [captions_of(arm, data) for arm in arms]
         # Whole weights are kept in fp32, so that only their use is in bf16.
         whole = any(arm.targets == "unet" for arm in arms)
         self.autocast = whole and base.precision == "bf16"
@@ -215,9 +226,11 @@ class Trainer:
         latents = self.data.latents(rows, np.stack([draw.posterior_noise for draw in draws])).to(device)
         noise = torch.from_numpy(np.stack([draw.noise for draw in draws])).to(device)
         timesteps = torch.tensor([draw.timestep for draw in draws], device=device)
-        arms = [self.progress[k].arm for k, count in pairs for _ in range(count)]
+        owners = [k for k, count in pairs for _ in range(count)]
+        arms = [self.progress[k].arm for k in owners]
         dropped = np.array([draw.dropout < arm.caption_dropout for draw, arm in zip(draws, arms, strict=True)])
-        text = self.data.text(np.where(dropped, 0, self.data.caption[rows]), device)
+        captions = np.array([self.captions[k][row] for k, row in zip(owners, rows, strict=True)])
+        text = self.data.text(np.where(dropped, 0, captions), device)
         noisy, target = self.base.noised(latents, noise, timesteps)
         mixed = torch.autocast(device.type, torch.bfloat16) if self.autocast else nullcontext()
         # Attached for the forward pass alone: between two steps the caller may sample from the base.

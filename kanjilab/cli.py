@@ -1,0 +1,224 @@
+"""The command line: `kanjilab demo`, `data`, `train`, `strip`, `score`, `export`."""
+
+import json
+from enum import StrEnum
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+app = typer.Typer(add_completion=False, no_args_is_help=True, pretty_exceptions_enable=False, help=__doc__)
+
+# Each command imports what it needs, so that --help answers at once.
+
+
+class RuleName(StrEnum):
+    """Selection rules by name."""
+
+    left16 = "left16"
+    seed16 = "seed16"
+    all = "all"
+
+
+class ScaleName(StrEnum):
+    """How much of the demo is done."""
+
+    smoke = "smoke"
+    demo = "demo"
+    full = "full"
+
+
+def _rule(name: RuleName, ratio: float = 1.0) -> Any:
+    from kanjilab.radicals import EveryCharacter, Imbalanced, Left16, Seed16
+
+    rule = {"left16": Left16, "seed16": Seed16, "all": EveryCharacter}[name.value]()
+    return rule if ratio == 1 else Imbalanced(rule, ratio)
+
+
+def _settings(pairs: list[str]) -> dict[str, Any]:
+    """`name=value` pairs as settings of an arm; values are JSON, or else text."""
+    settings = {}
+    for pair in pairs:
+        name, separator, value = pair.partition("=")
+        if not separator:
+            raise typer.BadParameter(f"expected name=value, got {pair!r}")
+        try:
+            settings[name] = json.loads(value)
+        except ValueError:
+            settings[name] = value
+    return settings
+
+
+def _fail_plainly(error: Exception) -> typer.Exit:
+    typer.echo(f"kanjilab: {error}", err=True)
+    return typer.Exit(1)
+
+
+@app.command()
+def demo(
+    folder: Annotated[Path | None, typer.Option(help="Where everything goes; runs/demo-<rule> by default.")] = None,
+    rule: Annotated[RuleName, typer.Option(help="Which characters are learned.")] = RuleName.left16,
+    base: Annotated[str, typer.Option(help="pocket, sd14, sd15, a Hub id or a folder.")] = "pocket",
+    scale: Annotated[ScaleName, typer.Option(help="smoke: seconds; demo: minutes; full: an hour.")] = ScaleName.demo,
+    shuffled: Annotated[bool, typer.Option(help="Train with shuffled captions: the control.")] = False,
+    settings: Annotated[list[str], typer.Option("--set", help="A setting of the arm, as rank=16.")] = [],  # noqa: B006
+) -> None:
+    """Curate, train a LoRA, draw the checkpoint strip and score it. Called again, it goes on."""
+    from kanjilab.demo import DEMO_ARM, SCALES, report_table, run_demo
+    from kanjilab.settings import Arm
+
+    name = (
+        f"demo-{rule.value}" + ("-shuffled" if shuffled else "") + ("" if scale.value == "demo" else f"-{scale.value}")
+    )
+    folder = folder or Path("runs") / name
+    try:
+        arm = Arm.from_json(DEMO_ARM.to_json() | _settings(settings) | {"shuffled_captions": shuffled})
+        report = run_demo(folder, rule=_rule(rule), base_name=base, arm=arm, scale=SCALES[scale.value])
+    except (ValueError, OSError, RuntimeError) as error:
+        raise _fail_plainly(error) from error
+    typer.echo(report_table(report))
+    for name in ("strip.png", "queen.gif", "loss.png", "report.json", "run/", "data/"):
+        typer.echo(f"{folder / name}")
+    typer.echo("Next: open strip.png; `make lab` walks through the same steps, cell by cell.")
+
+
+@app.command()
+def data(
+    folder: Annotated[Path, typer.Argument(help="Image folder to write; must not exist.")],
+    rule: Annotated[RuleName, typer.Option(help="Which characters.")] = RuleName.left16,
+    ratio: Annotated[float, typer.Option(help="Imbalance between most and least frequent radical.")] = 1.0,
+    font: Annotated[Path | None, typer.Option(help="Font file; IPAexGothic by default.")] = None,
+    strokes: Annotated[float | None, typer.Option(help="Draw from KanjiVG strokes of this width instead.")] = None,
+    kanjidic2: Annotated[Path | None, typer.Option(help="kanjidic2.xml[.gz] in place of the packaged one.")] = None,
+) -> None:
+    """Select, caption, draw and split kanji into an image folder with metadata.csv."""
+    from kanjilab.characters import load_characters
+    from kanjilab.dataset import build_dataset
+    from kanjilab.glyphs import KanjiVG
+
+    try:
+        drawing: dict[str, Any] = (
+            dict(font=font) if strokes is None else dict(kanjivg=KanjiVG.open(), stroke_width=strokes)
+        )
+        characters = load_characters(kanjidic2) if kanjidic2 else None
+        dataset = build_dataset(_rule(rule, ratio), folder, characters=characters, **drawing)
+    except (ValueError, OSError) as error:
+        raise _fail_plainly(error) from error
+    counts = dataset.table["split"].value_counts()
+    typer.echo(f"{folder}: {', '.join(f'{count:,} {split}' for split, count in counts.items())} images")
+
+
+@app.command()
+def train(
+    data: Annotated[Path, typer.Argument(help="An image folder, anybody's.")],
+    folder: Annotated[Path, typer.Argument(help="The run: new, or one to go on with.")],
+    base: Annotated[str, typer.Option(help="pocket, sd14, sd15, a Hub id or a folder.")] = "pocket",
+    precision: Annotated[str, typer.Option(help="fp32 or bf16.")] = "bf16",
+    checkpoints: Annotated[int, typer.Option(help="After the one before training.")] = 8,
+    settings: Annotated[list[str], typer.Option("--set", help="A setting of every arm, as rank=16.")] = [],  # noqa: B006
+    vary: Annotated[str, typer.Option(help="One arm per value, as rank=4,16,64.")] = "",
+    tracker: Annotated[str, typer.Option(help="tensorboard, wandb or none.")] = "tensorboard",
+) -> None:
+    """Train one arm, or one per value of --vary, over one frozen base. Called again, it goes on.
+
+    Under `accelerate launch -m kanjilab train ...` every process takes its part of each batch.
+    """
+    from accelerate import Accelerator
+
+    from kanjilab.bases import load_base
+    from kanjilab.dataset import open_dataset
+    from kanjilab.demo import run_training
+    from kanjilab.encode import encode_dataset
+    from kanjilab.settings import Arm
+
+    name, _, values = vary.partition("=")
+    variants = [_settings([f"{name}={value}"]) for value in values.split(",")] if vary else [{}]
+    try:
+        arms = [Arm.from_json(_settings(settings) | variant) for variant in variants]
+        accelerator = Accelerator(log_with=None if tracker == "none" else tracker, project_dir=str(folder / "trackers"))
+        images = open_dataset(data)
+        if "split" in images.table:
+            images = images.split("train")
+        loaded = load_base(base, precision, accelerator.device)
+        encoded = encode_dataset(loaded, images)
+        run_training(loaded, encoded, arms, folder, checkpoints, accelerator=accelerator)
+    except (ValueError, OSError, RuntimeError) as error:
+        raise _fail_plainly(error) from error
+    typer.echo(f"{folder}\nNext: kanjilab strip {folder} strip.png")
+
+
+@app.command()
+def strip(
+    folder: Annotated[Path, typer.Argument(help="A run.")],
+    path: Annotated[Path, typer.Argument(help="PNG to write; a JSON goes beside it.")],
+    prompts: Annotated[str, typer.Option(help="A set: demo, radicals, never-trained, part-pairs.")] = "demo",
+    prompt: Annotated[list[str], typer.Option(help="One prompt, in place of a set; may be repeated.")] = [],  # noqa: B006
+    arm: Annotated[int, typer.Option(help="Which arm of the run.")] = 0,
+    seeds: Annotated[int, typer.Option(help="The first in every column, the others at the end.")] = 4,
+    steps: Annotated[int, typer.Option(help="Denoising steps.")] = 25,
+    guidance: Annotated[float, typer.Option(help="Classifier-free guidance scale.")] = 3.0,
+    sampler: Annotated[str, typer.Option(help="ddim or dpm-solver++.")] = "ddim",
+    negative_prompt: Annotated[str, typer.Option()] = "",
+    prefix: Annotated[str, typer.Option(help="Put before every prompt.")] = "",
+) -> None:
+    """Draw every prompt at every checkpoint of a run, with the same noise."""
+    from kanjilab.bases import load_base
+    from kanjilab.history import history_strip, sample_history
+    from kanjilab.prompts import PROMPT_SETS
+    from kanjilab.runs import RunFolder
+    from kanjilab.sample import Sampling
+    from kanjilab.strips import save_strip
+
+    try:
+        if not prompt and prompts not in PROMPT_SETS:
+            raise ValueError(f"prompts must be one of {sorted(PROMPT_SETS)}, got {prompts!r}")
+        run = RunFolder.open(folder)
+        base = load_base(run.settings["base"], run.settings["precision"])
+        sampling = Sampling(sampler, steps, guidance, negative_prompt, prefix)
+        wanted = prompt or PROMPT_SETS[prompts]
+        images, facts = sample_history(base, run, wanted, list(range(seeds)), sampling, arm=arm)
+        save_strip(history_strip(images, facts), path)
+    except (ValueError, OSError, RuntimeError) as error:
+        raise _fail_plainly(error) from error
+    typer.echo(str(path))
+
+
+@app.command()
+def score(
+    folder: Annotated[Path, typer.Argument(help="A run.")],
+    data: Annotated[Path, typer.Argument(help="The image folder it was trained on.")],
+    captions_per_radical: Annotated[int, typer.Option(help="In each of the two prompt sets.")] = 6,
+) -> None:
+    """How often the expected radical is found, before and after training."""
+    from kanjilab.bases import load_base
+    from kanjilab.dataset import open_dataset
+    from kanjilab.demo import score_run
+    from kanjilab.runs import RunFolder
+    from kanjilab.sample import Sampling
+
+    try:
+        run = RunFolder.open(folder)
+        base = load_base(run.settings["base"], run.settings["precision"])
+        scores = score_run(base, run, open_dataset(data), captions_per_radical, Sampling())
+    except (ValueError, OSError, RuntimeError) as error:
+        raise _fail_plainly(error) from error
+    typer.echo(scores.to_string(index=False, float_format="{:.3f}".format))
+
+
+@app.command()
+def export(
+    folder: Annotated[Path, typer.Argument(help="A run.")],
+    path: Annotated[Path, typer.Argument(help="Folder for pytorch_lora_weights.safetensors.")],
+    step: Annotated[int | None, typer.Option(help="A checkpoint; the last by default.")] = None,
+    arm: Annotated[int, typer.Option(help="Which arm of the run.")] = 0,
+) -> None:
+    """Write a checkpoint as a LoRA file that diffusers' `load_lora_weights` reads."""
+    from kanjilab.export import to_diffusers
+    from kanjilab.runs import RunFolder
+
+    try:
+        run = RunFolder.open(folder)
+        written = to_diffusers(run, run.checkpoints()[-1] if step is None else step, arm, path)
+    except (ValueError, OSError, RuntimeError) as error:
+        raise _fail_plainly(error) from error
+    typer.echo(str(written))

@@ -1,0 +1,92 @@
+"""What a run drew at each of its checkpoints: sampled once, stored in the run, shown as a strip."""
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import numpy as np
+
+from kanjilab.bases import Base
+from kanjilab.runs import RunFolder
+from kanjilab.sample import Sampling, checkpoint_images_seen, load_checkpoints, sample
+from kanjilab.settings import settings_hash
+from kanjilab.strips import Strip
+
+
+def sample_history(
+    base: Base,
+    run: RunFolder,
+    prompts: Sequence[str],
+    seeds: Sequence[int],
+    sampling: Sampling | None = None,
+    *,
+    arm: int = 0,
+    on_progress: Callable[[int, int], None] = lambda done, total: None,
+) -> tuple[np.ndarray, dict[str, Any]]:
+    """Every prompt with every seed at every checkpoint; the same noise in each.
+
+    A second call with the same arguments reads what the first stored in the run's `samples/`.
+
+    Args:
+        prompts: P prompts. seeds: S seeds.
+        arm: which arm of the run.
+        on_progress: called with (done, total) images.
+    Returns:
+        (C, P, S, H, W) uint8 images, C checkpoints from "before training" on; and the facts: steps,
+        images_seen, prompts, seeds, sampling.
+    """
+    sampling = sampling or Sampling()
+    steps = run.checkpoints()
+    facts = {
+        "base": base.name,
+        "run": run.settings["hash"],
+        "arm": arm,
+        "steps": steps,
+        "images_seen": [checkpoint_images_seen(run, step, arm) for step in steps],
+        "prompts": list(prompts),
+        "seeds": list(seeds),
+        "sampling": sampling.to_json(),
+    }
+    name = f"history_{settings_hash(facts)}"
+    if name in run.samples():
+        return run.read_samples(name)
+    whole = run.settings["arms"][arm]["targets"] == "unet"
+    groups = [[step] for step in steps] if whole else [steps]
+    total, images = len(steps) * len(prompts) * len(seeds), []
+    for group in groups:
+        done_before = sum(len(part) for part in images) * len(prompts) * len(seeds)
+        trainable = load_checkpoints(base, run, group, arm)
+        report = _shifted(on_progress, done_before, total)
+        images.append(sample(base, prompts, seeds, sampling, trainable=trainable, on_progress=report))
+    pixels = np.concatenate(images)
+    run.write_samples(name, pixels, facts)
+    return pixels, facts
+
+
+def _shifted(on_progress: Callable[[int, int], None], before: int, total: int) -> Callable[[int, int], None]:
+    return lambda done, _: on_progress(before + done, total)
+
+
+def history_strip(images: np.ndarray, facts: dict[str, Any], title: str = "", further: int = 3) -> Strip:
+    """Checkpoints in columns, prompts in rows, and the last checkpoint in some other noises.
+
+    Args:
+        images, facts: of `sample_history`.
+        title: above the strip.
+        further: how many other noises of the last checkpoint to show, where there are so many seeds.
+    """
+    others = images[-1, :, 1 : 1 + further]  # (P, further, H, W)
+    columns = images[:, :, 0].swapaxes(0, 1)  # (P, C, H, W)
+    seen = facts["images_seen"]
+    labels = ["before", *(f"{count:,}" for count in seen[1:])]
+    groups = [("images seen", len(labels))]
+    if others.shape[1]:
+        groups.append(("final, other noises", others.shape[1]))
+    return Strip(
+        np.concatenate([columns, others], axis=1),
+        tuple(facts["prompts"]),
+        (*labels, *(f"seed {seed}" for seed in facts["seeds"][1 : 1 + others.shape[1]])),
+        title=title,
+        facts={key: value for key, value in facts.items() if key not in ("prompts", "images_seen", "steps")}
+        | {"images seen": seen[-1]},
+        column_groups=tuple(groups),
+    )
