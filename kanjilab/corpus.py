@@ -6,7 +6,7 @@ and bopomofo (cut from Han characters), nor pictures that show one (mahjong tile
 
 import re
 import unicodedata
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -40,7 +40,7 @@ SHOWS_HAN = (
     (0x1F4AE, 0x1F4AE),  # flower stamp, lettered
     (0x1F5FE, 0x1F5FE),
 )
-HAN_NAMES = re.compile(r"\b(CJK|IDEOGRAPHIC|KATAKANA|HIRAGANA|HENTAIGANA|BOPOMOFO|KANGXI|TORTOISE SHELL)\b")
+HAN_NAMES = re.compile(r"\b(CJK|IDEOGRAPHIC|KANA|KATAKANA|HIRAGANA|HENTAIGANA|BOPOMOFO|KANGXI|TORTOISE SHELL)\b")
 BARE_MARKS = re.compile(r"\b(BRAILLE PATTERN|SIGNWRITING|VARIATION SELECTOR|BOX DRAWINGS)\b")
 TANGUT = ((0x17000, 0x187FF), (0x18800, 0x18AFF), (0x18D00, 0x18D8F))
 HANGUL = (0xAC00, 0xD7A3)
@@ -186,13 +186,30 @@ def sampling_weight(codepoint: int) -> float:
 def build_corpus(font_folders: Iterable[Path], folder: Path) -> pd.DataFrame:
     """Draws the corpus into `folder/images.npy` with `folder/glyphs.csv` beside it.
 
+    Args:
+        font_folders: as for `list_glyphs`.
+        folder: made if need be.
     Returns:
         One row a glyph: codepoint, font, caption, common_name, weight, held_out.
         `images.npy` is (N, 128, 128) uint8, 0 = ink.
+    Raises:
+        FileNotFoundError: as for `list_glyphs`.
+    """
+    return draw_corpus(list_glyphs(font_folders), folder)
+
+
+def draw_corpus(glyphs: Iterable[CorpusGlyph], folder: Path) -> pd.DataFrame:
+    """Draws given glyphs as `build_corpus` does; blank ones and repeated pictures of one caption are left out.
+
+    Args:
+        glyphs: what to draw, in order.
+        folder: made if need be.
+    Returns:
+        As `build_corpus`.
     """
     folder.mkdir(parents=True, exist_ok=True)
     rows, images, seen = [], [], set()
-    for glyph in list_glyphs(font_folders):
+    for glyph in glyphs:
         image = draw_glyph(glyph)
         if image is None or (image.tobytes(), glyph.caption) in seen:
             continue
@@ -205,3 +222,43 @@ def build_corpus(font_folders: Iterable[Path], folder: Path) -> pd.DataFrame:
     np.save(folder / "images.npy", np.stack(images))
     table.to_csv(folder / "glyphs.csv", index=False)
     return table
+
+
+def corpus_list(table: pd.DataFrame) -> dict[str, list[list[int]]]:
+    """Which codepoints were drawn from which font, as short as JSON can hold it.
+
+    Args:
+        table: of `build_corpus`.
+    Returns:
+        Font file -> [[first, last], ...], ascending stretches of codepoints, both ends included.
+    """
+    contents: dict[str, list[list[int]]] = {}
+    for font, rows in table.groupby("font", sort=True):
+        ranges = contents.setdefault(str(font), [])
+        for codepoint in sorted(map(int, rows["codepoint"].unique())):
+            if ranges and ranges[-1][1] == codepoint - 1:
+                ranges[-1][1] = codepoint
+            else:
+                ranges.append([codepoint, codepoint])
+    return contents
+
+
+def expand_corpus_list(contents: Mapping[str, Sequence[Sequence[int]]]) -> pd.DataFrame:
+    """The inverse of `corpus_list`.
+
+    Args:
+        contents: font file -> [[first, last], ...].
+    Returns:
+        One row a glyph, codepoint and font, in the order of the corpus's table.
+    Raises:
+        ValueError: a stretch that is no [first, last], overlaps the one before it, or leaves Unicode.
+    """
+    rows: list[tuple[int, str]] = []
+    for font, ranges in contents.items():
+        end = -1
+        for stretch in ranges:
+            if len(stretch) != 2 or not end < stretch[0] <= stretch[1] <= 0x10FFFF:
+                raise ValueError(f"{font}: expected [first, last] in ascending order after {end}, got {list(stretch)}")
+            rows += [(codepoint, font) for codepoint in range(stretch[0], stretch[1] + 1)]
+            end = stretch[1]
+    return pd.DataFrame(sorted(rows), columns=["codepoint", "font"])
