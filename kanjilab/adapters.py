@@ -207,8 +207,8 @@ def initial_down(name: str, shape: tuple[int, int], seed: int) -> np.ndarray:
 class LoraStack:
     """K low-rank adapters over one denoiser, of any ranks, scales and targets.
 
-    Smaller ranks are padded with zeros in A *and* B, whose gradients are exactly zero; an arm
-    whose targets leave a layer out has zeros there, and its gradient is masked.
+    Smaller ranks are padded with zeros in A *and* B, and an arm whose targets leave a layer out has
+    zeros there: where both are zero, so are both gradients, exactly.
 
     Args:
         denoiser: frozen here; its layers are wrapped only within `attached()`.
@@ -249,19 +249,6 @@ class LoraStack:
                     if self.covered[name][k]:
                         values = initial_down(name, (arm.rank, down.shape[2]), arm.seed)
                         down[k, : arm.rank] = torch.from_numpy(values)
-
-    @property
-    def rows_mask(self) -> Tensor | None:
-        """(K, P) ones where an arm trains and zeros where it does not; None if all arms cover all."""
-        if all(all(covered) for covered in self.covered.values()):
-            return None
-        mask = torch.ones_like(self.rows.values)
-        for name, view in self.rows.views(mask).items():
-            layer = name.rsplit(".", 1)[0]
-            for k, covered in enumerate(self.covered[layer]):
-                if not covered:
-                    view[k] = 0
-        return mask
 
     @contextmanager
     def attached(self) -> Iterator[Segments]:
@@ -346,8 +333,6 @@ class WholeDenoiser:
     Raises:
         ValueError: more than one arm.
     """
-
-    rows_mask = None
 
     def __init__(self, denoiser: nn.Module, arms: Sequence[Arm]):
         if len(arms) != 1:

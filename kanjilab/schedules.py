@@ -25,7 +25,7 @@ def lr_factor(arm: Arm, step: int, total_steps: int) -> float:
     step = min(step, total_steps)
     if step < arm.warmup_steps:
         return (step + 1) / arm.warmup_steps
-    progress = min(1.0, (step - arm.warmup_steps) / max(1, total_steps - arm.warmup_steps))
+    progress = (step - arm.warmup_steps) / max(1, total_steps - arm.warmup_steps)
     if arm.schedule == "linear":
         return 1 - progress
     if arm.schedule == "cosine":

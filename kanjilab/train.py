@@ -137,7 +137,6 @@ class Trainer:
         self.base, self.data, self.accelerator = base, data, accelerator
         self.trainable: Trainable = make_trainable(base.denoiser, arms)
         self.rows = self.trainable.rows
-        self.mask = self.trainable.rows_mask
         self.progress = [ArmProgress(arm, arm.total_steps(len(data))) for arm in arms]
         self.step, self.seconds = 0, 0.0
         self.vectors = [torch.nn.Parameter(row) for row in self.rows.values]  # share memory with the rows
@@ -180,8 +179,6 @@ class Trainer:
         if self.accelerator.num_processes > 1:
             self.rows.gradients.copy_(self._sum_over_processes(self.rows.gradients))
             losses = self._sum_over_processes(losses)
-        if self.mask is not None:
-            self.rows.gradients.mul_(self.mask)
         norms = self.rows.gradients.norm(dim=1)
         measured = torch.stack([losses, norms]).cpu().tolist()  # the step's one wait for the device
         return self._update(active, *measured)
