@@ -20,10 +20,11 @@ from torch.testing import assert_close
 
 from kanjilab.adapters import StackedLora
 from kanjilab.bases import load_base
+from kanjilab.encode import Encoded
 from kanjilab.runs import RunFolder, RunLocked
 from kanjilab.sample import Sampling, sample
 from kanjilab.settings import Arm
-from kanjilab.train import Trainer, draw_example, epoch_order, train
+from kanjilab.train import Trainer, captions_of, draw_example, epoch_order, train
 from tests.tiny import save_tiny_pipeline, tiny_encoded
 
 SHAPE = (4, 8, 8)
@@ -434,6 +435,33 @@ def test_bf16_stays_near_fp32(folder, base, data, tmp_path):
     several = [Arm(targets="all", rank=2, images_seen=2), Arm(targets="all", rank=3, images_seen=2)]
     reports, _ = run_to_end(half, data, several, tmp_path / "several")
     assert reports[-1].stopped == (None, None)
+
+
+def test_shuffled_captions_are_those_of_other_images(base):
+    data = dataclasses.replace(tiny_encoded(base), caption=np.arange(12))
+    assert captions_of(Arm(), data).tolist() == list(range(12))
+    shuffled = captions_of(Arm(shuffled_captions=True), data)
+    assert sorted(shuffled) == list(range(12))
+    assert all(shuffled != data.caption)
+    assert shuffled.tolist() == captions_of(Arm(shuffled_captions=True, rank=2), data).tolist()
+    assert shuffled.tolist() != captions_of(Arm(shuffled_captions=True, seed=1), data).tolist()
+
+
+def test_an_arm_is_trained_on_its_own_captions(base, data, tmp_path, monkeypatch):
+    shown, text = [], Encoded.text
+    monkeypatch.setattr(Encoded, "text", lambda self, rows, device: shown.append(rows) or text(self, rows, device))
+    arms = [
+        Arm(rank=1, images_seen=12, caption_dropout=0.0),
+        Arm(rank=1, images_seen=12, shuffled_captions=True, caption_dropout=0.3),
+    ]
+    run_to_end(base, data, arms, tmp_path / "run")
+    draws = [draw_example(0, index, 12, SHAPE, 1000) for index in range(12)]
+    rows = [draw.row for draw in draws]
+    plain, shuffled = np.stack(shown).T
+    assert plain.tolist() == data.caption[rows].tolist()
+    dropped = np.array([draw.dropout < 0.3 for draw in draws])
+    assert 0 < dropped.sum() < 12
+    assert shuffled.tolist() == np.where(dropped, 0, captions_of(arms[1], data)[rows]).tolist()
 
 
 # ---------------------------------------------------------------------------------- the run folder
