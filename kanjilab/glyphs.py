@@ -169,7 +169,7 @@ class KanjiVG:
             FileNotFoundError: `path` is not there, or nothing is at hand and the download fails.
             ValueError: the content is not that of the release.
         """
-        found = Path(path) if path is not None else _local_kanjivg()
+        found = Path(path) if path is not None else local_kanjivg()
         if found is None:
             found = _download_kanjivg(cache_folder() / KANJIVG_FILE)
         return cls(_check_kanjivg(found))
@@ -199,7 +199,12 @@ def cache_folder() -> Path:
     return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "kanjilab"
 
 
-def _local_kanjivg() -> Path | None:
+def local_kanjivg() -> Path | None:
+    """The release of KanjiVG as far as it is on this machine; looks, and downloads nothing.
+
+    Returns:
+        The zip file in the folder named by `KANJILAB_MIRROR`, else in the user's cache; None where neither has it.
+    """
     folders = [Path(mirror)] if (mirror := os.environ.get("KANJILAB_MIRROR")) else []
     return next((p for f in [*folders, cache_folder()] if (p := f / KANJIVG_FILE).is_file()), None)
 
@@ -357,7 +362,7 @@ def draw_strokes(character: str, kanjivg: KanjiVG, stroke_width: float = 5.0, si
 
 
 def _draw_stroke(canvas: ImageDraw.ImageDraw, points: list[tuple[float, float]], width_px: int) -> None:
-    canvas.line(points, fill=0, width=width_px, joint="curve")
+    canvas.line(points, fill=0, width=width_px)
     radius = (width_px - 1) / 2  # an ellipse includes its edge
-    for x, y in (points[0], points[-1]):
+    for x, y in points:  # at every joint: in a tight curve the pieces of a wide line would stand apart like teeth
         canvas.ellipse((x - radius, y - radius, x + radius, y + radius), fill=0)

@@ -20,6 +20,7 @@ from kanjilab.glyphs import (
     drawable_characters,
     draws,
     kanjivg_content_hash,
+    local_kanjivg,
     sample_path,
 )
 
@@ -229,6 +230,15 @@ def test_other_archives_are_refused(tmp_path, data, message):
         KanjiVG.open(path)
 
 
+def test_a_short_wide_stroke_covers_what_lies_within_half_its_width():
+    path = "M30,40c4,0.5,6,0.8,9,1.5"
+    kanjivg = KanjiVG({"04e00.svg": SVG.format(paths=f'<path d="{path}"/>').encode()})
+    drawn = np.asarray(draw_strokes("一", kanjivg, 8.0, size_px=436)) < 128  # four pixels to the unit
+    rows, columns = (np.indices(drawn.shape) + 0.5) / 4
+    within = np.min([np.hypot(columns - x, rows - y) for x, y in sample_path(path, steps=100)], axis=0) < 4.0
+    assert (drawn ^ within).sum() < 0.015 * within.sum()
+
+
 def answering(data: bytes):
     """A stand-in for `urlopen` whose answer is `data`."""
     return lambda address, timeout: io.BytesIO(data)
@@ -259,6 +269,16 @@ def test_offline_without_a_copy_says_where_it_looked(tmp_path, monkeypatch):
     monkeypatch.setattr(glyphs.urllib.request, "urlopen", refuse)
     with pytest.raises(FileNotFoundError, match="KANJILAB_MIRROR.*network is unreachable"):
         KanjiVG.open()
+
+
+def test_a_local_copy_is_found_and_the_mirror_comes_first(tmp_path, monkeypatch):
+    monkeypatch.setenv("KANJILAB_MIRROR", str(tmp_path / "mirror"))
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    assert local_kanjivg() is None
+    for folder in (tmp_path / "cache" / "kanjilab", tmp_path / "mirror"):
+        folder.mkdir(parents=True)
+        (folder / glyphs.KANJIVG_FILE).touch()
+        assert local_kanjivg() == folder / glyphs.KANJIVG_FILE
 
 
 @pytest.fixture(scope="module")
