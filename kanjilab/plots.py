@@ -286,7 +286,7 @@ def draw_radical_balance(
     ax.tick_params(axis="x", length=0)
     ax.set_ylabel("characters")
     ax.set_xlim(-0.7, len(table) - 0.3)
-    ax.set_ylim(0, max(1.0, bottom.max()) * 1.1)
+    ax.set_ylim(0, max(1.0, bottom.max()) * (1.1 if table.shape[1] == 1 else 1.22))  # a legend stands above the bars
     if table.shape[1] > 1:
         ax.legend(frameon=False, fontsize=9, loc="upper right", ncols=table.shape[1], borderaxespad=0)
     _write_title(ax, title, note)
