@@ -132,8 +132,9 @@ class StackedLora(nn.Module):
         merged_cost = width * height * (positions + 3 * rank)
         if merged_cost > 3 * positions * rank * (width + height):
             return self.base(x) + self._batched(x, [arm])
-        update = self.scales[arm] * (up[arm] @ down[arm])
-        weight = (self.base.weight.float() + update.view_as(self.base.weight)).to(x.dtype)
+        frozen = self.base.weight.flatten(1).to(x.dtype)
+        weight = torch.addmm(frozen, (up[arm] * self.scales[arm]).to(x.dtype), down[arm].to(x.dtype))
+        weight = weight.view_as(self.base.weight)
         if isinstance(self.base, nn.Conv2d):
             base = self.base
             return F.conv2d(x, weight, base.bias, base.stride, base.padding, base.dilation)

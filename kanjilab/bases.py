@@ -184,16 +184,19 @@ def load_base(name: str | Path = "pocket", precision: str = "fp32", device: str 
             location,
             revision=revision,
             use_safetensors=True,
-            dtype={"unet": DTYPES[precision], "default": torch.float32},
+            dtype=torch.float32,
             **unused,
         )
     if not hasattr(pipeline, "unet"):
         raise ValueError(f"{name}: expected a pipeline with a U-Net, got {type(pipeline).__name__}")
     device = torch.device(device)
+    identity = _identity(pipeline)  # of the weights as stored, whatever the precision they are used in
+    with _quiet_diffusers():
+        denoiser = pipeline.unet.to(device, DTYPES[precision])
     return Base(
         name=str(name),
-        identity=_identity(pipeline),
-        denoiser=pipeline.unet.to(device).requires_grad_(False).eval(),
+        identity=identity,
+        denoiser=denoiser.requires_grad_(False).eval(),
         vae=pipeline.vae.to(device).requires_grad_(False).eval(),
         tokenizer=pipeline.tokenizer,
         text_encoder=pipeline.text_encoder.to(device).requires_grad_(False).eval(),

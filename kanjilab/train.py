@@ -92,7 +92,7 @@ def draw_example(seed: int, index: int, size: int, shape: tuple[int, ...], times
 
 
 def captions_of(arm: Arm, data: Encoded) -> np.ndarray:
-    """(N,) the caption of each image as this arm is told it; never its own if shuffled."""
+    """(N,) the caption of each image as this arm is told it; if shuffled, another image's."""
     if not arm.shuffled_captions:
         return np.asarray(data.caption)
     order = counted_rng(arm.seed, "caption shuffle").permutation(len(data))

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import network_guard
 import pytest
+import torch
 
 OFFLINE = {
     "HF_HUB_OFFLINE": "1",
@@ -35,6 +36,7 @@ def pytest_configure(config: pytest.Config) -> None:
     search_path = os.pathsep.join(filter(None, [guard, os.environ.get("PYTHONPATH")]))
     os.environ.update(OFFLINE, HOME=home, PYTHONPATH=search_path)
     network_guard.forbid_network()
+    torch.set_num_threads(1)  # the models are so small that threads would mostly wait for each other
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
