@@ -61,32 +61,30 @@ class NoNoise(torch.nn.Module):
 
 
 def replayed(batch: int, steps: int) -> tuple[np.ndarray, np.ndarray]:
-    """What `unet_loss` draws: one timestep in each stratum of the range, then the noise."""
+    """What `unet_errors` draws: one timestep in each stratum of the range, then the noise."""
     rng = np.random.default_rng(5)
     timesteps = ((np.arange(batch) + rng.random(batch)) / batch * steps).astype(int)
     return timesteps, rng.standard_normal((batch, 4, 16, 16), dtype=np.float32)
 
 
-def test_loss_is_the_noise_weighted_by_min_snr():
-    alpha_bar = torch.tensor([0.9, 0.75, 0.5, 0.0])  # SNR 9, 3, 1, 0
+def test_errors_are_of_the_noise_at_each_timestep():
+    alpha_bar = torch.tensor([0.9, 0.75, 0.5, 0.0])
     latents, text = torch.ones(4, 4, 16, 16), torch.zeros(4, 5, 384)
     model = NoNoise()
-    weighted, plain = pocket.unet_loss(model, alpha_bar, latents, text, np.random.default_rng(5), gamma=2.0)
+    errors, levels = pocket.unet_errors(model, alpha_bar, latents, text, np.random.default_rng(5))
     timesteps, noise = replayed(4, 4)
     noisy, seen = model.seen
     assert seen.tolist() == timesteps.tolist() == [0, 1, 2, 3]
-    squares = torch.from_numpy(noise).square().mean(dim=(1, 2, 3))
-    assert_close(plain, squares.mean())
-    assert_close(weighted, (squares * torch.tensor([2 / 9, 2 / 3, 1.0, 1.0])).mean())
+    assert_close(errors, torch.from_numpy(noise).square().mean(dim=(1, 2, 3)))
+    assert_close(levels, alpha_bar)
     signal = alpha_bar.sqrt().view(4, 1, 1, 1)
     assert_close(noisy, signal + (1 - alpha_bar).sqrt().view(4, 1, 1, 1) * torch.from_numpy(noise))
 
 
 def test_every_batch_sees_the_whole_range_of_noise():
     model, alpha_bar = NoNoise(), torch.linspace(1, 0, 1000)
-    pocket.unet_loss(
-        model, alpha_bar, torch.zeros(8, 4, 16, 16), torch.zeros(8, 5, 384), np.random.default_rng(0), gamma=5.0
-    )
+    latents, text = torch.zeros(8, 4, 16, 16), torch.zeros(8, 5, 384)
+    pocket.unet_errors(model, alpha_bar, latents, text, np.random.default_rng(0))
     assert (model.seen[1] // 125).tolist() == list(range(8))
 
 
