@@ -17,7 +17,7 @@ import torch
 from torch import Tensor, nn
 
 from kanjilab.minilm import TOKENS, minilm_folder, sha256_file
-from kanjilab.schedules import min_snr_weight
+from kanjilab.schedules import min_snr_weight, velocity_weight
 from kanjilab.settings import PRECISIONS
 
 HUB_BASES = {
@@ -146,14 +146,26 @@ class Base:
             return noisy, noise
         return noisy, signal.sqrt() * noise - (1 - signal).sqrt() * latents
 
-    def loss_weight(self, timesteps: Tensor, gamma: float | None) -> Tensor:
-        """(B,) weight of each image's squared error under min-SNR; ones for gamma None."""
-        if gamma is None:
+    def loss_weight(self, timesteps: Tensor, gamma: float | None, velocity: bool = False) -> Tensor:
+        """Weight of each image's squared error.
+
+        Args:
+            timesteps: (B,) int64.
+            gamma: of min-SNR weighting; None for none.
+            velocity: count errors as velocity errors, whatever the base predicts.
+        Returns:
+            (B,) float; ones with neither.
+        """
+        if gamma is None and not velocity:
             return torch.ones(len(timesteps), device=self.device)
-        weight = min_snr_weight(self.alpha_bar[timesteps], gamma)
-        if self.prediction == "v_prediction":  # its error carries a factor SNR + 1 = 1 / (1 - alpha_bar)
-            weight = weight * self.alpha_bar[timesteps]
-        return weight
+        alpha_bar = self.alpha_bar[timesteps]
+        if velocity:
+            weight = velocity_weight(alpha_bar, gamma)
+        else:
+            assert gamma is not None
+            weight = min_snr_weight(alpha_bar, gamma)
+        # The error of a velocity prediction carries a factor SNR + 1 itself, of which SNR is the noise error's.
+        return weight * alpha_bar if self.prediction == "v_prediction" else weight
 
     def denoise(self, noisy: Tensor, timesteps: Tensor, text: TextStates) -> Tensor:
         """The denoiser's prediction, (B, C, h, w) float32."""

@@ -155,9 +155,9 @@ def strip(
     prompt: Annotated[list[str], typer.Option(help="One prompt, in place of a set; may be repeated.")] = [],  # noqa: B006
     arm: Annotated[int, typer.Option(help="Which arm of the run.")] = 0,
     seeds: Annotated[int, typer.Option(help="The first in every column, the others at the end.")] = 4,
-    steps: Annotated[int, typer.Option(help="Denoising steps.")] = 25,
-    guidance: Annotated[float, typer.Option(help="Classifier-free guidance scale.")] = 3.0,
-    sampler: Annotated[str, typer.Option(help="ddim or dpm-solver++.")] = "ddim",
+    steps: Annotated[int, typer.Option(help="Denoising steps.")] = 15,
+    guidance: Annotated[float, typer.Option(help="Classifier-free guidance scale.")] = 5.0,
+    sampler: Annotated[str, typer.Option(help="ddim or dpm-solver++.")] = "dpm-solver++",
     negative_prompt: Annotated[str, typer.Option()] = "",
     prefix: Annotated[str, typer.Option(help="Put before every prompt.")] = "",
 ) -> None:
@@ -192,14 +192,13 @@ def score(
     """How often the expected radical is found, before and after training."""
     from kanjilab.bases import load_base
     from kanjilab.dataset import open_dataset
-    from kanjilab.demo import score_run
+    from kanjilab.demo import DEMO_SAMPLING, score_run
     from kanjilab.runs import RunFolder
-    from kanjilab.sample import Sampling
 
     try:
         run = RunFolder.open(folder)
         base = load_base(run.settings["base"], run.settings["precision"])
-        scores = score_run(base, run, open_dataset(data), captions_per_radical, Sampling())
+        scores = score_run(base, run, open_dataset(data), captions_per_radical, DEMO_SAMPLING)
     except (ValueError, OSError, RuntimeError) as error:
         raise _fail_plainly(error) from error
     typer.echo(scores.to_string(index=False, float_format="{:.3f}".format))

@@ -52,6 +52,7 @@ SKIPPED_FONTS = re.compile(r"CJK|Display|Mono|UI-|Emoji|LastResort|Duployan|Loop
 COMMON_SCRIPTS = re.compile(
     r"^(LATIN|GREEK|CYRILLIC|HEBREW|ARABIC|ARMENIAN|GEORGIAN|DEVANAGARI|BENGALI|THAI|TIBETAN|ETHIOPIC)\b"
 )
+BLOCK_SCRIPTS = re.compile(r"(hangul syllable|yi syllable|tangut|nushu)\b")
 SIGN_WORDS = re.compile(
     r"^.*\b(?:letter|syllable|sign|ideogram|symbol for|symbol|vowel|consonant|character|digit|capital|small)\s+"
 )
@@ -90,8 +91,11 @@ def unicode_caption(codepoint: int) -> str | None:
 def common_name(caption: str) -> str:
     """What people call a letter or sign: its name without script and kind.
 
-    'hebrew letter alef' -> 'alef', 'hangul syllable gag' -> 'gag', 'castle' -> 'castle'.
+    'hebrew letter alef' -> 'alef', 'castle' -> 'castle'. Syllables of the large block scripts keep
+    theirs: 'gag' alone is not what anyone would call 'hangul syllable gag'.
     """
+    if BLOCK_SCRIPTS.match(caption):
+        return caption
     short = SIGN_WORDS.sub("", caption)
     return short or caption
 

@@ -6,6 +6,7 @@ writes its state as safetensors and goes on from it when called again.
 """
 
 import math
+import shutil
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -21,10 +22,10 @@ from torch.nn import functional as F
 from tqdm.auto import tqdm
 
 from kanjilab.bases import assemble_pipeline
-from kanjilab.corpus import build_corpus
+from kanjilab.corpus import build_corpus, corpus_list
 from kanjilab.minilm import TOKENS, minilm_folder
 from kanjilab.runs import write_json_atomic
-from kanjilab.schedules import min_snr_weight
+from kanjilab.schedules import min_snr_weight, velocity_weight
 
 VAE_CONFIG: dict[str, Any] = dict(
     in_channels=1,
@@ -76,16 +77,21 @@ class VaeRecipe:
 
 @dataclass(frozen=True)
 class UnetRecipe:
-    """How the denoiser is trained: constant rate, then a linear cool-down to zero."""
+    """How the denoiser is trained: constant rate, then a linear cool-down to zero.
 
-    steps: int = 20_000
+    The loss is weighted by min-SNR, and from `velocity_from_step` on by `velocity_weight`, which
+    gives high noise its due. The defaults made the packaged weights.
+    """
+
+    steps: int = 7_881
     batch: int = 32
     peak_lr: float = 8e-4
     warmup_steps: int = 500
-    cooldown_steps: int = 5_000
+    cooldown_steps: int = 1_600
     caption_dropout: float = 0.1
     common_name_share: float = 0.25
     min_snr_gamma: float = 5.0
+    velocity_from_step: int = 6081
     ema_decay: float = 0.999
     seed: int = 0
 
@@ -119,7 +125,16 @@ def random_crops(images: np.ndarray, rng: np.random.Generator, batch: int, size_
 
 
 def vae_loss(vae: AutoencoderKL, images: Tensor, generator: torch.Generator, kl_weight: float) -> Tensor:
-    """L1 + half the squared error + a small Kullback-Leibler term, all as means."""
+    """L1 + half the squared error + a small Kullback-Leibler term, all as means.
+
+    Args:
+        vae: the autoencoder.
+        images: (B, 1, H, W) in [-1, 1].
+        generator: of the sample that is decoded.
+        kl_weight: of the last term.
+    Returns:
+        scalar.
+    """
     model: Any = vae  # diffusers' annotations know only its tuples
     posterior = model.encode(images).latent_dist
     error = model.decode(posterior.sample(generator=generator)).sample - images
@@ -200,17 +215,21 @@ class EncodedCorpus:
         return latents, torch.from_numpy(self.text[captions].astype(np.float32))
 
 
-def unet_loss(
-    unet: UNet2DConditionModel, alpha_bar: Tensor, latents: Tensor, text: Tensor, rng: np.random.Generator, gamma: float
+def unet_errors(
+    unet: UNet2DConditionModel, alpha_bar: Tensor, latents: Tensor, text: Tensor, rng: np.random.Generator
 ) -> tuple[Tensor, Tensor]:
-    """Weighted and plain noise-prediction error of one batch.
+    """Noise-prediction errors of one batch.
 
     Timesteps are stratified over the batch, so that every step sees the whole range of noise.
 
     Args:
-        alpha_bar: (T,). latents: (B, 4, 16, 16). text: (B, L, 384).
+        unet: the denoiser.
+        alpha_bar: (T,) share of signal variance kept.
+        latents: (B, 4, 16, 16).
+        text: (B, L, 384).
+        rng: of timesteps and noise.
     Returns:
-        Two scalars: the loss to descend, and the unweighted mean squared error.
+        (B,) mean squared error of each image, and (B,) the alpha_bar it was noised to.
     """
     batch = len(latents)
     strata = (np.arange(batch) + rng.random(batch)) / batch
@@ -220,8 +239,7 @@ def unet_loss(
     noisy = signal.sqrt() * latents + (1 - signal).sqrt() * noise
     with torch.autocast("cpu", torch.bfloat16):
         predicted = unet(noisy, timesteps, text).sample
-    error = F.mse_loss(predicted.float(), noise, reduction="none").mean(dim=(1, 2, 3))  # (B,)
-    return (min_snr_weight(alpha_bar[timesteps], gamma) * error).mean(), error.mean()
+    return F.mse_loss(predicted.float(), noise, reduction="none").mean(dim=(1, 2, 3)), alpha_bar[timesteps]
 
 
 class UnetTraining:
@@ -246,8 +264,9 @@ class UnetTraining:
         rng = np.random.Generator(np.random.Philox(key=[recipe.seed, self.step]))
         rows = np.searchsorted(cumulative_weight, rng.random(recipe.batch) * cumulative_weight[-1])
         latents, text = corpus.batch(rng, rows, recipe)
-        loss, plain = unet_loss(self.unet, self.alpha_bar, latents, text, rng, recipe.min_snr_gamma)
-        loss.backward()
+        errors, alpha_bar = unet_errors(self.unet, self.alpha_bar, latents, text, rng)
+        weight = velocity_weight if self.step >= recipe.velocity_from_step else min_snr_weight
+        (weight(alpha_bar, recipe.min_snr_gamma) * errors).mean().backward()
         torch.nn.utils.clip_grad_norm_(self.unet.parameters(), 1.0)
         self.optimizer.param_groups[0]["lr"] = recipe.lr(self.step)
         self.optimizer.step()
@@ -255,18 +274,24 @@ class UnetTraining:
         decay = min(recipe.ema_decay, (self.step + 1) / (self.step + 10))
         torch._foreach_lerp_(list(self.average.values()), [p.detach() for p in self.parameters.values()], 1 - decay)
         self.step += 1
-        return plain.item()
+        return errors.mean().item()
 
     @torch.no_grad()
-    def held_out_loss(self, corpus: EncodedCorpus) -> float:
-        """Unweighted loss of the averaged weights on the held-out glyphs, always the same noise."""
+    def held_out_loss(self, corpus: EncodedCorpus) -> float | None:
+        """Unweighted loss of the averaged weights on the held-out glyphs, always the same noise.
+
+        Returns:
+            None where nothing is held out.
+        """
+        if not corpus.held_out.any():
+            return None
         unet = averaged_unet(self)
         rows, losses = np.flatnonzero(corpus.held_out), []
         fixed = UnetRecipe(caption_dropout=0, common_name_share=0)
         for start in range(0, len(rows), 64):
             rng = np.random.Generator(np.random.Philox(key=[1, start]))
             latents, text = corpus.batch(rng, rows[start : start + 64], fixed)
-            losses.append(unet_loss(unet, self.alpha_bar, latents, text, rng, 5.0)[1].item())
+            losses += unet_errors(unet, self.alpha_bar, latents, text, rng)[0].tolist()
         return float(np.mean(losses))
 
     def save(self, path: Path) -> None:
@@ -401,7 +426,7 @@ def build_pocket(
 
     Args:
         font_folders: where the build fonts are, as /usr/share/fonts/truetype.
-        folder: keeps every stage, and the finished pipeline in `pipeline/`.
+        folder: keeps every stage, what the package carries in `weights/`, and the whole in `pipeline/`.
         vae_recipe, unet_recipe: how long and how fast; the defaults made the packaged weights.
         glyphs: only so many of the corpus, evenly spread, for a trial.
         save_every_steps: of the denoiser's training.
@@ -428,12 +453,14 @@ def build_pocket(
             bar.set_postfix_str(f"loss {loss:.3f}", refresh=False)
             if (step + 1) % save_every_steps == 0 or step + 1 == steps:
                 training.save(state)
-    facts = {"held_out_loss": training.held_out_loss(encoded), "glyphs": len(table), "unet_steps": steps}
-    source = folder / "weights"
-    save_pocket(vae, averaged_unet(training), source)
-    write_json_atomic(folder / "facts.json", facts)
-    assemble_pipeline(source, minilm_folder(), folder / "pipeline")
-    return folder / "pipeline"
+    weights, pipeline = folder / "weights", folder / "pipeline"
+    save_pocket(vae, averaged_unet(training), weights)
+    write_json_atomic(weights / "corpus.json", corpus_list(table))
+    facts = {"glyphs": len(table), "unet_steps": steps, "held_out_loss": training.held_out_loss(encoded)}
+    write_json_atomic(weights / "facts.json", facts)
+    shutil.rmtree(pipeline, ignore_errors=True)  # of an earlier, shorter training
+    assemble_pipeline(weights, minilm_folder(), pipeline)
+    return pipeline
 
 
 def _trained_vae(images: np.ndarray, folder: Path, recipe: VaeRecipe) -> AutoencoderKL:

@@ -58,6 +58,31 @@ def min_snr_weight(alpha_bar: Tensor, gamma: float) -> Tensor:
     return (gamma * noise_to_signal).clamp(max=1)
 
 
+def velocity_weight(alpha_bar: Tensor, gamma: float | None = None) -> Tensor:
+    """Loss weight per timestep that makes a noise error count as a velocity error.
+
+    A noise error of the same size means a far worse picture at high noise than at low, and it is at
+    high noise that the prompt decides; this weight says so. With gamma the nearly clean timesteps
+    are damped as in `min_snr_weight`.
+
+    Args:
+        alpha_bar: float in (0, 1], any shape: the share of signal *variance* kept.
+        gamma: cap on the signal-to-noise power ratio, > 0; None for no cap.
+    Returns:
+        (min(SNR, gamma) + 1) / SNR, of the shape of alpha_bar.
+    Raises:
+        ValueError: gamma <= 0, or an alpha_bar outside (0, 1] or NaN.
+    Source: Salimans and Ho 2022, arXiv:2202.00512, section 4 ("SNR + 1").
+    """
+    if gamma is not None and gamma <= 0:
+        raise ValueError(f"gamma must be > 0, got {gamma}")
+    if not ((alpha_bar > 0) & (alpha_bar <= 1)).all():
+        raise ValueError("alpha_bar must lie in (0, 1]")
+    noise_to_signal = (1 - alpha_bar) / alpha_bar
+    share = 1.0 if gamma is None else (gamma * noise_to_signal).clamp(max=1)  # min(SNR, gamma) / SNR
+    return share + noise_to_signal
+
+
 def checkpoint_steps(total_steps: int, count: int) -> tuple[int, ...]:
     """Steps to keep a checkpoint at: 0, then ever further apart, then the last.
 

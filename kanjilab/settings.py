@@ -54,6 +54,8 @@ class Arm:
         images_seen: a budget in images in place of epochs.
         caption_dropout: probability that an image is shown with the empty caption.
         min_snr_gamma: weight the loss by min(SNR, gamma)/SNR; None for no weighting.
+        velocity_weight: weight the loss as if the base predicted velocity, so that high noise, where the
+            prompt decides, counts more.
         ema_decay: average the weights; None for no averaging.
         clip_norm: the arm's gradient is scaled down to this norm.
         beta1, beta2, epsilon, weight_decay: AdamW's.
@@ -80,6 +82,7 @@ class Arm:
     images_seen: int | None = None
     caption_dropout: float = 0.1
     min_snr_gamma: float | None = None
+    velocity_weight: bool = False
     ema_decay: float | None = None
     clip_norm: float = 1.0
     beta1: float = 0.9

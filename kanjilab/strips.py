@@ -180,7 +180,16 @@ class Typeface:
         return sum(font.getlength(piece) for font, piece in self.pieces(text))
 
     def draw(self, canvas: ImageDraw.ImageDraw, x: float, baseline: float, text: str, level: int, anchor="l") -> None:
-        """Draw one line at its baseline; anchor l, m or r says where x is in it."""
+        """Draw one line.
+
+        Args:
+            canvas: to draw on.
+            x: of the line's left end, middle or right end, as `anchor` says (l, m, r), in pixels.
+            baseline: of the line, in pixels from above.
+            text: in any script.
+            level: gray, 0 black to 255 white.
+            anchor: what x means.
+        """
         x -= self.width(text) * {"l": 0, "m": 0.5, "r": 1}[anchor]
         fill = level if canvas.mode == "L" else (level, level, level)
         for font, piece in self.pieces(text):

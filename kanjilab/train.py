@@ -237,8 +237,9 @@ class Trainer:
         errors = (predicted - target).square().mean(dim=(1, 2, 3))  # (N,)
         start, weights = 0, []
         for k, count in pairs:
-            gamma = self.progress[k].arm.min_snr_gamma
-            weights.append(self.base.loss_weight(timesteps[start : start + count], gamma))
+            arm = self.progress[k].arm
+            mine = timesteps[start : start + count]
+            weights.append(self.base.loss_weight(mine, arm.min_snr_gamma, arm.velocity_weight))
             start += count
         return errors * torch.cat(weights)
 

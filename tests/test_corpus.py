@@ -187,7 +187,7 @@ def test_captions_are_names():
     ("caption", "name"),
     [
         ("hebrew letter alef", "alef"),
-        ("hangul syllable gag", "gag"),
+        ("hangul syllable gag", "hangul syllable gag"),
         ("greek capital letter omega", "omega"),
         ("latin small letter a with acute", "a with acute"),
         ("castle", "castle"),

@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch.testing import assert_close
 
-from kanjilab.schedules import checkpoint_steps, lr_factor, min_snr_weight
+from kanjilab.schedules import checkpoint_steps, lr_factor, min_snr_weight, velocity_weight
 from kanjilab.settings import SCHEDULES, Arm
 
 
@@ -53,6 +53,30 @@ def test_factors_stay_between_zero_and_one(schedule, warmup):
 
 def test_a_single_step_trains_at_the_full_rate():
     assert [lr_factor(Arm(schedule=schedule), 0, 1) for schedule in SCHEDULES] == [1] * len(SCHEDULES)
+
+
+def test_velocity_weight_at_hand_worked_points():
+    alpha_bar = torch.tensor([0.9, 0.75, 0.5, 0.2])  # SNR 9, 3, 1, 1/4
+    assert_close(velocity_weight(alpha_bar), torch.tensor([10 / 9, 4 / 3, 2.0, 5.0]))
+    assert_close(velocity_weight(alpha_bar, 2), torch.tensor([3 / 9, 3 / 3, 2.0, 5.0]))
+    for outside in (0.0, 1.1, float("nan")):
+        with pytest.raises(ValueError, match="alpha_bar"):
+            velocity_weight(torch.tensor([outside]))
+    with pytest.raises(ValueError, match="gamma"):
+        velocity_weight(alpha_bar, 0)
+
+
+def test_velocity_weight_turns_a_noise_error_into_a_velocity_error():
+    rng = torch.Generator().manual_seed(0)
+    latents, noise, wrong = torch.randn(3, 50, generator=rng)
+    for signal in (0.9, 0.5, 0.05):
+        level = torch.tensor(signal)
+        noisy = level.sqrt() * latents + (1 - level).sqrt() * noise
+        velocity = level.sqrt() * noise - (1 - level).sqrt() * latents
+        implied_latents = (noisy - (1 - level).sqrt() * wrong) / level.sqrt()
+        implied_velocity = level.sqrt() * wrong - (1 - level).sqrt() * implied_latents
+        error = (wrong - noise).square().mean() * velocity_weight(level)
+        assert_close(error, (implied_velocity - velocity).square().mean())
 
 
 def test_min_snr_weight_at_hand_worked_points():
