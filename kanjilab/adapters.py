@@ -126,19 +126,19 @@ class StackedLora(nn.Module):
         return self.base(x) + torch.cat(updates)
 
     def _one_arm(self, x: Tensor, arm: int) -> Tensor:
-        down, up = self.pair
-        (rank, width), height = down.shape[1:], up.shape[1]
-        positions = x.numel() // x.shape[1 if isinstance(self.base, nn.Conv2d) else -1]
-        merged_cost = width * height * (positions + 3 * rank)
-        if merged_cost > 3 * positions * rank * (width + height):
-            return self.base(x) + self._batched(x, [arm])
-        frozen = self.base.weight.flatten(1).to(x.dtype)
-        weight = torch.addmm(frozen, (up[arm] * self.scales[arm]).to(x.dtype), down[arm].to(x.dtype))
-        weight = weight.view_as(self.base.weight)
-        if isinstance(self.base, nn.Conv2d):
-            base = self.base
-            return F.conv2d(x, weight, base.bias, base.stride, base.padding, base.dilation)
-        return F.linear(x, weight, self.base.bias)
+        """The layer with one arm's update: by the merged weight, or beside the base, whichever is cheaper."""
+        down, up = self.pair[0][arm].to(x.dtype), (self.pair[1][arm] * self.scales[arm]).to(x.dtype)
+        (rank, width), height = down.shape, up.shape[0]
+        base = self.base
+        positions = x.numel() // x.shape[1 if isinstance(base, nn.Conv2d) else -1]
+        merge = width * height * (positions + 3 * rank) <= 3 * positions * rank * (width + height)
+        weight = torch.addmm(base.weight.flatten(1).to(x.dtype), up, down) if merge else down
+        if isinstance(base, nn.Conv2d):
+            kernel = weight.view(-1, *base.weight.shape[1:])
+            bias = base.bias if merge else None
+            y = F.conv2d(x, kernel, bias, base.stride, base.padding, base.dilation)
+            return y if merge else base(x) + F.conv2d(y, up[:, :, None, None])
+        return F.linear(x, weight, base.bias) if merge else base(x) + F.linear(F.linear(x, weight), up)
 
     def _batched(self, x: Tensor, arms: Sequence[int]) -> Tensor:
         """The low-rank part for equal stretches of the given arms; shape of the layer's output."""

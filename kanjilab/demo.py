@@ -36,13 +36,14 @@ from kanjilab.train import StepReport, train
 DEMO_ARM = Arm(
     targets="all",
     rank=64,
-    peak_lr=2e-3,
+    peak_lr=1.5e-3,
     schedule="linear",
-    warmup_steps=50,
-    batch=8,
+    warmup_steps=100,
+    batch=16,
     min_snr_gamma=5.0,
     velocity_weight=True,
     ema_decay=0.99,
+    explosion_factor=1000.0,  # a batch near pure noise weighs two hundred times; clipping is enough for it
 )
 # The article's own setting, for comparison.
 ARTICLE_ARM = Arm(targets="cross-attention", alpha=4.0)
@@ -68,8 +69,8 @@ class Scale:
 
 SCALES = {
     "smoke": Scale(images_seen=64, checkpoints=2, captions_per_radical=1, seeds=2),
-    "demo": Scale(images_seen=20_000, checkpoints=6, captions_per_radical=6, seeds=4),
-    "full": Scale(images_seen=64_000, checkpoints=8, captions_per_radical=16, seeds=4),
+    "demo": Scale(images_seen=28_000, checkpoints=6, captions_per_radical=6, seeds=4),
+    "full": Scale(images_seen=48_000, checkpoints=8, captions_per_radical=12, seeds=4),
 }
 
 
@@ -181,7 +182,8 @@ def draw_pictures(base: Base, run: RunFolder, folder: Path, scale: Scale, sampli
             bar.update(done - bar.n)
 
         images, facts = sample_history(base, run, DEMO, list(range(scale.seeds)), sampling, on_progress=show)
-    title = f"{run.settings['base']}: {run.settings['arms'][0]['targets']}, rank {run.settings['arms'][0]['rank']}"
+    arm = Arm.from_json(run.settings["arms"][0])
+    title = f"{run.settings['base']}, LoRA of rank {arm.rank} on: {arm.targets}"
     save_strip(history_strip(images, facts, title), folder / "strip.png")
     labels = ["before training", *(f"{seen:,} images" for seen in facts["images_seen"][1:])]
     save_animation(images[:, DEMO.index("queen"), 0], labels, folder / "queen.gif", title="queen", facts=facts)
