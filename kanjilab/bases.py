@@ -253,14 +253,12 @@ def _locate(name: str) -> tuple[str, str | None]:
 
 
 def _identity(pipeline: Any) -> str:
-    """Hash of the configuration and the parameters' bits as sampled sums, the same for the same weights."""
+    """Hash of every weight's bits and of the noise schedule."""
     digest = hashlib.sha256()
     for part in ("unet", "vae", "text_encoder"):
-        module = getattr(pipeline, part)
-        digest.update(part.encode())
-        for name, value in sorted(module.state_dict().items()):
-            digest.update(f"{name}{tuple(value.shape)}".encode())
-            digest.update(np.float64(value.double().sum().item()).tobytes())
+        for name, value in sorted(getattr(pipeline, part).state_dict().items()):
+            digest.update(f"{part}.{name}{tuple(value.shape)}".encode())
+            digest.update(value.contiguous().view(torch.uint8).numpy())
     digest.update(json.dumps(dict(pipeline.scheduler.config), sort_keys=True, default=str).encode())
     return digest.hexdigest()[:16]
 

@@ -60,7 +60,7 @@ def demo(
     rule: Annotated[RuleName, typer.Option(help="Which characters are learned.")] = RuleName.left16,
     base: Annotated[str, typer.Option(help="pocket, sd14, sd15, a Hub id or a folder.")] = "pocket",
     scale: Annotated[
-        ScaleName, typer.Option(help="smoke: seconds; demo: minutes; full: twice as long.")
+        ScaleName, typer.Option(help="smoke: seconds; demo: minutes; full: half as long again.")
     ] = ScaleName.demo,
     shuffled: Annotated[bool, typer.Option(help="Train with shuffled captions: the control.")] = False,
     settings: Annotated[list[str], typer.Option("--set", help="A setting of the arm, as rank=16.")] = [],  # noqa: B006

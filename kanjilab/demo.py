@@ -70,7 +70,7 @@ class Scale:
 SCALES = {
     "smoke": Scale(images_seen=64, checkpoints=2, captions_per_radical=1, seeds=2),
     "demo": Scale(images_seen=28_000, checkpoints=6, captions_per_radical=6, seeds=4),
-    "full": Scale(images_seen=48_000, checkpoints=8, captions_per_radical=12, seeds=4),
+    "full": Scale(images_seen=40_000, checkpoints=8, captions_per_radical=12, seeds=4),
 }
 
 
