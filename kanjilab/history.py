@@ -33,9 +33,15 @@ def sample_history(
     Returns:
         (C, P, S, H, W) uint8 images, C checkpoints from "before training" on; and the facts: steps,
         images_seen, prompts, seeds, sampling.
+    Raises:
+        ValueError: the run has no such arm, or no checkpoint yet.
     """
     sampling = sampling or Sampling()
-    steps = run.checkpoints()
+    steps, arms = run.checkpoints(), len(run.settings["arms"])
+    if not 0 <= arm < arms:
+        raise ValueError(f"{run.path} has arms 0 to {arms - 1}, got {arm}")
+    if not steps:
+        raise ValueError(f"{run.path} has no checkpoint yet: its training never began")
     facts = {
         "base": base.name,
         "run": run.settings["hash"],

@@ -53,6 +53,18 @@ def caption_prompts(dataset: Dataset, name: str, per_radical: int, seed: int = 0
     return PromptSet(name, tuple(captions), tuple(shared[caption] for caption in captions))
 
 
+def grayscale(images: np.ndarray) -> np.ndarray:
+    """The luma of colour images.
+
+    Args:
+        images: (..., 3) uint8.
+    Returns:
+        (...) uint8.
+    Source: ITU-R BT.601.
+    """
+    return (images @ np.array([0.299, 0.587, 0.114])).round().astype(np.uint8)
+
+
 def score_prompts(
     base: Base,
     judge: RadicalJudge,
@@ -67,10 +79,11 @@ def score_prompts(
         trainable: one arm; None for the base alone.
     Returns:
         One row an image: prompt, seed, expected, radical, probability, abstain, hit; and the images,
-        (P, S, H, W) uint8.
+        (P, S, H, W) or (P, S, H, W, 3) uint8.
     """
     images = sample(base, prompts.captions, seeds, sampling, trainable=trainable)[0]
-    readings = judge.read(images.reshape(-1, *images.shape[2:]))
+    glyphs = grayscale(images) if base.channels == 3 else images
+    readings = judge.read(glyphs.reshape(-1, *glyphs.shape[2:]))
     expected = [wanted for wanted in prompts.expected for _ in seeds]
     readings["hit"] = expected_radical_hits(readings, expected)
     readings.insert(0, "prompt", [caption for caption in prompts.captions for _ in seeds])
