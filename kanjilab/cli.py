@@ -3,7 +3,7 @@
 import json
 from enum import StrEnum
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, get_type_hints
 
 import typer
 
@@ -49,6 +49,31 @@ def _settings(pairs: list[str]) -> dict[str, Any]:
     return settings
 
 
+def _arm(settings: dict[str, Any]) -> Any:
+    """An arm of values that were typed in, each of the type that its setting has."""
+    from kanjilab.settings import Arm
+
+    kinds = get_type_hints(Arm)
+    for name, value in settings.items():
+        kind = kinds.get(name, object)
+        fits = isinstance(value, kind | int if isinstance(0.0, kind) else kind)
+        if not fits or isinstance(value, bool) and kind not in (bool, object):
+            expected = kind.__name__ if isinstance(kind, type) else str(kind)
+            raise ValueError(f"{name} must be of type {expected}, got {value!r}")
+    return Arm.from_json(settings)
+
+
+def _open_run(folder: Path) -> Any:
+    from kanjilab.runs import RunFolder
+
+    run = RunFolder.open(folder)
+    if missing := [name for name in ("base", "precision", "arms") if name not in run.settings]:
+        raise ValueError(f"{folder}: expected the run of a training, got settings without {', '.join(missing)}")
+    if not run.checkpoints():
+        raise ValueError(f"{folder} has no checkpoint yet: its training never began")
+    return run
+
+
 def _fail_plainly(error: Exception) -> typer.Exit:
     typer.echo(f"kanjilab: {error}", err=True)
     return typer.Exit(1)
@@ -67,14 +92,13 @@ def demo(
 ) -> None:
     """Curate, train a LoRA, draw the checkpoint strip and score it. Called again, it goes on."""
     from kanjilab.demo import DEMO_ARM, SCALES, report_table, run_demo
-    from kanjilab.settings import Arm
 
     name = (
         f"demo-{rule.value}" + ("-shuffled" if shuffled else "") + ("" if scale.value == "demo" else f"-{scale.value}")
     )
     folder = folder or Path("runs") / name
     try:
-        arm = Arm.from_json(DEMO_ARM.to_json() | _settings(settings) | {"shuffled_captions": shuffled})
+        arm = _arm(DEMO_ARM.to_json() | _settings(settings) | {"shuffled_captions": shuffled})
         report = run_demo(folder, rule=_rule(rule), base_name=base, arm=arm, scale=SCALES[scale.value])
     except (ValueError, OSError, RuntimeError) as error:
         raise _fail_plainly(error) from error
@@ -131,21 +155,30 @@ def train(
     from kanjilab.dataset import open_dataset
     from kanjilab.demo import run_training
     from kanjilab.encode import encode_dataset
-    from kanjilab.settings import Arm
+    from kanjilab.runs import RunFolder
 
-    name, _, values = vary.partition("=")
+    name, separator, values = vary.partition("=")
+    if vary and not separator:
+        raise typer.BadParameter(f"expected name=value, got {vary!r}")
     variants = [_settings([f"{name}={value}"]) for value in values.split(",")] if vary else [{}]
     try:
-        arms = [Arm.from_json(_settings(settings) | variant) for variant in variants]
+        arms = [_arm(_settings(settings) | variant) for variant in variants]
         accelerator = Accelerator(log_with=None if tracker == "none" else tracker, project_dir=str(folder / "trackers"))
         images = open_dataset(data)
-        if "split" in images.table:
-            images = images.split("train")
+        if "train" not in (splits := sorted(set(images.table["split"]))):
+            raise ValueError(f"{data}: expected images of the split 'train', got {splits}")
+        images = images.split("train")
         loaded = load_base(base, precision, accelerator.device)
         encoded = encode_dataset(loaded, images)
-        run_training(loaded, encoded, arms, folder, checkpoints, accelerator=accelerator)
+        before = RunFolder.open(folder).checkpoints() if (folder / "settings.json").exists() else []
+        run = run_training(loaded, encoded, arms, folder, checkpoints, accelerator=accelerator)
     except (ValueError, OSError, RuntimeError) as error:
         raise _fail_plainly(error) from error
+    if run.checkpoints() == before:
+        typer.echo(f"{folder} was finished before; nothing was left to train")
+    for number, reason in enumerate(run.read_log()["stopped"].iloc[-1]):
+        if reason:
+            typer.echo(f"arm {number} stopped early: {reason}")
     typer.echo(f"{folder}\nNext: kanjilab strip {folder} strip.png")
 
 
@@ -167,14 +200,13 @@ def strip(
     from kanjilab.bases import load_base
     from kanjilab.history import history_strip, sample_history
     from kanjilab.prompts import PROMPT_SETS
-    from kanjilab.runs import RunFolder
     from kanjilab.sample import Sampling
     from kanjilab.strips import save_strip
 
     try:
         if not prompt and prompts not in PROMPT_SETS:
             raise ValueError(f"prompts must be one of {sorted(PROMPT_SETS)}, got {prompts!r}")
-        run = RunFolder.open(folder)
+        run = _open_run(folder)
         base = load_base(run.settings["base"], run.settings["precision"])
         sampling = Sampling(sampler, steps, guidance, negative_prompt, prefix)
         wanted = prompt or PROMPT_SETS[prompts]
@@ -195,10 +227,9 @@ def score(
     from kanjilab.bases import load_base
     from kanjilab.dataset import open_dataset
     from kanjilab.demo import DEMO_SAMPLING, score_run
-    from kanjilab.runs import RunFolder
 
     try:
-        run = RunFolder.open(folder)
+        run = _open_run(folder)
         base = load_base(run.settings["base"], run.settings["precision"])
         scores = score_run(base, run, open_dataset(data), captions_per_radical, DEMO_SAMPLING)
     except (ValueError, OSError, RuntimeError) as error:
@@ -215,10 +246,9 @@ def export(
 ) -> None:
     """Write a checkpoint as a LoRA file that diffusers' `load_lora_weights` reads."""
     from kanjilab.export import to_diffusers
-    from kanjilab.runs import RunFolder
 
     try:
-        run = RunFolder.open(folder)
+        run = _open_run(folder)
         written = to_diffusers(run, run.checkpoints()[-1] if step is None else step, arm, path)
     except (ValueError, OSError, RuntimeError) as error:
         raise _fail_plainly(error) from error

@@ -6,11 +6,11 @@ import math
 import resource
 import sys
 import time
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Generator, Iterator, Sequence
+from contextlib import closing, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import pandas as pd
 from accelerate import Accelerator
@@ -26,7 +26,7 @@ from kanjilab.prompts import DEMO
 from kanjilab.radicals import Left16, Rule
 from kanjilab.runs import RunFolder, write_json_atomic
 from kanjilab.sample import Sampling, load_checkpoints
-from kanjilab.score import caption_prompts, expected_radical_share, score_prompts
+from kanjilab.score import caption_prompts, expected_radical_share, grayscale, score_prompts
 from kanjilab.settings import Arm
 from kanjilab.strips import save_animation, save_strip
 from kanjilab.train import StepReport, train
@@ -107,10 +107,14 @@ def run_training(
     """
     total = max(arm.total_steps(len(data)) * arm.images_per_step for arm in arms)
     accelerator = accelerator or Accelerator(cpu=base.device.type == "cpu")
-    accelerator.init_trackers("kanjilab")
     hidden = not accelerator.is_main_process
-    with tqdm(total=total, unit="img", desc="train", smoothing=0.05, disable=hidden) as bar:
-        for report in train(base, data, arms, folder, checkpoints=checkpoints, accelerator=accelerator):
+    steps = train(base, data, arms, folder, checkpoints=checkpoints, accelerator=accelerator)
+    bar = tqdm(total=total, unit="img", desc="train", smoothing=0.05, disable=hidden)
+    # Closed at once when interrupted: a notebook keeps the exception's frames, and with them the run's lock.
+    with closing(cast(Generator[StepReport], steps)), bar:
+        for number, report in enumerate(steps):
+            if number == 0:  # only now is there a run folder, which may hold the trackers' files
+                accelerator.init_trackers("kanjilab")
             bar.update(max(report.images_seen) - bar.n)
             bar.set_postfix_str(f"loss {report.loss[0]:.3f}", refresh=False)
             accelerator.log(_tracked(report), step=report.step)
@@ -164,13 +168,26 @@ def run_demo(
         data = encode_dataset(base, dataset.split("train"))
     with clock.part("train"):
         run = run_training(base, data, [arm], folder / "run", scale.checkpoints)
+    recipe = {"scale": dataclasses.asdict(scale), "sampling": sampling.to_json()}
+    if report := _finished_report(folder, run, dataset, recipe):
+        return report
     with clock.part("draw the strip"):
         draw_pictures(base, run, folder, scale, sampling)
     with clock.part("score"):
         scores = score_run(base, run, dataset, scale.captions_per_radical, sampling)
-    report = describe(run, dataset, scores, clock)
+    report = describe(run, dataset, scores, clock) | recipe
     write_json_atomic(folder / "report.json", report)
     return report
+
+
+def _finished_report(folder: Path, run: RunFolder, dataset: Dataset, recipe: dict[str, Any]) -> dict[str, Any] | None:
+    """The report of an earlier call, where it tells of this very run as far as it has come."""
+    if not (folder / "report.json").is_file():
+        return None
+    report, seen = read_report(folder), run.read_log()["images_seen"].iloc[-1][0]
+    wanted = recipe | {"run": run.settings["hash"], "images_seen": seen}
+    same = all(report.get(name) == value for name, value in wanted.items())
+    return report if same and report["data"]["hash"] == dataset.content_hash else None
 
 
 def draw_pictures(base: Base, run: RunFolder, folder: Path, scale: Scale, sampling: Sampling) -> None:
@@ -186,7 +203,9 @@ def draw_pictures(base: Base, run: RunFolder, folder: Path, scale: Scale, sampli
     title = f"{run.settings['base']}, LoRA of rank {arm.rank} on: {arm.targets}"
     save_strip(history_strip(images, facts, title), folder / "strip.png")
     labels = ["before training", *(f"{seen:,} images" for seen in facts["images_seen"][1:])]
-    save_animation(images[:, DEMO.index("queen"), 0], labels, folder / "queen.gif", title="queen", facts=facts)
+    frames = images[:, DEMO.index("queen"), 0]
+    frames = grayscale(frames) if base.channels == 3 else frames
+    save_animation(frames, labels, folder / "queen.gif", title="queen", facts=facts)
     facts = {"run": run.settings["hash"], "settings": run.settings}
     save_figure(draw_loss(run.read_log()), folder / "loss.png", facts)
 
@@ -194,7 +213,7 @@ def draw_pictures(base: Base, run: RunFolder, folder: Path, scale: Scale, sampli
 def score_run(
     base: Base, run: RunFolder, dataset: Dataset, captions_per_radical: int, sampling: Sampling
 ) -> pd.DataFrame:
-    """Expected radical found, before and after training, on training and on held-out captions.
+    """Expected radical found, before and after training, on training and on held-out captions, where there are any.
 
     Args:
         captions_per_radical: prompts drawn from each split, for each radical.
@@ -205,6 +224,8 @@ def score_run(
     steps = run.checkpoints()
     rows = []
     for split, name in (("train", "training captions"), ("held_out", "held-out characters")):
+        if split not in set(dataset.table["split"]):
+            continue
         prompts = caption_prompts(dataset.split(split), name, captions_per_radical)
         for when, step in (("before", steps[0]), ("after", steps[-1])):
             trained = load_checkpoints(base, run, [step])

@@ -1,0 +1,285 @@
+"""The command line: what it writes, and one plain line for whatever cannot be done."""
+
+import json
+
+import numpy as np
+import pandas as pd
+import pytest
+from PIL import Image
+from safetensors import safe_open
+from typer.testing import CliRunner
+
+from kanjilab import demo
+from kanjilab.cli import _settings, app
+from kanjilab.dataset import open_dataset
+from kanjilab.runs import RunFolder
+from kanjilab.settings import Arm
+from tests.tiny import save_tiny_pipeline
+
+COMMANDS = ["demo", "data", "train", "strip", "score", "export"]
+QUICK = ["--steps", "1", "--guidance", "1", "--sampler", "ddim", "--seeds", "1"]
+ROWS = [("water", "水"), ("tree", "木"), ("person", "人"), ("fire", "火")]
+KANJIDIC2 = """<kanjidic2><header/>{}</kanjidic2>"""
+CHARACTER = (
+    "<character><literal>{0}</literal><codepoint><cp_value cp_type='ucs'>{1:x}</cp_value></codepoint>"
+    "<radical><rad_value rad_type='classical'>{2}</rad_value></radical><misc><stroke_count>4</stroke_count></misc>"
+    "<query_code><q_code qc_type='skip'>4-4-4</q_code></query_code>"
+    "<reading_meaning><rmgroup><meaning>{3}</meaning></rmgroup></reading_meaning></character>"
+)
+
+
+def call(*arguments):
+    return CliRunner().invoke(app, [str(argument) for argument in arguments])
+
+
+def done(*arguments):
+    """The output of a command that must succeed."""
+    result = call(*arguments)
+    assert result.exit_code == 0, result.output
+    return result.output
+
+
+def refused(*arguments, code=1):
+    """The complaint of a command that must end plainly."""
+    result = call(*arguments)
+    assert isinstance(result.exception, SystemExit), repr(result.exception)
+    assert result.exit_code == code
+    assert "Traceback" not in result.output
+    if code == 1:
+        assert any(line.startswith("kanjilab: ") for line in result.stderr.splitlines())
+    return " ".join(result.stderr.split())
+
+
+@pytest.fixture(scope="module")
+def base(tmp_path_factory):
+    return save_tiny_pipeline(tmp_path_factory.mktemp("tiny") / "base")
+
+
+def image_folder(folder, rows=ROWS, extra=""):
+    folder.mkdir()
+    rng = np.random.default_rng(0)
+    lines = [f"file_name,text,radical_character{extra and ',split'}"]
+    for number, (text, radical) in enumerate(rows):
+        Image.fromarray(rng.integers(0, 256, (32, 32), dtype=np.uint8)).save(folder / f"{number}.png")
+        lines.append(f"{number}.png,{text},{radical}{extra}")
+    (folder / "metadata.csv").write_text("\n".join(lines))
+    return folder
+
+
+@pytest.fixture(scope="module")
+def images(tmp_path_factory):
+    return image_folder(tmp_path_factory.mktemp("data") / "images")
+
+
+@pytest.fixture(scope="module")
+def arguments(base, images, tmp_path_factory):
+    """A training of two arms, with the trackers that the command has by default."""
+    run = tmp_path_factory.mktemp("runs") / "run"
+    settings = ["images_seen=3", "peak_lr=0.01", "rslora=true", "alpha=null", "targets=cross-attention"]
+    options = [part for pair in settings for part in ("--set", pair)]
+    options += ["--base", base, "--precision", "fp32", "--checkpoints", "1", "--vary", "rank=2,4"]
+    return ["train", images, run, *options]
+
+
+@pytest.fixture(scope="module")
+def trained(arguments):
+    """The run and what the command said."""
+    said = done(*arguments)
+    return RunFolder.open(arguments[2]), said
+
+
+# ---------------------------------------------------------------------------------- what is done
+
+
+def test_help_names_every_command():
+    help_text = done("--help")
+    for command in COMMANDS:
+        assert f" {command} " in help_text
+        assert "--help" in done(command, "--help")
+
+
+def test_values_are_numbers_booleans_null_or_text():
+    pairs = ["rank=16", "peak_lr=2e-3", "rslora=true", "alpha=null", "targets=all", "x=a=b", 'y="8"']
+    expected = dict(rank=16, peak_lr=0.002, rslora=True, alpha=None, targets="all", x="a=b", y="8")
+    found = _settings(pairs)
+    assert found == expected
+    assert [type(value) for value in found.values()] == [type(value) for value in expected.values()]
+
+
+def test_data_writes_a_folder_that_is_read_again(tmp_path):
+    dictionary = tmp_path / "kanjidic2.xml"
+    rows = [("水", 0x6C34, 85, "water"), ("木", 0x6728, 75, "tree"), ("火", 0x706B, 86, "fire")]
+    dictionary.write_text(KANJIDIC2.format("".join(CHARACTER.format(*row) for row in rows)))
+    folder = tmp_path / "new" / "set"
+    said = done("data", folder, "--rule", "all", "--kanjidic2", dictionary)
+    assert said == f"{folder}: 3 train images\n"
+    dataset = open_dataset(folder)
+    assert sorted(dataset.table["character"]) == sorted("水木火")
+    assert (dataset.images().min(axis=(1, 2)) == 0).all()
+    before = {path: path.stat().st_mtime_ns for path in folder.rglob("*")}
+    assert done("data", folder, "--rule", "all", "--kanjidic2", dictionary) == said
+    assert {path: path.stat().st_mtime_ns for path in folder.rglob("*")} == before
+    assert "holds something else" in refused("data", folder)
+
+
+def test_train_trains_an_arm_for_every_value(trained, base):
+    run, said = trained
+    common = dict(images_seen=3, peak_lr=0.01, rslora=True, alpha=None, targets="cross-attention")
+    assert run.settings["arms"] == [Arm(rank=rank, **common).to_json() for rank in (2, 4)]
+    assert (run.settings["base"], run.settings["precision"]) == (str(base), "fp32")
+    assert run.settings["training_images"] == 4
+    assert run.checkpoints() == [0, 3]
+    assert run.read_log()["images_seen"].iloc[-1] == [3, 3]
+    assert f"Next: kanjilab strip {run.path} strip.png" in said
+    assert list(run.path.glob("trackers/kanjilab/events*"))
+
+
+def test_a_finished_training_is_left_alone(trained, arguments):
+    run, _ = trained
+
+    def contents():
+        files = [path for path in run.path.rglob("*") if path.is_file() and path.name != ".lock"]
+        return {path: (path.stat().st_mtime_ns, path.read_bytes()) for path in files}
+
+    before = contents()
+    said = done(*arguments)
+    assert "was finished before; nothing was left to train" in said
+    assert contents() == before
+
+
+def test_other_settings_for_a_run_are_refused(trained, arguments):
+    assert "arms[0].rank: stored 2, asked for 3" in refused(*arguments[:-1], "rank=3,4")
+
+
+def test_an_arm_that_stopped_early_is_told(arguments, tmp_path):
+    result = call(*arguments[:2], tmp_path / "run", *arguments[3:-2], "--tracker", "none", "--set", "peak_lr=1e30")
+    assert result.exit_code == 0
+    assert "arm 0 stopped early: step 2: loss" in result.output.replace("\n", " ")
+    assert not (tmp_path / "run" / "trackers").exists()
+
+
+def test_strip_draws_a_run(trained, tmp_path):
+    run, _ = trained
+    path = tmp_path / "strip.png"
+    said = done("strip", run.path, path, "--prompt", "queen", "--prompt", "water tree", "--arm", 1, *QUICK)
+    assert said.splitlines()[-1] == str(path)
+    facts = json.loads(path.with_suffix(".json").read_text())
+    assert facts["row_labels"] == ["queen", "water tree"]
+    assert facts["column_labels"] == ["before", "3"]
+    sampling = dict(sampler="ddim", steps=1, guidance=1.0, negative_prompt="", prefix="")
+    assert (facts["facts"]["arm"], facts["facts"]["sampling"]) == (1, sampling)
+    with Image.open(path) as picture:
+        assert list(picture.size) == facts["picture"]["size_px"]
+
+
+def test_export_writes_the_arm_that_was_asked_for(trained, tmp_path):
+    run, _ = trained
+    for arm, rank in ((0, 2), (1, 4)):
+        path = tmp_path / f"lora_{arm}" / "pytorch_lora_weights.safetensors"
+        assert done("export", run.path, path.parent, "--arm", arm).strip() == str(path)
+        with safe_open(path, "numpy") as file:
+            assert (file.metadata()["rank"], file.metadata()["step"]) == (str(rank), "3")
+            assert {file.get_slice(name).get_shape()[0] for name in file.keys() if "lora_A" in name} == {rank}
+    done("export", run.path, tmp_path / "start", "--step", 0)
+    with safe_open(tmp_path / "start" / path.name, "numpy") as file:
+        assert all((file.get_tensor(name) == 0).all() for name in file.keys() if "lora_B" in name)
+
+
+class WaterJudge:
+    """Sees water everywhere."""
+
+    def read(self, images):
+        return pd.DataFrame({"radical": ["水"] * len(images), "probability": 0.9, "abstain": False})
+
+
+def test_score_counts_before_and_after(trained, images, monkeypatch):
+    monkeypatch.setattr(demo.RadicalJudge, "load_or_fit", lambda cache: WaterJudge())
+    lines = done("score", trained[0].path, images, "--captions-per-radical", 1).splitlines()
+    rows = [line.split() for line in lines if line.lstrip().startswith("training captions")]
+    assert [row[2:6] for row in rows] == [["before", "4", "4", "0.250"], ["after", "4", "4", "0.250"]]
+
+
+# ---------------------------------------------------------------------------------- what is refused
+
+
+@pytest.mark.parametrize(
+    ("setting", "complaint"),
+    [
+        ("rnak=16", "unknown settings ['rnak']; expected some of ["),
+        ("rank=0", "rank must be a whole number >= 1, got 0"),
+        ("rank=many", "rank must be of type int, got 'many'"),
+        ("peak_lr=fast", "peak_lr must be of type float, got 'fast'"),
+        ("rslora=maybe", "rslora must be of type bool, got 'maybe'"),
+        ("peak_lr=true", "peak_lr must be of type float, got True"),
+        ("alpha=high", "alpha must be of type float | None, got 'high'"),
+        ("targets=heads", "targets must be one of"),
+    ],
+)
+@pytest.mark.parametrize("command", ["train", "demo"])
+def test_bad_settings_are_refused_before_anything_is_done(
+    tmp_path, images, base, monkeypatch, command, setting, complaint
+):
+    for name in ("run_demo", "run_training"):
+        monkeypatch.setattr(demo, name, lambda *_, **__: pytest.fail("began"))
+    place = [images, tmp_path / "run"] if command == "train" else ["--folder", tmp_path / "run"]
+    assert complaint in refused(command, *place, "--base", base, "--set", setting)
+    assert not (tmp_path / "run").exists()
+
+
+def test_train_refuses_what_it_cannot_use(tmp_path, images, base):
+    run, options = tmp_path / "run", ["--base", base, "--tracker", "none"]
+    assert "expected a folder of images, got none" in refused("train", tmp_path / "none", run, *options)
+    assert "expected a folder with model_index.json" in refused("train", images, run, "--base", tmp_path / "none")
+    assert "precision must be one of" in refused("train", images, run, *options, "--precision", "fp8")
+    assert "expected name=value, got 'rank'" in refused("train", images, run, *options, "--set", "rank", code=2)
+    assert "expected name=value, got 'rank'" in refused("train", images, run, *options, "--vary", "rank", code=2)
+    tests_only = image_folder(tmp_path / "tests", extra=",test")
+    assert "expected images of the split 'train', got ['test']" in refused("train", tests_only, run, *options)
+    (tmp_path / "full").mkdir()
+    (tmp_path / "full" / "thesis.txt").touch()
+    assert "found ['thesis.txt']" in refused("train", images, tmp_path / "full", *options)
+    assert not run.exists()
+
+
+@pytest.mark.parametrize("command", ["strip", "export", "score"])
+def test_what_is_no_run_is_refused(tmp_path, images, command):
+    target = {"strip": tmp_path / "x.png", "export": tmp_path / "lora", "score": images}[command]
+    assert "is not a run folder" in refused(command, tmp_path / "none", target)
+    other = RunFolder.create(tmp_path / "other", {"recipe": 1})
+    assert "expected the run of a training, got settings without" in refused(command, other.path, target)
+
+
+def test_a_run_that_never_began_is_refused(tmp_path, base):
+    settings = {"arms": [Arm().to_json()], "hash": "0", "base_identity": "0", "base": str(base), "precision": "fp32"}
+    run = RunFolder.create(tmp_path / "run", settings)
+    for command, target in (("strip", "x.png"), ("export", "lora")):
+        assert "has no checkpoint yet" in refused(command, run.path, tmp_path / target)
+
+
+def test_strip_and_export_refuse_what_the_run_has_not(trained, tmp_path):
+    run, path = trained[0].path, tmp_path / "strip.png"
+    assert "prompts must be one of ['demo'," in refused("strip", run, path, "--prompts", "sutras")
+    assert "has arms 0 to 1, got 2" in refused("strip", run, path, "--arm", 2, *QUICK)
+    assert "sampler must be one of" in refused("strip", run, path, "--sampler", "euler")
+    assert "at least one prompt and one seed" in refused("strip", run, path, "--seeds", 0)
+    assert "expected a path ending in .png" in refused("strip", run, tmp_path / "x.jpg", "--prompt", "queen", *QUICK)
+    assert "has arms 0 to 1, got 2" in refused("export", run, tmp_path / "lora", "--arm", 2)
+    assert "no complete checkpoint of step 7, only [0, 3]" in refused("export", run, tmp_path / "lora", "--step", 7)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_score_refuses_images_without_radicals(trained, tmp_path, monkeypatch):
+    monkeypatch.setattr(demo.RadicalJudge, "load_or_fit", lambda cache: WaterJudge())
+    folder = image_folder(tmp_path / "images")
+    (folder / "metadata.csv").write_text("file_name,text\n0.png,water\n")
+    assert "expected a column radical_character" in refused("score", trained[0].path, folder)
+
+
+def test_data_refuses_what_it_cannot_draw(tmp_path):
+    folder = tmp_path / "set"
+    assert "ratio must be >= 1" in refused("data", folder, "--ratio", "0.5")
+    (tmp_path / "font.ttf").write_text("no font")
+    assert "expected a font file" in refused("data", folder, "--font", tmp_path / "font.ttf")
+    assert "No such file" in refused("data", folder, "--kanjidic2", tmp_path / "none.xml")
+    assert "Invalid value for '--rule'" in refused("data", folder, "--rule", "sixteen", code=2)
+    assert not folder.exists()
