@@ -147,7 +147,8 @@ def train(
 ) -> None:
     """Train one arm, or one per value of --vary, over one frozen base. Called again, it goes on.
 
-    Under `accelerate launch -m kanjilab train ...` every process takes its part of each batch.
+    Under `torchrun --nproc_per_node 2 -m kanjilab train ...` (or `accelerate launch` on GPUs) every process takes
+    its part of each batch.
     """
     from accelerate import Accelerator
 

@@ -199,15 +199,20 @@ def draw_pictures(base: Base, run: RunFolder, folder: Path, scale: Scale, sampli
             bar.update(done - bar.n)
 
         images, facts = sample_history(base, run, DEMO, list(range(scale.seeds)), sampling, on_progress=show)
-    arm = Arm.from_json(run.settings["arms"][0])
-    title = f"{run.settings['base']}, LoRA of rank {arm.rank} on: {arm.targets}"
-    save_strip(history_strip(images, facts, title), folder / "strip.png")
+    save_strip(history_strip(images, facts, _title(run)), folder / "strip.png")
     labels = ["before training", *(f"{seen:,} images" for seen in facts["images_seen"][1:])]
     frames = images[:, DEMO.index("queen"), 0]
     frames = grayscale(frames) if base.channels == 3 else frames
     save_animation(frames, labels, folder / "queen.gif", title="queen", facts=facts)
     facts = {"run": run.settings["hash"], "settings": run.settings}
     save_figure(draw_loss(run.read_log()), folder / "loss.png", facts)
+
+
+def _title(run: RunFolder) -> str:
+    arm = Arm.from_json(run.settings["arms"][0])
+    layers = "all layers" if arm.targets == "all" else arm.targets
+    trained = "every weight" if arm.targets == "unet" else f"LoRA of rank {arm.rank} on {layers}"
+    return f"{run.settings['base']}, {trained}" + (", shuffled captions" if arm.shuffled_captions else "")
 
 
 def score_run(

@@ -37,21 +37,12 @@ def sample_history(
         ValueError: the run has no such arm, or no checkpoint yet.
     """
     sampling = sampling or Sampling()
-    steps, arms = run.checkpoints(), len(run.settings["arms"])
-    if not 0 <= arm < arms:
-        raise ValueError(f"{run.path} has arms 0 to {arms - 1}, got {arm}")
-    if not steps:
-        raise ValueError(f"{run.path} has no checkpoint yet: its training never began")
-    facts = {
-        "base": base.name,
-        "run": run.settings["hash"],
-        "arm": arm,
-        "steps": steps,
-        "images_seen": [checkpoint_images_seen(run, step, arm) for step in steps],
+    facts = _facts(base, run, arm) | {
         "prompts": list(prompts),
         "seeds": list(seeds),
         "sampling": sampling.to_json(),
     }
+    steps = facts["steps"]
     name = f"history_{settings_hash(facts)}"
     if name in run.samples():
         return run.read_samples(name)
@@ -66,6 +57,16 @@ def sample_history(
     pixels = np.concatenate(images)
     run.write_samples(name, pixels, facts)
     return pixels, facts
+
+
+def _facts(base: Base, run: RunFolder, arm: int) -> dict[str, Any]:
+    steps, arms = run.checkpoints(), len(run.settings["arms"])
+    if not 0 <= arm < arms:
+        raise ValueError(f"{run.path} has arms 0 to {arms - 1}, got {arm}")
+    if not steps:
+        raise ValueError(f"{run.path} has no checkpoint yet: its training never began")
+    seen = [checkpoint_images_seen(run, step, arm) for step in steps]
+    return {"base": base.name, "run": run.settings["hash"], "arm": arm, "steps": steps, "images_seen": seen}
 
 
 def _shifted(on_progress: Callable[[int, int], None], before: int, total: int) -> Callable[[int, int], None]:
