@@ -125,20 +125,24 @@ class StackedLora(nn.Module):
         updates = [self._batched(chunk, [arm]) for chunk, (arm, _) in zip(chunks, pairs, strict=True)]
         return self.base(x) + torch.cat(updates)
 
+    def _merging_pays(self, x: Tensor) -> bool:
+        """Whether W + scale · B A costs fewer multiplications than applying A and B, forward and backward."""
+        (rank, width), height = self.pair[0].shape[1:], self.pair[1].shape[1]
+        positions = x.numel() // x.shape[1 if isinstance(self.base, nn.Conv2d) else -1]
+        return width * height * (positions + 3 * rank) <= 3 * positions * rank * (width + height)
+
     def _one_arm(self, x: Tensor, arm: int) -> Tensor:
-        """The layer with one arm's update: by the merged weight, or beside the base, whichever is cheaper."""
+        """The layer with one arm's update: by the merged weight, or beside the base."""
+        base, merge = self.base, self._merging_pays(x)
         down, up = self.pair[0][arm].to(x.dtype), (self.pair[1][arm] * self.scales[arm]).to(x.dtype)
-        (rank, width), height = down.shape, up.shape[0]
-        base = self.base
-        positions = x.numel() // x.shape[1 if isinstance(base, nn.Conv2d) else -1]
-        merge = width * height * (positions + 3 * rank) <= 3 * positions * rank * (width + height)
         weight = torch.addmm(base.weight.flatten(1).to(x.dtype), up, down) if merge else down
-        if isinstance(base, nn.Conv2d):
-            kernel = weight.view(-1, *base.weight.shape[1:])
-            bias = base.bias if merge else None
-            y = F.conv2d(x, kernel, bias, base.stride, base.padding, base.dilation)
-            return y if merge else base(x) + F.conv2d(y, up[:, :, None, None])
-        return F.linear(x, weight, base.bias) if merge else base(x) + F.linear(F.linear(x, weight), up)
+        bias = base.bias if merge else None
+        if not isinstance(base, nn.Conv2d):
+            y = F.linear(x, weight, bias)
+            return y if merge else base(x) + F.linear(y, up)
+        kernel = weight.view(-1, *base.weight.shape[1:])
+        y = F.conv2d(x, kernel, bias, base.stride, base.padding, base.dilation)
+        return y if merge else base(x) + F.conv2d(y, up[:, :, None, None])
 
     def _batched(self, x: Tensor, arms: Sequence[int]) -> Tensor:
         """The low-rank part for equal stretches of the given arms; shape of the layer's output."""

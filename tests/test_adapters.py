@@ -100,16 +100,14 @@ def test_each_arm_gets_its_own_dense_weight(kind, pairs):
 def test_one_arm_takes_the_cheaper_path_and_both_agree(kind, rank, count, merged, monkeypatch):
     layer = make_layer(kind)
     stack = filled_stack(layer, [Arm(targets="all", rank=rank)])
-    batched = []
-    original = StackedLora._batched
-    monkeypatch.setattr(
-        StackedLora, "_batched", lambda self, *arguments: batched.append(1) or original(self, *arguments)
-    )
+    choices = []
+    original = StackedLora._merging_pays
+    monkeypatch.setattr(StackedLora, "_merging_pays", lambda self, x: choices.append(original(self, x)) or choices[-1])
     x = inputs(layer, count).requires_grad_()
     with stack.attached() as segments:
         segments.pairs = ((0, count),)
         found = stack.denoiser(x)
-    assert bool(batched) is not merged
+    assert choices == [merged]
     expected = with_dense_weight(layer, stack.state(0), 1.0, x)
     assert_close(found, expected, atol=2e-5, rtol=1e-5)
     assert_close(*(torch.autograd.grad(y.square().mean(), x)[0] for y in (found, expected)), atol=1e-5, rtol=1e-4)

@@ -244,7 +244,7 @@ def test_the_whole_recipe_goes_on_from_what_is_there(tiny, tmp_path, monkeypatch
     pd.DataFrame(columns | {"held_out": [False] * 6 + [True] * 2}).to_csv(corpus / "glyphs.csv", index=False)
     recipes = dict(vae_recipe=VaeRecipe(steps=2, batch=2), unet_recipe=dataclasses.replace(RECIPE, steps=2))
     pipeline = pocket.build_pocket([], tmp_path, **recipes)
-    facts = json.loads((tmp_path / "facts.json").read_text())
+    facts = json.loads((tmp_path / "weights" / "facts.json").read_text())
     assert facts["glyphs"] == 8 and facts["unet_steps"] == 2 and 0 < facts["held_out_loss"] < 10
     before = load_base(pipeline).identity
 
