@@ -187,7 +187,7 @@ def train(
 def strip(
     folder: Annotated[Path, typer.Argument(help="A run.")],
     path: Annotated[Path, typer.Argument(help="PNG to write; a JSON goes beside it.")],
-    prompts: Annotated[str, typer.Option(help="A set: demo, radicals, never-trained, part-pairs.")] = "demo",
+    prompts: Annotated[str, typer.Option(help="A set: demo, radicals, published, part-pairs.")] = "demo",
     prompt: Annotated[list[str], typer.Option(help="One prompt, in place of a set; may be repeated.")] = [],  # noqa: B006
     arm: Annotated[int, typer.Option(help="Which arm of the run.")] = 0,
     seeds: Annotated[int, typer.Option(help="The first in every column, the others at the end.")] = 4,
