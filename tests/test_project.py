@@ -22,7 +22,9 @@ PICTURES = {".png", ".gif", ".webp", ".jpg", ".svg"}
 BINARY = PICTURES | {".safetensors", ".ttf", ".otf", ".gz", ".zip", ".npy"}
 TRACES = {
     "a path of one machine": re.compile(r"/(?:home|Users)/\w|/root[/]|/tmp[/]\w|site-packages[/]|[A-Z]:\\Users"),
-    "a package index": re.compile(r"pypi[.]org|pythonhosted[.]org|npmjs[.](?:com|org)|deb[.]debian[.]org|conda[.]org"),
+    "a package index": re.compile(
+        r"pypi[.]org|python[h]osted[.]org|npmjs[.](?:com|org)|deb[.]debian[.]org|conda[.]org"
+    ),
 }
 
 
@@ -188,6 +190,6 @@ def test_no_text_names_one_machine_or_a_package_index():
 
 def test_traces_are_recognised():
     outputs = ["/home" + "/ada", "/Users" + "/ada", "/root" + "/run", "/tmp" + "/run", "lib/site-packages" + "/torch"]
-    outputs += ["https://pypi" + ".org/simple", "files.pythonhosted" + ".org"]
+    outputs += ["https://pypi" + ".org/simple", "files.python" + "hosted" + ".org"]
     assert [len(traces(text)) for text in outputs] == [1] * len(outputs)
     assert traces("runs/demo, ~/data, https://kanjivg.tagaini.net") == []
