@@ -284,6 +284,25 @@ def pocket_folder() -> Path:
     return target
 
 
+@contextmanager
+def appearing_folder(target: Path) -> Iterator[Path]:
+    """A temporary folder to fill, which takes the target's name at the end: whole, or not at all.
+
+    Where another process was first, its folder stays and this one is dropped.
+    """
+    target.parent.mkdir(parents=True, exist_ok=True)
+    temporary = Path(tempfile.mkdtemp(prefix=f".{target.name}-", dir=target.parent))
+    try:
+        yield temporary
+        try:
+            temporary.rename(target)
+        except OSError:
+            if not target.is_dir():
+                raise
+    finally:
+        shutil.rmtree(temporary, ignore_errors=True)
+
+
 def assemble_pipeline(source: Path, text_model: Path, target: Path) -> None:
     """Writes a whole pipeline folder from a denoiser with autoencoder and a folder of MiniLM.
 
@@ -292,9 +311,7 @@ def assemble_pipeline(source: Path, text_model: Path, target: Path) -> None:
         text_model: holds config.json, model.safetensors and the tokenizer's files.
         target: appears whole or not at all.
     """
-    target.parent.mkdir(parents=True, exist_ok=True)
-    temporary = Path(tempfile.mkdtemp(prefix=f".{target.name}-", dir=target.parent))
-    try:
+    with appearing_folder(target) as temporary:
         shutil.copytree(source, temporary, dirs_exist_ok=True)
         encoder, tokenizer = temporary / "text_encoder", temporary / "tokenizer"
         encoder.mkdir()
@@ -307,10 +324,3 @@ def assemble_pipeline(source: Path, text_model: Path, target: Path) -> None:
             shutil.copyfile(text_model / name, tokenizer / name)
         settings = json.loads((text_model / "tokenizer_config.json").read_text())
         (tokenizer / "tokenizer_config.json").write_text(json.dumps(settings | {"model_max_length": TOKENS}, indent=2))
-        try:
-            temporary.rename(target)
-        except OSError:  # another process was first
-            if not target.is_dir():
-                raise
-    finally:
-        shutil.rmtree(temporary, ignore_errors=True)

@@ -1,8 +1,6 @@
 """Encode a dataset once per base: latents and text states, cached by hash and memory-mapped."""
 
 import json
-import shutil
-import tempfile
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -11,7 +9,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from kanjilab.bases import Base, TextStates, cache_folder
+from kanjilab.bases import Base, TextStates, appearing_folder, cache_folder
 from kanjilab.dataset import Dataset
 from kanjilab.settings import settings_hash
 
@@ -78,17 +76,8 @@ def encode_dataset(
     identity = settings_hash([FORMAT, base.identity, dataset.content_hash])
     folder = (cache or cache_folder() / "encoded") / identity
     if not folder.is_dir():
-        folder.parent.mkdir(parents=True, exist_ok=True)
-        temporary = Path(tempfile.mkdtemp(prefix=f".{identity}-", dir=folder.parent))
-        try:
+        with appearing_folder(folder) as temporary:
             _write(base, dataset, temporary, batch, on_progress)
-            try:
-                temporary.rename(folder)
-            except OSError:  # another process was first
-                if not folder.is_dir():
-                    raise
-        finally:
-            shutil.rmtree(temporary, ignore_errors=True)
     return open_encoded(folder)
 
 
