@@ -32,33 +32,52 @@ TARGET_PATTERNS = {
 class Rows:
     """One vector of parameters per arm, (K, P) float32, with a named view for each tensor in it.
 
+    The model computes with `leaves`: views of the rows themselves, or of a copy in the model's
+    precision that `refresh` brings up to date in one pass.
+
     Args:
         shapes: name -> shape of one arm's tensor.
         arms: K.
         device: where the rows live.
+        dtype: of the leaves.
     """
 
-    def __init__(self, shapes: Mapping[str, tuple[int, ...]], arms: int, device: torch.device):
+    def __init__(
+        self,
+        shapes: Mapping[str, tuple[int, ...]],
+        arms: int,
+        device: torch.device,
+        dtype: torch.dtype = torch.float32,
+    ):
         self.shapes = dict(shapes)
         size = sum(math.prod(shape) for shape in self.shapes.values())
         self.values = torch.zeros(arms, size, device=device)
         self.gradients = torch.zeros(arms, size, device=device)
-        self.parameters = {name: nn.Parameter(view) for name, view in self.views(self.values).items()}
+        self._used = self.values if dtype == torch.float32 else self.values.to(dtype)
+        self.leaves = {name: nn.Parameter(view) for name, view in self.views(self._used).items()}
 
-    def add_gradients(self, leaves: Sequence[Tensor], loss: Tensor) -> None:
-        """Adds the gradient of a loss to `gradients`.
+    def refresh(self) -> None:
+        """Brings the leaves up to date with `values`."""
+        if self._used is not self.values:
+            self._used.copy_(self.values)
+
+    def take_gradients(self, leaves: Sequence[Tensor], loss: Tensor, add: bool) -> None:
+        """Puts the gradient of a loss into `gradients`, or adds it to what is there.
 
         Args:
             leaves: what the loss depends on, in the order of `shapes`, each the size of its view.
             loss: scalar.
+            add: whether to add.
         """
         # Not through .grad: autograd wants a gradient's strides to be those of its parameter alone.
         found = torch.autograd.grad(loss, leaves, allow_unused=True)
-        views = self.views(self.gradients).values()
-        used = [
-            (view, gradient.view_as(view)) for view, gradient in zip(views, found, strict=True) if gradient is not None
-        ]
-        torch._foreach_add_([view for view, _ in used], [gradient for _, gradient in used])
+        for view, gradient in zip(self.views(self.gradients).values(), found, strict=True):
+            if gradient is not None and add:
+                view.add_(gradient.view_as(view))
+            elif gradient is not None:
+                view.copy_(gradient.view_as(view))
+            elif not add:
+                view.zero_()
 
     def views(self, rows: Tensor) -> dict[str, Tensor]:
         """Cuts a (..., P) tensor into (..., *shape) views by name."""
@@ -90,15 +109,15 @@ class Segments:
 class StackedLora(nn.Module):
     """A frozen linear or convolution layer plus one low-rank update per arm.
 
-    y = W x + scale_k · B_k A_k x for the images of arm k. One arm alone may use the merged weight
-    W + scale · B A, which is the same function and cheaper for many positions; several arms go
-    through one batched product.
+    y = W x + scale_k · B_k A_k x for the images of arm k. Where an arm has many positions, its merged
+    weight W + scale · B A is the cheaper way to the same function; elsewhere all arms go through one
+    batched product beside the base. Which way is taken does not depend on the number of arms.
 
     Args:
         base: the frozen layer.
         down: (K, r, in) or, for a convolution, (K, r, in·kh·kw).
         up: (K, out, r).
-        scales: (K,).
+        scales: K numbers.
         segments: shared by all layers, set before each forward pass.
     """
 
@@ -109,7 +128,8 @@ class StackedLora(nn.Module):
         self.base = base
         # In a tuple, torch does not see them: the model's parameters, and so its dtype, stay the base's.
         self.pair = (down, up)
-        self.scales = scales
+        self.scales = scales.to(down.dtype)
+        self.factors = scales.tolist()
         self.segments = segments
 
     def forward(self, x: Tensor) -> Tensor:
@@ -117,13 +137,13 @@ class StackedLora(nn.Module):
         pairs = self.segments.pairs
         if not pairs:
             return self.base(x)
-        if len(pairs) == 1:
-            return self._one_arm(x, pairs[0][0])
-        if self.segments.even:
-            return self.base(x) + self._batched(x, self.segments.arms)
         chunks = x.split([count for _, count in pairs])
-        updates = [self._batched(chunk, [arm]) for chunk, (arm, _) in zip(chunks, pairs, strict=True)]
-        return self.base(x) + torch.cat(updates)
+        merging = [self._merging_pays(chunk) for chunk in chunks]
+        if self.segments.even and not merging[0]:
+            return self._beside(x, self.segments.arms)
+        ways = [self._merged if pays else self._beside for pays in merging]
+        outputs = [way(chunk, [arm]) for way, chunk, (arm, _) in zip(ways, chunks, pairs, strict=True)]
+        return torch.cat(outputs) if len(outputs) > 1 else outputs[0]
 
     def _merging_pays(self, x: Tensor) -> bool:
         """Whether W + scale · B A costs fewer multiplications than applying A and B, forward and backward."""
@@ -131,40 +151,33 @@ class StackedLora(nn.Module):
         positions = x.numel() // x.shape[1 if isinstance(self.base, nn.Conv2d) else -1]
         return width * height * (positions + 3 * rank) <= 3 * positions * rank * (width + height)
 
-    def _one_arm(self, x: Tensor, arm: int) -> Tensor:
-        """The layer with one arm's update: by the merged weight, or beside the base."""
-        base, merge = self.base, self._merging_pays(x)
-        down, up = self.pair[0][arm].to(x.dtype), (self.pair[1][arm] * self.scales[arm]).to(x.dtype)
-        weight = torch.addmm(base.weight.flatten(1).to(x.dtype), up, down) if merge else down
-        bias = base.bias if merge else None
+    def _merged(self, x: Tensor, arms: Sequence[int]) -> Tensor:
+        """The layer with the merged weight of one arm."""
+        base, arm = self.base, arms[0]
+        down, up = self.pair[0][arm], self.pair[1][arm]
+        weight = torch.addmm(base.weight.flatten(1).to(x.dtype), up, down, alpha=self.factors[arm])
         if not isinstance(base, nn.Conv2d):
-            y = F.linear(x, weight, bias)
-            return y if merge else base(x) + F.linear(y, up)
-        kernel = weight.view(-1, *base.weight.shape[1:])
-        y = F.conv2d(x, kernel, bias, base.stride, base.padding, base.dilation)
-        return y if merge else base(x) + F.conv2d(y, up[:, :, None, None])
+            return F.linear(x, weight, base.bias)
+        kernel = weight.view(base.weight.shape)
+        return F.conv2d(x, kernel, base.bias, base.stride, base.padding, base.dilation)
 
-    def _batched(self, x: Tensor, arms: Sequence[int]) -> Tensor:
-        """The low-rank part for equal stretches of the given arms; shape of the layer's output."""
-        down, up = self.pair
-        whole = list(arms) == list(range(len(down)))
-        down = (down if whole else down[list(arms)]).to(x.dtype)  # (K, r, in)
-        up = up if whole else up[list(arms)]
-        scales = self.scales if whole else self.scales[list(arms)]
-        up = (up * scales.view(-1, 1, 1)).to(x.dtype)  # (K, out, r)
+    def _beside(self, x: Tensor, arms: Sequence[int]) -> Tensor:
+        """The base's output plus the low-rank part, for equal stretches of the given arms."""
+        whole = list(arms) == list(range(len(self.factors)))
+        down, up = self.pair if whole else (part[list(arms)] for part in self.pair)  # (K, r, in), (K, out, r)
+        scales = (self.scales if whole else self.scales[list(arms)]).view(-1, 1, 1)
+        y = self.base(x)
         if not isinstance(self.base, nn.Conv2d):
             stacked = x.reshape(len(arms), -1, x.shape[-1])  # (K, n, in)
-            return ((stacked @ down.mT) @ up.mT).reshape(*x.shape[:-1], up.shape[1])
+            return y + torch.bmm(torch.bmm(stacked, down.mT) * scales, up.mT).view_as(y)
         base, padding = self.base, cast(tuple[int, int], self.base.padding)
         if base.kernel_size == (1, 1) and base.stride == (1, 1):
             columns = x.flatten(2)  # (N, C, h·w)
         else:
             columns = F.unfold(x, base.kernel_size, base.dilation, padding, base.stride)  # (N, C·kh·kw, h'·w')
         per_arm = len(x) // len(arms)
-        reduced = down.repeat_interleave(per_arm, 0) @ columns  # (N, r, h'·w')
-        update = up.repeat_interleave(per_arm, 0) @ reduced  # (N, out, h'·w')
-        height = (x.shape[2] + 2 * padding[0] - base.kernel_size[0]) // base.stride[0] + 1
-        return update.unflatten(2, (height, -1))
+        reduced = torch.bmm((down * scales).repeat_interleave(per_arm, 0), columns)  # (N, r, h'·w')
+        return y + torch.bmm(up.repeat_interleave(per_arm, 0), reduced).view_as(y)
 
 
 @contextmanager
@@ -232,32 +245,34 @@ class LoraStack:
         for name, layer in self.layers.items():
             shapes[f"{name}.lora_A"] = (rank, layer.weight[0].numel())
             shapes[f"{name}.lora_B"] = (layer.weight.shape[0], rank)
-        device = next(denoiser.parameters()).device
-        self.rows = Rows(shapes, len(arms), device)
-        self.leaves = list(self.rows.parameters.values())
-        self.scales = torch.tensor([arm.scale for arm in arms], device=device)
+        weight = next(denoiser.parameters())
+        self.rows = Rows(shapes, len(arms), weight.device, weight.dtype)
+        self.leaves = list(self.rows.leaves.values())
+        self.scales = torch.tensor([arm.scale for arm in arms], device=weight.device)
         self.slots = [self._slot(name, layer) for name, layer in self.layers.items()]
         self._initialise()
 
     def _slot(self, name: str, layer: nn.Linear | nn.Conv2d) -> tuple[dict[str, Any], str, Any]:
         """Where the model holds a layer, and what stands there while the adapters are attached."""
-        down, up = self.rows.parameters[f"{name}.lora_A"], self.rows.parameters[f"{name}.lora_B"]
+        down, up = self.rows.leaves[f"{name}.lora_A"], self.rows.leaves[f"{name}.lora_B"]
         parent, _, leaf = name.rpartition(".")
         wrapper = StackedLora(layer, down, up, self.scales, self.segments)
         return self.denoiser.get_submodule(parent)._modules, leaf, wrapper
 
     def _initialise(self) -> None:
-        with torch.no_grad():
-            for name in self.layers:
-                down = self.rows.parameters[f"{name}.lora_A"]
-                for k, arm in enumerate(self.arms):
-                    if self.covered[name][k]:
-                        values = initial_down(name, (arm.rank, down.shape[2]), arm.seed)
-                        down[k, : arm.rank] = torch.from_numpy(values)
+        views = self.rows.views(self.rows.values)
+        for name in self.layers:
+            down = views[f"{name}.lora_A"]
+            for k, arm in enumerate(self.arms):
+                if self.covered[name][k]:
+                    values = initial_down(name, (arm.rank, down.shape[2]), arm.seed)
+                    down[k, : arm.rank] = torch.from_numpy(values)
 
     @contextmanager
     def attached(self) -> Iterator[Segments]:
         """Within it the denoiser runs with the adapters; yields the segments to set per batch."""
+        with torch.no_grad():
+            self.rows.refresh()
         with _swapped(self.slots):
             yield self.segments
 
@@ -272,8 +287,8 @@ class LoraStack:
         for name, layer in self.layers.items():
             if not self.covered[name][k]:
                 continue
-            down = views[f"{name}.lora_A"][k, :rank].detach()
-            up = views[f"{name}.lora_B"][k, :, :rank].detach()
+            down = views[f"{name}.lora_A"][k, :rank]
+            up = views[f"{name}.lora_B"][k, :, :rank]
             if isinstance(layer, nn.Conv2d):
                 down, up = down.view(rank, *layer.weight.shape[1:]), up[:, :, None, None]
             tensors[f"base_model.model.{name}.lora_A.weight"] = down.to("cpu", copy=True).contiguous()
@@ -295,15 +310,14 @@ class LoraStack:
                 f"{len(wrong)} tensors do not fit this adapter; {first}: "
                 f"expected {expected.get(first)}, got {found.get(first)}"
             )
-        rank = self.arms[k].rank
-        with torch.no_grad():
-            for name, value in tensors.items():
-                layer, kind = name.removeprefix("base_model.model.").removesuffix(".weight").rsplit(".", 1)
-                view = self.rows.parameters[f"{layer}.{kind}"][k]
-                if kind == "lora_A":
-                    view[:rank] = value.flatten(1)
-                else:
-                    view[:, :rank] = value.flatten(1)
+        rank, views = self.arms[k].rank, self.rows.views(self.rows.values)
+        for name, value in tensors.items():
+            layer, kind = name.removeprefix("base_model.model.").removesuffix(".weight").rsplit(".", 1)
+            view = views[f"{layer}.{kind}"][k]
+            if kind == "lora_A":
+                view[:rank] = value.flatten(1)
+            else:
+                view[:, :rank] = value.flatten(1)
 
     def config(self, k: int) -> dict:
         """PEFT's `adapter_config.json` for one arm."""
@@ -323,8 +337,9 @@ class LoraStack:
     def update_norm(self) -> Tensor:
         """(K,) Frobenius norm of scale·B·A over all layers, through r × r products."""
         total = torch.zeros(len(self.arms), device=self.scales.device)
+        views = self.rows.views(self.rows.values)
         for name in self.layers:
-            down, up = self.rows.parameters[f"{name}.lora_A"].detach(), self.rows.parameters[f"{name}.lora_B"].detach()
+            down, up = views[f"{name}.lora_A"], views[f"{name}.lora_B"]
             total += ((up.mT @ up) * (down @ down.mT)).sum(dim=(1, 2))  # (K,)
         return self.scales * total.clamp(min=0).sqrt()
 
@@ -348,10 +363,9 @@ class WholeDenoiser:
         original = dict(denoiser.named_parameters())
         device = next(denoiser.parameters()).device
         self.rows = Rows({name: tuple(value.shape) for name, value in original.items()}, 1, device)
-        with torch.no_grad():
-            for name, value in original.items():
-                self.rows.parameters[name][0] = value
         views = self.rows.views(self.rows.values)
+        for name, value in original.items():
+            views[name][0] = value.detach()
         self.trained = {name: nn.Parameter(view[0]) for name, view in views.items()}
         self.leaves = list(self.trained.values())
         self.slots = [self._slot(name, parameter) for name, parameter in self.trained.items()]
@@ -380,9 +394,9 @@ class WholeDenoiser:
         """
         if {name: tuple(value.shape) for name, value in tensors.items()} != self.rows.shapes:
             raise ValueError(f"the stored weights are not those of this {type(self.denoiser).__name__}")
-        with torch.no_grad():
-            for name, value in tensors.items():
-                self.rows.parameters[name][k] = value
+        views = self.rows.views(self.rows.values)
+        for name, value in tensors.items():
+            views[name][k] = value
 
     def config(self, k: int) -> dict:
         """What is stored beside the weights."""

@@ -2,7 +2,17 @@
 
 import numpy as np
 
-PURPOSES = ("initial weights", "data order", "training image", "sampling noise", "recipe", "caption shuffle")
+PURPOSES = (
+    "initial weights",
+    "data order",
+    "training image",
+    "sampling noise",
+    "recipe",
+    "caption shuffle",
+    "judge training",
+    "typeset",
+    "resampling",
+)
 
 
 def counted_rng(seed: int, purpose: str, index: int = 0) -> np.random.Generator:

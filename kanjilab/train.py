@@ -172,7 +172,6 @@ class Trainer:
             Loss, gradient norm and learning rate per arm; NaN where an arm does not train.
         """
         active = [k for k, progress in enumerate(self.progress) if progress.active]
-        self.rows.gradients.zero_()
         losses = torch.zeros(len(self.progress), device=self.base.device)
         for micro in range(max(self.progress[k].arm.accumulation for k in active)):
             self._accumulate([k for k in active if micro < self.progress[k].arm.accumulation], micro, losses)
@@ -187,6 +186,8 @@ class Trainer:
         """Adds the gradients of one micro-batch of some arms; `losses` (K,) is added to in place."""
         batch = self._share_of_this_process(arms, micro)
         if not batch:
+            if micro == 0:
+                self.rows.gradients.zero_()
             return
         pairs = [(k, len(draws)) for k, draws in batch]
         draws = [draw for _, drawn in batch for draw in drawn]
@@ -194,7 +195,7 @@ class Trainer:
             [np.full(n, 1 / self.progress[k].arm.images_per_step, dtype=np.float32) for k, n in pairs]
         )
         errors = self._errors(pairs, draws) * torch.from_numpy(weights).to(self.base.device)
-        self.rows.add_gradients(self.trainable.leaves, errors.sum())
+        self.rows.take_gradients(self.trainable.leaves, errors.sum(), add=micro > 0)
         owner = torch.tensor([k for k, n in pairs for _ in range(n)], device=self.base.device)
         losses.index_add_(0, owner, errors.detach())
 
@@ -257,7 +258,8 @@ class Trainer:
                 continue
             rates[k] = progress.arm.peak_lr * lr_factor(progress.arm, progress.steps, progress.total_steps)
             self.optimizer.param_groups[k]["lr"] = rates[k]
-            self.rows.gradients[k].mul_(min(1.0, progress.arm.clip_norm / (norms[k] + 1e-6)))
+            if norms[k] > progress.arm.clip_norm:
+                self.rows.gradients[k].mul_(progress.arm.clip_norm / (norms[k] + 1e-6))
             self.vectors[k].grad = self.rows.gradients[k]
             progress.norms = [*progress.norms[1 - NORM_WINDOW :], norms[k]]
             progress.steps += 1

@@ -121,7 +121,7 @@ def test_gradients_are_those_of_autograd_and_zero_in_the_padding():
     with stack.attached() as segments:
         segments.pairs = ((0, 2), (1, 2))
         loss = stack.denoiser(x).square().mean()
-        stack.rows.add_gradients(stack.leaves, loss)
+        stack.rows.take_gradients(stack.leaves, loss, add=False)
     gradients = stack.rows.views(stack.rows.gradients)
     assert gradients["inner.layer.lora_A"][0, 2:].count_nonzero() == 0
     assert gradients["inner.layer.lora_B"][0, :, 2:].count_nonzero() == 0
@@ -173,7 +173,7 @@ def test_before_training_the_denoiser_is_the_base(base):
         with stack.attached() as segments:
             segments.pairs = ((0, 1), (1, 1))
             found = base.denoiser(noisy, torch.tensor([5, 900]), text).sample
-    assert_close(found, expected, atol=0, rtol=0)
+    assert_close(found, expected, atol=1e-6, rtol=0)  # a convolution rounds by its batch
 
 
 @pytest.mark.parametrize("targets", ["all", "unet"])
@@ -212,7 +212,7 @@ def test_an_arm_leaves_out_the_layers_that_only_others_train(base):
         segments.pairs = ((0, 1), (1, 1))
         noise, text = torch.randn(2, 4, 8, 8), torch.randn(2, 8, 24)
         predicted = base.denoiser(noise, torch.tensor([5, 900]), text).sample
-        stack.rows.add_gradients(stack.leaves, predicted.square().mean())
+        stack.rows.take_gradients(stack.leaves, predicted.square().mean(), add=False)
     for name, gradient in stack.rows.views(stack.rows.gradients).items():
         assert bool(gradient[0].any()) is (name.rsplit(".", 1)[0] in cross), name
         assert gradient[1].any()

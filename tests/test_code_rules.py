@@ -16,12 +16,14 @@ SOURCES = sorted(PACKAGE.rglob("*.py"))
 LAYERS = (
     {"characters", "radicals", "prompts", "settings", "schedules", "counted"},
     {"glyphs", "adapters", "minilm", "corpus"},
-    {"bases", "dataset", "runs"},
-    {"encode", "export"},
-    {"train", "sample", "judge", "metrics", "pocket"},
-    {"strips", "score"},
-    {"plots", "history", "ablate"},
-    {"demo", "widgets"},
+    {"bases", "dataset", "runs", "components"},
+    {"encode", "export", "typeset"},
+    {"train", "sample", "judge", "metrics", "pocket", "legality", "neighbours", "inference"},
+    {"strips", "score", "judges"},
+    {"plots", "history", "criteria", "reinvention", "judge_training"},
+    {"demo"},
+    {"ablate"},
+    {"studies", "widgets"},
     {"cli"},
     {"__init__", "__main__"},  # the package itself: what it offers lazily may lie anywhere
 )
