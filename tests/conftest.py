@@ -43,6 +43,22 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     items.sort(key=lambda item: item.get_closest_marker("notebook") is not None)
 
 
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A tiny pipeline in diffusers' format."""
+    from tests.tiny import save_tiny_pipeline  # not before the environment is set
+
+    return save_tiny_pipeline(tmp_path_factory.mktemp("tiny") / "base")
+
+
+@pytest.fixture(scope="module")
+def base(folder: Path):
+    """The same, loaded."""
+    from kanjilab.bases import load_base
+
+    return load_base(folder)
+
+
 @pytest.fixture(autouse=True)
 def network_attempts() -> Iterator[list[str]]:
     """Connections tried during a test; one that provokes them on purpose takes this fixture and clears it."""

@@ -12,9 +12,7 @@ from torch.nn import functional as F
 from torch.testing import assert_close
 
 from kanjilab.adapters import LoraStack, StackedLora, WholeDenoiser, initial_down, make_trainable, target_layers
-from kanjilab.bases import load_base
 from kanjilab.settings import Arm
-from tests.tiny import save_tiny_pipeline
 
 LAYERS = {
     "linear": lambda: nn.Linear(24, 40),
@@ -23,11 +21,6 @@ LAYERS = {
     "convolution with stride": lambda: nn.Conv2d(6, 10, 3, stride=2, padding=1),
     "1x1 convolution": lambda: nn.Conv2d(6, 10, 1),
 }
-
-
-@pytest.fixture(scope="module")
-def base(tmp_path_factory):
-    return load_base(save_tiny_pipeline(tmp_path_factory.mktemp("tiny") / "base"))
 
 
 def make_layer(kind):

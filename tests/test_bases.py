@@ -15,16 +15,6 @@ from tests.tiny import save_tiny_pipeline
 
 
 @pytest.fixture(scope="module")
-def folder(tmp_path_factory):
-    return save_tiny_pipeline(tmp_path_factory.mktemp("tiny") / "base")
-
-
-@pytest.fixture(scope="module")
-def base(folder):
-    return load_base(folder)
-
-
-@pytest.fixture(scope="module")
 def velocity_base(tmp_path_factory):
     return load_base(save_tiny_pipeline(tmp_path_factory.mktemp("tiny") / "velocity", prediction="v_prediction"))
 

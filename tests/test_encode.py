@@ -18,11 +18,6 @@ from tests.tiny import save_tiny_pipeline
 CAPTIONS = ["water", "tree", "water", "person ; fire", "tree", "a castle", "queen"]
 
 
-@pytest.fixture(scope="module")
-def base(tmp_path_factory):
-    return load_base(save_tiny_pipeline(tmp_path_factory.mktemp("tiny") / "base"))
-
-
 @pytest.fixture
 def images(tmp_path):
     return image_folder(tmp_path / "images")

@@ -13,28 +13,17 @@ from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 from torch.testing import assert_close
 
-from kanjilab.bases import load_base
 from kanjilab.export import to_diffusers
 from kanjilab.runs import RunError, RunFolder
 from kanjilab.sample import Sampling, initial_noise, load_checkpoints, sample
 from kanjilab.settings import Arm
 from kanjilab.train import train
-from tests.tiny import save_tiny_pipeline, tiny_encoded
+from tests.tiny import tiny_encoded
 
 ARMS = {
     "attention": Arm(rank=3, alpha=6, peak_lr=0.05, images_seen=5),
     "all": Arm(rank=4, alpha=2, rslora=True, targets="all", peak_lr=0.02, images_seen=5),
 }
-
-
-@pytest.fixture(scope="module")
-def folder(tmp_path_factory):
-    return save_tiny_pipeline(tmp_path_factory.mktemp("tiny") / "base")
-
-
-@pytest.fixture(scope="module")
-def base(folder):
-    return load_base(folder)
 
 
 @pytest.fixture(scope="module")

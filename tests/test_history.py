@@ -4,13 +4,12 @@ import numpy as np
 import pytest
 
 from kanjilab import history
-from kanjilab.bases import load_base
 from kanjilab.history import history_strip, sample_history
 from kanjilab.runs import RunFolder
 from kanjilab.sample import Sampling, load_checkpoints, sample
 from kanjilab.settings import Arm
 from kanjilab.train import train
-from tests.tiny import save_tiny_pipeline, tiny_encoded
+from tests.tiny import tiny_encoded
 
 QUICK = Sampling(steps=2)
 PROMPTS, SEEDS = ["water tree", "queen"], [0, 7]
@@ -18,11 +17,6 @@ ARMS = {
     "lora": [Arm(targets="all", rank=2, peak_lr=0.02, images_seen=6, batch=2, seed=seed) for seed in range(2)],
     "unet": [Arm(targets="unet", peak_lr=0.02, images_seen=6, batch=2)],
 }
-
-
-@pytest.fixture(scope="module")
-def base(tmp_path_factory):
-    return load_base(save_tiny_pipeline(tmp_path_factory.mktemp("tiny") / "base"))
 
 
 @pytest.fixture(scope="module")

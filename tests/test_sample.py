@@ -20,16 +20,6 @@ QUICK = Sampling(steps=4)
 PROMPTS, SEEDS = ["water tree", "queen", "a castle"], [0, 7]
 
 
-@pytest.fixture(scope="module")
-def folder(tmp_path_factory):
-    return save_tiny_pipeline(tmp_path_factory.mktemp("tiny") / "base")
-
-
-@pytest.fixture(scope="module")
-def base(folder):
-    return load_base(folder)
-
-
 def draw(base, prompts=PROMPTS, seeds=SEEDS, sampling=QUICK, **options):
     return sample(base, prompts, seeds, sampling, size_px=32, **options)
 

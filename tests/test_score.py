@@ -10,12 +10,10 @@ import torch
 
 from kanjilab import score
 from kanjilab.adapters import make_trainable
-from kanjilab.bases import load_base
 from kanjilab.dataset import Dataset
 from kanjilab.sample import Sampling, sample
 from kanjilab.score import PromptSet, caption_prompts, expected_radical_share, score_prompts
 from kanjilab.settings import Arm
-from tests.tiny import save_tiny_pipeline
 
 QUICK = Sampling(steps=1, guidance=1.0)
 PROMPTS = PromptSet("two", ("water tree", "fire"), (frozenset("水木"), frozenset("火")))
@@ -30,11 +28,6 @@ class FakeJudge:
     def read(self, images):
         self.shown = images
         return pd.DataFrame({"radical": list(self.radicals), "probability": 0.9, "abstain": self.abstain})
-
-
-@pytest.fixture(scope="module")
-def base(tmp_path_factory):
-    return load_base(save_tiny_pipeline(tmp_path_factory.mktemp("tiny") / "base"))
 
 
 def dataset_of(rows):

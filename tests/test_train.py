@@ -31,16 +31,6 @@ SHAPE = (4, 8, 8)
 
 
 @pytest.fixture(scope="module")
-def folder(tmp_path_factory):
-    return save_tiny_pipeline(tmp_path_factory.mktemp("tiny") / "base")
-
-
-@pytest.fixture(scope="module")
-def base(folder):
-    return load_base(folder)
-
-
-@pytest.fixture(scope="module")
 def data(base):
     return tiny_encoded(base)
 
@@ -238,6 +228,16 @@ def test_arms_are_trained_together_as_alone(base, data, tmp_path):
         assert together[-1].images_seen[k] == alone[-1].images_seen[0] == arm.images_seen
         moved = [float((value - adapter(run, k, 0)[name]).abs().max()) for name, value in adapter(run, k).items()]
         assert min(moved) > 1e-4
+
+
+def test_eight_arms_equal_their_solo_runs_after_fifty_steps(base, data, tmp_path):
+    ranks, rates = (1, 2, 3, 4, 5, 6, 7, 8), (1e-3, 3e-3)
+    arms = [Arm(rank=r, peak_lr=rates[r % 2], images_seen=50, seed=r // 2) for r in ranks]
+    together, run = run_to_end(base, data, arms, tmp_path / "together")
+    assert len(together) == 50
+    for k in (0, 3, 7):
+        _, solo = run_to_end(base, data, [arms[k]], tmp_path / f"alone_{k}")
+        assert_same_adapter(adapter(run, k), adapter(solo), 1e-4)
 
 
 @pytest.mark.parametrize("bad", [0, 1])
