@@ -369,6 +369,53 @@ class EveryCharacter:
 
 
 @dataclass(frozen=True)
+class Only:
+    """Some of the radicals of a balanced rule: a small set, which a few thousand images teach.
+
+    Args:
+        rule: what is selected from.
+        radicals: classical numbers, in any order.
+    Raises:
+        ValueError: no radical, or one twice.
+    """
+
+    rule: Seed16 | Left16
+    radicals: tuple[int, ...]
+    name: ClassVar[str] = "only"
+
+    def __post_init__(self):
+        object.__setattr__(self, "radicals", tuple(self.radicals))
+        if not self.radicals or len(set(self.radicals)) < len(self.radicals):
+            raise ValueError(f"radicals must be one or more different numbers, got {self.radicals}")
+
+    def pool(self, characters: pd.DataFrame, drawable: Iterable[str]) -> pd.DataFrame:
+        """What the whole rule could choose from, these radicals alone."""
+        return self._of_these(self.rule.pool(characters, drawable))
+
+    def select(self, characters: pd.DataFrame, drawable: Iterable[str]) -> pd.DataFrame:
+        """What the whole rule selects, these radicals alone.
+
+        Args:
+            characters: a table of `load_characters`.
+            drawable: the characters that the font or the stroke files draw.
+        Returns:
+            Rows of the table with radical_character, position and text (the caption) added.
+        Raises:
+            ValueError: a radical that the rule does not select, or the rule's own reasons.
+        """
+        return self._of_these(self.rule.select(characters, drawable))
+
+    def _of_these(self, rows: pd.DataFrame) -> pd.DataFrame:
+        if unknown := sorted(set(self.radicals) - set(rows["radical"])):
+            raise ValueError(f"{self.rule.name} selects no radicals {unknown}, only {sorted(set(rows['radical']))}")
+        return rows.loc[rows["radical"].isin(list(self.radicals))]
+
+    def to_json(self) -> dict[str, Any]:
+        """Name, the whole rule and the radicals, as `rule_from_json` reads them."""
+        return {"name": self.name, "rule": self.rule.to_json(), "radicals": list(self.radicals)}
+
+
+@dataclass(frozen=True)
 class Imbalanced:
     """As many characters as a balanced rule selects, but unevenly spread over the same radicals.
 
@@ -376,7 +423,7 @@ class Imbalanced:
     as the one with fewest.
     """
 
-    rule: Seed16 | Left16
+    rule: Seed16 | Left16 | Only
     ratio: float
     name: ClassVar[str] = "imbalanced"
 
@@ -417,7 +464,7 @@ class Imbalanced:
         return {"name": self.name, "rule": self.rule.to_json(), "ratio": self.ratio}
 
 
-Rule = Seed16 | Left16 | EveryCharacter | Imbalanced
+Rule = Seed16 | Left16 | EveryCharacter | Only | Imbalanced
 
 
 def geometric_counts(total: int, groups: int, ratio: float) -> list[int]:
@@ -467,10 +514,10 @@ def rule_from_json(values: Mapping[str, Any]) -> Rule:
         ValueError: an unknown name, or parameters that the rule does not have.
     """
     parameters = {key: value for key, value in values.items() if key != "name"}
-    rules = {rule.name: rule for rule in (Seed16, Left16, EveryCharacter, Imbalanced)}
+    rules = {rule.name: rule for rule in (Seed16, Left16, EveryCharacter, Only, Imbalanced)}
     if (name := values.get("name")) not in rules:
         raise ValueError(f"rule name must be one of {', '.join(rules)}, got {name!r}")
-    if name == Imbalanced.name and "rule" in parameters:
+    if name in (Only.name, Imbalanced.name) and "rule" in parameters:
         parameters["rule"] = rule_from_json(parameters["rule"])
     try:
         return rules[name](**parameters)

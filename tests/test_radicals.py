@@ -17,6 +17,7 @@ from kanjilab.radicals import (
     EveryCharacter,
     Imbalanced,
     Left16,
+    Only,
     Seed16,
     balance_entropy,
     balance_report,
@@ -176,6 +177,25 @@ def test_too_much_imbalance_names_the_radicals(characters, drawable):
         Imbalanced(Left16(), 0.5)
 
 
+@pytest.mark.parametrize("rule", [Seed16(), Left16()])
+def test_some_radicals_of_a_rule(characters, drawable, rule):
+    few, whole = Only(rule, (167, 85)), rule.select(characters, drawable)
+    selected = few.select(characters, drawable)
+    assert selected.equals(whole[whole["radical_character"].isin(["水", "金"])])
+    pool = few.pool(characters, drawable)
+    assert set(pool["radical_character"]) == {"水", "金"} and set(selected.index) < set(pool.index)
+    uneven = balance_report(Imbalanced(few, 3.0).select(characters, drawable)).by_radical
+    assert sum(uneven.values()) == len(selected) and uneven["水"] == pytest.approx(3 * uneven["金"], rel=0.05)
+
+
+def test_radicals_that_a_rule_has_not_are_refused(characters, drawable):
+    with pytest.raises(ValueError, match=r"left16 selects no radicals \[9999\]"):
+        Only(Left16(), (85, 9999)).select(characters, drawable)
+    for radicals in ((), (85, 85)):
+        with pytest.raises(ValueError, match="one or more different numbers"):
+            Only(Left16(), radicals)
+
+
 def test_groups_hold_variants_and_shared_meanings_together(characters):
     group = caption_groups(characters)
     assert group["観"] == group["觀"]  # variants
@@ -200,7 +220,9 @@ def test_held_out_shares_nothing_with_training(characters, drawable):
     assert held_out(EveryCharacter(), characters, drawable).empty
 
 
-@pytest.mark.parametrize("rule", [Seed16(50), Left16(), Left16(88), EveryCharacter(), Imbalanced(Left16(), 4.0)])
+@pytest.mark.parametrize(
+    "rule", [Seed16(50), Left16(), Left16(88), EveryCharacter(), Imbalanced(Left16(), 4.0), Only(Seed16(), (85,))]
+)
 def test_rules_survive_json(rule):
     assert rule_from_json(json.loads(json.dumps(rule.to_json()))) == rule
 
