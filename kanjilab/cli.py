@@ -1,9 +1,9 @@
-"""The command line: `kanjilab demo`, `data`, `train`, `strip`, `score`, `export`."""
+"""The command line: `kanjilab demo`, `data`, `train`, `sweep`, `strip`, `score`, `export`."""
 
 import json
 from enum import StrEnum
 from pathlib import Path
-from typing import Annotated, Any, get_type_hints
+from typing import Annotated, Any
 
 import typer
 
@@ -28,6 +28,15 @@ class ScaleName(StrEnum):
     full = "full"
 
 
+class StudyScale(StrEnum):
+    """How much of a study is done."""
+
+    smoke = "smoke"
+    pilot = "pilot"
+    full = "full"
+    wide = "wide"
+
+
 def _rule(name: RuleName, ratio: float = 1.0) -> Any:
     from kanjilab.radicals import EveryCharacter, Imbalanced, Left16, Seed16
 
@@ -47,20 +56,6 @@ def _settings(pairs: list[str]) -> dict[str, Any]:
         except ValueError:
             settings[name] = value
     return settings
-
-
-def _arm(settings: dict[str, Any]) -> Any:
-    """An arm of values that were typed in, each of the type that its setting has."""
-    from kanjilab.settings import Arm
-
-    kinds = get_type_hints(Arm)
-    for name, value in settings.items():
-        kind = kinds.get(name, object)
-        fits = isinstance(value, kind | int if isinstance(0.0, kind) else kind)
-        if not fits or isinstance(value, bool) and kind not in (bool, object):
-            expected = kind.__name__ if isinstance(kind, type) else str(kind)
-            raise ValueError(f"{name} must be of type {expected}, got {value!r}")
-    return Arm.from_json(settings)
 
 
 def _open_run(folder: Path) -> Any:
@@ -92,13 +87,18 @@ def demo(
 ) -> None:
     """Curate, train a LoRA, draw the checkpoint strip and score it. Called again, it goes on."""
     from kanjilab.demo import DEMO_ARM, SCALES, report_table, run_demo
+    from kanjilab.settings import Arm
 
     name = (
         f"demo-{rule.value}" + ("-shuffled" if shuffled else "") + ("" if scale.value == "demo" else f"-{scale.value}")
     )
     folder = folder or Path("runs") / name
     try:
-        arm = _arm(DEMO_ARM.to_json() | _settings(settings) | {"shuffled_captions": shuffled})
+        changes = _settings(settings)
+        for name, option in {"images_seen": "--scale", "epochs": "--scale", "shuffled_captions": "--shuffled"}.items():
+            if name in changes:
+                raise ValueError(f"{name} is set by {option}, not by --set")
+        arm = Arm.from_json(DEMO_ARM.to_json() | changes | {"shuffled_captions": shuffled})
         report = run_demo(folder, rule=_rule(rule), base_name=base, arm=arm, scale=SCALES[scale.value])
     except (ValueError, OSError, RuntimeError) as error:
         raise _fail_plainly(error) from error
@@ -123,6 +123,8 @@ def data(
     from kanjilab.glyphs import KanjiVG
 
     try:
+        if font is not None and strokes is not None:
+            raise ValueError("a set is drawn from --font or from --strokes, not from both")
         drawing: dict[str, Any] = (
             dict(font=font) if strokes is None else dict(kanjivg=KanjiVG.open(), stroke_width=strokes)
         )
@@ -157,13 +159,14 @@ def train(
     from kanjilab.demo import run_training
     from kanjilab.encode import encode_dataset
     from kanjilab.runs import RunFolder
+    from kanjilab.settings import Arm
 
     name, separator, values = vary.partition("=")
     if vary and not separator:
         raise typer.BadParameter(f"expected name=value, got {vary!r}")
     variants = [_settings([f"{name}={value}"]) for value in values.split(",")] if vary else [{}]
     try:
-        arms = [_arm(_settings(settings) | variant) for variant in variants]
+        arms = [Arm.from_json(_settings(settings) | variant) for variant in variants]
         accelerator = Accelerator(log_with=None if tracker == "none" else tracker, project_dir=str(folder / "trackers"))
         images = open_dataset(data)
         if "train" not in (splits := sorted(set(images.table["split"]))):
@@ -181,6 +184,57 @@ def train(
         if reason:
             typer.echo(f"arm {number} stopped early: {reason}")
     typer.echo(f"{folder}\nNext: kanjilab strip {folder} strip.png")
+
+
+@app.command()
+def sweep(
+    study: Annotated[
+        str, typer.Option(help="rank, batch, epochs, schedule, balance, position, targets, full, article.")
+    ],
+    scale: Annotated[
+        StudyScale,
+        typer.Option(help="smoke: seconds; pilot: which rates; full: what is reported; wide: all, on a GPU."),
+    ] = StudyScale.smoke,
+    folder: Annotated[Path | None, typer.Option(help="runs/studies/<study>-<scale> by default.")] = None,
+    pack: Annotated[list[int], typer.Option(help="Only this pack, as an array job does; may be repeated.")] = [],  # noqa: B006
+    seeds: Annotated[list[int], typer.Option(help="Training seeds in place of the scale's; may be repeated.")] = [],  # noqa: B006
+    most_arms: Annotated[int, typer.Option(help="Arms in one training.")] = 8,
+    memory_gb: Annotated[float | None, typer.Option(help="Memory for a training; most of what is free.")] = None,
+    keep_adapters: Annotated[bool, typer.Option(help="Keep each pack's last checkpoint.")] = False,
+    dry_run: Annotated[bool, typer.Option(help="Print the packs and what they cost, and stop.")] = False,
+) -> None:
+    """Run a study: train its arms in packs, draw, read, and compare them. Called again, it goes on.
+
+    Under `torchrun --nproc_per_node 2 -m kanjilab sweep ...` (or `accelerate launch`) every process takes whole packs.
+    """
+    from pandas import read_parquet
+
+    from kanjilab.ablate import ablate
+    from kanjilab.studies import best_rates, make_study
+
+    folder = folder or Path("runs") / "studies" / f"{study}-{scale.value}"
+    try:
+        asked = make_study(study, scale.value, seeds)
+        report = ablate(
+            asked,
+            folder,
+            only=pack or None,
+            most_arms=most_arms,
+            memory_gb=memory_gb,
+            keep_adapters=keep_adapters,
+            dry_run=dry_run,
+            say=typer.echo,
+        )
+    except (ValueError, OSError, RuntimeError) as error:
+        raise _fail_plainly(error) from error
+    if report is None:
+        return
+    if scale == StudyScale.pilot:
+        typer.echo(best_rates(read_parquet(folder / "table-radicals.parquet")).to_string(index=False))
+    for split, sentences in report["sentences"].items():
+        typer.echo("\n".join([f"{split.replace('_', '-')} prompts:", *(f"  {line}" for line in sentences)]))
+    for name in ("table-radicals.parquet", "report-radicals.json", "figure-radicals.png"):
+        typer.echo(f"{folder / name}")
 
 
 @app.command()
@@ -205,6 +259,8 @@ def strip(
     from kanjilab.strips import save_strip
 
     try:
+        if path.suffix != ".png":  # before minutes of drawing
+            raise ValueError(f"expected a path ending in .png, got {str(path)!r}")
         if not prompt and prompts not in PROMPT_SETS:
             raise ValueError(f"prompts must be one of {sorted(PROMPT_SETS)}, got {prompts!r}")
         run = _open_run(folder)

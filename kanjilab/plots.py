@@ -425,3 +425,152 @@ def save_figure(figure: Figure, path: Path | str, facts: Mapping[str, Any]) -> P
         path.with_suffix(".json"), {"kind": "figure", "matplotlib": matplotlib.__version__, "facts": facts}
     )
     return path
+
+
+# ---------------------------------------------------------------------------------------------- studies
+
+
+def draw_rates(rates: pd.DataFrame, *, title: str = "", note: str = "", ax: Axes | None = None) -> Figure:
+    """Share of images that show what was asked: a dot and its interval per variant, the blocks as faint points.
+
+    Args:
+        rates: one row a variant, drawn from above: variant, value, low, high (shares), blocks (list of shares).
+        title: above the chart.
+        note: a second, smaller line.
+        ax: axes to draw into; default a figure of its own.
+    Returns:
+        the figure.
+    Raises:
+        ValueError: no rows.
+    """
+    figure, ax = _rows(rates, "variant", ax)
+    for row, rate in enumerate(rates.itertuples()):
+        _dot_with_interval(ax, row, rate, "#0072B2")
+    ax.set_xlim(left=0)
+    ax.set_xlabel("images with the expected radical")
+    ax.xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{100 * value:g}%"))
+    _finish_rows(ax, title, note)
+    return figure
+
+
+def draw_differences(
+    differences: pd.DataFrame, *, margin: float = 0.03, title: str = "", note: str = "", ax: Axes | None = None
+) -> Figure:
+    """Paired differences in points, with the band within which two variants count as the same.
+
+    Args:
+        differences: one row a contrast: label, value, low, high (shares), blocks (list of shares), verdict.
+        margin: half the width of the band, as a share.
+        title: above the chart.
+        note: a second, smaller line.
+        ax: axes to draw into; default a figure of its own.
+    Returns:
+        the figure.
+    Raises:
+        ValueError: no rows.
+    """
+    figure, ax = _rows(differences, "label", ax)
+    ax.axvspan(-margin, margin, color="#56B4E9", alpha=0.18, linewidth=0)
+    ax.axvline(0, color=SOFT, linewidth=0.8)
+    colors = {"held": "#009E73", "refuted": "#D55E00", "equivalent": "#0072B2"}
+    words = {"held": "better", "refuted": "worse", "equivalent": "as good"}
+    for row, (difference, verdict) in enumerate(zip(differences.itertuples(), differences["verdict"], strict=True)):
+        color = colors.get(verdict, SOFT)
+        _dot_with_interval(ax, row, difference, color)
+        word, place = words.get(verdict, str(verdict)), ("axes fraction", "data")
+        ax.annotate(word, (1.01, row), xycoords=place, color=color, fontsize=9, va="center")
+    ax.set_xlabel(f"difference in points, same training seeds and prompts; shaded: ±{100 * margin:g}")
+    ax.xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{100 * value:+g}" if value else "0"))
+    _finish_rows(ax, title, note)
+    return figure
+
+
+def draw_budget(rates: pd.DataFrame, *, title: str = "", note: str = "", ax: Axes | None = None) -> Figure:
+    """Share of images that show what was asked, over the images seen in training; a line per variant.
+
+    Args:
+        rates: rows of variant, images_seen, value, low, high (shares).
+        title: above the chart.
+        note: a second, smaller line.
+        ax: axes to draw into; default a figure of its own.
+    Returns:
+        the figure.
+    Raises:
+        ValueError: no rows.
+    """
+    if rates.empty:
+        raise ValueError("expected at least one rate to draw, got none")
+    figure, ax = _axes(ax)
+    names = list(dict.fromkeys(rates["variant"]))
+    for k, name in enumerate(names):
+        part = rates.loc[rates["variant"] == name].sort_values(by="images_seen")
+        color, dashes = PALETTE[k % len(PALETTE)], LINE_STYLES[k // len(PALETTE) % len(LINE_STYLES)]
+        seen, value = part["images_seen"].to_numpy(float), part["value"].to_numpy(float)
+        ax.fill_between(seen, part["low"], part["high"], color=color, alpha=0.12, linewidth=0)
+        ax.plot(seen, value, color=color, linestyle=dashes, linewidth=1.6, marker="o", markersize=4, gid=SMOOTHED)
+    ax.set_ylim(bottom=0)
+    ax.set_xlabel("images seen in training")
+    ax.set_ylabel("images with the expected radical")
+    ax.xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:,.0f}"))
+    ax.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{100 * value:g}%"))
+    _write_title(ax, title, note)
+    _name_lines(ax, names, rates["images_seen"].to_numpy(float))
+    _finish(ax)
+    return figure
+
+
+def draw_study(
+    rates: pd.DataFrame, differences: pd.DataFrame, *, title: str = "", note: str = "", margin: float = 0.03
+) -> Figure:
+    """A study at a glance: rates, the tested differences, and, where several moments were scored, the way there.
+
+    Args:
+        rates: as for `draw_rates` and `draw_budget`, with `final`.
+        differences: as for `draw_differences`; no rows where nothing was compared.
+        title: above the charts.
+        note: a second, smaller line.
+        margin: as for `draw_differences`.
+    Returns:
+        the figure.
+    """
+    last = rates.loc[rates["final"]]
+    heights = [_row_inches(len(last))] + [_row_inches(len(differences))] * (len(differences) > 0)
+    heights += [3.2] * (len(last) < len(rates))
+    figure = Figure(figsize=(7.6, sum(heights) + 0.3), dpi=DOTS_PER_INCH, layout="constrained")
+    FigureCanvasAgg(figure)
+    axes = list(figure.subplots(len(heights), 1, height_ratios=heights, squeeze=False)[:, 0])
+    draw_rates(last, title=title, note=note, ax=axes.pop(0))
+    if len(differences):
+        draw_differences(differences, margin=margin, ax=axes.pop(0))
+    if axes:
+        draw_budget(rates, ax=axes.pop(0))
+    return figure
+
+
+def _row_inches(rows: int) -> float:
+    return 0.95 + 0.27 * rows
+
+
+def _rows(table: pd.DataFrame, labels: str, ax: Axes | None) -> tuple[Figure, Axes]:
+    """Axes with a labelled line for every row of a table."""
+    if table.empty:
+        raise ValueError("expected at least one row to draw, got none")
+    figure, ax = _axes(ax, width=7.6, height=_row_inches(len(table)) + 0.3)
+    ax.set_yticks(range(len(table)), [_label(str(label), 36) for label in table[labels]], fontsize=9)
+    ax.set_ylim(len(table) - 0.4, -0.6)
+    return figure, ax
+
+
+def _dot_with_interval(ax: Axes, row: int, values: Any, color: str) -> None:
+    blocks = values.blocks
+    ax.plot(blocks, [row + 0.24] * len(blocks), "o", color=color, markersize=3.5, alpha=0.35, markeredgewidth=0)
+    ax.plot([values.low, values.high], [row, row], color=color, linewidth=2.2, solid_capstyle="butt")
+    ax.plot(values.value, row, "o", color=color, markersize=6)
+
+
+def _finish_rows(ax: Axes, title: str, note: str) -> None:
+    _write_title(ax, title, note)
+    _finish(ax)
+    ax.grid(axis="y", visible=False)
+    ax.grid(axis="x", color=FAINT, linewidth=0.6)
+    ax.tick_params(axis="y", length=0, labelcolor=INK)

@@ -14,6 +14,8 @@ def lr_factor(arm: Arm, step: int, total_steps: int) -> float:
     After the warm-up, with p in [0, 1] the share of the remaining steps that is done:
     `constant` 1; `linear` 1 - p; `cosine` (1 + cos(pi p)) / 2; `cosine-restarts` the same, run
     `cycles` times; `constant-cooldown` 1, then linearly to 0 over the last `cooldown_share`.
+    `periodic` has no warm-up: it falls as a cosine over `warmup_steps`, climbs back over as many, and
+    so on to the end, as SimpleTuner's "cosine" does.
     Past the end the value of the last step is kept: nothing rises again.
 
     Args:
@@ -23,6 +25,8 @@ def lr_factor(arm: Arm, step: int, total_steps: int) -> float:
         A number in [0, 1].
     """
     step = min(step, total_steps)
+    if arm.schedule == "periodic":
+        return 0.5 * (1 + math.cos(math.pi * step / arm.warmup_steps))
     if step < arm.warmup_steps:
         return (step + 1) / arm.warmup_steps
     progress = (step - arm.warmup_steps) / max(1, total_steps - arm.warmup_steps)

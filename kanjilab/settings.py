@@ -5,10 +5,10 @@ import hashlib
 import json
 import math
 from dataclasses import dataclass
-from typing import Any, Self
+from typing import Any, Self, get_type_hints
 
 TARGETS = ("cross-attention", "attention", "attention+feed-forward", "all", "unet")
-SCHEDULES = ("constant", "linear", "cosine", "cosine-restarts", "constant-cooldown")
+SCHEDULES = ("constant", "linear", "cosine", "cosine-restarts", "constant-cooldown", "periodic")
 PRECISIONS = ("fp32", "bf16")
 
 
@@ -45,7 +45,7 @@ class Arm:
         rslora: scale alpha / sqrt(r) in place of alpha / r (arXiv:2312.03732).
         peak_lr: the highest learning rate.
         schedule: one of `SCHEDULES`; see `kanjilab.schedules.lr_factor`.
-        warmup_steps: optimizer steps of linear warm-up.
+        warmup_steps: optimizer steps of linear warm-up; of `periodic` the half period, and no warm-up.
         cycles: of `cosine-restarts`.
         cooldown_share: of `constant-cooldown`, the last share of the steps in (0, 1].
         batch: images a micro-batch.
@@ -94,12 +94,14 @@ class Arm:
     seed: int = 0
 
     def __post_init__(self) -> None:
+        self._check_types()
         _require(self.targets in TARGETS, f"targets must be one of {TARGETS}, got {self.targets!r}")
         _require(self.schedule in SCHEDULES, f"schedule must be one of {SCHEDULES}, got {self.schedule!r}")
         for name, least in dict(rank=1, batch=1, accumulation=1, cycles=1, warmup_steps=0, seed=0).items():
             value = getattr(self, name)
-            whole = isinstance(value, int) and not isinstance(value, bool)
-            _require(whole and value >= least, f"{name} must be a whole number >= {least}, got {value!r}")
+            _require(value >= least, f"{name} must be a whole number >= {least}, got {value!r}")
+        periodic = self.schedule == "periodic"
+        _require(not periodic or self.warmup_steps > 0, "periodic takes warmup_steps as half period, expected >= 1")
         self._make_floats()
         for name in ("peak_lr", "epochs", "clip_norm", "epsilon", "explosion_factor"):
             value = getattr(self, name)
@@ -116,6 +118,14 @@ class Arm:
             _require(value is None or 0 < value < math.inf, f"{name} must be None or finite and > 0, got {value!r}")
         decay = self.ema_decay
         _require(decay is None or 0 < decay < 1, f"ema_decay must be None or lie in (0, 1), got {decay!r}")
+
+    def _check_types(self) -> None:
+        for name, kind in get_type_hints(type(self)).items():
+            value = getattr(self, name)
+            fits = isinstance(value, kind | int if isinstance(0.0, kind) else kind)
+            fits = fits and isinstance(value, bool) == (kind is bool)  # to Python, True is a number
+            expected = kind.__name__ if isinstance(kind, type) else str(kind)
+            _require(fits, f"{name} must be of type {expected}, got {value!r}")
 
     def _make_floats(self) -> None:
         """8 and 8.0 are one setting, and so must have one hash."""

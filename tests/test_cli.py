@@ -9,14 +9,16 @@ from PIL import Image
 from safetensors import safe_open
 from typer.testing import CliRunner
 
-from kanjilab import demo
+from kanjilab import ablate, demo, history, studies
 from kanjilab.cli import _settings, app
 from kanjilab.dataset import open_dataset
+from kanjilab.glyphs import default_font
 from kanjilab.runs import RunFolder
+from kanjilab.sample import Sampling
 from kanjilab.settings import Arm
 from tests.tiny import save_tiny_pipeline
 
-COMMANDS = ["demo", "data", "train", "strip", "score", "export"]
+COMMANDS = ["demo", "data", "train", "sweep", "strip", "score", "export"]
 QUICK = ["--steps", "1", "--guidance", "1", "--sampler", "ddim", "--seeds", "1"]
 ROWS = [("water", "水"), ("tree", "木"), ("person", "人"), ("fire", "火")]
 KANJIDIC2 = """<kanjidic2><header/>{}</kanjidic2>"""
@@ -199,7 +201,71 @@ def test_score_counts_before_and_after(trained, images, monkeypatch):
     assert [row[2:6] for row in rows] == [["before", "4", "4", "0.250"], ["after", "4", "4", "0.250"]]
 
 
+@pytest.fixture
+def tiny_study(base, images, monkeypatch):
+    """Studies by any name are this one: two ranks in two blocks."""
+
+    def make_study(name, scale, seeds):
+        variants = (ablate.Variant("rank 1", dict(rank=1)), ablate.Variant("rank 2", dict(rank=2)))
+        return ablate.Study(
+            name=f"{name}-{scale}",
+            claim="more is better",
+            arm=Arm(targets="cross-attention", images_seen=2, batch=2),
+            variants=variants if scale == "smoke" else studies.at_every_rate(studies.Design("", variants)).variants,
+            seeds=tuple(seeds) or (0, 1),
+            data={"folder": str(images)},
+            base=str(base),
+            precision="fp32",
+            prompts_per_radical=1,
+            sampling=Sampling("ddim", steps=1, guidance=1),
+            loss_images=1,
+        )
+
+    monkeypatch.setattr(studies, "make_study", make_study)
+    monkeypatch.setattr(ablate.RadicalJudge, "load_or_fit", lambda cache: WaterJudge())
+    monkeypatch.setattr(ablate, "measure_steps", lambda base, data, arms, steps=2: (0.1, 1.0))
+
+
+def test_sweep_answers_a_study_pack_by_pack(tiny_study, tmp_path):
+    folder = tmp_path / "rank"
+    arguments = ["sweep", "--study", "rank", "--folder", folder, "--most-arms", 2]
+    said = done(*arguments, "--dry-run")
+    assert "rank-smoke: 4 arms in 2 packs" in said
+    assert not (folder / "packs").exists()
+    said = done(*arguments, "--pack", 1)
+    assert "2 of 4 arms are not there yet" in said
+    lines = call(*arguments).stdout.splitlines()
+    assert sum(": stored" in line for line in lines) == 1
+    assert "  in base, rank 2 against rank 1: 0.0 points [0.0, 0.0], p = 1, 2 blocks: undecided" in lines
+    for path in lines[-3:]:
+        assert path.startswith(str(folder))
+    table = pd.read_parquet(lines[-3])
+    assert len(table) == 4 * 4  # arms, prompts
+    assert sorted(set(table["seed"])) == [0, 1]
+    assert json.loads((folder / "report-radicals.json").read_text())["study"]["name"] == "rank-smoke"
+    with Image.open(folder / "figure-radicals.png") as picture:
+        assert picture.size[0] > 500
+    assert "2 arms in 1 packs" in done(*arguments[:3], "--folder", tmp_path / "x", "--seeds", 3, "--dry-run")
+
+
+def test_a_pilot_ends_with_each_variants_best_rate(tiny_study, tmp_path):
+    folder = tmp_path / "pilot"
+    lines = call("sweep", "--study", "rank", "--scale", "pilot", "--folder", folder, "--seeds", 7).stdout.splitlines()
+    header = next(n for n, line in enumerate(lines) if line.split() == ["setting", "peak_lr", "hits", "inside"])
+    assert [line.split()[:2] for line in lines[header + 1 : header + 3]] == [["rank", "1"], ["rank", "2"]]
+
+
 # ---------------------------------------------------------------------------------- what is refused
+
+
+def test_sweep_refuses_what_it_does_not_know(tiny_study, tmp_path, monkeypatch):
+    folder = tmp_path / "study"
+    assert "expected numbers of packs from 0 to 0, got [4]" in refused(
+        "sweep", "--study", "rank", "--folder", folder, "--pack", 4
+    )
+    monkeypatch.undo()
+    assert "study must be one of rank, batch" in refused("sweep", "--study", "colour")
+    assert "Invalid value for '--scale'" in refused("sweep", "--study", "rank", "--scale", "huge", code=2)
 
 
 @pytest.mark.parametrize(
@@ -224,6 +290,22 @@ def test_bad_settings_are_refused_before_anything_is_done(
     place = [images, tmp_path / "run"] if command == "train" else ["--folder", tmp_path / "run"]
     assert complaint in refused(command, *place, "--base", base, "--set", setting)
     assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.parametrize(
+    ("setting", "option"),
+    [("images_seen=5", "--scale"), ("epochs=2", "--scale"), ("shuffled_captions=true", "--shuffled")],
+)
+def test_the_demo_refuses_settings_that_an_option_decides(tmp_path, setting, option):
+    name = setting.partition("=")[0]
+    assert f"{name} is set by {option}, not by --set" in refused("demo", "--folder", tmp_path / "run", "--set", setting)
+    assert not (tmp_path / "run").exists()
+
+
+def test_data_is_drawn_in_one_way(tmp_path):
+    drawing = ("--font", default_font(), "--strokes", 4)
+    assert "from --font or from --strokes, not from both" in refused("data", tmp_path / "data", *drawing)
+    assert not (tmp_path / "data").exists()
 
 
 def test_train_refuses_what_it_cannot_use(tmp_path, images, base):
@@ -256,12 +338,13 @@ def test_a_run_that_never_began_is_refused(tmp_path, base):
         assert "has no checkpoint yet" in refused(command, run.path, tmp_path / target)
 
 
-def test_strip_and_export_refuse_what_the_run_has_not(trained, tmp_path):
+def test_strip_and_export_refuse_what_the_run_has_not(trained, tmp_path, monkeypatch):
     run, path = trained[0].path, tmp_path / "strip.png"
     assert "prompts must be one of ['demo'," in refused("strip", run, path, "--prompts", "sutras")
     assert "has arms 0 to 1, got 2" in refused("strip", run, path, "--arm", 2, *QUICK)
     assert "sampler must be one of" in refused("strip", run, path, "--sampler", "euler")
     assert "at least one prompt and one seed" in refused("strip", run, path, "--seeds", 0)
+    monkeypatch.setattr(history, "sample_history", lambda *_, **__: pytest.fail("drew first"))
     assert "expected a path ending in .png" in refused("strip", run, tmp_path / "x.jpg", "--prompt", "queen", *QUICK)
     assert "has arms 0 to 1, got 2" in refused("export", run, tmp_path / "lora", "--arm", 2)
     assert "no complete checkpoint of step 7, only [0, 3]" in refused("export", run, tmp_path / "lora", "--step", 7)

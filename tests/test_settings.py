@@ -88,7 +88,12 @@ def test_a_value_out_of_range_is_refused_by_name(name, value):
 def test_every_named_choice_is_accepted():
     for targets in TARGETS:
         for schedule in SCHEDULES:
-            assert Arm(targets=targets, schedule=schedule).schedule == schedule
+            assert Arm(targets=targets, schedule=schedule, warmup_steps=1).schedule == schedule
+
+
+def test_a_periodic_schedule_needs_its_half_period():
+    with pytest.raises(ValueError, match="warmup_steps as half period"):
+        Arm(schedule="periodic")
 
 
 def test_settings_cannot_be_changed():
