@@ -2,8 +2,8 @@
 # A study as a Slurm array: every task trains, draws and reads whole packs by itself, and whoever is last writes the
 # table. Count the packs first; this also measures them, so that the tasks agree on their numbers:
 #
-#     kanjilab sweep --study rank --scale full --dry-run     # "40 arms in 5 packs"
-#     sbatch --array=0-4 examples/slurm_sweep.sh rank full
+#     kanjilab sweep --study rank --scale full --dry-run     # "16 arms in 2 packs"
+#     sbatch --array=0-1 examples/slurm_sweep.sh rank full
 #
 # A task that was killed or ran out of time goes on where it was when it is submitted again. Tasks on machines that
 # share no disk: copy their runs/studies/rank-full/packs/* into one folder, and run the sweep there to merge them.

@@ -150,7 +150,7 @@ def test_schedules_have_one_peak_and_a_constant_of_their_mean():
 
 
 def test_balance_and_position_differ_in_data_alone():
-    balance = make_study("balance")
+    balance = make_study("balance", "wide")
     assert [dict(data).get("ratio", 1.0) for data in balance.datasets()] == [1.0, 3.0, 10.0, 30.0]
     position = make_study("position")
     assert [(data["rule"], tuple(data["radicals"])) for data in position.datasets()] == [
@@ -160,7 +160,7 @@ def test_balance_and_position_differ_in_data_alone():
 
 
 def test_the_article_and_its_code():
-    arms = arms_of(make_study("article"))
+    arms = arms_of(make_study("article", "wide"))
     assert (arms["article"].targets, arms["article"].alpha) == ("cross-attention", 4)
     assert (arms["its code"].targets, arms["its code"].scale) == ("attention", 1)
     for label in ("article", "its code"):
