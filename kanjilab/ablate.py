@@ -937,6 +937,8 @@ def ablate(
     folder: Path,
     *,
     judge: Judge | None = None,
+    name: str = "radicals",
+    hits: Hits = expected_radical_hits,
     only: Sequence[int] | None = None,
     most_arms: int = 8,
     memory_gb: float | None = None,
@@ -952,6 +954,8 @@ def ablate(
     Args:
         folder: of the study.
         judge: who reads the images; the first judge by default.
+        name: of the judge, for its files.
+        hits: which of its readings show what was expected.
         only: numbers of packs, as an array job does one each; all by default.
         most_arms: arms in one training.
         memory_gb: memory that a training may take; by default most of what is free.
@@ -979,4 +983,4 @@ def ablate(
             say(f"{folder}: {left} of {len(lab.trainings())} arms are not there yet")
             return None
         judge = judge or RadicalJudge.load_or_fit(cache_folder() / "judges")
-        return write_report(lab, judge)
+        return write_report(lab, judge, name, hits)

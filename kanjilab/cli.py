@@ -37,6 +37,24 @@ class StudyScale(StrEnum):
     wide = "wide"
 
 
+class JudgeName(StrEnum):
+    """Who reads the images of a study."""
+
+    radicals = "radicals"
+    A = "A"
+    B = "B"
+
+
+def _reading(judge: JudgeName) -> dict[str, Any]:
+    """How `ablate` is told who reads; judges A and B find a radical anywhere in the glyph."""
+    if judge == JudgeName.radicals:
+        return {}
+    from kanjilab.judges import load_judge
+    from kanjilab.metrics import expected_part_hits
+
+    return {"judge": load_judge(judge.value), "name": f"judge-{judge.value.lower()}", "hits": expected_part_hits}
+
+
 def _rule(name: RuleName, ratio: float = 1.0) -> Any:
     from kanjilab.radicals import EveryCharacter, Imbalanced, Left16, Seed16
 
@@ -196,6 +214,9 @@ def sweep(
         typer.Option(help="smoke: seconds; pilot: which rates; full: what is reported; wide: all, on a GPU."),
     ] = StudyScale.smoke,
     folder: Annotated[Path | None, typer.Option(help="runs/studies/<study>-<scale> by default.")] = None,
+    judge: Annotated[
+        JudgeName, typer.Option(help="Who reads; what is stored is read anew without drawing it again.")
+    ] = JudgeName.radicals,
     pack: Annotated[list[int], typer.Option(help="Only this pack, as an array job does; may be repeated.")] = [],  # noqa: B006
     seeds: Annotated[list[int], typer.Option(help="Training seeds in place of the scale's; may be repeated.")] = [],  # noqa: B006
     most_arms: Annotated[int, typer.Option(help="Arms in one training.")] = 8,
@@ -218,6 +239,7 @@ def sweep(
         report = ablate(
             asked,
             folder,
+            **_reading(judge),
             only=pack or None,
             most_arms=most_arms,
             memory_gb=memory_gb,
@@ -229,12 +251,13 @@ def sweep(
         raise _fail_plainly(error) from error
     if report is None:
         return
+    name = report["judge"]
     if scale == StudyScale.pilot:
-        typer.echo(best_rates(read_parquet(folder / "table-radicals.parquet")).to_string(index=False))
+        typer.echo(best_rates(read_parquet(folder / f"table-{name}.parquet")).to_string(index=False))
     for split, sentences in report["sentences"].items():
         typer.echo("\n".join([f"{split.replace('_', '-')} prompts:", *(f"  {line}" for line in sentences)]))
-    for name in ("table-radicals.parquet", "report-radicals.json", "figure-radicals.png"):
-        typer.echo(f"{folder / name}")
+    for file in (f"table-{name}.parquet", f"report-{name}.json", f"figure-{name}.png"):
+        typer.echo(f"{folder / file}")
 
 
 @app.command()

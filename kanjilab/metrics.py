@@ -81,6 +81,22 @@ def expected_radical_hits(readings: pd.DataFrame, expected: Sequence[str | Colle
     return np.array([bool(not abstain and _is_expected(radical, wanted)) for radical, abstain, wanted in pairs])
 
 
+def expected_part_hits(readings: pd.DataFrame, expected: Sequence[Collection[str]]) -> NDArray[np.bool_]:
+    """Which images show an expected radical among their parts, wherever in the glyph.
+
+    Args:
+        readings: one row per image with a column ``parts`` (tuples of str), as judges A and B read.
+        expected: one set of radicals per image, of which any will do.
+    Returns:
+        (N,) bool.
+    Raises:
+        ValueError: the lengths differ.
+    """
+    if len(readings) != len(expected):
+        raise ValueError(f"expected one set of radicals per reading: {len(readings)} readings, {len(expected)} sets")
+    return np.array([bool(set(parts) & set(wanted)) for parts, wanted in zip(readings["parts"], expected, strict=True)])
+
+
 def expected_radical_rate(
     readings: pd.DataFrame, expected: Sequence[str | Collection[str]], confidence: float = 0.95
 ) -> Estimate:

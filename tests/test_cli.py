@@ -9,7 +9,7 @@ from PIL import Image
 from safetensors import safe_open
 from typer.testing import CliRunner
 
-from kanjilab import ablate, demo, history, studies
+from kanjilab import ablate, demo, history, judges, studies
 from kanjilab.cli import _settings, app
 from kanjilab.dataset import open_dataset
 from kanjilab.glyphs import default_font
@@ -246,6 +246,20 @@ def test_sweep_answers_a_study_pack_by_pack(tiny_study, tmp_path):
     with Image.open(folder / "figure-radicals.png") as picture:
         assert picture.size[0] > 500
     assert "2 arms in 1 packs" in done(*arguments[:3], "--folder", tmp_path / "x", "--seeds", 3, "--dry-run")
+
+
+def test_sweep_lets_another_judge_read_what_is_stored(tiny_study, tmp_path, monkeypatch):
+    class PartsJudge:
+        def read(self, images):
+            return pd.DataFrame({"parts": [("水", "木")] * len(images)})
+
+    arguments = ["sweep", "--study", "rank", "--folder", tmp_path / "rank", "--seeds", 3]
+    done(*arguments)
+    monkeypatch.setattr(judges, "load_judge", lambda name: {"B": PartsJudge()}[name])
+    monkeypatch.setattr(ablate, "sample", lambda *_, **__: pytest.fail("drew again"))
+    assert "table-judge-b.parquet" in done(*arguments, "--judge", "B")
+    table = pd.read_parquet(tmp_path / "rank" / "table-judge-b.parquet")
+    assert table.groupby("expected")["hit"].mean().to_dict() == {"人": 0, "木": 1, "水": 1, "火": 0}
 
 
 def test_a_pilot_ends_with_each_variants_best_rate(tiny_study, tmp_path):

@@ -10,6 +10,7 @@ from kanjilab.metrics import (
     CaptionBayes,
     balanced_rate,
     caption_words,
+    expected_part_hits,
     expected_radical_hits,
     expected_radical_rate,
     mean_pairwise_distance,
@@ -220,3 +221,11 @@ def test_images_that_cannot_be_compared_are_refused():
         mean_pairwise_distance(np.zeros((2, 60, 60), np.uint8))
     with pytest.raises(ValueError, match="two different"):
         nearest_training_images(noise(1), noise(1).repeat(3, axis=0))
+
+
+def test_an_expected_part_counts_wherever_it_stands():
+    readings = pd.DataFrame({"parts": [("水", "木"), ("木",), (), ("火", "木")]})
+    hits = expected_part_hits(readings, [{"木"}, {"水", "火"}, {"木"}, {"水", "火"}])
+    assert hits.tolist() == [True, False, False, True]
+    with pytest.raises(ValueError, match="4 readings, 1 sets"):
+        expected_part_hits(readings, [{"木"}])
