@@ -44,7 +44,7 @@ def matrix_rate(dtype: torch.dtype, seconds: float = 1.0) -> float:
 
 def step_flops(trainer: Trainer) -> int:
     """Floating-point operations of one step, forward and backward, as torch counts them."""
-    with trainer.trainable.attached(), FlopCounterMode(display=False) as counter:
+    with FlopCounterMode(display=False) as counter:
         trainer.advance()
     return counter.get_total_flops()
 
@@ -52,11 +52,10 @@ def step_flops(trainer: Trainer) -> int:
 def time_step(trainer: Trainer, steps: int) -> float:
     """Median seconds of a step."""
     seconds = []
-    with trainer.trainable.attached():
-        for _ in range(steps):
-            started = time.perf_counter()
-            trainer.advance()
-            seconds.append(time.perf_counter() - started)
+    for _ in range(steps):
+        started = time.perf_counter()
+        trainer.advance()
+        seconds.append(time.perf_counter() - started)
     return statistics.median(seconds)
 
 

@@ -21,11 +21,11 @@ import math
 import os
 import resource
 import time
-from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
-from contextlib import closing, contextmanager
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Protocol, Self, cast
+from typing import Any, Protocol, Self
 
 import numpy as np
 import pandas as pd
@@ -39,7 +39,7 @@ from kanjilab.adapters import Trainable, make_trainable
 from kanjilab.bases import Base, cache_folder, load_base
 from kanjilab.counted import counted_rng
 from kanjilab.dataset import Dataset, build_dataset, open_dataset
-from kanjilab.demo import DEMO_SAMPLING
+from kanjilab.demo import DEMO_SAMPLING, run_training
 from kanjilab.encode import Encoded, encode_dataset
 from kanjilab.inference import MARGIN, Contrast, compare, joint_sign_flips, sentence
 from kanjilab.judge import RadicalJudge
@@ -51,7 +51,7 @@ from kanjilab.sample import Sampling, sample
 from kanjilab.schedules import checkpoint_steps
 from kanjilab.score import PromptSet, caption_prompts, grayscale
 from kanjilab.settings import Arm, settings_hash
-from kanjilab.train import StepReport, Trainer, draw_example, train
+from kanjilab.train import Trainer, denoising_errors, draw_example
 
 PHASES = ("pilot", "confirm", "explore")
 FEW_HELD_OUT, MANY_HELD_OUT = 20, 1_000  # characters per radical; many where several datasets must share some
@@ -530,8 +530,8 @@ def run_pack(lab: Lab, pack: Pack, keep_adapters: bool = False) -> None:
     trainings = lab.trainings()
     arms, data = [trainings[key][0] for key in keys], trainings[keys[0]][1]
     folder = lab.folder / "packs" / settings_hash([keys, lab.study.checkpoints])
-    _train(lab, data, arms, folder)
-    run = RunFolder.open(folder)
+    # A checkpoint of eight wide arms is gigabytes, so it is written less often than by itself.
+    run = run_training(lab.base, data, arms, folder, lab.study.checkpoints, save_every_seconds=SAVE_EVERY_SECONDS)
     with run.lock():
         last = _state(run, run.checkpoints()[-1])["arms"]
         if any(a["steps"] < arm.total_steps(len(data)) and not a["stopped"] for a, arm in zip(last, arms, strict=True)):
@@ -546,18 +546,6 @@ def run_pack(lab: Lab, pack: Pack, keep_adapters: bool = False) -> None:
             run.rotate(1)
         else:
             run.truncate_checkpoints(-1)
-
-
-def _train(lab: Lab, data: Encoded, arms: Sequence[Arm], folder: Path) -> None:
-    """To the end, or on from where an earlier call was stopped, with a progress bar."""
-    total = max(arm.total_steps(len(data)) for arm in arms)
-    # A checkpoint of eight wide arms is gigabytes, so it is written less often than by itself.
-    steps = train(
-        lab.base, data, arms, folder, checkpoints=lab.study.checkpoints, save_every_seconds=SAVE_EVERY_SECONDS
-    )
-    with closing(cast(Generator[StepReport], steps)), tqdm(total=total, desc=folder.name, smoothing=0.05) as bar:
-        for report in steps:
-            bar.update(report.step - bar.n)
 
 
 def _state(run: RunFolder, step: int) -> dict[str, Any]:
@@ -623,17 +611,12 @@ def _held_out_loss(lab: Lab, trainable: Trainable) -> float | None:
     errors: list[float] = []
     shape = data.mean.shape[1:]
     draws = [draw_example(LOSS_SEED, i, len(data), shape, base.timesteps) for i in range(lab.study.loss_images)]
-    for start in range(0, len(draws), lab.drawn_together):
-        chunk = draws[start : start + lab.drawn_together]
-        rows = np.array([draw.row for draw in chunk])
-        latents = data.latents(rows, np.stack([draw.posterior_noise for draw in chunk])).to(base.device)
-        noise = torch.from_numpy(np.stack([draw.noise for draw in chunk])).to(base.device)
-        timesteps = torch.tensor([draw.timestep for draw in chunk], device=base.device)
-        noisy, target = base.noised(latents, noise, timesteps)
-        with trainable.attached() as segments:
+    with trainable.attached() as segments:
+        for start in range(0, len(draws), lab.drawn_together):
+            chunk = draws[start : start + lab.drawn_together]
             segments.pairs = ((0, len(chunk)),)
-            predicted = base.denoise(noisy, timesteps, data.text(data.caption[rows], base.device))
-        errors += (predicted - target).square().mean(dim=(1, 2, 3)).tolist()
+            captions = data.caption[[draw.row for draw in chunk]]
+            errors += denoising_errors(base, data, chunk, captions)[0].tolist()
     loss = float(np.mean(errors))
     return loss if math.isfinite(loss) else None
 

@@ -15,7 +15,7 @@ from functools import cache, cached_property
 from pathlib import Path
 from typing import Any
 
-from kanjilab.glyphs import VIEW_BOX, GlyphError, KanjiVG
+from kanjilab.glyphs import KVG, VIEW_BOX, GlyphError, KanjiVG
 
 Box = tuple[float, float, float, float]  # left, top, right, bottom, each in [0, 1]
 
@@ -105,7 +105,7 @@ def union_box(boxes: Iterable[Box]) -> Box:
 
 # ---------------------------------------------------------------- reading KanjiVG
 
-_KVG = "{http://kanjivg.tagaini.net}"  # namespace of the attributes, as ElementTree spells it
+_KVG = f"{{{KVG}}}"  # namespace of the attributes, as ElementTree spells it
 
 
 @dataclass
@@ -146,13 +146,7 @@ def decompose(character: str, kanjivg: KanjiVG) -> Decomposition:
 
 def _root_group(character: str, kanjivg: KanjiVG) -> Any:
     """The group of the whole character, as an XML element."""
-    from defusedxml.ElementTree import fromstring
-
-    svg = kanjivg._files[f"{ord(character):05x}.svg"].decode("utf-8", "replace")
-    # As in glyphs: the prefix kvg: is declared only in the DOCTYPE, and that has to go.
-    text = re.sub(r"<!DOCTYPE.*?\]>", "", svg, flags=re.DOTALL)
-    root = fromstring(re.sub(r"<svg\b", f'<svg xmlns:kvg="{_KVG[1:-1]}"', text, count=1).encode("utf-8"))
-    groups = [node for node in root.iter() if str(node.tag).endswith("}g")]
+    groups = [node for node in kanjivg.drawing(character).iter() if str(node.tag).endswith("}g")]
     return next(node for node in groups if "StrokePaths" not in node.get("id", ""))
 
 

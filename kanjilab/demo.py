@@ -96,11 +96,12 @@ def run_training(
     folder: Path,
     checkpoints: int,
     accelerator: Accelerator | None = None,
+    save_every_seconds: float = 120.0,
 ) -> RunFolder:
     """Trains to the end, or goes on where an earlier call was stopped, with a progress bar.
 
     Args:
-        base, data, arms, folder, checkpoints: as for `kanjilab.train.train`.
+        base, data, arms, folder, checkpoints, save_every_seconds: as for `kanjilab.train.train`.
         accelerator: of several processes; its trackers, if any, get loss, gradient norm and rate.
     Returns:
         The run, finished unless a STOP file ended it.
@@ -108,7 +109,15 @@ def run_training(
     total = max(arm.total_steps(len(data)) * arm.images_per_step for arm in arms)
     accelerator = accelerator or Accelerator(cpu=base.device.type == "cpu")
     hidden = not accelerator.is_main_process
-    steps = train(base, data, arms, folder, checkpoints=checkpoints, accelerator=accelerator)
+    steps = train(
+        base,
+        data,
+        arms,
+        folder,
+        checkpoints=checkpoints,
+        save_every_seconds=save_every_seconds,
+        accelerator=accelerator,
+    )
     bar = tqdm(total=total, unit="img", desc="train", smoothing=0.05, disable=hidden)
     # Closed at once when interrupted: a notebook keeps the exception's frames, and with them the run's lock.
     with closing(cast(Generator[StepReport], steps)), bar:

@@ -10,7 +10,7 @@ import zipfile
 from collections.abc import Iterable
 from functools import cache, lru_cache
 from pathlib import Path
-from xml.etree.ElementTree import ParseError
+from xml.etree.ElementTree import Element, ParseError
 
 import numpy as np
 from PIL import Image, ImageChops, ImageDraw, ImageFont
@@ -27,6 +27,7 @@ KANJIVG_FILE = "kanjivg-r20250816-plain.zip"
 KANJIVG_URL = "https://github.com/KanjiVG/kanjivg/releases/download/r20250816/kanjivg-20250816-all.zip"
 KANJIVG_SHA256 = "332cc110f394c6583b5cf7969c9b1c3bb8c667e13308274f97f43b13d55b6304"
 KANJIVG_NAME = re.compile(r"(?:.*/)?kanji/([0-9a-f]{5}\.svg)")
+KVG = "http://kanjivg.tagaini.net"  # namespace of its own attributes
 KANJIVG_BYTES_MAX = 128 * 1024 * 1024
 SVG_BYTES_MAX = 1024 * 1024
 VIEW_BOX = 109.0
@@ -188,10 +189,21 @@ class KanjiVG:
         Raises:
             GlyphError: there is no file for it, or the file is not a readable SVG.
         """
+        paths = [node for node in self.drawing(character).iter() if str(node.tag).rpartition("}")[2] == "path"]
+        return [sample_path(node.get("d", "")) for node in paths]
+
+    def drawing(self, character: str) -> Element:
+        """The file of a character, parsed; KanjiVG's own attributes carry the namespace `KVG`.
+
+        Args:
+            character: one character.
+        Raises:
+            GlyphError: there is no file for it, or the file is not a readable SVG.
+        """
         name = f"{ord(character):05x}.svg"
         if name not in self._files:
             raise GlyphError(f"KanjiVG has no strokes for {_named(character)}")
-        return [sample_path(data) for data in _path_data(name, self._files[name])]
+        return _parse_svg(name, self._files[name])
 
 
 def cache_folder() -> Path:
@@ -265,18 +277,17 @@ def kanjivg_content_hash(files: dict[str, bytes]) -> str:
     return digest.hexdigest()
 
 
-def _path_data(name: str, svg: bytes) -> list[str]:
+def _parse_svg(name: str, svg: bytes) -> Element:
     from defusedxml import DefusedXmlException
     from defusedxml.ElementTree import fromstring
 
     # The prefix kvg: is declared only in the DOCTYPE; that has to go, as it declares attributes too.
     text = re.sub(r"<!DOCTYPE.*?\]>", "", svg.decode("utf-8", "replace"), flags=re.DOTALL)
-    text = re.sub(r"<svg\b", '<svg xmlns:kvg="http://kanjivg.tagaini.net"', text, count=1)
+    text = re.sub(r"<svg\b", f'<svg xmlns:kvg="{KVG}"', text, count=1)
     try:
-        root = fromstring(text.encode("utf-8"))
+        return fromstring(text.encode("utf-8"))
     except (ParseError, DefusedXmlException) as error:
         raise GlyphError(f"{name}: expected a plain SVG of strokes ({error})") from error
-    return [node.get("d", "") for node in root.iter() if str(node.tag).rpartition("}")[2] == "path"]
 
 
 def sample_path(data: str, steps: int = STEPS_PER_CURVE) -> list[tuple[float, float]]:

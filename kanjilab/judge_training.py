@@ -20,6 +20,7 @@ from safetensors import safe_open
 from safetensors.numpy import load_file as load_arrays
 from safetensors.numpy import save_file as save_arrays
 from safetensors.torch import load_file, save_file
+from scipy.special import expit, softmax
 from torch import Tensor
 from torch.nn import functional as F
 
@@ -979,13 +980,15 @@ def calibrate(network: JudgeNetwork, validation: Glyphs, characters: Sequence[st
     labelled = held & validation.parts_known
     present = present_parts(validation, said.presence.shape[1])
     parts_temperature = temperature_of(said.presence[labelled], present[labelled])
-    probability = _sigmoid(said.presence / parts_temperature)
+    probability = expit(said.presence / parts_temperature)
     layouts = said.layout[labelled]
     hit = np.eye(layouts.shape[1], dtype=bool)[validation.layout[labelled]]
-    layout_temperature = min(np.geomspace(0.3, 3, 60), key=lambda t: -np.log(_softmax(layouts / t)[hit] + 1e-12).mean())
+    layout_temperature = min(
+        np.geomspace(0.3, 3, 60), key=lambda t: -np.log(softmax(layouts / t, axis=1)[hit] + 1e-12).mean()
+    )
     asked = held | (validation.legal == 0)
     legal_temperature = temperature_of(said.legality[asked], validation.legal[asked] == 1)
-    legality = _sigmoid(said.legality[held] / legal_temperature)
+    legality = expit(said.legality[held] / legal_temperature)
     distance = _own_distance(network, said, validation)
     return Calibration(
         {"parts": parts_temperature, "layout": float(layout_temperature), "legality": legal_temperature},
@@ -1023,15 +1026,6 @@ def _own_distance(network: JudgeNetwork, said: Logits, glyphs: Glyphs) -> NDArra
     return 1 - (said.embedding[real] * prototypes[glyphs.character[real]]).sum(axis=1)
 
 
-def _sigmoid(logits: NDArray) -> NDArray:
-    return 1 / (1 + np.exp(-np.clip(logits, -60, 60)))
-
-
-def _softmax(logits: NDArray) -> NDArray:
-    shares = np.exp(logits - logits.max(axis=1, keepdims=True))
-    return shares / shares.sum(axis=1, keepdims=True)
-
-
 def measure(judge: Judge, glyphs: Glyphs) -> dict[str, Any]:
     """Everything the card tells of a judge, on material made with `tests=True`.
 
@@ -1043,9 +1037,9 @@ def measure(judge: Judge, glyphs: Glyphs) -> dict[str, Any]:
     """
     said = all_logits(judge.network, glyphs.ink)
     held = _held_out_rows(glyphs, judge.characters)
-    probability = _sigmoid(said.presence / judge.temperatures["parts"])
+    probability = expit(said.presence / judge.temperatures["parts"])
     seen, present = probability >= judge.part_thresholds, present_parts(glyphs, len(judge.parts))
-    legal = _sigmoid(said.legality / judge.temperatures["legality"]) >= judge.legal_threshold
+    legal = expit(said.legality / judge.temperatures["legality"]) >= judge.legal_threshold
     labelled = held & glyphs.parts_known
     report: dict[str, Any] = {
         **_measure_recogniser(judge, said, glyphs),
@@ -1087,7 +1081,7 @@ def _measure_recogniser(judge: Judge, said: Logits, glyphs: Glyphs) -> dict[str,
 
 
 def _measure_layout(judge: Judge, said: Logits, glyphs: Glyphs, labelled: NDArray[np.bool_]) -> dict[str, Any]:
-    shares = _softmax(said.layout[labelled] / judge.temperatures["layout"])
+    shares = softmax(said.layout[labelled] / judge.temperatures["layout"], axis=1)
     best = shares.argmax(axis=1)
     sure = (best != NONE) & (shares.max(axis=1) >= LAYOUT_SURE)
     right = best == glyphs.layout[labelled]

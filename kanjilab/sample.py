@@ -3,6 +3,7 @@
 import json
 import warnings
 from collections.abc import Callable, Sequence
+from contextlib import nullcontext
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -13,7 +14,7 @@ from diffusers import DDIMScheduler, DPMSolverMultistepScheduler
 from safetensors.torch import load_file
 from torch import Tensor
 
-from kanjilab.adapters import Trainable, make_trainable
+from kanjilab.adapters import Segments, Trainable, make_trainable
 from kanjilab.bases import Base, TextStates
 from kanjilab.counted import counted_rng
 from kanjilab.runs import RunFolder
@@ -132,30 +133,16 @@ def _denoise_all(
     text = states.select(rows)
     latents = latents * scheduler.init_noise_sigma
     copies = 2 if guided else 1
-    pairs = tuple((k, copies * owners.count(k)) for k in dict.fromkeys(owners))
-    for timestep in scheduler.timesteps:
-        noisy = scheduler.scale_model_input(latents, timestep).repeat_interleave(copies, 0)
-        predicted = _predict(base, noisy, timestep.expand(len(noisy)), text, pairs, trainable)
-        if guided:
-            empty, conditional = predicted[0::2], predicted[1::2]
-            predicted = empty + sampling.guidance * (conditional - empty)
-        latents = scheduler.step(predicted, timestep, latents).prev_sample
+    with trainable.attached() if trainable else nullcontext(Segments()) as segments:
+        segments.pairs = tuple((k, copies * owners.count(k)) for k in dict.fromkeys(owners))
+        for timestep in scheduler.timesteps:
+            noisy = scheduler.scale_model_input(latents, timestep).repeat_interleave(copies, 0)
+            predicted = base.denoise(noisy, timestep.expand(len(noisy)), text)
+            if guided:
+                empty, conditional = predicted[0::2], predicted[1::2]
+                predicted = empty + sampling.guidance * (conditional - empty)
+            latents = scheduler.step(predicted, timestep, latents).prev_sample
     return latents
-
-
-def _predict(
-    base: Base,
-    noisy: Tensor,
-    timesteps: Tensor,
-    text: TextStates,
-    pairs: tuple[tuple[int, int], ...],
-    trainable: Trainable | None,
-) -> Tensor:
-    if trainable is None:
-        return base.denoise(noisy, timesteps, text)
-    with trainable.attached() as segments:
-        segments.pairs = pairs
-        return base.denoise(noisy, timesteps, text)
 
 
 def load_checkpoints(base: Base, run: RunFolder, steps: Sequence[int], arm: int = 0) -> Trainable:

@@ -101,6 +101,24 @@ def captions_of(arm: Arm, data: Encoded) -> np.ndarray:
     return shuffled
 
 
+def denoising_errors(base: Base, data: Encoded, draws: Sequence[Draw], captions: np.ndarray) -> tuple[Tensor, Tensor]:
+    """How far the denoiser, with whatever is attached to it, is from the target on some examples.
+
+    Args:
+        draws: N examples.
+        captions: (N,) int, the caption each is told, as a row of the data's text states.
+    Returns:
+        (N,) float32 squared errors, means over C, h and w; and (N,) int64 timesteps.
+    """
+    rows = np.array([draw.row for draw in draws])
+    latents = data.latents(rows, np.stack([draw.posterior_noise for draw in draws])).to(base.device)
+    noise = torch.from_numpy(np.stack([draw.noise for draw in draws])).to(base.device)
+    timesteps = torch.tensor([draw.timestep for draw in draws], device=base.device)
+    noisy, target = base.noised(latents, noise, timesteps)
+    predicted = base.denoise(noisy, timesteps, data.text(captions, base.device))
+    return (predicted - target).square().mean(dim=(1, 2, 3)), timesteps
+
+
 @dataclass
 class ArmProgress:
     """How far one arm has come, and whether it stopped early."""
@@ -173,8 +191,10 @@ class Trainer:
         """
         active = [k for k, progress in enumerate(self.progress) if progress.active]
         losses = torch.zeros(len(self.progress), device=self.base.device)
-        for micro in range(max(self.progress[k].arm.accumulation for k in active)):
-            self._accumulate([k for k in active if micro < self.progress[k].arm.accumulation], micro, losses)
+        # Attached within the step alone: between two steps the caller may sample from the base.
+        with self.trainable.attached():
+            for micro in range(max(self.progress[k].arm.accumulation for k in active)):
+                self._accumulate([k for k in active if micro < self.progress[k].arm.accumulation], micro, losses)
         if self.accelerator.num_processes > 1:
             self.rows.gradients.copy_(self._sum_over_processes(self.rows.gradients))
             losses = self._sum_over_processes(losses)
@@ -219,23 +239,14 @@ class Trainer:
 
     def _errors(self, pairs: list[tuple[int, int]], draws: list[Draw]) -> Tensor:
         """(N,) weighted squared error of each example, the arms side by side."""
-        device = self.base.device
-        rows = np.array([draw.row for draw in draws])
-        latents = self.data.latents(rows, np.stack([draw.posterior_noise for draw in draws])).to(device)
-        noise = torch.from_numpy(np.stack([draw.noise for draw in draws])).to(device)
-        timesteps = torch.tensor([draw.timestep for draw in draws], device=device)
         owners = [k for k, count in pairs for _ in range(count)]
         arms = [self.progress[k].arm for k in owners]
         dropped = np.array([draw.dropout < arm.caption_dropout for draw, arm in zip(draws, arms, strict=True)])
-        captions = np.array([self.captions[k][row] for k, row in zip(owners, rows, strict=True)])
-        text = self.data.text(np.where(dropped, 0, captions), device)
-        noisy, target = self.base.noised(latents, noise, timesteps)
-        mixed = torch.autocast(device.type, torch.bfloat16) if self.autocast else nullcontext()
-        # Attached for the forward pass alone: between two steps the caller may sample from the base.
-        with self.trainable.attached() as segments, mixed:
-            segments.pairs = tuple(pairs)
-            predicted = self.base.denoise(noisy, timesteps, text)
-        errors = (predicted - target).square().mean(dim=(1, 2, 3))  # (N,)
+        captions = np.array([self.captions[k][draw.row] for k, draw in zip(owners, draws, strict=True)])
+        self.trainable.segments.pairs = tuple(pairs)
+        mixed = torch.autocast(self.base.device.type, torch.bfloat16) if self.autocast else nullcontext()
+        with mixed:
+            errors, timesteps = denoising_errors(self.base, self.data, draws, np.where(dropped, 0, captions))
         start, weights = 0, []
         for k, count in pairs:
             arm = self.progress[k].arm

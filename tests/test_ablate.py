@@ -18,6 +18,7 @@ from PIL import Image
 from safetensors.torch import load_file
 
 from kanjilab import ablate as lab_module
+from kanjilab import demo as demo_module
 from kanjilab.ablate import (
     Study,
     Variant,
@@ -470,7 +471,7 @@ def test_outcomes_are_blocks_by_prompts(study):
 
 def test_what_is_stored_is_not_done_again(finished, study, monkeypatch):
     folder, report, _ = finished
-    forbid(monkeypatch, "train", "sample", "measure_steps", "make_trainable")
+    forbid(monkeypatch, "run_training", "sample", "measure_steps", "make_trainable")
     judge = DarknessJudge()
     again, said = run(study, folder, judge=judge)
     assert again == report
@@ -486,8 +487,8 @@ def test_further_blocks_train_only_their_own_arms(finished, study, tmp_path, mon
         trained.extend(arm.seed for arm in arms)
         return original(base, data, arms, *rest, **options)
 
-    original = lab_module.train
-    monkeypatch.setattr(lab_module, "train", counting)
+    original = lab_module.run_training
+    monkeypatch.setattr(lab_module, "run_training", counting)
     more = dataclasses.replace(study, seeds=(5, 6, 7))
     run(more, folder)
     assert trained == [7, 7, 7]
@@ -508,14 +509,14 @@ def test_packs_of_two_folders_merge_by_copying(finished, study, tmp_path, monkey
     assert run(study, there, only=[1])[0] is None
     for pack in (there / "packs").iterdir():
         shutil.copytree(pack, here / "packs" / pack.name)
-    forbid(monkeypatch, "train", "sample")
+    forbid(monkeypatch, "run_training", "sample")
     run(study, here)
     assert_same_tables(table_of(here), table_of(finished[0]))
 
 
 def test_another_judge_reads_without_sampling(finished, study, monkeypatch, tmp_path):
     folder = shutil.copytree(finished[0], tmp_path / "copy")
-    forbid(monkeypatch, "train", "sample", "make_trainable")
+    forbid(monkeypatch, "run_training", "sample", "make_trainable")
     judge = DarknessJudge(threshold=0)  # sees fire everywhere
     report = write_report(open_lab(study, folder), judge, "fire")
     assert judge.read_images == 3 * 2 * 8 * 2
@@ -540,7 +541,7 @@ def test_a_report_of_an_unfinished_study_is_refused(study, tmp_path):
 
 
 def test_a_dry_run_trains_nothing(study, tmp_path, monkeypatch):
-    forbid(monkeypatch, "train")
+    forbid(monkeypatch, "run_training")
     report, said = run(study, tmp_path, dry_run=True)
     assert report is None
     assert said.startswith("tiny: 6 arms in 2 packs, about ")
@@ -598,9 +599,9 @@ def test_a_stop_file_ends_a_pack_and_the_next_call_goes_on(study, finished, tmp_
                 RunFolder.open(arguments[3]).request_stop()
             yield report
 
-    original = lab_module.train
+    original = demo_module.train
     with monkeypatch.context() as patch:
-        patch.setattr(lab_module, "train", stopping)
+        patch.setattr(demo_module, "train", stopping)
         with pytest.raises(InterruptedError, match="stopped before its end"):
             run(study, tmp_path)
     run(study, tmp_path)
