@@ -199,8 +199,12 @@ class Contrast:
 
     @property
     def verdict(self) -> str:
-        """On the claim that the first is better: held, refuted (it is worse), equivalent, or undecided."""
-        if self.p_corrected < SIGNIFICANCE:
+        """On the claim that the first is better: held, refuted (it is worse), equivalent, or undecided.
+
+        Held or refuted wants both: the test speaks for these prompts, only the interval for others like them.
+        """
+        clear_of_zero = not self.difference.low <= 0 <= self.difference.high
+        if self.p_corrected < SIGNIFICANCE and clear_of_zero:
             return "held" if self.difference.value > 0 else "refuted"
         return "equivalent" if self.equivalent else "undecided"
 

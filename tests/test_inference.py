@@ -226,6 +226,7 @@ def test_json_both_ways(contrast):
         (with_values(0.05, 0.01, 0.09, 0.04), "held"),
         (with_values(-0.05, -0.09, -0.01, 0.04), "refuted"),
         (with_values(0.05, 0.01, 0.09, 0.06), "undecided"),  # an interval clear of 0, but no longer after correction
+        (with_values(-0.07, -0.17, 0.02, 0.02), "undecided"),  # so with these prompts; with others, who knows
         (with_values(0.00, -0.02, 0.02, 0.8), "equivalent"),
         (with_values(0.00, -0.04, 0.04, 0.8), "undecided"),
         (with_values(0.00, 0.0, 0.0, 1.0, rates=(0.0, 0.0)), "undecided"),  # nothing drawn is no equality
