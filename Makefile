@@ -40,7 +40,7 @@ lint: $(INSTALLED)
 	$(BIN)/pyright --pythonpath $(BIN)/python
 
 test: lint
-	$(BIN)/pytest -q $(TESTS)
+	$(BIN)/pytest -q -n 2 --dist loadfile $(TESTS)
 	@echo "Style, types, tests and notebooks: all passed (their files were temporary, nothing is left behind)"
 
 lab: $(INSTALLED)

@@ -20,11 +20,12 @@ from torch.nn import functional as F
 from kanjilab.counted import counted_rng
 from kanjilab.settings import Arm
 
-ATTENTION = r"to_(q|k|v|out\.0)$"
+# The second half are the text's in an MMDiT, whose attention is over image and text together.
+ATTENTION = r"(to_(q|k|v|out\.0)|add_[qkv]_proj|to_add_out)$"
 TARGET_PATTERNS = {
     "cross-attention": re.compile(r"\.attn2\." + ATTENTION),
     "attention": re.compile(r"\.attn\d?\." + ATTENTION),
-    "attention+feed-forward": re.compile(r"(\.attn\d?\." + ATTENTION + r"|\.ff\.net\.(0\.proj|2)$)"),
+    "attention+feed-forward": re.compile(r"(\.attn\d?\." + ATTENTION + r"|\.ff(_context)?\.net\.(0\.proj|2)$)"),
     "all": re.compile(""),
 }
 
@@ -117,7 +118,7 @@ class StackedLora(nn.Module):
         base: the frozen layer.
         down: (K, r, in) or, for a convolution, (K, r, in·kh·kw).
         up: (K, out, r).
-        scales: K numbers.
+        scales: K numbers, on the CPU.
         segments: shared by all layers, set before each forward pass.
     """
 
@@ -128,7 +129,7 @@ class StackedLora(nn.Module):
         self.base = base
         # In a tuple, torch does not see them: the model's parameters, and so its dtype, stay the base's.
         self.pair = (down, up)
-        self.scales = scales.to(down.dtype)
+        self.scales = scales.to(down)
         self.factors = scales.tolist()
         self.segments = segments
 
@@ -147,6 +148,8 @@ class StackedLora(nn.Module):
 
     def _merging_pays(self, x: Tensor) -> bool:
         """Whether W + scale · B A costs fewer multiplications than applying A and B, forward and backward."""
+        if not self.base.weight.is_floating_point():
+            return False  # 8-bit or 4-bit: there is no W to add to
         (rank, width), height = self.pair[0].shape[1:], self.pair[1].shape[1]
         positions = x.numel() // x.shape[1 if isinstance(self.base, nn.Conv2d) else -1]
         return width * height * (positions + 3 * rank) <= 3 * positions * rank * (width + height)
@@ -193,12 +196,29 @@ def _swapped(slots: Sequence[tuple[dict[str, Any], str, Any]]) -> Iterator[None]
             entries[key] = old
 
 
+def compute_dtype(denoiser: nn.Module) -> torch.dtype:
+    """In which a denoiser computes: that of its first floating-point weights, since packed ones are whole numbers."""
+    return next(value.dtype for value in denoiser.parameters() if value.is_floating_point())
+
+
+def matrix_shape(layer: nn.Linear | nn.Conv2d) -> tuple[int, int]:
+    """(out, in) of a layer as a matrix, (out, in·kh·kw) of a convolution; packed weights have another shape."""
+    if isinstance(layer, nn.Linear):
+        return layer.out_features, layer.in_features
+    return layer.weight.shape[0], layer.weight[0].numel()
+
+
 def target_layers(denoiser: nn.Module, targets: str) -> dict[str, nn.Linear | nn.Conv2d]:
     """The layers that a choice of targets names, by their full names, in the model's order.
 
     Raises:
-        ValueError: the denoiser has no such layer.
+        ValueError: the denoiser has no such layer, or no such attention.
     """
+    if targets == "cross-attention" and any(name.endswith(".add_k_proj") for name, _ in denoiser.named_modules()):
+        raise ValueError(
+            f"{type(denoiser).__name__} attends to image and text jointly and has no cross-attention; "
+            "expected targets 'attention', 'attention+feed-forward' or 'all'"
+        )
     pattern = TARGET_PATTERNS[targets]
     layers = {
         name: layer
@@ -243,20 +263,23 @@ class LoraStack:
         rank = max(arm.rank for arm in arms)
         shapes: dict[str, tuple[int, ...]] = {}
         for name, layer in self.layers.items():
-            shapes[f"{name}.lora_A"] = (rank, layer.weight[0].numel())
-            shapes[f"{name}.lora_B"] = (layer.weight.shape[0], rank)
-        weight = next(denoiser.parameters())
-        self.rows = Rows(shapes, len(arms), weight.device, weight.dtype)
+            height, width = matrix_shape(layer)
+            shapes[f"{name}.lora_A"] = (rank, width)
+            shapes[f"{name}.lora_B"] = (height, rank)
+        device = next(denoiser.parameters()).device
+        self.rows = Rows(shapes, len(arms), device, compute_dtype(denoiser))
         self.leaves = list(self.rows.leaves.values())
-        self.scales = torch.tensor([arm.scale for arm in arms], device=weight.device)
-        self.slots = [self._slot(name, layer) for name, layer in self.layers.items()]
-        self._initialise()
+        scales = torch.tensor([arm.scale for arm in arms])
+        self.scales = scales.to(device)
+        self.slots = [self._slot(name, layer, scales) for name, layer in self.layers.items()]
+        if device.type != "meta":  # there, only shapes are asked for
+            self._initialise()
 
-    def _slot(self, name: str, layer: nn.Linear | nn.Conv2d) -> tuple[dict[str, Any], str, Any]:
+    def _slot(self, name: str, layer: nn.Linear | nn.Conv2d, scales: Tensor) -> tuple[dict[str, Any], str, Any]:
         """Where the model holds a layer, and what stands there while the adapters are attached."""
         down, up = self.rows.leaves[f"{name}.lora_A"], self.rows.leaves[f"{name}.lora_B"]
         parent, _, leaf = name.rpartition(".")
-        wrapper = StackedLora(layer, down, up, self.scales, self.segments)
+        wrapper = StackedLora(layer, down, up, scales, self.segments)
         return self.denoiser.get_submodule(parent)._modules, leaf, wrapper
 
     def _initialise(self) -> None:

@@ -1,6 +1,7 @@
-"""The command line: `kanjilab demo`, `data`, `train`, `sweep`, `strip`, `score`, `export`."""
+"""The command line: `kanjilab demo`, `data`, `train`, `sweep`, `strip`, `score`, `reinvent`, `diagnose`, `export`."""
 
 import json
+from dataclasses import replace
 from enum import StrEnum
 from pathlib import Path
 from typing import Annotated, Any
@@ -26,6 +27,13 @@ class ScaleName(StrEnum):
     smoke = "smoke"
     demo = "demo"
     full = "full"
+
+
+class ReinventionScaleName(StrEnum):
+    """How much of the re-invention is done."""
+
+    smoke = "smoke"
+    demo = "demo"
 
 
 class StudyScale(StrEnum):
@@ -158,50 +166,40 @@ def data(
 def train(
     data: Annotated[Path, typer.Argument(help="An image folder, anybody's.")],
     folder: Annotated[Path, typer.Argument(help="The run: new, or one to go on with.")],
-    base: Annotated[str, typer.Option(help="pocket, sd14, sd15, a Hub id or a folder.")] = "pocket",
-    precision: Annotated[str, typer.Option(help="fp32 or bf16.")] = "bf16",
-    checkpoints: Annotated[int, typer.Option(help="After the one before training.")] = 8,
+    preset: Annotated[str, typer.Option(help="A published training; other options change it.")] = "",
+    base: Annotated[
+        str | None, typer.Option(help="pocket, sd14, sd15, sd35-medium, sd35-large, a Hub id, a folder or a file.")
+    ] = None,
+    precision: Annotated[str | None, typer.Option(help="fp32, bf16, 8bit or 4bit; bf16 by default.")] = None,
+    checkpoints: Annotated[int | None, typer.Option(help="After the one before training; 8 by default.")] = None,
     settings: Annotated[list[str], typer.Option("--set", help="A setting of every arm, as rank=16.")] = [],  # noqa: B006
     vary: Annotated[str, typer.Option(help="One arm per value, as rank=4,16,64.")] = "",
+    gradient_checkpointing: Annotated[bool, typer.Option(help="Less memory, a third more time.")] = False,
     tracker: Annotated[str, typer.Option(help="tensorboard, wandb or none.")] = "tensorboard",
+    dry_run: Annotated[bool, typer.Option(help="Print what it takes, and stop.")] = False,
 ) -> None:
     """Train one arm, or one per value of --vary, over one frozen base. Called again, it goes on.
+
+    With --preset: a published training (generative-kanji-article, generative-kanji-repo, instantkanji-sd15-full,
+    instantkanji-sd35-lora, instantkanji-sd35-lora-periodic), and at its end the strip, the LoRA and a ComfyUI workflow.
 
     Under `torchrun --nproc_per_node 2 -m kanjilab train ...` (or `accelerate launch` on GPUs) every process takes
     its part of each batch.
     """
-    from accelerate import Accelerator
-
-    from kanjilab.bases import load_base
-    from kanjilab.dataset import open_dataset
-    from kanjilab.demo import run_training
-    from kanjilab.encode import encode_dataset
-    from kanjilab.runs import RunFolder
-    from kanjilab.settings import Arm
+    from kanjilab.recipes import Recipe, run_recipe
 
     name, separator, values = vary.partition("=")
     if vary and not separator:
         raise typer.BadParameter(f"expected name=value, got {vary!r}")
-    variants = [_settings([f"{name}={value}"]) for value in values.split(",")] if vary else [{}]
+    changes, varied = _settings(settings), [_settings([f"{name}={value}"])[name] for value in values.split(",")]
     try:
-        arms = [Arm.from_json(_settings(settings) | variant) for variant in variants]
-        accelerator = Accelerator(log_with=None if tracker == "none" else tracker, project_dir=str(folder / "trackers"))
-        images = open_dataset(data)
-        if "train" not in (splits := sorted(set(images.table["split"]))):
-            raise ValueError(f"{data}: expected images of the split 'train', got {splits}")
-        images = images.split("train")
-        loaded = load_base(base, precision, accelerator.device)
-        encoded = encode_dataset(loaded, images)
-        before = RunFolder.open(folder).checkpoints() if (folder / "settings.json").exists() else []
-        run = run_training(loaded, encoded, arms, folder, checkpoints, accelerator=accelerator)
+        recipe = Recipe.of(preset, changes, name, varied, base=base, precision=precision, checkpoints=checkpoints)
+        recipe = replace(recipe, gradient_checkpointing=gradient_checkpointing)
+        run = run_recipe(recipe, data, folder, tracker=tracker, dry_run=dry_run, say=typer.echo)
     except (ValueError, OSError, RuntimeError) as error:
         raise _fail_plainly(error) from error
-    if run.checkpoints() == before:
-        typer.echo(f"{folder} was finished before; nothing was left to train")
-    for number, reason in enumerate(run.read_log()["stopped"].iloc[-1]):
-        if reason:
-            typer.echo(f"arm {number} stopped early: {reason}")
-    typer.echo(f"{folder}\nNext: kanjilab strip {folder} strip.png")
+    if run is not None:
+        typer.echo(f"{folder}\nNext: kanjilab strip {folder} strip.png")
 
 
 @app.command()
@@ -270,7 +268,9 @@ def strip(
     seeds: Annotated[int, typer.Option(help="The first in every column, the others at the end.")] = 4,
     steps: Annotated[int, typer.Option(help="Denoising steps.")] = 15,
     guidance: Annotated[float, typer.Option(help="Classifier-free guidance scale.")] = 5.0,
-    sampler: Annotated[str, typer.Option(help="ddim or dpm-solver++.")] = "dpm-solver++",
+    sampler: Annotated[
+        str | None, typer.Option(help="ddim, dpm-solver++ (a U-Net's default) or flow-euler (SD 3's).")
+    ] = None,
     negative_prompt: Annotated[str, typer.Option()] = "",
     prefix: Annotated[str, typer.Option(help="Put before every prompt.")] = "",
 ) -> None:
@@ -278,7 +278,7 @@ def strip(
     from kanjilab.bases import load_base
     from kanjilab.history import history_strip, sample_history
     from kanjilab.prompts import PROMPT_SETS
-    from kanjilab.sample import Sampling
+    from kanjilab.sample import Sampling, fitting
     from kanjilab.strips import save_strip
 
     try:
@@ -288,7 +288,8 @@ def strip(
             raise ValueError(f"prompts must be one of {sorted(PROMPT_SETS)}, got {prompts!r}")
         run = _open_run(folder)
         base = load_base(run.settings["base"], run.settings["precision"])
-        sampling = Sampling(sampler, steps, guidance, negative_prompt, prefix)
+        sampling = Sampling(sampler or "dpm-solver++", steps, guidance, negative_prompt, prefix)
+        sampling = sampling if sampler else fitting(sampling, base)
         wanted = prompt or PROMPT_SETS[prompts]
         images, facts = sample_history(base, run, wanted, list(range(seeds)), sampling, arm=arm)
         save_strip(history_strip(images, facts), path)
@@ -307,29 +308,86 @@ def score(
     from kanjilab.bases import load_base
     from kanjilab.dataset import open_dataset
     from kanjilab.demo import DEMO_SAMPLING, score_run
+    from kanjilab.sample import fitting
 
     try:
         run = _open_run(folder)
         base = load_base(run.settings["base"], run.settings["precision"])
-        scores = score_run(base, run, open_dataset(data), captions_per_radical, DEMO_SAMPLING)
+        scores = score_run(base, run, open_dataset(data), captions_per_radical, fitting(DEMO_SAMPLING, base))
     except (ValueError, OSError, RuntimeError) as error:
         raise _fail_plainly(error) from error
     typer.echo(scores.to_string(index=False, float_format="{:.3f}".format))
 
 
 @app.command()
-def export(
-    folder: Annotated[Path, typer.Argument(help="A run.")],
-    path: Annotated[Path, typer.Argument(help="Folder for pytorch_lora_weights.safetensors.")],
-    step: Annotated[int | None, typer.Option(help="A checkpoint; the last by default.")] = None,
+def reinvent(
+    folder: Annotated[Path | None, typer.Option(help="Where everything goes; runs/reinvention by default.")] = None,
+    base: Annotated[str, typer.Option(help="One that has never seen a kanji.")] = "pocket",
+    scale: Annotated[ReinventionScaleName, typer.Option(help="smoke: a minute; demo: a quarter of an hour.")] = (
+        ReinventionScaleName.demo
+    ),
+) -> None:
+    """Train without some characters, ask for them by their parts and meanings, and see whether they come back."""
+    from kanjilab.reinvent import SCALES, report_table, run_reinvention
+
+    name = "reinvention" + ("" if scale.value == "demo" else f"-{scale.value}")
+    folder = folder or Path("runs") / name
+    try:
+        report = run_reinvention(folder, base_name=base, scale=SCALES[scale.value])
+    except (ValueError, OSError, RuntimeError) as error:
+        raise _fail_plainly(error) from error
+    typer.echo(report_table(report))
+    typer.echo(str(folder / "strip.png"))
+
+
+@app.command()
+def diagnose(
+    folder: Annotated[Path, typer.Argument(help="A run, finished or not.")],
+    path: Annotated[Path, typer.Argument(help="PNG to write; a JSON goes beside it.")],
     arm: Annotated[int, typer.Option(help="Which arm of the run.")] = 0,
 ) -> None:
-    """Write a checkpoint as a LoRA file that diffusers' `load_lora_weights` reads."""
-    from kanjilab.export import to_diffusers
+    """Did a training explode? Rate, gradient norm, update and samples step by step; what happened, what to try."""
+    from kanjilab import diagnosis
+    from kanjilab.plots import save_figure
 
     try:
         run = _open_run(folder)
-        written = to_diffusers(run, run.checkpoints()[-1] if step is None else step, arm, path)
+        found = diagnosis.diagnose(run, arm)
+        happened, advice = diagnosis.explain(found)
+        facts = {"run": run.settings["hash"], "arm": arm, "happened": happened, "advice": advice}
+        save_figure(diagnosis.draw_diagnosis(found, diagnosis.stored_samples(run, arm)), path, facts)
     except (ValueError, OSError, RuntimeError) as error:
         raise _fail_plainly(error) from error
-    typer.echo(str(written))
+    typer.echo("\n".join([*happened, *(f"Try: {line}" for line in advice), str(path)]))
+
+
+@app.command()
+def export(
+    folder: Annotated[Path, typer.Argument(help="A run.")],
+    path: Annotated[Path, typer.Argument(help="Folder to write into.")],
+    step: Annotated[int | None, typer.Option(help="A checkpoint; the last by default.")] = None,
+    arm: Annotated[int, typer.Option(help="Which arm of the run.")] = 0,
+    form: Annotated[
+        str,
+        typer.Option("--format", help="diffusers, comfyui (with a workflow), kohya, peft, or pipeline: all merged."),
+    ] = "diffusers",
+    prompt: Annotated[str, typer.Option(help="Of the ComfyUI workflow.")] = "mountains",
+    card: Annotated[bool, typer.Option(help="Write a model card, README.md.")] = False,
+    strip: Annotated[Path | None, typer.Option(help="A PNG for the card.")] = None,
+    push: Annotated[str, typer.Option(help="Put the folder onto the Hugging Face Hub, as owner/name.")] = "",
+    public: Annotated[bool, typer.Option(help="A new repository is for all to see.")] = False,
+) -> None:
+    """Write a checkpoint as a file that diffusers, ComfyUI, kohya's scripts or PEFT load, or as a whole pipeline."""
+    from kanjilab.export import push_to_hub
+    from kanjilab.release import Handover, hand_over
+
+    try:
+        run, address = _open_run(folder), ""
+        at = run.checkpoints()[-1] if step is None else step
+        handover = Handover(form, card=card or bool(push or strip), strip=strip, prompt=prompt)
+        written = hand_over(run, at, arm, path, handover)
+        if push:
+            address = push_to_hub(path, push, private=not public)
+    except (ValueError, OSError, RuntimeError) as error:
+        raise _fail_plainly(error) from error
+    typer.echo("\n".join([*map(str, written), *([address] if push else [])]))

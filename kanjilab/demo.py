@@ -6,7 +6,7 @@ import math
 import resource
 import sys
 import time
-from collections.abc import Generator, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterator, Sequence
 from contextlib import closing, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -25,7 +25,7 @@ from kanjilab.plots import draw_loss, save_figure
 from kanjilab.prompts import DEMO
 from kanjilab.radicals import Left16, Rule
 from kanjilab.runs import RunFolder, write_json_atomic
-from kanjilab.sample import Sampling, load_checkpoints
+from kanjilab.sample import Sampling, fitting, load_checkpoints
 from kanjilab.score import caption_prompts, expected_radical_share, grayscale, score_prompts
 from kanjilab.settings import Arm
 from kanjilab.strips import save_animation, save_strip
@@ -97,18 +97,22 @@ def run_training(
     checkpoints: int,
     accelerator: Accelerator | None = None,
     save_every_seconds: float = 120.0,
+    progress: bool = True,
+    on_step: Callable[[StepReport], None] | None = None,
 ) -> RunFolder:
     """Trains to the end, or goes on where an earlier call was stopped, with a progress bar.
 
     Args:
         base, data, arms, folder, checkpoints, save_every_seconds: as for `kanjilab.train.train`.
         accelerator: of several processes; its trackers, if any, get loss, gradient norm and rate.
+        progress: show the bar.
+        on_step: told of every step; what it raises leaves a checkpoint behind.
     Returns:
         The run, finished unless a STOP file ended it.
     """
     total = max(arm.total_steps(len(data)) * arm.images_per_step for arm in arms)
     accelerator = accelerator or Accelerator(cpu=base.device.type == "cpu")
-    hidden = not accelerator.is_main_process
+    hidden = not (progress and accelerator.is_main_process)
     steps = train(
         base,
         data,
@@ -127,6 +131,8 @@ def run_training(
             bar.update(max(report.images_seen) - bar.n)
             bar.set_postfix_str(f"loss {report.loss[0]:.3f}", refresh=False)
             accelerator.log(_tracked(report), step=report.step)
+            if on_step is not None:
+                on_step(report)
     accelerator.end_training()
     return RunFolder.open(folder)
 
@@ -162,7 +168,7 @@ def run_demo(
         arm: what is trained; its budget is the scale's.
         scale: how much of everything.
         precision: of the frozen denoiser.
-        sampling: of strip and scores.
+        sampling: of strip and scores; its sampler is changed where it does not fit the base.
     Returns:
         The report that was written: seconds of each part, images/s, peak memory, scores.
     """
@@ -173,6 +179,7 @@ def run_demo(
         dataset = build_dataset(rule or Left16(), folder / "data")
     with clock.part("load the base"):
         base = load_base(base_name, precision)
+    sampling = fitting(sampling, base)
     with clock.part("encode"):
         data = encode_dataset(base, dataset.split("train"))
     with clock.part("train"):

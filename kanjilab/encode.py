@@ -9,9 +9,11 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from kanjilab.bases import Base, TextStates, appearing_folder, cache_folder
 from kanjilab.dataset import Dataset
+from kanjilab.families import Base
 from kanjilab.settings import settings_hash
+from kanjilab.sources import appearing_folder, cache_folder
+from kanjilab.text_states import TextStates
 
 FORMAT = 1
 
@@ -73,7 +75,7 @@ def encode_dataset(
         batch: images or captions encoded at a time.
         on_progress: called with (done, total) items.
     """
-    identity = settings_hash([FORMAT, base.identity, dataset.content_hash])
+    identity = settings_hash([FORMAT, base.encoding_identity, dataset.content_hash])
     folder = (cache or cache_folder() / "encoded") / identity
     if not folder.is_dir():
         with appearing_folder(folder) as temporary:
@@ -95,7 +97,7 @@ def _write(base: Base, dataset: Dataset, folder: Path, batch: int, on_progress: 
     texts = dataset.table["text"].tolist()
     captions = ["", *sorted(set(texts) - {""})]
     row = {caption: index for index, caption in enumerate(captions)}
-    total, done = len(texts) + len(captions), 0
+    total, done = len(texts) + base.text.passes * len(captions), 0
     stores: dict[str, np.memmap] = {}
 
     def store(name: str, start: int, values: np.ndarray, length: int) -> None:
@@ -110,12 +112,16 @@ def _write(base: Base, dataset: Dataset, folder: Path, batch: int, on_progress: 
         store("mean", start, mean.cpu().numpy(), len(texts))
         store("log_variance", start, log_variance.cpu().numpy(), len(texts))
         on_progress(done := done + len(rows), total)
-    for start in range(0, len(captions), batch):
-        states = base.encode_text(captions[start : start + batch])
-        store("tokens", start, states.tokens.half().cpu().numpy(), len(captions))
-        if states.pooled is not None:
-            store("pooled", start, states.pooled.half().cpu().numpy(), len(captions))
-        on_progress(done := done + len(states.tokens), total)
+    sizes: dict[str, tuple[int, ...]] = {"tokens": base.text.shape}
+    if base.text.pooled_width is not None:
+        sizes["pooled"] = (base.text.pooled_width,)
+    for name, size in sizes.items():  # filled with zeros, which stay where no encoder speaks
+        stores[name] = np.lib.format.open_memmap(folder / f"{name}.npy", "w+", np.float16, (len(captions), *size))
+    for part in base.text.parts(captions, batch):
+        stores["tokens"][part.captions, part.positions, part.widths] = part.tokens.half().cpu().numpy()
+        if part.pooled is not None:
+            stores["pooled"][part.captions, part.pooled_widths] = part.pooled.half().cpu().numpy()
+        on_progress(done := done + len(part.tokens), total)
     np.save(folder / "caption.npy", np.array([row[text] for text in texts], dtype=np.int64))
     for values in stores.values():
         values.flush()

@@ -7,7 +7,7 @@ import numpy as np
 
 from kanjilab.bases import Base
 from kanjilab.runs import RunFolder
-from kanjilab.sample import Sampling, checkpoint_images_seen, load_checkpoints, sample
+from kanjilab.sample import Sampling, checkpoint_images_seen, default_sampling, load_checkpoints, sample
 from kanjilab.settings import settings_hash
 from kanjilab.strips import Strip
 
@@ -24,39 +24,71 @@ def sample_history(
 ) -> tuple[np.ndarray, dict[str, Any]]:
     """Every prompt with every seed at every checkpoint; the same noise in each.
 
-    A second call with the same arguments reads what the first stored in the run's `samples/`.
+    What is drawn is stored in the run's `samples/`: a later call with the same arguments draws only checkpoints that
+    have come since. So a strip can grow while its run is trained.
 
     Args:
         prompts: P prompts. seeds: S seeds.
         arm: which arm of the run.
-        on_progress: called with (done, total) images.
+        on_progress: called with (done, total) images of those that are drawn now.
     Returns:
         (C, P, S, H, W) uint8 images, C checkpoints from "before training" on; and the facts: steps,
         images_seen, prompts, seeds, sampling.
     Raises:
         ValueError: the run has no such arm, or no checkpoint yet.
     """
-    sampling = sampling or Sampling()
-    facts = _facts(base, run, arm) | {
-        "prompts": list(prompts),
-        "seeds": list(seeds),
-        "sampling": sampling.to_json(),
-    }
-    steps = facts["steps"]
-    name = f"history_{settings_hash(facts)}"
-    if name in run.samples():
-        return run.read_samples(name)
+    sampling = sampling or default_sampling(base.family)
+    asked = {"prompts": list(prompts), "seeds": list(seeds), "sampling": sampling.to_json()}
+    facts = _facts(base, run, arm) | asked
+    steps, name = facts["steps"], _name(run, prompts, seeds, sampling, arm)
+    stored = stored_history(run, prompts, seeds, sampling, arm=arm)
+    columns = dict(zip(stored[1]["steps"], stored[0], strict=True)) if stored else {}
+    if list(columns) != steps:
+        left = [step for step in steps if step not in columns]
+        columns |= _draw_columns(base, run, arm, left, (prompts, seeds, sampling), on_progress)
+        columns = {step: columns[step] for step in steps}
+        run.write_samples(name, np.stack(list(columns.values())), facts)
+    return np.stack(list(columns.values())), facts
+
+
+def stored_history(
+    run: RunFolder, prompts: Sequence[str], seeds: Sequence[int], sampling: Sampling | None = None, *, arm: int = 0
+) -> tuple[np.ndarray, dict[str, Any]] | None:
+    """What `sample_history` stored of these, of the checkpoints drawn so far; no base is needed.
+
+    Args:
+        prompts, seeds, sampling, arm: as for `sample_history`.
+    Returns:
+        Images and facts as there, or None where nothing is stored.
+    """
+    sampling = sampling or default_sampling(run.settings.get("family", "unet"))  # not told by older runs
+    name = _name(run, prompts, seeds, sampling, arm)
+    return run.read_samples(name) if name in run.samples() else None
+
+
+def _name(run: RunFolder, prompts: Sequence[str], seeds: Sequence[int], sampling: Sampling, arm: int) -> str:
+    return f"history_{settings_hash([run.settings['hash'], arm, list(prompts), list(seeds), sampling.to_json()])}"
+
+
+def _draw_columns(
+    base: Base,
+    run: RunFolder,
+    arm: int,
+    steps: Sequence[int],
+    asked: tuple[Sequence[str], Sequence[int], Sampling],
+    on_progress: Callable[[int, int], None],
+) -> dict[int, np.ndarray]:
+    """Step -> (P, S, H, W) or (P, S, H, W, 3), drawn together where they are adapters of one base."""
+    prompts, seeds, sampling = asked
+    each = len(prompts) * len(seeds)
     whole = run.settings["arms"][arm]["targets"] == "unet"
-    groups = [[step] for step in steps] if whole else [steps]
-    total, images = len(steps) * len(prompts) * len(seeds), []
-    for group in groups:
-        done_before = sum(len(part) for part in images) * len(prompts) * len(seeds)
+    drawn: dict[int, np.ndarray] = {}
+    for group in [[step] for step in steps] if whole else [list(steps)] if steps else []:
         trainable = load_checkpoints(base, run, group, arm)
-        report = _shifted(on_progress, done_before, total)
-        images.append(sample(base, prompts, seeds, sampling, trainable=trainable, on_progress=report))
-    pixels = np.concatenate(images)
-    run.write_samples(name, pixels, facts)
-    return pixels, facts
+        report = _shifted(on_progress, each * len(drawn), each * len(steps))
+        images = sample(base, prompts, seeds, sampling, trainable=trainable, on_progress=report)
+        drawn |= dict(zip(group, images, strict=True))
+    return drawn
 
 
 def _facts(base: Base, run: RunFolder, arm: int) -> dict[str, Any]:

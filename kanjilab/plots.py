@@ -519,6 +519,103 @@ def draw_budget(rates: pd.DataFrame, *, title: str = "", note: str = "", ax: Axe
     return figure
 
 
+def draw_blocks(
+    values: Mapping[str, pd.DataFrame], pairs: Sequence[tuple[str, str]], *, title: str = "", note: str = ""
+) -> Figure:
+    """Pairs of variants block by block: each thin line is a block, from the second of a pair to its first.
+
+    Args:
+        values: name of what was measured -> a row a block, a column a variant; a chart each.
+        pairs: (first, second), names of columns.
+        title: above the charts.
+        note: a second, smaller line.
+    Returns:
+        the figure.
+    Raises:
+        ValueError: nothing to draw.
+    """
+    if not values or not pairs:
+        raise ValueError(f"expected at least one chart and one pair, got {list(values)} and {list(pairs)}")
+    beside = len(pairs) == 1  # else the names need the whole width
+    rows, columns = (1, len(values)) if beside else (len(values), 1)
+    figure = Figure(figsize=(max(6.4, 2.8 * columns), 2.7 * rows + 0.3), dpi=DOTS_PER_INCH, layout="constrained")
+    FigureCanvasAgg(figure)
+    axes = list(figure.subplots(rows, columns, squeeze=False).flat)
+    for ax, (name, table) in zip(axes, values.items(), strict=True):
+        _draw_pairs(ax, table, pairs)
+        ax.set_ylabel(_label(name, 36), color=INK, fontsize=9)
+        _finish(ax)
+    _write_around(figure, title, note)
+    return figure
+
+
+def draw_logs(logs: pd.DataFrame, columns: Sequence[str], *, title: str = "", note: str = "") -> Figure:
+    """How trainings went, a chart for each quantity: thin a training, bold the median of a variant's.
+
+    Args:
+        logs: rows of variant, seed, images_seen and the columns, as `kanjilab.stored.read_logs` gives them.
+        columns: what is drawn; gradient norms on a logarithmic axis.
+        title: above the charts.
+        note: a smaller line below.
+    Returns:
+        the figure.
+    Raises:
+        ValueError: no rows or no columns.
+    """
+    if logs.empty or not columns:
+        raise ValueError(f"expected records and columns to draw, got {len(logs)} records and {list(columns)}")
+    figure = Figure(figsize=(max(6.4, 2.7 * len(columns) + 1), 2.9), dpi=DOTS_PER_INCH, layout="constrained")
+    FigureCanvasAgg(figure)
+    axes = list(figure.subplots(1, len(columns), squeeze=False).flat)
+    names = list(dict.fromkeys(logs["variant"]))
+    for ax, column in zip(axes, columns, strict=True):
+        if column == "gradient_norm":
+            ax.set_yscale("log")
+        for k, name in enumerate(names):
+            _draw_trainings(ax, logs.loc[logs["variant"] == name], column, k)
+        ax.set_xlabel("images seen")
+        ax.set_ylabel(column.replace("_", " "))
+        ax.xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:,.0f}"))
+        ax.autoscale_view()
+    _name_lines(axes[-1], names, logs["images_seen"].to_numpy(float))
+    for ax in axes:
+        _finish(ax)
+    _write_around(figure, title, note)
+    return figure
+
+
+def _draw_trainings(ax: Axes, logs: pd.DataFrame, column: str, k: int) -> None:
+    """One variant's trainings and their median, where a log is noisy as a moving average."""
+    color, dashes = PALETTE[k % len(PALETTE)], LINE_STYLES[k // len(PALETTE) % len(LINE_STYLES)]
+    values = logs.pivot_table(index="images_seen", columns="seed", values=column)  # (N, seeds)
+    seen = values.index.to_numpy(float)
+    span = max(1.0, len(values) / 20) if column in ("loss", "gradient_norm") else 1.0
+    if values.shape[1] > 1:
+        ax.plot(seen, smooth(values.to_numpy(float), span), color=color, linewidth=0.5, alpha=0.3)
+    middle = smooth(values.median(axis=1).to_numpy(float)[:, None], span)[:, 0]
+    ax.plot(seen, middle, color=color, linestyle=dashes, linewidth=1.8, gid=SMOOTHED)
+
+
+def _write_around(figure: Figure, title: str, note: str) -> None:
+    """Title above and note below all charts: above the first alone there may be no room for them."""
+    for write, text, size in ((figure.suptitle, _label(title, 80), 12), (figure.supxlabel, _label(note, 110), 8.5)):
+        if text:
+            write(
+                text, x=0.01, ha="left", fontsize=size, color=SOFT, fontfamily=list(font_families()), parse_math=False
+            )
+
+
+def _draw_pairs(ax: Axes, table: pd.DataFrame, pairs: Sequence[tuple[str, str]]) -> None:
+    ticks: dict[float, str] = {}
+    for index, pair in enumerate(pairs):
+        places, names = (1.8 * index, 1.8 * index + 1), list(pair[::-1])
+        ax.plot(places, table[names].to_numpy(float).T, ".-", color="#0072B2", linewidth=0.8, alpha=0.5)
+        ax.plot(places, table[names].mean().to_numpy(float), "o-", color=INK, linewidth=2)
+        ticks |= dict(zip(places, names, strict=True))
+    ax.set_xticks(list(ticks), [_label(name, 40).replace(", ", ",\n") for name in ticks.values()], fontsize=9)
+    ax.margins(x=0.2 / len(pairs))
+
+
 def draw_study(
     rates: pd.DataFrame, differences: pd.DataFrame, *, title: str = "", note: str = "", margin: float = 0.03
 ) -> Figure:

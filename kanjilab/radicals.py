@@ -5,7 +5,7 @@ import unicodedata
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Protocol
 
 import numpy as np
 import pandas as pd
@@ -238,6 +238,24 @@ def _drawn(characters: pd.DataFrame, drawable: Iterable[str]) -> pd.DataFrame:
     return characters.loc[characters.index.isin(list(drawable))]
 
 
+class Rule(Protocol):
+    """A selection rule: which characters are trained on."""
+
+    name: ClassVar[str]
+
+    def pool(self, characters: pd.DataFrame, drawable: Iterable[str]) -> pd.DataFrame:
+        """All characters that could be chosen; those left over may be held out."""
+        ...
+
+    def select(self, characters: pd.DataFrame, drawable: Iterable[str]) -> pd.DataFrame:
+        """The characters that are chosen."""
+        ...
+
+    def to_json(self) -> dict[str, Any]:
+        """Name and parameters."""
+        ...
+
+
 @dataclass(frozen=True)
 class Seed16:
     """The published 1,600 of "Generative Kanji": the first 100 JIS X 0208 kanji of each of 16 radicals.
@@ -462,9 +480,6 @@ class Imbalanced:
     def to_json(self) -> dict[str, Any]:
         """Name, the balanced rule and the ratio, as `rule_from_json` reads them."""
         return {"name": self.name, "rule": self.rule.to_json(), "ratio": self.ratio}
-
-
-Rule = Seed16 | Left16 | EveryCharacter | Only | Imbalanced
 
 
 def geometric_counts(total: int, groups: int, ratio: float) -> list[int]:

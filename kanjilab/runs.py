@@ -269,6 +269,26 @@ class RunFolder:
         finally:
             self._release(descriptor)
 
+    def writer(self) -> str | None:
+        """Who writes this run at this moment: a process's number as text; None where nobody does.
+
+        A process that was killed leaves its number behind but not its lock.
+        """
+        try:
+            descriptor = os.open(self.path / ".lock", os.O_RDONLY)
+        except FileNotFoundError:
+            return None
+        try:
+            # A free run's lock is tried only where a number was left behind: a try may refuse a writer that begins.
+            if not (holder := os.read(descriptor, 100).decode(errors="replace").strip()):
+                return None
+            fcntl.flock(descriptor, fcntl.LOCK_SH | fcntl.LOCK_NB)
+            return None
+        except BlockingIOError:
+            return holder
+        finally:
+            os.close(descriptor)
+
     def _release(self, descriptor: int) -> None:
         if self._lock_descriptor == descriptor:
             self._lock_descriptor = None

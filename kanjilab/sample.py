@@ -4,23 +4,24 @@ import json
 import warnings
 from collections.abc import Callable, Sequence
 from contextlib import nullcontext
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
-from diffusers import DDIMScheduler, DPMSolverMultistepScheduler
+from diffusers import DDIMScheduler, DPMSolverMultistepScheduler, FlowMatchEulerDiscreteScheduler
 from safetensors.torch import load_file
 from torch import Tensor
 
 from kanjilab.adapters import Segments, Trainable, make_trainable
-from kanjilab.bases import Base, TextStates
 from kanjilab.counted import counted_rng
+from kanjilab.families import Base, FlowBase, UNetBase
 from kanjilab.runs import RunFolder
 from kanjilab.settings import Arm
+from kanjilab.text_states import TextStates
 
-SAMPLERS = ("ddim", "dpm-solver++")
+SAMPLERS = (*UNetBase.samplers, *FlowBase.samplers)
 
 
 @dataclass(frozen=True)
@@ -28,7 +29,7 @@ class Sampling:
     """How images are drawn from a model.
 
     Args:
-        sampler: `ddim` or `dpm-solver++`.
+        sampler: `ddim` or `dpm-solver++` for a U-Net, `flow-euler` for a rectified flow.
         steps: denoising steps.
         guidance: classifier-free guidance scale; 1 leaves it out.
         negative_prompt: takes the place of the empty caption in guidance.
@@ -56,10 +57,30 @@ class Sampling:
         return asdict(self)
 
     def scheduler(self, base: Base) -> Any:
-        """A fresh `DDIMScheduler` or `DPMSolverMultistepScheduler` for this base."""
+        """A fresh scheduler of diffusers for this base.
+
+        Raises:
+            ValueError: the sampler does not fit the base.
+        """
+        if self.sampler not in base.samplers:
+            raise ValueError(
+                f"{base.name} predicts {base.prediction!r}: expected a sampler of {base.samplers}, got {self.sampler!r}"
+            )
+        if self.sampler == "flow-euler":
+            return FlowMatchEulerDiscreteScheduler.from_config(base.scheduler_config)
         if self.sampler == "ddim":
             return DDIMScheduler.from_config(base.scheduler_config)
         return DPMSolverMultistepScheduler.from_config(base.scheduler_config, algorithm_type="dpmsolver++")
+
+
+def default_sampling(family: str) -> Sampling:
+    """How images are drawn where nothing is said, from a base of family `unet` or `mmdit`."""
+    return Sampling(FlowBase.samplers[0] if family == FlowBase.family else UNetBase.samplers[0])
+
+
+def fitting(sampling: Sampling, base: Base) -> Sampling:
+    """The same, with the base's first sampler if its own is made for the other family."""
+    return sampling if sampling.sampler in base.samplers else replace(sampling, sampler=base.samplers[0])
 
 
 def initial_noise(seeds: Sequence[int], shape: tuple[int, ...]) -> Tensor:
@@ -78,35 +99,38 @@ def sample(
     batch: int = 32,
     size_px: int = 128,
     on_progress: Callable[[int, int], None] = lambda done, total: None,
+    on_latents: Callable[[Tensor], None] = lambda latents: None,
 ) -> np.ndarray:
     """Draws every prompt with every seed, for every arm.
 
     Args:
         prompts: P prompts. seeds: S seeds; the same seed is the same noise everywhere.
-        sampling: sampler, steps, guidance.
+        sampling: sampler, steps, guidance; `default_sampling` of the base's family if none is given.
         trainable: adapters to draw with, K arms (see `load_checkpoints`); None for the base alone.
         batch: images at a time; it does not change the images beyond rounding.
         size_px: height and width.
         on_progress: called with (done, total) images.
+        on_latents: called after each denoising step with a batch's latents (N, C, h, w), for `base.decode`; N are
+            pairs of prompt and seed in order, arm by arm. What it raises ends the drawing.
     Returns:
         (K, P, S, H, W) or (K, P, S, H, W, 3) uint8; K = 1 for the base alone.
     """
-    sampling = sampling or Sampling()
+    sampling = sampling or default_sampling(base.family)
     if not prompts or not seeds:
         raise ValueError(f"expected at least one prompt and one seed, got {len(prompts)} and {len(seeds)}")
+    sampling.scheduler(base)  # refuses a sampler that does not fit, before any text encoder is loaded
     states = base.encode_text([sampling.negative_prompt, *(sampling.prefix + prompt for prompt in prompts)])
     arms = 1 if trainable is None else len(trainable.arms)
     items = [(k, p, s) for k in range(arms) for p in range(len(prompts)) for s in range(len(seeds))]
-    factor = 2 ** (len(base.vae.config.block_out_channels) - 1)
-    shape = (base.vae.config.latent_channels, size_px // factor, size_px // factor)
-    noise = initial_noise(seeds, shape).to(base.device)
+    noise = initial_noise(seeds, base.latent_shape(size_px)).to(base.device)
     images = []
     for start in range(0, len(items), batch):
         chunk = items[start : start + batch]
         text_rows = torch.tensor([p + 1 for _, p, _ in chunk], device=base.device)
         latents = noise[[s for _, _, s in chunk]]
         owners = [k for k, _, _ in chunk]
-        images.append(base.decode(_denoise_all(base, latents, states, text_rows, owners, sampling, trainable)))
+        drawn = _denoise_all(base, latents, states, text_rows, owners, sampling, trainable, on_latents)
+        images.append(base.decode(drawn))
         on_progress(min(start + batch, len(items)), len(items))
     pixels = np.concatenate(images)
     return pixels.reshape(arms, len(prompts), len(seeds), *pixels.shape[1:])
@@ -121,6 +145,7 @@ def _denoise_all(
     owners: list[int],
     sampling: Sampling,
     trainable: Trainable | None,
+    on_latents: Callable[[Tensor], None],
 ) -> Tensor:
     """The denoising loop for one batch; the images of each arm lie side by side."""
     scheduler = sampling.scheduler(base)
@@ -131,17 +156,17 @@ def _denoise_all(
     # With guidance every image stands twice, side by side, so that arms stay in one stretch.
     rows = torch.stack([torch.zeros_like(text_rows), text_rows], 1).flatten() if guided else text_rows
     text = states.select(rows)
-    latents = latents * scheduler.init_noise_sigma
     copies = 2 if guided else 1
     with trainable.attached() if trainable else nullcontext(Segments()) as segments:
         segments.pairs = tuple((k, copies * owners.count(k)) for k in dict.fromkeys(owners))
         for timestep in scheduler.timesteps:
-            noisy = scheduler.scale_model_input(latents, timestep).repeat_interleave(copies, 0)
+            noisy = latents.repeat_interleave(copies, 0)  # none of these samplers scales the denoiser's input
             predicted = base.denoise(noisy, timestep.expand(len(noisy)), text)
             if guided:
                 empty, conditional = predicted[0::2], predicted[1::2]
                 predicted = empty + sampling.guidance * (conditional - empty)
             latents = scheduler.step(predicted, timestep, latents).prev_sample
+            on_latents(latents)
     return latents
 
 

@@ -1,6 +1,7 @@
 """Learning-rate curves, loss weights, and which checkpoints to keep: pure functions of a step."""
 
 import math
+from statistics import NormalDist
 
 import numpy as np
 from torch import Tensor
@@ -85,6 +86,32 @@ def velocity_weight(alpha_bar: Tensor, gamma: float | None = None) -> Tensor:
     noise_to_signal = (1 - alpha_bar) / alpha_bar
     share = 1.0 if gamma is None else (gamma * noise_to_signal).clamp(max=1)  # min(SNR, gamma) / SNR
     return share + noise_to_signal
+
+
+def flow_sigmas(levels: int, shift: float) -> np.ndarray:
+    """Noise levels of a rectified flow, as likely each as any other in training.
+
+    They cut the logit-normal distribution of mean 0 and deviation 1 into equal parts, of which each
+    level is the middle: level i is sigmoid(Phi^-1((i + 1/2) / T)). The shift moves all towards noise,
+    for a picture of more pixels needs more noise to be as hidden.
+
+    Args:
+        levels: T.
+        shift: s > 0; sigma becomes s·sigma / (1 + (s - 1)·sigma).
+    Returns:
+        (T,) float32 in (0, 1), ascending: the share of noise.
+    Raises:
+        ValueError: T < 1, or a shift that is not positive.
+    Source: Esser et al. 2024, arXiv:2403.03206, equations 19 and 23.
+    """
+    if levels < 1:
+        raise ValueError(f"levels must be >= 1, got {levels}")
+    if not shift > 0:
+        raise ValueError(f"shift must be > 0, got {shift}")
+    normal = NormalDist()
+    logits = np.array([normal.inv_cdf((level + 0.5) / levels) for level in range(levels)])
+    sigmas = 1 / (1 + np.exp(-logits))
+    return (shift * sigmas / (1 + (shift - 1) * sigmas)).astype(np.float32)
 
 
 def checkpoint_steps(total_steps: int, count: int) -> tuple[int, ...]:

@@ -65,6 +65,18 @@ def grayscale(images: np.ndarray) -> np.ndarray:
     return (images @ np.array([0.299, 0.587, 0.114])).round().astype(np.uint8)
 
 
+def glyphs_of(images: np.ndarray) -> np.ndarray:
+    """What judges read of sampled images: a prompt's images side by side, without colour.
+
+    Args:
+        images: (P, S, H, W) or (P, S, H, W, 3) uint8.
+    Returns:
+        (P S, H, W) uint8, 0 ink to 255 paper.
+    """
+    glyphs = grayscale(images) if images.ndim == 5 else images
+    return glyphs.reshape(-1, *glyphs.shape[2:])
+
+
 def score_prompts(
     base: Base,
     judge: RadicalJudge,
@@ -82,8 +94,7 @@ def score_prompts(
         (P, S, H, W) or (P, S, H, W, 3) uint8.
     """
     images = sample(base, prompts.captions, seeds, sampling, trainable=trainable)[0]
-    glyphs = grayscale(images) if base.channels == 3 else images
-    readings = judge.read(glyphs.reshape(-1, *glyphs.shape[2:]))
+    readings = judge.read(glyphs_of(images))
     expected = [wanted for wanted in prompts.expected for _ in seeds]
     readings["hit"] = expected_radical_hits(readings, expected)
     readings.insert(0, "prompt", [caption for caption in prompts.captions for _ in seeds])

@@ -9,7 +9,8 @@ from typing import Any, Self, get_type_hints
 
 TARGETS = ("cross-attention", "attention", "attention+feed-forward", "all", "unet")
 SCHEDULES = ("constant", "linear", "cosine", "cosine-restarts", "constant-cooldown", "periodic")
-PRECISIONS = ("fp32", "bf16")
+QUANTISED = ("8bit", "4bit")  # the frozen weights, through bitsandbytes on CUDA
+PRECISIONS = ("fp32", "bf16", *QUANTISED)
 
 
 def settings_hash(contents: Any) -> str:
@@ -37,9 +38,9 @@ class Arm:
     cosine.
 
     Args:
-        targets: which layers get a LoRA: `cross-attention` (attn2), `attention`,
+        targets: which layers get a LoRA: `cross-attention` (a U-Net's attn2), `attention`,
             `attention+feed-forward`, `all` (convolutions included); or `unet`, which trains every
-            weight of the denoiser and no LoRA.
+            weight of the denoiser, U-Net or transformer, and no LoRA.
         rank: r >= 1; not used by `unet`.
         alpha: numerator of the scale; None means alpha = rank (scale 1).
         rslora: scale alpha / sqrt(r) in place of alpha / r (arXiv:2312.03732).

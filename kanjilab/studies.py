@@ -17,11 +17,11 @@ from typing import Any, Self
 
 import pandas as pd
 
-from kanjilab.ablate import Study, Variant, place
 from kanjilab.demo import DEMO_ARM, DEMO_SAMPLING
 from kanjilab.inference import Contrast, holm, sentence
 from kanjilab.sample import Sampling
 from kanjilab.settings import Arm
+from kanjilab.study import Study, Variant, place
 
 # Few images are seen in a study, so few of them go to the warm-up.
 STUDY_ARM = dataclasses.replace(DEMO_ARM, batch=8, warmup_steps=15)
@@ -335,8 +335,10 @@ def best_rates(table: pd.DataFrame) -> pd.DataFrame:
     return pd.DataFrame(rows)
 
 
-def findings(folder: Path, judge: str = "radicals", split: str = "held_out", suffix: str = "") -> list[str]:
-    """A line for each of the four claims whose full study is finished, corrected together.
+def claims(
+    folder: Path, judge: str = "radicals", split: str = "held_out", suffix: str = ""
+) -> list[tuple[Study, Contrast]]:
+    """Those of the four claims whose full study is finished, their p values corrected together.
 
     Args:
         folder: holds the studies' folders, as "rank-full".
@@ -352,7 +354,14 @@ def findings(folder: Path, judge: str = "radicals", split: str = "held_out", suf
             wanted = tuple(label + suffix for label in study.contrasts[0])
             found += [(study, Contrast.from_json(c)) for c in known if (c["first"], c["second"]) == wanted]
     corrected = holm([contrast.p for _, contrast in found])
-    return [
-        f"{study.claim}: {sentence(dataclasses.replace(contrast, p_corrected=p), place(study))}"
-        for (study, contrast), p in zip(found, corrected, strict=True)
-    ]
+    return [(study, dataclasses.replace(c, p_corrected=p)) for (study, c), p in zip(found, corrected, strict=True)]
+
+
+def findings(folder: Path, judge: str = "radicals", split: str = "held_out", suffix: str = "") -> list[str]:
+    """A sentence for each of `claims`.
+
+    Args:
+        folder, judge, split, suffix: as for `claims`.
+    """
+    found = claims(folder, judge, split, suffix)
+    return [f"{study.claim}: {sentence(contrast, place(study))}" for study, contrast in found]

@@ -52,7 +52,10 @@ class StepReport:
 
 @dataclass(frozen=True)
 class Draw:
-    """One training example: image row, timestep, caption dropout's uniform draw, and two noises (C, h, w)."""
+    """One training example: image row, timestep, caption dropout's uniform draw, and two noises (C, h, w).
+
+    The timestep is the index of a noise level, each as likely as any other; what it means is the base's.
+    """
 
     row: int
     timestep: int
@@ -115,7 +118,7 @@ def denoising_errors(base: Base, data: Encoded, draws: Sequence[Draw], captions:
     noise = torch.from_numpy(np.stack([draw.noise for draw in draws])).to(base.device)
     timesteps = torch.tensor([draw.timestep for draw in draws], device=base.device)
     noisy, target = base.noised(latents, noise, timesteps)
-    predicted = base.denoise(noisy, timesteps, data.text(captions, base.device))
+    predicted = base.denoise(noisy, base.clock(timesteps), data.text(captions, base.device))
     return (predicted - target).square().mean(dim=(1, 2, 3)), timesteps
 
 
@@ -153,6 +156,8 @@ class Trainer:
 
     def __init__(self, base: Base, data: Encoded, arms: Sequence[Arm], accelerator: Accelerator):
         self.base, self.data, self.accelerator = base, data, accelerator
+        for arm in arms:
+            base.check_arm(arm)
         self.trainable: Trainable = make_trainable(base.denoiser, arms)
         self.rows = self.trainable.rows
         self.progress = [ArmProgress(arm, arm.total_steps(len(data))) for arm in arms]
@@ -345,6 +350,7 @@ def run_settings(base: Base, data: Encoded, arms: Sequence[Arm], checkpoints: in
         "checkpoints": checkpoints,
     }
     settings["hash"] = settings_hash(settings)
+    settings |= {"family": base.family, "prediction": base.prediction}  # told by base_identity; for those who export
     settings["versions"] = {"kanjilab": __version__, "torch": torch.__version__}
     return settings
 
@@ -399,7 +405,7 @@ def train(
 def _differences(stored: Any, asked: Any, name: str = "") -> Iterator[str]:
     """Each setting in which a stored run and the one asked for differ, with both values."""
     if isinstance(stored, dict) and isinstance(asked, dict):
-        for key in sorted((stored.keys() | asked.keys()) - {"hash", "versions"}):
+        for key in sorted((stored.keys() | asked.keys()) - {"hash", "versions", "family", "prediction"}):
             yield from _differences(stored.get(key), asked.get(key), f"{name}.{key}".lstrip("."))
     elif isinstance(stored, list) and isinstance(asked, list) and len(stored) == len(asked):
         for index, pair in enumerate(zip(stored, asked, strict=True)):

@@ -1,4 +1,4 @@
-"""What holds for every test: no network, no file in the user's home, notebooks last."""
+"""What holds for every test: no network, no file in the user's home, the slow ones last."""
 
 import os
 import shutil
@@ -40,7 +40,8 @@ def pytest_configure(config: pytest.Config) -> None:
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    items.sort(key=lambda item: item.get_closest_marker("notebook") is not None)
+    # Browser tests last of all: Playwright keeps an event loop running, in which papermill could not start its own.
+    items.sort(key=lambda item: [item.get_closest_marker(name) is not None for name in ("browser", "notebook")])
 
 
 @pytest.fixture(scope="module")
@@ -57,6 +58,66 @@ def base(folder: Path):
     from kanjilab.bases import load_base
 
     return load_base(folder)
+
+
+@pytest.fixture(scope="session")
+def sd3_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A tiny Stable Diffusion 3 in diffusers' format."""
+    from tests.tiny import save_tiny_sd3_pipeline
+
+    return save_tiny_sd3_pipeline(tmp_path_factory.mktemp("tiny") / "sd3")
+
+
+@pytest.fixture(scope="module")
+def sd3_base(sd3_folder: Path):
+    """The same, loaded."""
+    from kanjilab.bases import load_base
+
+    return load_base(sd3_folder)
+
+
+@pytest.fixture(scope="session")
+def study(tmp_path_factory: pytest.TempPathFactory):
+    """A study of six tiny trainings in two packs."""
+    from tests.tiny import save_tiny_pipeline
+    from tests.tiny_study import four_radicals, tiny_study
+
+    folder = tmp_path_factory.mktemp("study")
+    return tiny_study(save_tiny_pipeline(folder / "base"), four_radicals(folder / "images"))
+
+
+@pytest.fixture(scope="session")
+def finished(study, tmp_path_factory: pytest.TempPathFactory):
+    """The same done in one go: its folder, report, and what was said."""
+    from tests.tiny_study import make_small, run
+
+    folder = tmp_path_factory.mktemp("studies") / "whole"
+    with pytest.MonkeyPatch.context() as patch:
+        make_small(patch)
+        return folder, *run(study, folder, keep_adapters=True)
+
+
+@pytest.fixture(scope="session")
+def some_kanji(tmp_path_factory: pytest.TempPathFactory):
+    """Some 190 of the kanji with water, tree or person on the left, a fifth of them held out."""
+    from kanjilab.characters import load_characters
+    from kanjilab.dataset import build_dataset
+    from kanjilab.radicals import EveryCharacter
+
+    table = load_characters()
+    rows = table.loc[table["radical"].isin([85, 75, 9]) & (table["jis_order"] < 4000).fillna(False)]
+    folder = tmp_path_factory.mktemp("data") / "some"
+    return build_dataset(EveryCharacter(), folder, characters=rows, held_out_share=0.2)
+
+
+@pytest.fixture(scope="module")
+def small_lab() -> Iterator[None]:
+    """Small pictures, and nothing is measured."""
+    from tests.tiny_study import make_small
+
+    with pytest.MonkeyPatch.context() as patch:
+        make_small(patch)
+        yield
 
 
 @pytest.fixture(autouse=True)

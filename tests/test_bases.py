@@ -10,7 +10,8 @@ from safetensors.torch import load_file, save_file
 from torch.testing import assert_close
 
 from kanjilab import bases
-from kanjilab.bases import TextStates, assemble_pipeline, cache_folder, load_base
+from kanjilab.bases import assemble_pipeline, cache_folder, load_base
+from kanjilab.text_states import TextStates
 from tests.tiny import save_tiny_pipeline
 
 
@@ -149,7 +150,7 @@ def test_identity_is_that_of_the_weights(folder, base, velocity_base, tmp_path):
 
 
 def test_what_is_no_base_is_refused(folder, tmp_path):
-    with pytest.raises(ValueError, match=r"precision must be one of \('fp32', 'bf16'\), got 'fp16'"):
+    with pytest.raises(ValueError, match=r"precision must be one of \('fp32', 'bf16', '8bit', '4bit'\), got 'fp16'"):
         load_base(folder, precision="fp16")
     with pytest.raises(FileNotFoundError, match=re.escape(f"{tmp_path}: expected a folder with model_index.json")):
         load_base(tmp_path)

@@ -9,13 +9,14 @@ from PIL import Image
 from safetensors import safe_open
 from typer.testing import CliRunner
 
-from kanjilab import ablate, demo, history, judges, studies
+from kanjilab import ablate, demo, history, judges, packs, studies
 from kanjilab.cli import _settings, app
 from kanjilab.dataset import open_dataset
 from kanjilab.glyphs import default_font
 from kanjilab.runs import RunFolder
 from kanjilab.sample import Sampling
 from kanjilab.settings import Arm
+from kanjilab.study import Study, Variant
 from tests.tiny import save_tiny_pipeline
 
 COMMANDS = ["demo", "data", "train", "sweep", "strip", "score", "export"]
@@ -206,8 +207,8 @@ def tiny_study(base, images, monkeypatch):
     """Studies by any name are this one: two ranks in two blocks."""
 
     def make_study(name, scale, seeds):
-        variants = (ablate.Variant("rank 1", dict(rank=1)), ablate.Variant("rank 2", dict(rank=2)))
-        return ablate.Study(
+        variants = (Variant("rank 1", dict(rank=1)), Variant("rank 2", dict(rank=2)))
+        return Study(
             name=f"{name}-{scale}",
             claim="more is better",
             arm=Arm(targets="cross-attention", images_seen=2, batch=2),
@@ -223,7 +224,7 @@ def tiny_study(base, images, monkeypatch):
 
     monkeypatch.setattr(studies, "make_study", make_study)
     monkeypatch.setattr(ablate.RadicalJudge, "load_or_fit", lambda cache: WaterJudge())
-    monkeypatch.setattr(ablate, "measure_steps", lambda base, data, arms, steps=2: (0.1, 1.0))
+    monkeypatch.setattr(packs, "measure_steps", lambda base, data, arms, steps=2: (0.1, 1.0))
 
 
 def test_sweep_answers_a_study_pack_by_pack(tiny_study, tmp_path):
@@ -256,7 +257,7 @@ def test_sweep_lets_another_judge_read_what_is_stored(tiny_study, tmp_path, monk
     arguments = ["sweep", "--study", "rank", "--folder", tmp_path / "rank", "--seeds", 3]
     done(*arguments)
     monkeypatch.setattr(judges, "load_judge", lambda name: {"B": PartsJudge()}[name])
-    monkeypatch.setattr(ablate, "sample", lambda *_, **__: pytest.fail("drew again"))
+    monkeypatch.setattr(packs, "sample", lambda *_, **__: pytest.fail("drew again"))
     assert "table-judge-b.parquet" in done(*arguments, "--judge", "B")
     table = pd.read_parquet(tmp_path / "rank" / "table-judge-b.parquet")
     assert table.groupby("expected")["hit"].mean().to_dict() == {"人": 0, "木": 1, "水": 1, "火": 0}

@@ -15,15 +15,22 @@ SOURCES = sorted(PACKAGE.rglob("*.py"))
 
 LAYERS = (
     {"characters", "radicals", "prompts", "settings", "schedules", "counted"},
-    {"glyphs", "adapters", "minilm", "corpus"},
-    {"bases", "dataset", "runs", "components"},
-    {"encode", "export", "typeset"},
-    {"train", "sample", "judge", "metrics", "pocket", "legality", "neighbours", "inference"},
+    {"glyphs", "adapters", "minilm", "corpus", "text_states", "families", "sources"},
+    {"bases", "dataset", "runs", "components", "lora_files"},
+    {"encode", "memory", "export", "typeset"},
+    {"train", "sample", "judge", "metrics", "pocket", "legality", "neighbours", "inference", "meaning", "junk"},
     {"strips", "score", "judges"},
-    {"plots", "history", "criteria", "reinvention", "judge_training"},
-    {"demo"},
+    {"slots"},
+    {"plots", "history", "criteria", "reinvention", "material"},
+    {"demo", "summary", "judge_card", "comfyui", "diagnosis"},
+    {"reinvent", "controls", "judge_training", "presets", "release"},
+    {"study"},
+    {"lab"},
+    {"packs"},
+    {"answers", "recipes"},
     {"ablate"},
-    {"studies", "widgets"},
+    {"studies"},
+    {"widgets"},
     {"cli"},
     {"__init__", "__main__"},  # the package itself: what it offers lazily may lie anywhere
 )
@@ -32,8 +39,13 @@ SIDEWAYS = {  # (above, below)
     ("radicals", "characters"),
     ("prompts", "radicals"),
     ("schedules", "settings"),
+    ("families", "adapters"),
+    ("families", "text_states"),
+    ("sources", "minilm"),
+    ("text_states", "sources"),
     ("inference", "metrics"),
     ("neighbours", "judge"),
+    ("widgets", "widgets"),  # a folder, whose files share common.py
 }
 
 # Each is slow, or changes the process, when imported: only inside the function that needs it, if at all.

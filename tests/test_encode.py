@@ -98,10 +98,10 @@ def test_identity_changes_with_a_pixel_a_caption_and_the_base(base, images, tmp_
 
 
 def test_nothing_half_written_stays(base, images, tmp_path, monkeypatch):
-    def fail(captions):
+    def fail(captions, batch):
         raise RuntimeError("out of memory")
 
-    monkeypatch.setattr(base, "encode_text", fail)
+    monkeypatch.setattr(base.text, "parts", fail)
     with pytest.raises(RuntimeError, match="out of memory"):
         encode_dataset(base, images, tmp_path / "cache")
     assert list((tmp_path / "cache").iterdir()) == []

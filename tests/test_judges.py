@@ -12,7 +12,7 @@ from PIL import Image
 
 from kanjilab.components import LAYOUTS
 from kanjilab.glyphs import default_font, draw_font
-from kanjilab.judge_training import measure_sample, read_sample
+from kanjilab.judge_card import measure_sample, read_sample
 from kanjilab.judges import (
     ARCHITECTURES,
     GRID,

@@ -2,11 +2,13 @@
 
 import math
 
+import numpy as np
 import pytest
 import torch
+from diffusers.training_utils import compute_density_for_timestep_sampling
 from torch.testing import assert_close
 
-from kanjilab.schedules import checkpoint_steps, lr_factor, min_snr_weight, velocity_weight
+from kanjilab.schedules import checkpoint_steps, flow_sigmas, lr_factor, min_snr_weight, velocity_weight
 from kanjilab.settings import SCHEDULES, Arm
 
 FALLING = [schedule for schedule in SCHEDULES if schedule != "periodic"]  # that one climbs back, again and again
@@ -111,6 +113,29 @@ def test_min_snr_weight_at_hand_worked_points():
     for outside in (1.1, -0.1, math.nan):
         with pytest.raises(ValueError, match=r"must lie in \[0, 1\]"):
             min_snr_weight(torch.tensor([outside]), 5)
+
+
+def test_flow_sigmas_at_hand_worked_points():
+    # Three equal parts of the normal distribution have their middles at 1/6, 1/2 and 5/6: -0.967422, 0 and 0.967422.
+    low = 1 / (1 + math.exp(0.967422))
+    np.testing.assert_allclose(flow_sigmas(3, 1.0), [low, 0.5, 1 - low], atol=1e-6)
+    np.testing.assert_allclose(flow_sigmas(3, 3.0)[1], 0.75)  # 3 · 1/2 / (1 + 2 · 1/2)
+    np.testing.assert_allclose(flow_sigmas(3, 3.0)[0], 3 * low / (1 + 2 * low), atol=1e-6)
+    assert np.all(np.diff(flow_sigmas(1000, 3.0)) > 0)
+
+
+def test_flow_sigmas_are_distributed_as_diffusers_draws_them():
+    generator = torch.Generator().manual_seed(0)
+    drawn = compute_density_for_timestep_sampling("logit_normal", 100_000, 0.0, 1.0, generator=generator).numpy()
+    levels = flow_sigmas(1000, 1.0)
+    shares = np.linspace(0.05, 0.95, 19)
+    np.testing.assert_allclose(np.quantile(levels, shares), np.quantile(drawn, shares), atol=4e-3)
+
+
+@pytest.mark.parametrize(("levels", "shift"), [(0, 1.0), (10, 0.0), (10, math.nan)])
+def test_flow_sigmas_out_of_range_are_refused(levels, shift):
+    with pytest.raises(ValueError, match="levels must be >= 1, got 0|shift must be > 0, got"):
+        flow_sigmas(levels, shift)
 
 
 def test_checkpoint_steps_at_hand_worked_points():

@@ -7,7 +7,6 @@ import pandas as pd
 import pytest
 
 from kanjilab import studies
-from kanjilab.ablate import Study, Variant
 from kanjilab.inference import compare
 from kanjilab.studies import (
     BUDGETS,
@@ -23,6 +22,7 @@ from kanjilab.studies import (
     make_study,
     with_tuned_rates,
 )
+from kanjilab.study import Study, Variant
 
 KANJI = 1_408  # of left16
 FEW = (85, 142, 149, 167)

@@ -513,7 +513,19 @@ RESUMED = {
         Arm(rank=2, peak_lr=1e30, images_seen=16),  # and one that stops early
     ],
     "unet": [Arm(targets="unet", peak_lr=1e-3, images_seen=24, batch=2, ema_decay=0.99)],
+    "flow arms": [
+        Arm(rank=2, accumulation=2, ema_decay=0.9, peak_lr=1e-2, images_seen=24, seed=1),
+        Arm(targets="all", rank=3, batch=2, peak_lr=3e-3, schedule="linear", images_seen=16),
+    ],
+    "flow whole": [Arm(targets="unet", peak_lr=1e-3, images_seen=24, batch=2, ema_decay=0.99)],
 }
+
+
+@pytest.fixture
+def resumed_base(request, kind):
+    """The base of a kind of training, and its folder."""
+    names = ("sd3_base", "sd3_folder") if kind.startswith("flow") else ("base", "folder")
+    return [request.getfixturevalue(name) for name in names]
 
 
 def contents(run):
@@ -535,7 +547,8 @@ def assert_same_contents(found, expected):
 
 
 @pytest.mark.parametrize("kind", RESUMED)
-def test_closed_and_stopped_trainings_go_on_bit_for_bit(base, data, tmp_path, kind):
+def test_closed_and_stopped_trainings_go_on_bit_for_bit(resumed_base, tmp_path, kind):
+    base, data = resumed_base[0], tiny_encoded(resumed_base[0])
     arms, options = RESUMED[kind], dict(checkpoints=3, log_every=3)
     _, whole = run_to_end(base, data, arms, tmp_path / "whole", **options)
     path, steps_seen = tmp_path / "parts", []
@@ -621,7 +634,8 @@ def end_of(started):
 
 
 @pytest.mark.parametrize("kind", RESUMED)
-def test_a_killed_training_goes_on_bit_for_bit(processes, folder, tmp_path, kind):
+def test_a_killed_training_goes_on_bit_for_bit(processes, resumed_base, tmp_path, kind):
+    folder = resumed_base[1]
     rng = np.random.default_rng(list(RESUMED).index(kind))
     arms, options = RESUMED[kind], dict(checkpoints=3, log_every=3)
     uninterrupted = start(processes, folder, arms, tmp_path / "whole", options)

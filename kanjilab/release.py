@@ -1,0 +1,98 @@
+"""What is handed on of a finished training: the strip, the LoRA, a ComfyUI workflow and a model card, arm by arm."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+from kanjilab.bases import Base
+from kanjilab.comfyui import Drawing, workflow_for, write_workflow
+from kanjilab.export import LORA_FORMS, to_pipeline, write_card
+from kanjilab.history import history_strip, sample_history
+from kanjilab.runs import RunFolder
+from kanjilab.sample import Sampling
+from kanjilab.settings import Arm
+from kanjilab.strips import save_strip
+
+FORMS = (*LORA_FORMS, "pipeline")
+
+
+@dataclass(frozen=True)
+class Handover:
+    """How one checkpoint is written for others.
+
+    Args:
+        form: one of `FORMS`; `comfyui` has a workflow beside it.
+        card: whether a model card is written.
+        strip: a PNG for the card.
+        prompt: of the workflow.
+        sampling: of the workflow: steps, guidance, negative prompt, prefix.
+    Raises:
+        ValueError: an unknown form.
+    """
+
+    form: str = "diffusers"
+    card: bool = False
+    strip: Path | None = None
+    prompt: str = "mountains"
+    sampling: Sampling = Sampling("ddim", steps=28, guidance=5.0)
+
+    def __post_init__(self) -> None:
+        if self.form not in FORMS:
+            raise ValueError(f"format must be one of {', '.join(FORMS)}, got {self.form!r}")
+
+    @property
+    def drawing(self) -> Drawing:
+        """What the workflow draws."""
+        sampling = self.sampling
+        text = sampling.prefix + self.prompt
+        return Drawing(text, sampling.negative_prompt, steps=sampling.steps, guidance=sampling.guidance)
+
+
+def hand_over(run: RunFolder, step: int, arm: int, path: Path, handover: Handover) -> list[Path]:
+    """Writes one arm's checkpoint for others.
+
+    Args:
+        run, step, arm: as for `kanjilab.export.to_diffusers`.
+        path: a folder; of the form `pipeline` a new one.
+    Returns:
+        What was written, the weights first.
+    Raises:
+        ValueError, RunError, FileExistsError: as `kanjilab.export`.
+    """
+    if handover.form == "pipeline":
+        written = [to_pipeline(run, step, arm, path)]
+    else:
+        written = [LORA_FORMS[handover.form](run, step, arm, path)]
+    if handover.form == "comfyui":
+        mmdit = run.settings.get("family") == "mmdit"
+        workflow = workflow_for(run.settings["base"], mmdit, written[0].name, handover.drawing)
+        written.append(write_workflow(path / "workflow.json", workflow))
+    if handover.card:
+        name = "" if handover.form == "pipeline" else written[0].name
+        written.append(write_card(path, run, step, arm, file=name, strip=handover.strip))
+    return written
+
+
+def release_arm(base: Base, run: RunFolder, arm: int, prompts: Sequence[str], sampling: Sampling) -> list[Path]:
+    """Draws an arm's strip and hands its last checkpoint over, into `release/arm_<arm>/` of the run.
+
+    Args:
+        base: of the run.
+        arm: which arm, from 0.
+        prompts: rows of the strip; the first goes into the workflow.
+        sampling: of strip and workflow; where its sampler is not the base's, the base's own.
+    Returns:
+        What was written, the strip first.
+    Raises:
+        ValueError: the last checkpoint is not finite.
+    """
+    if sampling.sampler not in base.samplers:
+        sampling = replace(sampling, sampler=base.samplers[0])
+    folder = run.path / "release" / f"arm_{arm}"
+    folder.mkdir(parents=True, exist_ok=True)
+    images, facts = sample_history(base, run, prompts, list(range(4)), sampling, arm=arm)
+    strip = save_strip(history_strip(images, facts, run.name), folder / "strip.png")
+    if Arm.from_json(run.settings["arms"][arm]).targets == "unet":
+        return [strip]  # a whole pipeline is gigabytes: only when asked for
+    handover = Handover("comfyui", card=True, strip=strip, prompt=prompts[0], sampling=sampling)
+    return [strip, *hand_over(run, run.checkpoints()[-1], arm, folder, handover)]
