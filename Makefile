@@ -6,11 +6,12 @@ INSTALLED := $(VENV)/.installed
 export PYRIGHT_PYTHON_IGNORE_WARNINGS := 1
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 
-.PHONY: help demo test lint lab notebooks benchmarks clean
+.PHONY: help demo test browser-test lint lab notebooks benchmarks clean
 
 help:
 	@echo "make demo        curate, train and show the checkpoint strip (runs/)"
 	@echo "make test        style, types, all tests, and every notebook at smoke scale"
+	@echo "make browser-test  the widgets in JupyterLab and Chromium only (a part of make test where Chromium is found)"
 	@echo "make lab         open JupyterLab on the notebooks"
 	@echo "make lint        style and types only"
 	@echo "make notebooks   run all notebooks anew and renew their links (notebooks/, figures/)"
@@ -42,6 +43,12 @@ lint: $(INSTALLED)
 test: lint
 	$(BIN)/pytest -q -n 2 --dist loadfile $(TESTS)
 	@echo "Style, types, tests and notebooks: all passed (their files were temporary, nothing is left behind)"
+
+browser-test: $(INSTALLED)
+	@command -v chromium || command -v chromium-browser || command -v google-chrome || \
+		{ echo "No Chromium on the search path. Install it (Debian and Ubuntu: apt-get install chromium;" \
+		"macOS: brew install --cask chromium), then: make browser-test" >&2; exit 1; }
+	$(BIN)/pytest -q -m browser tests/browser
 
 lab: $(INSTALLED)
 	$(BIN)/jupyter lab --notebook-dir=notebooks

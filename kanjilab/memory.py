@@ -12,6 +12,8 @@ from typing import Any
 import torch
 from safetensors import safe_open
 from torch import Tensor, nn
+from torch.nn import functional as F
+from torch.overrides import TorchFunctionMode
 
 from kanjilab.adapters import Segments, Trainable, WholeDenoiser, make_trainable
 from kanjilab.bases import DTYPES, base_folder
@@ -193,7 +195,7 @@ def meta_denoiser(of: Architecture, dtype: torch.dtype = torch.float32) -> Any:
 def memory_needed(of: Architecture, setting: Setting, size_px: int = 128) -> Memory:
     """What a training needs, from a forward pass of the whole model on shapes alone.
 
-    Activations are those of plain attention on this version of torch; a fused one keeps a little less.
+    Activations are those of fused attention, which keeps no matrix of positions by positions.
 
     Args:
         of: the base.
@@ -253,7 +255,8 @@ def _activation_bytes(denoiser: Any, trainable: Trainable, of: Architecture, set
         denoiser.enable_gradient_checkpointing(kept.checkpointed)
     whole = isinstance(trainable, WholeDenoiser)
     denoiser.requires_grad_(whole)  # in place of its copy, which autocast would have to turn into bf16
-    with nullcontext(Segments()) if whole else trainable.attached() as segments, kept.counting():
+    attached = nullcontext(Segments()) if whole else trainable.attached()
+    with attached as segments, kept.counting(), _FusedAttention():
         segments.pairs = tuple((k, arm.batch) for k, arm in enumerate(setting.arms))
         if of.family == "unet":
             denoiser(noisy, clock, text)
@@ -261,6 +264,15 @@ def _activation_bytes(denoiser: Any, trainable: Trainable, of: Architecture, set
             pooled = torch.empty(images, of.denoiser["pooled_projection_dim"], device="meta", dtype=dtype)
             denoiser(noisy, encoder_hidden_states=text, pooled_projections=pooled, timestep=clock)
     return kept.total + kept.largest
+
+
+class _FusedAttention(TorchFunctionMode):
+    """Within it shapes alone go through fused attention, for which torch would take the plain one."""
+
+    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        if func is F.scaled_dot_product_attention:
+            return torch.ops.aten._scaled_dot_product_flash_attention_for_cpu(*args[:3])[0]
+        return func(*args, **(kwargs or {}))
 
 
 class _Kept:

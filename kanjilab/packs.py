@@ -91,6 +91,8 @@ def _length_and_rank(arm: Arm, data: Encoded) -> tuple[int, int]:
 def plan(lab: Lab, most_arms: int = 8, memory_gb: float | None = None, share: float = 0.8) -> list[Pack]:
     """The study's packs, the claim's own arms first; made once, then read, so that packs keep their numbers.
 
+    Arms that another study or an earlier form of this one left here come last, in packs of their own.
+
     Args:
         most_arms: in one pack.
         memory_gb: that a training may take.
@@ -101,10 +103,12 @@ def plan(lab: Lab, most_arms: int = 8, memory_gb: float | None = None, share: fl
     path = lab.folder / "plans" / f"{asked}.json"
     if not path.exists():
         claimed = {lab.key(v, seed) for v, seed in lab.study.cells() if v.label in lab.study.contrasts[0]}
-        first = {key: training for key, training in trainings.items() if key in claimed}
-        others = {key: training for key, training in trainings.items() if key not in claimed}
+        stored = stored_moments(lab)
+        parts: tuple[dict[str, tuple[Arm, Encoded]], ...] = ({}, {}, {})
+        for key, training in trainings.items():
+            parts[2 if key in stored else 0 if key in claimed else 1][key] = training
         room = _room(lab.base, most_arms, memory_gb, share)
-        packs = [_measured(lab, keys) for part in (first, others) for keys in cut_into_packs(part, room)]
+        packs = [_measured(lab, keys) for part in parts for keys in cut_into_packs(part, room)]
         path.parent.mkdir(exist_ok=True)
         _write_first(path, [dataclasses.asdict(pack) for pack in packs])
     return [Pack(**values | {"keys": tuple(values["keys"])}) for values in json.loads(path.read_text())]

@@ -10,6 +10,7 @@ import io
 from collections.abc import Mapping, Sequence
 from functools import cache
 from pathlib import Path
+from textwrap import fill
 from typing import Any
 
 import matplotlib
@@ -612,7 +613,7 @@ def _draw_pairs(ax: Axes, table: pd.DataFrame, pairs: Sequence[tuple[str, str]])
         ax.plot(places, table[names].to_numpy(float).T, ".-", color="#0072B2", linewidth=0.8, alpha=0.5)
         ax.plot(places, table[names].mean().to_numpy(float), "o-", color=INK, linewidth=2)
         ticks |= dict(zip(places, names, strict=True))
-    ax.set_xticks(list(ticks), [_label(name, 40).replace(", ", ",\n") for name in ticks.values()], fontsize=9)
+    ax.set_xticks(list(ticks), [fill(_label(name, 40), 14) for name in ticks.values()], fontsize=9)
     ax.margins(x=0.2 / len(pairs))
 
 

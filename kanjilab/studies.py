@@ -17,8 +17,9 @@ from typing import Any, Self
 
 import pandas as pd
 
-from kanjilab.demo import DEMO_ARM, DEMO_SAMPLING
+from kanjilab.demo import ARTICLE_ARM, DEMO_ARM, DEMO_SAMPLING
 from kanjilab.inference import Contrast, holm, sentence
+from kanjilab.presets import REPO_ARM
 from kanjilab.sample import Sampling
 from kanjilab.settings import Arm
 from kanjilab.study import Study, Variant, place
@@ -77,7 +78,7 @@ BUDGETS = {
     "wide": Budget(16_000, 6, CONFIRM_SEEDS, 512, "explore", radicals=()),
 }
 # The pilot trains every variant at each of these, in steps of three times around the studies' rate.
-RATES = tuple(STUDY_ARM.peak_lr * 3.0**power for power in (-2, -1, 0, 1, 2))
+RATES = tuple(STUDY_ARM.peak_lr * 3.0**power for power in (-2, -1, 0, 1, 2, 3))
 # What the pilots chose, by study and variant; the full studies compare at the fixed rate and at these.
 TUNED: dict[str, dict[str, float]] = {}
 TUNED_SUFFIX = ", tuned"
@@ -224,10 +225,11 @@ def full_design(budget: Budget) -> Design:
 
 def article_design(budget: Budget) -> Design:
     """What the article says, what its code does, each at the article's rate and at the demo's; and the demo's arm."""
-    published = dict(batch=1, peak_lr=1e-4, schedule="cosine", warmup_steps=0, velocity_weight=False)
-    published |= dict(min_snr_gamma=None, ema_decay=None)
-    article = dict(targets="cross-attention", alpha=4.0) | published
-    code = dict(targets="attention", alpha=None) | published
+    names = "targets alpha batch peak_lr schedule velocity_weight min_snr_gamma ema_decay".split()
+    # No warm-up for either: the code's 500 steps would be more than all that a study has.
+    article, code = (
+        {name: getattr(arm, name) for name in names} | {"warmup_steps": 0} for arm in (ARTICLE_ARM, REPO_ARM)
+    )
     faster = dict(peak_lr=STUDY_ARM.peak_lr)
     kinds = {
         "article": article,

@@ -30,6 +30,7 @@ LAYERS = (
     {"answers", "recipes"},
     {"ablate"},
     {"studies"},
+    {"stored"},
     {"widgets"},
     {"cli"},
     {"__init__", "__main__"},  # the package itself: what it offers lazily may lie anywhere

@@ -1,6 +1,7 @@
 """Packs at hand-worked studies, what they cost, and what is stored of a trained arm."""
 
 import dataclasses
+import shutil
 
 import numpy as np
 import pytest
@@ -85,6 +86,16 @@ def test_a_plan_is_made_once_and_has_the_claims_arms_first(study, tmp_path, monk
     assert plan(lab, most_arms=3) == packs
     with pytest.raises(Forbidden):
         plan(lab, most_arms=2)
+
+
+def test_a_plan_leaves_what_is_stored_to_the_end(study, finished, tmp_path):
+    folder, *_ = finished
+    shutil.copytree(folder / "packs", tmp_path / "packs")
+    longer = dataclasses.replace(study, variants=(Variant("longer", dict(images_seen=16)), *study.variants))
+    lab = open_lab(longer, tmp_path)
+    stored = stored_moments(lab)
+    packs = plan(lab, most_arms=8)
+    assert [[key in stored for key in pack.keys] for pack in packs] == [[False] * 2, [True] * len(stored)]
 
 
 def test_little_memory_makes_small_packs(study, tmp_path, measured):

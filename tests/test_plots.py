@@ -19,11 +19,13 @@ from PIL import Image
 from kanjilab.plots import (
     PALETTE,
     arm_values,
+    draw_blocks,
     draw_budget,
     draw_differences,
     draw_glyph_sheet,
     draw_gradient_norm,
     draw_learning_rate,
+    draw_logs,
     draw_loss,
     draw_radical_balance,
     draw_rates,
@@ -235,6 +237,37 @@ def test_a_study_shows_its_ends_its_contrasts_and_the_way_there():
     assert len(draw_study(RATES[RATES["final"]], DIFFERENCES).axes) == 2
     assert len(draw_study(RATES[RATES["final"]], DIFFERENCES[:0]).axes) == 1
     figure_png(figure)
+
+
+def test_blocks_are_lines_from_the_second_of_a_pair_to_its_first():
+    table = pd.DataFrame({"a": [0.1, 0.3], "b": [0.5, 0.9]}, index=[7, 8])
+    figure = draw_blocks({"hits": table, "loss": 2 * table}, [("b", "a")], title="blocks", note="2 seeds")
+    hits, loss = figure.axes
+    assert [np.asarray(line.get_ydata()).tolist() for line in hits.lines] == [[0.1, 0.5], [0.3, 0.9], [0.2, 0.7]]
+    assert [label.get_text() for label in loss.get_xticklabels()] == ["a", "b"]
+    assert {"blocks", "2 seeds", "hits", "loss"} <= set(texts(figure))
+    two = draw_blocks({"hits": table}, [("b", "a"), ("a", "b")])
+    assert [label.get_text() for label in two.axes[0].get_xticklabels()] == ["a", "b", "b", "a"]
+    hostile = draw_blocks({HOSTILE: table.rename(columns={"a": HOSTILE})}, [("b", HOSTILE)], title=HOSTILE)
+    for drawn in (figure, two, hostile):
+        figure_png(drawn)
+    with pytest.raises(ValueError, match="at least one chart and one pair"):
+        draw_blocks({"hits": table}, [])
+
+
+def test_logs_are_drawn_as_medians_of_the_trainings():
+    rows = [("a", seed, seen, seed * seen, 1.0) for seed in (1, 2, 6) for seen in (8, 16)]
+    rows += [("b", 1, 8, 5.0, 1.0)]  # ended early
+    logs = pd.DataFrame(rows, columns=["variant", "seed", "images_seen", "update_norm", "gradient_norm"])
+    figure = draw_logs(logs, ["update_norm", "gradient_norm"], title=HOSTILE, note=HOSTILE)
+    walked, norms = figure.axes
+    bold = [np.asarray(line.get_xydata()).tolist() for line in walked.lines if line.get_gid() == "smoothed"]
+    assert bold == [[[8, 16], [16, 32]], [[8, 5]]]
+    assert (walked.get_yscale(), norms.get_yscale()) == ("linear", "log")
+    assert {"a", "b (stopped)"} <= set(texts(figure))
+    figure_png(figure)
+    with pytest.raises(ValueError, match="expected records and columns"):
+        draw_logs(logs, [])
 
 
 def test_all_draw_into_axes_that_are_given(log):

@@ -172,15 +172,15 @@ def test_the_article_and_its_code():
 # ---------------------------------------------------------------------------------- rates
 
 
-def test_the_grid_has_five_rates_in_steps_of_three_around_the_studies():
-    assert len(RATES) == 5
+def test_the_grid_has_six_rates_in_steps_of_three_around_the_studies():
+    assert len(RATES) == 6
     assert RATES[2] == STUDY_ARM.peak_lr
-    assert [later / earlier for earlier, later in zip(RATES, RATES[1:], strict=False)] == pytest.approx([3] * 4)
+    assert [later / earlier for earlier, later in zip(RATES, RATES[1:], strict=False)] == pytest.approx([3] * 5)
 
 
 def test_a_pilot_tries_every_rate_and_compares_within_it():
     study = make_study("rank", "pilot")
-    assert len(study.variants) == 2 * 5
+    assert len(study.variants) == 2 * 6
     assert {arm.peak_lr for arm in arms_of(study).values()} == set(RATES)
     arms = arms_of(study)
     for first, second in study.contrasts:
