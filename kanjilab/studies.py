@@ -80,7 +80,10 @@ BUDGETS = {
 # The pilot trains every variant at each of these, in steps of three times around the studies' rate.
 RATES = tuple(STUDY_ARM.peak_lr * 3.0**power for power in (-2, -1, 0, 1, 2, 3))
 # What the pilots chose, by study and variant; the full studies compare at the fixed rate and at these.
-TUNED: dict[str, dict[str, float]] = {}
+TUNED: dict[str, dict[str, float]] = {
+    "rank": {"rank 4": RATES[4], "rank 64": RATES[2]},
+    "batch": {"batch 8": RATES[2], "batch 1": RATES[2]},
+}
 TUNED_SUFFIX = ", tuned"
 CLAIMS = ("rank", "batch", "epochs", "schedule")  # the article's four, corrected together
 
