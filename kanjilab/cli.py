@@ -320,6 +320,49 @@ def score(
 
 
 @app.command()
+def criteria(
+    folder: Annotated[Path, typer.Argument(help="A run.")],
+    data: Annotated[Path, typer.Argument(help="The image folder it was trained on.")],
+    judge: Annotated[JudgeName, typer.Option(help="A or B.")] = JudgeName.B,
+    captions_per_radical: Annotated[int, typer.Option(help="Captions of held-out characters, for each radical.")] = 3,
+    images: Annotated[int, typer.Option(help="Drawn of each caption.")] = 4,
+    shuffled: Annotated[Path | None, typer.Option(help="The run of shuffled captions, as a control.")] = None,
+) -> None:
+    """Two parts, distinct, novel, well-formed, and what was asked for? The five criteria beside their controls."""
+    from kanjilab.bases import load_base
+    from kanjilab.controls import criteria_text, score_criteria
+    from kanjilab.dataset import open_dataset
+    from kanjilab.demo import DEMO_SAMPLING
+    from kanjilab.judges import load_judge
+    from kanjilab.runs import write_json_atomic
+    from kanjilab.sample import fitting
+
+    if judge == JudgeName.radicals:
+        raise typer.BadParameter("expected A or B: the first judge reads one radical only", param_hint="--judge")
+    try:
+        run, other = _open_run(folder), _open_run(shuffled) if shuffled else None
+        base = load_base(run.settings["base"], run.settings["precision"])
+        asked = {"captions_per_radical": captions_per_radical, "images": images, "judge": judge.value}
+        table = score_criteria(
+            base,
+            run,
+            open_dataset(data),
+            load_judge(judge.value),
+            captions_per_radical=captions_per_radical,
+            images=images,
+            sampling=fitting(DEMO_SAMPLING, base),
+            shuffled=other,
+        )
+        scores = {name: json.loads(table.loc[name].to_json(orient="index")) for name in table.index.unique("control")}
+        runs = {"run": run.settings["hash"], "shuffled": other.settings["hash"] if other else None}
+        path = write_json_atomic(folder / f"criteria-{judge.value.lower()}.json", runs | asked | {"scores": scores})
+    except (ValueError, OSError, RuntimeError) as error:
+        raise _fail_plainly(error) from error
+    typer.echo(criteria_text(table))
+    typer.echo(str(path))
+
+
+@app.command()
 def reinvent(
     folder: Annotated[Path | None, typer.Option(help="Where everything goes; runs/reinvention by default.")] = None,
     base: Annotated[str, typer.Option(help="One that has never seen a kanji.")] = "pocket",

@@ -11,18 +11,71 @@ from numpy.typing import NDArray
 from kanjilab.adapters import Trainable
 from kanjilab.bases import Base
 from kanjilab.counted import counted_rng
-from kanjilab.criteria import Context, judge_images
+from kanjilab.criteria import ALL_FIVE, CRITERIA, Context, judge_images, make_context
 from kanjilab.dataset import HELD_OUT, Dataset
 from kanjilab.glyphs import default_font
 from kanjilab.judges import Judge
-from kanjilab.sample import Sampling, sample
-from kanjilab.score import glyphs_of, grayscale
+from kanjilab.runs import RunFolder
+from kanjilab.sample import Sampling, load_checkpoints, sample
+from kanjilab.score import caption_prompts, glyphs_of, grayscale
 from kanjilab.slots import Images
 from kanjilab.summary import summary
 from kanjilab.typeset import Typesetter, novel_pairs
 
 SHARPENING = 1.5  # of typeset glyphs: 2.7% of their pixels are gray then, of the font's 2.8%, without it 4.4%
 CUTS = 16  # tried for every half-swapped glyph
+
+
+def score_criteria(
+    base: Base,
+    run: RunFolder,
+    dataset: Dataset,
+    judge: Judge,
+    *,
+    captions_per_radical: int = 3,
+    images: int = 4,
+    sampling: Sampling | None = None,
+    shuffled: RunFolder | None = None,
+) -> pd.DataFrame:
+    """The five criteria of a run's last checkpoint on captions of held-out characters, with all controls.
+
+    Args:
+        base: what the run was trained on.
+        run: its first arm counts.
+        dataset: all of its data, training and held out.
+        judge: the one that reports.
+        captions_per_radical: prompts, for each radical.
+        images: of each prompt.
+        sampling: how models draw.
+        shuffled: the same training with shuffled captions, for a control.
+    Returns:
+        As `control_table`, with the run first, as "run".
+    Raises:
+        ValueError: the dataset holds nothing out, or has no radicals or characters.
+    """
+    if HELD_OUT not in set(dataset.table["split"]):
+        raise ValueError(f"{dataset.folder}: expected held-out characters, got a training split alone")
+    prompts = caption_prompts(dataset.split(HELD_OUT), HELD_OUT, captions_per_radical).captions
+    context = make_context(dataset.split("train"), judge)
+    last, other = (load_checkpoints(base, r, r.checkpoints()[-1:]) if r else None for r in (run, shuffled))
+    seeds = range(images)
+    drawn = {"run": _sampled(base, prompts, seeds, sampling, last)}
+    drawn |= controls(context, dataset, base, prompts, seeds, sampling, trained=last, shuffled=other)
+    return control_table(judge, drawn, prompts, context)
+
+
+def criteria_text(table: pd.DataFrame) -> str:
+    """The criteria of every control as a table in percent, with the run's intervals.
+
+    Args:
+        table: of `score_criteria`.
+    """
+    names = [*CRITERIA, ALL_FIVE]
+    shares = (100 * table["value"].unstack("control")).loc[names, table.index.unique("control")]
+    run = 100 * table.loc["run"].loc[names]
+    ends = [f"[{low:.1f}, {high:.1f}]" for low, high in zip(run["low"], run["high"], strict=True)]
+    shares.insert(1, "95% interval", ends)  # below the run, once the controls are the rows
+    return shares.T.rename_axis(None).rename_axis(None, axis=1).to_string(float_format="{:.1f}".format)
 
 
 def controls(

@@ -1,6 +1,7 @@
 """The command line: what it writes, and one plain line for whatever cannot be done."""
 
 import json
+from pathlib import Path
 
 import numpy as np
 import pandas as pd
@@ -9,8 +10,9 @@ from PIL import Image
 from safetensors import safe_open
 from typer.testing import CliRunner
 
-from kanjilab import ablate, demo, history, judges, packs, studies
+from kanjilab import ablate, controls, demo, history, judges, packs, studies
 from kanjilab.cli import _settings, app
+from kanjilab.criteria import ALL_FIVE, CRITERIA
 from kanjilab.dataset import open_dataset
 from kanjilab.glyphs import default_font
 from kanjilab.runs import RunFolder
@@ -19,7 +21,7 @@ from kanjilab.settings import Arm
 from kanjilab.study import Study, Variant
 from tests.tiny import save_tiny_pipeline
 
-COMMANDS = ["demo", "data", "train", "sweep", "strip", "score", "export"]
+COMMANDS = ["demo", "data", "train", "sweep", "strip", "score", "criteria", "reinvent", "diagnose", "export"]
 QUICK = ["--steps", "1", "--guidance", "1", "--sampler", "ddim", "--seeds", "1"]
 ROWS = [("water", "水"), ("tree", "木"), ("person", "人"), ("fire", "火")]
 KANJIDIC2 = """<kanjidic2><header/>{}</kanjidic2>"""
@@ -200,6 +202,24 @@ def test_score_counts_before_and_after(trained, images, monkeypatch):
     lines = done("score", trained[0].path, images, "--captions-per-radical", 1).splitlines()
     rows = [line.split() for line in lines if line.lstrip().startswith("training captions")]
     assert [row[2:6] for row in rows] == [["before", "4", "4", "0.250"], ["after", "4", "4", "0.250"]]
+
+
+def test_criteria_of_a_run_are_printed_and_stored(trained, images, monkeypatch):
+    scores = pd.DataFrame({"value": 0.5, "low": np.nan, "high": 1.0}, index=[*CRITERIA, ALL_FIVE])
+    table = pd.concat({"run": scores, "noise": scores / 5}, names=["control", "score"])
+    monkeypatch.setattr(controls, "score_criteria", lambda *_, **__: table)
+    lines = done("criteria", trained[0].path, images, "--judge", "A").splitlines()
+    assert lines[1].split() == ["run", *["50.0"] * 6]
+    assert lines[2].split("  ")[0] == "95% interval" and lines[2].endswith("[nan, 100.0]")
+    assert lines[3].split() == ["noise", *["10.0"] * 6]
+    stored = json.loads(Path(lines[4]).read_text())
+    assert stored["scores"]["noise"]["novel"] == {"value": 0.1, "low": None, "high": 0.2}
+    assert (stored["run"], stored["judge"]) == (trained[0].settings["hash"], "A")
+
+
+def test_criteria_want_a_judge_of_parts_and_held_out_characters(trained, images):
+    assert "expected A or B" in refused("criteria", trained[0].path, images, "--judge", "radicals", code=2)
+    assert "expected held-out characters" in refused("criteria", trained[0].path, images)
 
 
 @pytest.fixture

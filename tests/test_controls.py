@@ -7,24 +7,29 @@ import pandas as pd
 import pytest
 
 from kanjilab.adapters import make_trainable
-from kanjilab.bases import load_base
+from kanjilab.bases import Base, load_base
 from kanjilab.components import load_components
 from kanjilab.controls import (
     control_table,
     controls,
+    criteria_text,
     half_swapped,
     held_out_glyphs,
     retrieved,
+    score_criteria,
     typeset_answers,
 )
 from kanjilab.criteria import CRITERIA, Context, Thresholds, judge_images, load_frozen, outer_parts
+from kanjilab.encode import encode_dataset
 from kanjilab.glyphs import default_font
 from kanjilab.judges import load_judge
 from kanjilab.legality import MEASURES, Bounds
 from kanjilab.meaning import PartMeaning
 from kanjilab.neighbours import Neighbours
+from kanjilab.runs import RunFolder
 from kanjilab.sample import Sampling
 from kanjilab.settings import Arm
+from kanjilab.train import train
 from tests.tiny import save_tiny_pipeline
 from tests.toy_script import BLOB, ToyJudge, glyph, toy_context
 
@@ -114,6 +119,37 @@ def test_one_table_for_all_controls():
     table = control_table(ToyJudge(), images, ["person tree", "earth"], toy_context())
     assert table.index.names == ["control", "score"]
     assert table.loc[("good", "all_five"), "value"] == 1 and table.loc[("blob", "all_five"), "value"] == 0
+
+
+@pytest.fixture(scope="module")
+def run(some_kanji, tmp_path_factory) -> tuple[Base, RunFolder]:
+    """A tiny base and a training on it, of two images."""
+    base = load_base(save_tiny_pipeline(tmp_path_factory.mktemp("tiny") / "base"))
+    folder = tmp_path_factory.mktemp("run") / "run"
+    for _ in train(base, encode_dataset(base, some_kanji.split("train")), [Arm(rank=1, images_seen=2)], folder):
+        pass
+    return base, RunFolder.open(folder)
+
+
+def test_a_runs_criteria_stand_first_and_beside_every_control(run, some_kanji, real_context, monkeypatch):
+    judge = load_judge("B")
+    bounds, thresholds = load_frozen(judge)
+    context = replace(real_context, bounds=bounds, thresholds=thresholds)
+    monkeypatch.setattr("kanjilab.controls.make_context", lambda training, judge: context)
+    quick = dict(captions_per_radical=1, images=2, sampling=Sampling(steps=1, guidance=1.0))
+    table = score_criteria(*run, some_kanji, judge, shuffled=run[1], **quick)
+    names = list(table.index.unique("control"))
+    assert names[0] == "run" and {"real held-out", "shuffled captions", "empty prompt", "noise"} < set(names)
+    assert (table.loc["run", "value"] == table.loc["shuffled captions", "value"]).all(), "one run in both places"
+    rows = criteria_text(table).splitlines()
+    assert [row.split("  ")[0] for row in rows[1:]] == ["run", "95% interval", *names[1:]]
+    exact = 100 * table.loc[("real held-out", "two_or_more"), "value"]
+    assert exact > 50 and f" {exact:.1f} " in rows[names.index("real held-out") + 2]
+
+
+def test_a_run_without_held_out_characters_has_no_criteria(run, some_kanji):
+    with pytest.raises(ValueError, match="expected held-out characters"):
+        score_criteria(*run, some_kanji.split("train"), load_judge("B"))
 
 
 # ---------------------------------------------------------------- real glyphs, real judges
