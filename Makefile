@@ -6,13 +6,14 @@ INSTALLED := $(VENV)/.installed
 export PYRIGHT_PYTHON_IGNORE_WARNINGS := 1
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 
-.PHONY: help demo test browser-test lint lab notebooks benchmarks clean
+.PHONY: help demo test browser-test lint lab app notebooks benchmarks clean
 
 help:
 	@echo "make demo        curate, train and show the checkpoint strip (runs/)"
 	@echo "make test        style, types, all tests, and every notebook at smoke scale"
 	@echo "make browser-test  the widgets in JupyterLab and Chromium only (a part of make test where Chromium is found)"
 	@echo "make lab         open JupyterLab on the notebooks"
+	@echo "make app         the prompt playground as a page of its own, for this machine alone: http://localhost:8866"
 	@echo "make lint        style and types only"
 	@echo "make notebooks   run all notebooks anew and renew their links (notebooks/, figures/)"
 	@echo "make benchmarks  speed of the training step on this machine"
@@ -52,6 +53,11 @@ browser-test: $(INSTALLED)
 
 lab: $(INSTALLED)
 	$(BIN)/jupyter lab --notebook-dir=notebooks
+
+# Other options of Voilà: make app APP=--port=8080
+app: $(INSTALLED)
+	@echo "Serving the playground with the runs in runs/ (or \$$KANJILAB_RUNS); to end it: Ctrl-C"
+	$(BIN)/python app/serve.py $(APP)
 
 notebooks: $(INSTALLED)
 	$(BIN)/python notebooks/build.py

@@ -1,0 +1,26 @@
+"""Serve the playground as a page of its own, without asking any other machine: `make app`.
+
+Arguments are handed on to Voilà, such as --port=8866, or --Voila.ip=0.0.0.0 for a page that others can reach.
+$KANJILAB_RUNS names the folder with the trained runs (default: runs/).
+"""
+
+import os
+import sys
+from pathlib import Path
+
+from voila.app import main
+
+APP = Path(__file__).parent.resolve()
+
+
+def serve(arguments: list[str]) -> None:
+    """Run Voilà on the page's notebook, with this folder's settings and template."""
+    os.environ["JUPYTER_PATH"] = os.pathsep.join(filter(None, [str(APP), os.environ.get("JUPYTER_PATH")]))
+    os.environ["JUPYTER_CONFIG_PATH"] = str(APP / "config")
+    os.environ.setdefault("KANJILAB_RUNS", str(APP.parent / "runs"))
+    os.chdir(APP)
+    main(["playground.ipynb", *arguments])
+
+
+if __name__ == "__main__":
+    serve(sys.argv[1:])

@@ -1,0 +1,363 @@
+"""The strip comparator: stored samples of runs, scrubbed, pinned and compared in the browser.
+
+Every frame lies in the browser, so a change shows at once, whether the kernel is busy or not. Looking never retrains
+and never draws anew: what is not stored is left blank.
+"""
+
+from __future__ import annotations
+
+import base64
+import json
+import tempfile
+from collections.abc import Iterable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import anywidget
+import ipywidgets as widgets
+import numpy as np
+import traitlets
+from PIL import Image
+
+from kanjilab.judges import frame_glyphs, load_judge
+from kanjilab.runs import write_bytes_atomic
+from kanjilab.score import grayscale
+from kanjilab.strips import draw_strip, save_animation, save_strip
+from kanjilab.widgets.common import FOLDER, CodeBox, Panel, escape, png_bytes, python_call
+from kanjilab.widgets.tracks import (
+    Cell,
+    Frame,
+    Runs,
+    Track,
+    View,
+    all_prompts,
+    all_seeds,
+    catalogue,
+    changed_options,
+    checked_view,
+    chosen,
+    first_view,
+    frame_images,
+    name_runs,
+    read_tracks,
+    seen_label,
+    state_of,
+    timeline,
+    view_of,
+    view_strip,
+    with_chosen_cell,
+)
+
+SENT_AT_ONCE_BYTES = 20_000_000  # above it the browser asks for the frames it shows
+TRIED_FRAMES = 32  # whose size tells that of all
+READ_AT_ONCE = 24  # about half a second of one core, so that readings appear bit by bit
+MOST_PARTS = 3  # of a reading below a glyph
+STYLE, SCRIPT = FOLDER / "comparator.css", FOLDER / "comparator.js"
+
+
+class ComparatorView(anywidget.AnyWidget):
+    """The browser's side; see comparator.js.
+
+    Attributes:
+        catalogue: of `tracks.catalogue`.
+        state: of `tracks.state_of`; both sides write it.
+        frames: all frames as PNG, in the catalogue's order; none where `lazy`.
+        frame_shape: (H, W) of a frame.
+        readings: "judge/frame" -> text, of a page without a kernel.
+        alone: no kernel answers.
+    """
+
+    _esm = SCRIPT
+    _css = STYLE
+    catalogue = traitlets.Dict().tag(sync=True)
+    state = traitlets.Dict().tag(sync=True)
+    frames = traitlets.List(traitlets.Bytes()).tag(sync=True)
+    frame_shape = traitlets.List(traitlets.Int()).tag(sync=True)
+    readings = traitlets.Dict().tag(sync=True)
+    lazy = traitlets.Bool(False).tag(sync=True)
+    alone = traitlets.Bool(False).tag(sync=True)
+
+
+class StripComparator(Panel):
+    """Compares what runs drew, checkpoint by checkpoint, from their stored samples.
+
+    Args:
+        runs: names with run folders; or run folders; or one folder, of a run or with runs below it.
+        tracks, prompts, seeds: what is chosen at first; by default the newest samples of each run, all prompts (of
+            many the first twelve), the first seed.
+        columns: "checkpoints" (a strip), or "runs" (runs and seeds side by side, at one checkpoint).
+        images_seen: the checkpoint at first; the last by default.
+        selected: (track, prompt, seed) of the enlarged glyph.
+        pinned: (track, prompt, seed, images seen) of the glyph that it is compared with.
+        compare: "side by side", "blink" or "difference".
+        judge: whose readings stand below the glyphs: "A", "B" or "" for none.
+        cell_px: edge of a cell, 32 to 256.
+    Attributes:
+        tracks: all that is stored in the runs.
+        widget: what is shown.
+    Raises:
+        ValueError: a run without stored samples, or a choice that is not there; tells what is.
+    """
+
+    def __init__(
+        self,
+        runs: Runs,
+        *,
+        tracks: Sequence[str] | None = None,
+        prompts: Sequence[str] | None = None,
+        seeds: Sequence[int] | None = None,
+        columns: str = "checkpoints",
+        images_seen: int | None = None,
+        selected: Cell | None = None,
+        pinned: Frame | None = None,
+        compare: str = "side by side",
+        judge: str = "",
+        cell_px: int = 56,
+    ):
+        self._runs = name_runs(runs)
+        self.tracks = read_tracks(self._runs)
+        given = {"tracks": tracks, "prompts": prompts, "seeds": seeds, "selected": selected, "pinned": pinned}
+        options: dict[str, Any] = {name: tuple(value) for name, value in given.items() if value is not None}
+        options |= {} if images_seen is None else {"images_seen": images_seen}
+        options |= {"columns": columns, "compare": compare, "judge": judge, "cell_px": cell_px}
+        view = checked_view(replace(first_view(self.tracks, tuple(prompts or ())), **options), self.tracks)
+        view = view if selected else with_chosen_cell(view, self.tracks)
+        self._images = frame_images(self.tracks)
+        self._readings: dict[tuple[str, int], str] = {}
+        self._reader = ThreadPoolExecutor(max_workers=1)
+        self._view = _browser_view(self.tracks, view, self._images)
+        self._code = CodeBox(self.code)
+        self.widget = widgets.VBox([self._view, self._code])
+        self._view.observe(lambda _: self._code.set(self.code), "state")
+        self._view.on_msg(self._answer)
+
+    @property
+    def view(self) -> View:
+        """What is shown now."""
+        return view_of(self._view.state, self.tracks)
+
+    @view.setter
+    def view(self, view: View) -> None:
+        self._view.state = state_of(checked_view(view, self.tracks), self.tracks)
+
+    @property
+    def code(self) -> str:
+        """The call that shows the same again."""
+        return python_call("StripComparator", self._runs, **changed_options(self.view, self.tracks))
+
+    def picture(self, cell_px: int = 96) -> Image.Image:
+        """The chosen runs, prompts and seeds as a static strip.
+
+        Args:
+            cell_px: edge of a cell.
+        """
+        return draw_strip(view_strip(self.tracks, self.view), cell_px)
+
+    def save(self, path: Path | str, title: str = "") -> Path:
+        """Write what is shown to a file.
+
+        Args:
+            path: ends in .png (the strip) or .gif (the selected glyph over the checkpoints), each with a JSON beside
+                it that says what it shows; or .html (this comparator as one page that needs no kernel and no network).
+            title: above it.
+        Returns:
+            the path.
+        Raises:
+            ValueError: another ending, nothing chosen, or a picture over 500 kB.
+        """
+        path = Path(path)
+        if path.suffix == ".png":
+            return save_strip(view_strip(self.tracks, self.view, title), path)
+        if path.suffix == ".gif":
+            return _save_glyph(self.tracks, self.view, path, title)
+        if path.suffix == ".html":
+            page = page_html(self.tracks, self.view, self._readings, title)
+            return write_bytes_atomic(path, page.encode())
+        raise ValueError(f"expected a path ending in .png, .gif or .html, got {str(path)!r}")
+
+    # ------------------------------------------------------------------------------------------ browser
+
+    def _answer(self, _widget: Any, message: dict[str, Any], _buffers: Any) -> None:
+        """Do what the browser asks for."""
+        if message.get("kind") == "frames":
+            numbers = self._known(message["wanted"])
+            self._view.send(
+                {"kind": "frames", "numbers": numbers}, buffers=[png_bytes(self._images[number]) for number in numbers]
+            )
+        elif message.get("kind") == "read":
+            numbers = self._known(message["wanted"])
+            for start in range(0, len(numbers), READ_AT_ONCE):
+                self._reader.submit(self._read, message["judge"], numbers[start : start + READ_AT_ONCE])
+        elif message.get("kind") == "file":
+            self._send_file(message["ending"])
+
+    def _known(self, numbers: Iterable[int]) -> list[int]:
+        return [number for number in numbers if 0 <= number < len(self._images)]
+
+    def _read(self, judge: str, numbers: Sequence[int]) -> None:
+        new = [number for number in numbers if (judge, number) not in self._readings]
+        if new:
+            texts = reading_texts(judge, [self._images[number] for number in new])
+            self._readings |= {(judge, number): text for number, text in zip(new, texts, strict=True)}
+        entries = [[number, self._readings[judge, number]] for number in numbers]
+        self._view.send({"kind": "readings", "judge": judge, "entries": entries})
+
+    def _send_file(self, ending: str) -> None:
+        with tempfile.TemporaryDirectory(prefix="kanjilab-") as folder:
+            try:
+                path = self.save(Path(folder) / f"strip.{ending}")
+            except ValueError as error:
+                self._view.send({"kind": "refused", "reason": str(error)})
+                return
+            self._view.send({"kind": "file", "name": path.name}, buffers=[path.read_bytes()])
+
+
+def _browser_view(tracks: Sequence[Track], view: View, images: Sequence[np.ndarray]) -> ComparatorView:
+    tried = [png_bytes(image) for image in images[:: max(1, len(images) // TRIED_FRAMES)]]
+    lazy = np.mean([len(png) for png in tried]) * len(images) > SENT_AT_ONCE_BYTES
+    return ComparatorView(
+        catalogue=catalogue(tracks),
+        state=state_of(view, tracks),
+        frames=[] if lazy else [png_bytes(image) for image in images],
+        frame_shape=list(images[0].shape[:2]),
+        lazy=bool(lazy),
+    )
+
+
+def reading_texts(judge: str, images: Sequence[np.ndarray]) -> list[str]:
+    """What a judge reads in some glyphs, in a few characters each: "氵 木 ≈ 沐 ✓".
+
+    Args:
+        judge: "A" or "B".
+        images: each (H, W) or (H, W, 3) uint8, 0 = ink; all of one shape.
+    Returns:
+        For each the parts ("–" for none), then "≈" and a character where it is near enough to be taken for that, then
+        "✓" where it is well-formed; "blank" where there is no ink.
+    """
+    glyphs = np.stack([grayscale(image) if image.ndim == 3 else image for image in images])
+    _, _, has_ink = frame_glyphs(glyphs)
+    texts = []
+    for reading, inked in zip(load_judge(judge).read(glyphs).to_dict("records"), has_ink, strict=True):
+        parts = " ".join(reading["parts"][:MOST_PARTS]) or "–"
+        known = f" ≈ {reading['nearest']}" if reading["exists"] else ""
+        texts.append(parts + known + (" ✓" if reading["legal"] else "") if inked else "blank")
+    return texts
+
+
+def _save_glyph(tracks: Sequence[Track], view: View, path: Path, title: str) -> Path:
+    """The selected cell over its checkpoints, as an animation."""
+    label, prompt, seed = view.selected
+    track = next(track for track in tracks if track.label == label)
+    frames = track.cell(prompt, seed)
+    if frames is None:
+        raise ValueError(f"{label} did not draw {prompt!r} with seed {seed}")
+    frames = grayscale(frames) if frames.ndim == 4 else frames
+    facts = {"run": track.facts.get("run", ""), "track": label, "prompt": prompt, "seed": seed}
+    facts |= {"images_seen": list(track.images_seen), "sampling": track.facts.get("sampling", {})}
+    labels = [f"{seen_label(seen)} images" if seen else "before training" for seen in track.images_seen]
+    return save_animation(frames, labels, path, title=title or prompt, facts=facts)
+
+
+# ---------------------------------------------------------------------------------------------- page
+
+PAGE = """<!doctype html>
+<html lang="en">
+<head>
+<meta charset="utf-8">
+<meta name="viewport" content="width=device-width, initial-scale=1">
+<meta http-equiv="Content-Security-Policy"
+ content="default-src 'none'; img-src blob: data:; style-src 'unsafe-inline'; script-src 'unsafe-inline'">
+<title>{title}</title>
+<style>
+{style}
+</style>
+</head>
+<body class="kanjilab-page">
+<h1>{title}</h1>
+<div id="comparator"></div>
+<script type="module">
+{script}
+const values = {values};
+values.frames = values.frames.map((text) => Uint8Array.from(atob(text), (letter) => letter.charCodeAt(0)));
+const model = {{
+  get: (name) => values[name],
+  set: (name, value) => {{ values[name] = value; }},
+  save_changes() {{}}, send() {{}}, on() {{}}, off() {{}},
+}};
+render({{ model, el: document.getElementById("comparator") }});
+</script>
+</body>
+</html>
+"""
+
+
+def page_html(tracks: Sequence[Track], view: View, readings: dict[tuple[str, int], str], title: str = "") -> str:
+    """The comparator with what is chosen, as one page: it asks no kernel and no other machine.
+
+    Args:
+        tracks: all there are; only the chosen tracks, prompts and seeds go into the page.
+        view: what is shown at first.
+        readings: (judge, number of the frame among all tracks) -> text; those of chosen frames go along.
+        title: of the page; "" for one that names the runs.
+    Returns:
+        HTML.
+    Raises:
+        ValueError: nothing is chosen.
+    """
+    shown = chosen(tracks, view)
+    if not shown:
+        raise ValueError("expected a run, a prompt and a seed chosen; nothing is")
+    values = {
+        "catalogue": catalogue(shown),
+        "state": state_of(_within(view, shown), shown),
+        "frames": [base64.b64encode(png_bytes(image)).decode() for image in frame_images(shown)],
+        "frame_shape": list(shown[0].images.shape[3:5]),
+        "readings": _kept_readings(tracks, shown, readings),
+        "lazy": False,
+        "alone": True,
+    }
+    return PAGE.format(
+        title=escape(title or f"Checkpoint strips of {', '.join(track.label for track in shown)}"),
+        style=STYLE.read_text(encoding="utf-8"),
+        script=SCRIPT.read_text(encoding="utf-8"),
+        values=json.dumps(values).replace("<", "\\u003c"),  # no text can end the script
+    )
+
+
+def _within(view: View, shown: Sequence[Track]) -> View:
+    """The view, restricted to the chosen tracks."""
+    first, steps, names = first_view(shown), timeline(shown), set(_frame_names(shown))
+    cells = {name[:3] for name in names}
+    return replace(
+        view,
+        tracks=tuple(track.label for track in shown),
+        prompts=tuple(prompt for prompt in view.prompts if prompt in all_prompts(shown)),
+        seeds=tuple(seed for seed in view.seeds if seed in all_seeds(shown)),
+        images_seen=max((seen for seen in steps if seen <= view.images_seen), default=steps[0]),
+        selected=view.selected if view.selected in cells else first.selected,
+        pinned=view.pinned if view.pinned and view.pinned[:3] in cells and view.pinned[3] in steps else None,
+    )
+
+
+def _kept_readings(
+    tracks: Sequence[Track], shown: Sequence[Track], readings: dict[tuple[str, int], str]
+) -> dict[str, str]:
+    """The readings of the shown frames, by the numbers that these have among the shown tracks alone."""
+    before, after = _frame_names(tracks), _frame_names(shown)
+    number = {name: place for place, name in enumerate(after)}
+    return {
+        f"{judge}/{number[before[place]]}": text for (judge, place), text in readings.items() if before[place] in number
+    }
+
+
+def _frame_names(tracks: Sequence[Track]) -> list[Frame]:
+    """(track, prompt, seed, images seen) of each frame, in the order of `frame_images`."""
+    return [
+        (track.label, prompt, seed, seen)
+        for track in tracks
+        for prompt in track.prompts
+        for seed in track.seeds
+        for seen in track.images_seen
+    ]

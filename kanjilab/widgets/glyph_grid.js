@@ -1,0 +1,100 @@
+// Glyphs as a group of radio buttons: names, arrow keys and focus are the browser's own.
+
+const ROWS = { ArrowUp: -1, ArrowDown: 1 };
+
+function render({ model, el }) {
+  // Every widget loads this file anew, so a counter here would give all of them the same name.
+  const group = `kanjilab-glyphs-${Math.random()}`;
+  const box = document.createElement("fieldset");
+  const legend = document.createElement("legend");
+  const grid = document.createElement("div");
+  box.append(legend, grid);
+  el.classList.add("kanjilab-glyphs");
+  el.append(box);
+  let urls = [];
+
+  const release = (old) => old.forEach((url) => URL.revokeObjectURL(url));
+
+  const cell = (bytes, index) => {
+    const url = URL.createObjectURL(new Blob([bytes], { type: "image/png" }));
+    urls.push(url);
+    const label = document.createElement("label");
+    label.title = model.get("names")[index];
+    const input = document.createElement("input");
+    input.type = "radio";
+    input.name = group;
+    input.value = index;
+    const image = document.createElement("img");
+    image.src = url;
+    image.alt = model.get("names")[index];
+    const caption = document.createElement("span");
+    caption.textContent = model.get("captions")[index];
+    caption.setAttribute("aria-hidden", "true"); // the picture's name says it, and more
+    label.append(input, image, caption);
+    return label;
+  };
+
+  const check = () => {
+    const chosen = model.get("selected");
+    grid.querySelectorAll("input").forEach((input, index) => (input.checked = index === chosen));
+  };
+
+  const fill = () => {
+    const old = urls;
+    const focused = grid.contains(document.activeElement);
+    urls = [];
+    const pictures = model.get("pictures");
+    grid.replaceChildren(...pictures.map(cell));
+    if (!pictures.length) {
+      const note = document.createElement("p");
+      note.textContent = model.get("empty");
+      grid.append(note);
+    }
+    box.hidden = !pictures.length && !model.get("empty");
+    release(old);
+    check();
+    if (focused) (grid.querySelector("input:checked") ?? grid.querySelector("input"))?.focus();
+  };
+
+  const measure = () => {
+    legend.textContent = model.get("label");
+    grid.style.setProperty("--cell", `${model.get("cell_px")}px`);
+    grid.style.setProperty("--columns", model.get("columns"));
+  };
+
+  grid.addEventListener("change", (event) => {
+    model.set("selected", Number(event.target.value));
+    model.save_changes();
+  });
+  // Up and down mean rows here; left and right are the radio group's own. JupyterLab must see none of them.
+  el.addEventListener("keydown", (event) => {
+    event.stopPropagation();
+    if (!(event.key in ROWS) || event.target.type !== "radio") return;
+    event.preventDefault();
+    const across = getComputedStyle(grid).gridTemplateColumns.split(" ").length;
+    const inputs = grid.querySelectorAll("input");
+    const next = inputs[Number(event.target.value) + ROWS[event.key] * across];
+    if (!next) return;
+    next.focus();
+    next.click();
+  });
+
+  let filled = [];
+  const show = () => {
+    measure();
+    const content = ["pictures", "captions", "names", "empty"].map((name) => model.get(name));
+    if (content.some((value, index) => value !== filled[index])) {
+      filled = content;
+      fill();
+    }
+    check();
+  };
+  model.on("change", show); // once, however much of it changes
+  show();
+  return () => {
+    model.off("change", show);
+    release(urls);
+  };
+}
+
+export default { render };

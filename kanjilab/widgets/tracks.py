@@ -1,0 +1,477 @@
+"""What the strip comparator shows, without any widget: stored samples as tracks, a view of them, and its strip."""
+
+from __future__ import annotations
+
+from bisect import bisect_right
+from collections import defaultdict
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, fields, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from kanjilab.runs import RunFolder, find_runs
+from kanjilab.score import grayscale
+from kanjilab.strips import Strip
+
+COLUMNS = ("checkpoints", "runs")
+COMPARE = ("side by side", "blink", "difference")
+JUDGES = ("", "A", "B")
+PROMPTS_AT_FIRST = 12  # more rows than these do not fit on a screen; the others wait to be chosen
+CELL_PX = (32, 256)
+
+
+# ---------------------------------------------------------------------------------------------- tracks
+
+
+@dataclass(frozen=True)
+class Track:
+    """What one arm of a run drew, checkpoint by checkpoint, with one way of sampling.
+
+    Args:
+        label: distinct among the tracks shown together.
+        images_seen: C numbers, ascending: how much training each checkpoint had.
+        prompts: P strings.
+        seeds: S noise seeds.
+        images: (C, P, S, H, W) or (C, P, S, H, W, 3) uint8, 0 = black.
+        facts: run, sampling and what else was stored with the images.
+        run: name of the run, for the reader.
+    Raises:
+        ValueError: the images do not fit the rest.
+    """
+
+    label: str
+    images_seen: tuple[int, ...]
+    prompts: tuple[str, ...]
+    seeds: tuple[int, ...]
+    images: np.ndarray
+    facts: Mapping[str, Any]
+    run: str = ""
+
+    def __post_init__(self) -> None:
+        expected = (len(self.images_seen), len(self.prompts), len(self.seeds))
+        if self.images.shape[:3] != expected or self.images.ndim not in (5, 6) or self.images.dtype != np.uint8:
+            raise ValueError(f"{self.label}: expected uint8 {expected} + (H, W[, 3]), got {self.images.shape}")
+        if list(self.images_seen) != sorted(set(self.images_seen)):
+            raise ValueError(f"{self.label}: expected ascending images_seen, got {self.images_seen}")
+
+    def checkpoint_at(self, images_seen: int) -> int:
+        """Index of the last checkpoint with no more training than that; -1 where there is none."""
+        return bisect_right(self.images_seen, images_seen) - 1
+
+    def cell(self, prompt: str, seed: int) -> np.ndarray | None:
+        """The glyph of one prompt and seed at every checkpoint, (C, H, W[, 3]); None where it was not drawn."""
+        if prompt not in self.prompts or seed not in self.seeds:
+            return None
+        return self.images[:, self.prompts.index(prompt), self.seeds.index(seed)]
+
+
+Runs = Mapping[str, Path | str] | Sequence[Path | str] | Path | str
+
+
+def name_runs(runs: Runs) -> dict[str, Path]:
+    """Run folders with a distinct name each.
+
+    Args:
+        runs: names with folders; or folders; or one folder, of a run or with runs somewhere below it.
+    Returns:
+        names (given, or the shortest ends of the paths that tell them apart) with folders.
+    Raises:
+        ValueError: no run there.
+    """
+    if isinstance(runs, Mapping):
+        return {str(name): Path(path) for name, path in runs.items()}
+    if isinstance(runs, (str, Path)):
+        found = [run.path for run in find_runs(runs) if run.samples()]
+        if not found:
+            raise ValueError(f"{runs}: expected a run with stored samples there, or below; found none")
+        return name_runs(found)
+    paths = [Path(path) for path in runs]
+    # A run that is one folder among others of its making, as of the demo, goes by the name of the whole.
+    told = [path.parent if path.name == "run" else path for path in (path.resolve() for path in paths)]
+    for length in range(1, max((len(path.parts) for path in told), default=1)):
+        names = ["/".join(path.parts[-length:]) for path in told]
+        if len(set(names)) == len(names):
+            return dict(zip(names, paths, strict=True))
+    raise ValueError(f"expected distinct run folders, got {[str(path) for path in paths]}")
+
+
+def read_tracks(runs: Mapping[str, Path]) -> list[Track]:
+    """All that is stored of some runs; nothing is drawn or trained.
+
+    Args:
+        runs: names with folders.
+    Returns:
+        The tracks of the first run, newest samples first, then those of the next run.
+    Raises:
+        ValueError: a run without stored samples; says how to draw them.
+        RunError: a folder is no run.
+    """
+    tracks = []
+    for name, path in runs.items():
+        run = RunFolder.open(path)
+        found = [*_histories(run), *_study_samples(run)]
+        if not found:
+            raise ValueError(f"{path} has no stored samples: kanjilab.history.sample_history draws and stores them")
+        tracks += _labelled(name, found)
+    return tracks
+
+
+def _histories(run: RunFolder) -> list[Track]:
+    """Each stored `sample_history`, newest first; of those that differ in nothing that was asked, the newest alone."""
+    names = [name for name in run.samples() if name.startswith("history_")]
+    names.sort(key=lambda name: (run.path / "samples" / f"{name}.safetensors").stat().st_mtime_ns, reverse=True)
+    tracks: dict[str, Track] = {}
+    for name in names:
+        images, facts = run.read_samples(name)
+        seen, prompts, seeds = (tuple(facts[key]) for key in ("images_seen", "prompts", "seeds"))
+        asked = repr([facts.get("arm"), prompts, seeds, sorted(facts["sampling"].items())])
+        tracks.setdefault(asked, Track(name, seen, prompts, seeds, images, facts))
+    return list(tracks.values())
+
+
+def _study_samples(run: RunFolder) -> list[Track]:
+    """The arms of a study: each stored one set of images at some of its checkpoints."""
+    arms: dict[str, list[tuple[np.ndarray, dict[str, Any]]]] = defaultdict(list)
+    for name in run.samples():
+        if not name.startswith("history_"):
+            images, facts = run.read_samples(name)
+            if {"key", "images_seen", "prompts", "noise_seeds"} <= facts.keys():
+                arms[facts["key"] + str(facts["prompts"])].append((images, facts))
+    tracks = []
+    for stored in arms.values():
+        stored.sort(key=lambda entry: entry[1]["images_seen"])
+        facts = stored[-1][1]
+        seen = tuple(entry["images_seen"] for _, entry in stored)
+        prompts = tuple(dict.fromkeys(entry["prompt"] for entry in facts["prompts"]))
+        first = [[entry["prompt"] for entry in facts["prompts"]].index(prompt) for prompt in prompts]
+        images = np.stack([images[first] for images, _ in stored])
+        tracks.append(Track(facts["key"][:6], seen, prompts, tuple(facts["noise_seeds"]), images, facts))
+    return tracks
+
+
+def _labelled(name: str, tracks: Sequence[Track]) -> list[Track]:
+    """Named by their run and, where a run has several, by what tells them apart."""
+    if len(tracks) == 1:
+        return [replace(tracks[0], label=name, run=name)]
+    told = [_choices(track) for track in tracks]
+    differing = [key for key in told[0] if len({str(choices.get(key)) for choices in told}) > 1]
+    labels = [", ".join(f"{key} {choices[key]}" for key in differing if choices.get(key)) for choices in told]
+    if len(set(labels)) < len(labels):
+        labels = [f"{label}, no. {number}".removeprefix(", ") for number, label in enumerate(labels, start=1)]
+    return [replace(track, label=f"{name}: {label}", run=name) for track, label in zip(tracks, labels, strict=True)]
+
+
+def _choices(track: Track) -> dict[str, Any]:
+    """What may tell two tracks of a run apart."""
+    arm = track.facts.get("arm", 0)
+    choices = dict(arm) if isinstance(arm, Mapping) else {"arm": arm}
+    sizes = {"prompts": len(track.prompts), "seeds": len(track.seeds)}
+    return choices | dict(track.facts.get("sampling", {})) | sizes
+
+
+# ---------------------------------------------------------------------------------------------- view
+
+
+Cell = tuple[str, str, int]  # track's label, prompt, seed
+Frame = tuple[str, str, int, int]  # and images seen
+
+
+@dataclass(frozen=True)
+class View:
+    """What of the tracks is shown, and how; all in the reader's own words, so that it can be written down.
+
+    Attributes:
+        tracks, prompts, seeds: what is chosen, in the order shown.
+        columns: "checkpoints" (a strip), or "runs" (runs and seeds side by side, at the checkpoint of the slider).
+        images_seen: the checkpoint of the slider.
+        selected: the cell that is enlarged.
+        pinned: the frame it is compared with.
+        compare: "side by side", "blink" or "difference".
+        judge: whose reading stands below each glyph: "A", "B" or "" for none.
+        cell_px: edge of a cell.
+    """
+
+    tracks: tuple[str, ...]
+    prompts: tuple[str, ...]
+    seeds: tuple[int, ...]
+    columns: str
+    images_seen: int
+    selected: Cell
+    pinned: Frame | None = None
+    compare: str = "side by side"
+    judge: str = ""
+    cell_px: int = 56
+
+
+def all_prompts(tracks: Iterable[Track]) -> tuple[str, ...]:
+    """The prompts of some tracks, each once, in order of appearance."""
+    return tuple(dict.fromkeys(prompt for track in tracks for prompt in track.prompts))
+
+
+def all_seeds(tracks: Iterable[Track]) -> tuple[int, ...]:
+    """The noise seeds of some tracks, ascending."""
+    return tuple(sorted({seed for track in tracks for seed in track.seeds}))
+
+
+def timeline(tracks: Iterable[Track]) -> tuple[int, ...]:
+    """How many images had been seen at any checkpoint of some tracks, ascending."""
+    return tuple(sorted({seen for track in tracks for seen in track.images_seen}))
+
+
+def first_view(tracks: Sequence[Track], prompts: Sequence[str] = ()) -> View:
+    """What is shown before anything is chosen: the newest samples of each run, first seed, last checkpoint.
+
+    Args:
+        tracks: of `read_tracks`, at least one.
+        prompts: wished; of each run the newest samples of all of these go first. () for no wish.
+    """
+    by_run: dict[str, list[Track]] = defaultdict(list)
+    for track in tracks:
+        by_run[track.run].append(track)
+    wished = [next((t for t in some if set(prompts) <= set(t.prompts)), some[0]) for some in by_run.values()]
+    shown, seeds = tuple(prompts) or all_prompts(wished)[:PROMPTS_AT_FIRST], all_seeds(wished)[:1]
+    labels = tuple(track.label for track in wished)
+    first = next((prompt for prompt in shown if prompt in wished[0].prompts), wished[0].prompts[0])
+    return View(labels, shown, seeds, "checkpoints", timeline(tracks)[-1], (labels[0], first, wished[0].seeds[0]))
+
+
+def checked_view(view: View, tracks: Sequence[Track]) -> View:
+    """The view itself, where it fits the tracks.
+
+    Raises:
+        ValueError: it names something that is not there; tells what is.
+    """
+    labels, prompts, seeds = {track.label for track in tracks}, all_prompts(tracks), all_seeds(tracks)
+    steps = timeline(tracks)
+    cells = [view.selected, *([view.pinned[:3]] if view.pinned else [])]
+    for name, given, known in (
+        ("tracks", view.tracks, labels),
+        ("prompts", view.prompts, prompts),
+        ("seeds", view.seeds, seeds),
+        ("columns", [view.columns], COLUMNS),
+        ("compare", [view.compare], COMPARE),
+        ("judge", [view.judge], JUDGES),
+        ("images_seen", [view.images_seen, *([view.pinned[3]] if view.pinned else [])], steps),
+        ("track of a cell", [cell[0] for cell in cells], labels),
+        ("prompt of a cell", [cell[1] for cell in cells], prompts),
+        ("seed of a cell", [cell[2] for cell in cells], seeds),
+    ):
+        if strange := [entry for entry in given if entry not in known]:
+            raise ValueError(f"{name}: expected some of {sorted(known, key=str)}, got {strange}")
+    if not CELL_PX[0] <= view.cell_px <= CELL_PX[1]:
+        raise ValueError(f"cell_px: expected {CELL_PX[0]} to {CELL_PX[1]}, got {view.cell_px}")
+    return view
+
+
+def with_chosen_cell(view: View, tracks: Sequence[Track]) -> View:
+    """The view with the first of its chosen cells selected, where any is chosen."""
+    shown = chosen(tracks, view)
+    return replace(view, selected=(shown[0].label, shown[0].prompts[0], shown[0].seeds[0])) if shown else view
+
+
+def changed_options(view: View, tracks: Sequence[Track]) -> dict[str, Any]:
+    """What differs from the view that `StripComparator` would begin with, as its keyword arguments."""
+    wished = () if view.prompts == first_view(tracks).prompts else view.prompts
+    first = replace(first_view(tracks, wished), selected=with_chosen_cell(view, tracks).selected)
+    names = [field.name for field in fields(View) if getattr(view, field.name) != getattr(first, field.name)]
+    options = {name: getattr(view, name) for name in names}
+    return options | ({"prompts": view.prompts} if wished else {})
+
+
+# ---------------------------------------------------------------------------------------------- browser
+
+
+def catalogue(tracks: Sequence[Track]) -> dict[str, Any]:
+    """What the browser must know to find each frame.
+
+    Args:
+        tracks: at least one.
+    Returns:
+        JSON-able: prompts, seeds, timeline; for each track its label, its images_seen, `at` (its checkpoint at each
+        point of the timeline, -1 before its first) and `first` (prompts x seeds: number of the frame of its first
+        checkpoint, -1 where it was not drawn). Frames are numbered track by track, prompt by prompt, seed by seed,
+        checkpoint by checkpoint, as in `frame_images`.
+    """
+    prompts, seeds, steps = all_prompts(tracks), all_seeds(tracks), timeline(tracks)
+    entries, number = [], 0
+    for track in tracks:
+        first = [[-1] * len(seeds) for _ in prompts]
+        for prompt in track.prompts:
+            for seed in track.seeds:
+                first[prompts.index(prompt)][seeds.index(seed)] = number
+                number += len(track.images_seen)
+        at = [track.checkpoint_at(seen) for seen in steps]
+        entries.append({"label": track.label, "images_seen": list(track.images_seen), "at": at, "first": first})
+    return {"prompts": list(prompts), "seeds": list(seeds), "timeline": list(steps), "tracks": entries}
+
+
+def frame_images(tracks: Sequence[Track]) -> list[np.ndarray]:
+    """All frames, each (H, W) or (H, W, 3) uint8, in the order of `catalogue`'s numbers."""
+    swapped = (np.moveaxis(track.images, 0, 2) for track in tracks)  # (P, S, C, H, W[, 3])
+    return [frame for images in swapped for frame in images.reshape(-1, *images.shape[3:])]
+
+
+def state_of(view: View, tracks: Sequence[Track]) -> dict[str, Any]:
+    """A view as the browser holds it: places in the catalogue's lists instead of words.
+
+    Args:
+        tracks: all that the catalogue holds.
+    """
+    labels = [track.label for track in tracks]
+    prompts, seeds, steps = all_prompts(tracks), all_seeds(tracks), timeline(tracks)
+
+    def place(cell: Cell) -> list[int]:
+        return [labels.index(cell[0]), prompts.index(cell[1]), seeds.index(cell[2])]
+
+    return {
+        "tracks": [labels.index(label) for label in view.tracks],
+        "prompts": [prompts.index(prompt) for prompt in view.prompts],
+        "seeds": [seeds.index(seed) for seed in view.seeds],
+        "columns": view.columns,
+        "step": steps.index(view.images_seen),
+        "selected": place(view.selected),
+        "pinned": [*place(view.pinned[:3]), steps.index(view.pinned[3])] if view.pinned else None,
+        "compare": view.compare,
+        "judge": view.judge,
+        "cell_px": view.cell_px,
+    }
+
+
+def view_of(state: Mapping[str, Any], tracks: Sequence[Track]) -> View:
+    """The inverse of `state_of`.
+
+    Args:
+        state: from the browser.
+        tracks: all that the catalogue holds.
+    Raises:
+        ValueError: a place that is not there.
+    """
+    labels = [track.label for track in tracks]
+    prompts, seeds, steps = all_prompts(tracks), all_seeds(tracks), timeline(tracks)
+
+    def words(places: Sequence[int], known: Sequence[Any]) -> tuple[Any, ...]:
+        if any(not 0 <= place < len(known) for place in places):
+            raise ValueError(f"expected places 0 to {len(known) - 1}, got {list(places)}")
+        return tuple(known[place] for place in places)
+
+    def cell(places: Sequence[int]) -> Any:
+        lists = (labels, prompts, seeds, steps)
+        return tuple(words([place], known)[0] for place, known in zip(places, lists, strict=False))
+
+    return checked_view(
+        View(
+            words(state["tracks"], labels),
+            words(state["prompts"], prompts),
+            words(state["seeds"], seeds),
+            state["columns"],
+            words([state["step"]], steps)[0],
+            cell(state["selected"]),
+            cell(state["pinned"]) if state["pinned"] else None,
+            state["compare"],
+            state["judge"],
+            state["cell_px"],
+        ),
+        tracks,
+    )
+
+
+# ---------------------------------------------------------------------------------------------- pictures
+
+
+def chosen(tracks: Sequence[Track], view: View) -> list[Track]:
+    """The chosen tracks with the chosen prompts and seeds alone, in the view's order.
+
+    Args:
+        tracks: all there are.
+    """
+    by_label = {track.label: track for track in tracks}
+    result = []
+    for track in (by_label[label] for label in view.tracks):
+        prompts = tuple(prompt for prompt in view.prompts if prompt in track.prompts)
+        seeds = tuple(seed for seed in view.seeds if seed in track.seeds)
+        rows, columns = ([track.prompts.index(prompt) for prompt in prompts], [track.seeds.index(s) for s in seeds])
+        if rows and columns:
+            result.append(replace(track, prompts=prompts, seeds=seeds, images=track.images[:, rows][:, :, columns]))
+    return result
+
+
+def view_strip(tracks: Sequence[Track], view: View, title: str = "") -> Strip:
+    """What is shown, as a strip to draw.
+
+    Args:
+        tracks: all there are.
+        title: above it; "" for what tells the runs, or the checkpoint.
+    Returns:
+        columns "checkpoints": checkpoints in columns; below each prompt a row for each run and seed. Columns "runs":
+        prompts in rows, runs and seeds in columns, at the slider's checkpoint.
+    Raises:
+        ValueError: nothing is chosen.
+    """
+    shown = chosen(tracks, view)
+    if not shown:
+        raise ValueError("expected a run, a prompt and a seed chosen; nothing is")
+    facts = {"runs": {track.label: track.facts.get("run", "") for track in shown}}
+    facts |= {"sampling": {track.label: track.facts.get("sampling", {}) for track in shown}}
+    if view.columns == "checkpoints":
+        return _checkpoint_strip(shown, view, title, facts)
+    return _run_strip(shown, view, title, facts)
+
+
+def seen_label(images_seen: int) -> str:
+    """How a checkpoint is called: "before" or "1,600"."""
+    return f"{images_seen:,}" if images_seen else "before"
+
+
+def _checkpoint_strip(shown: Sequence[Track], view: View, title: str, facts: dict[str, Any]) -> Strip:
+    steps = timeline(shown)
+    several = len(shown) * len(view.seeds) > 1
+    rows, labels, groups = [], [], []
+    for prompt in view.prompts:
+        before = len(rows)
+        for track, seed in ((track, seed) for track in shown for seed in view.seeds):
+            glyphs = track.cell(prompt, seed)
+            if glyphs is not None:
+                own = [track.images_seen.index(seen) if seen in track.images_seen else -1 for seen in steps]
+                rows.append(_row(glyphs, own))
+                labels.append(_row_label(track, seed, shown, view) if several else prompt)
+        groups += [(prompt, len(rows) - before)] if len(rows) > before else []
+    facts |= {"seeds": list(view.seeds)}
+    columns = tuple(map(seen_label, steps))
+    heading = (("images seen", len(steps)),)
+    return Strip(_same_kind(rows), tuple(labels), columns, title, facts, tuple(groups) if several else (), heading)
+
+
+def _row_label(track: Track, seed: int, shown: Sequence[Track], view: View) -> str:
+    return ", ".join([track.label] * (len(shown) > 1) + [f"seed {seed}"] * (len(view.seeds) > 1))
+
+
+def _run_strip(shown: Sequence[Track], view: View, title: str, facts: dict[str, Any]) -> Strip:
+    rows = []
+    for prompt in view.prompts:
+        cells = []
+        for track, seed in ((track, seed) for track in shown for seed in view.seeds):
+            glyphs = track.cell(prompt, seed)
+            blank = np.full_like(shown[0].images[0, 0, 0], 255)[None]
+            checkpoint = track.checkpoint_at(view.images_seen)
+            cells.append(_row(blank, [-1])[0] if glyphs is None else _row(glyphs, [checkpoint])[0])
+        rows.append(_same_kind(cells))
+    facts |= {"images seen": view.images_seen}
+    columns = tuple(f"seed {seed}" for _ in shown for seed in view.seeds)
+    groups = tuple((track.label, len(view.seeds)) for track in shown)
+    return Strip(_same_kind(rows), view.prompts, columns, title, facts, (), groups)
+
+
+def _row(glyphs: np.ndarray, checkpoints: Sequence[int]) -> np.ndarray:
+    """(N, H, W[, 3]): the glyph at each of the checkpoints, blank where that is -1."""
+    blank = np.full_like(glyphs[0], 255)
+    return np.stack([glyphs[checkpoint] if checkpoint >= 0 else blank for checkpoint in checkpoints])
+
+
+def _same_kind(arrays: Sequence[np.ndarray]) -> np.ndarray:
+    """One array of all; where some are gray and others coloured, all become gray."""
+    if len({array.ndim for array in arrays}) > 1:
+        fewest = min(array.ndim for array in arrays)
+        arrays = [grayscale(array) if array.ndim > fewest else array for array in arrays]
+    return np.stack(arrays)

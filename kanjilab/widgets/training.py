@@ -1,0 +1,483 @@
+"""The training panel: settings, cost, Start / Resume / Load and Stop, live curves and a growing strip.
+
+The training goes on in a thread of the kernel (`worker.py`) and lives in run folders (`recipe.py`): the panel only
+shows them, so it can be built anew at any time, in this kernel or another, and shows the same.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import dataclasses
+import io
+import json
+import threading
+import time
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import ipywidgets as widgets
+import pandas as pd
+from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.figure import Figure
+from PIL import Image
+
+from kanjilab.demo import DEMO_SAMPLING
+from kanjilab.history import history_strip
+from kanjilab.plots import DOTS_PER_INCH, draw_gradient_norm, draw_loss, figure_png
+from kanjilab.prompts import DEMO
+from kanjilab.radicals import Rule
+from kanjilab.runs import RunFolder
+from kanjilab.sample import Sampling
+from kanjilab.settings import SCHEDULES, TARGETS, Arm
+from kanjilab.strips import draw_strip, encode_png, printable
+from kanjilab.widgets.common import (
+    CodeBox,
+    Panel,
+    changed_fields,
+    escape,
+    html_text,
+    labelled,
+    picture_html,
+    progress_html,
+    python_call,
+)
+from kanjilab.widgets.recipe import (
+    FINISHED,
+    GOING_ON,
+    NEW,
+    PANEL_ARM,
+    Drawing,
+    Recipe,
+    RunState,
+    Workshop,
+    cost_text,
+    pace_of_log,
+    progress_text,
+    read_state,
+    state_text,
+)
+from kanjilab.widgets.worker import POLL_SECONDS, Worker, find_worker, start_worker
+
+REDRAW_SECONDS = 1.0
+COLOURS = 64  # of a static picture: notebooks keep them
+BASES = ("pocket", "sd14", "sd15")
+RULES = ("left16", "seed16", "all")
+FIELD = widgets.Layout(width="16em")
+WIDE = widgets.Layout(width="33em")
+
+
+# ---------------------------------------------------------------------------------------------- settings as text
+
+
+def data_from_text(text: str) -> dict[str, Any]:
+    """Which data a person means: a rule's name, a rule as JSON, or the path of an image folder.
+
+    Raises:
+        ValueError: nothing was given, or JSON that is no object.
+    """
+    text = text.strip()
+    if not text:
+        raise ValueError(f"data: expected a rule ({', '.join(RULES)}), a rule as JSON, or an image folder; got nothing")
+    if text in RULES:
+        return {"name": text}
+    if text.startswith("{"):
+        return json.loads(text)
+    return {"folder": text}
+
+
+def text_from_data(data: Mapping[str, Any]) -> str:
+    """The inverse of `data_from_text`."""
+    if set(data) == {"name"}:
+        return str(data["name"])
+    return str(data["folder"]) if set(data) == {"folder"} else json.dumps(data, ensure_ascii=False)
+
+
+def as_data(data: Rule | Path | str | Mapping[str, Any]) -> dict[str, Any]:
+    """Data as a recipe holds them: a rule's JSON or {"folder": path}."""
+    if isinstance(data, Path):
+        return {"folder": str(data)}
+    if isinstance(data, str):
+        return data_from_text(data)
+    return dict(data) if isinstance(data, Mapping) else json.loads(json.dumps(data.to_json()))
+
+
+def alpha_from_text(text: str) -> float | None:
+    """A number, or nothing for "as the rank"."""
+    return float(text) if text.strip() else None
+
+
+def training_code(recipe: Recipe, workshop: Workshop) -> str:
+    """Python that does the same training without a panel, into the same folders."""
+    run = python_call("Path", str(workshop.run_path(recipe)))
+    data = python_call("open_data", dict(recipe.data), workshop.folder)
+    device = {} if workshop.device == "cpu" else {"device": workshop.device}
+    return "\n".join(
+        [
+            "from pathlib import Path",
+            "",
+            "from kanjilab.bases import load_base",
+            "from kanjilab.demo import run_training",
+            "from kanjilab.encode import encode_dataset",
+            "from kanjilab.lab import open_data",
+            "from kanjilab.settings import Arm",
+            "",
+            f"dataset = {data}",
+            f"base = {python_call('load_base', recipe.base, recipe.precision, **device)}",
+            'data = encode_dataset(base, dataset.split("train"))',
+            f"arm = {python_call('Arm', **changed_fields(recipe.arm))}",
+            f"run = run_training(base, data, [arm], {run}, {recipe.checkpoints})",
+        ]
+    )
+
+
+# ---------------------------------------------------------------------------------------------- pictures
+
+
+def draw_curves(log: pd.DataFrame, title: str = "") -> Figure | None:
+    """Loss and gradient norm side by side; None where nothing was logged yet."""
+    if not len(log):
+        return None
+    figure = Figure(figsize=(9.6, 2.9), dpi=DOTS_PER_INCH, layout="constrained")
+    FigureCanvasAgg(figure)
+    left, right = figure.subplots(1, 2)
+    draw_loss(log, ax=left)
+    draw_gradient_norm(log, ax=right)
+    if title:
+        figure.suptitle(printable(title).replace("$", r"\$"), x=0.01, ha="left", fontsize=9)
+    return figure
+
+
+def stacked(pictures: Sequence[Image.Image]) -> Image.Image:
+    """Pictures below each other, each at most as wide as the first, and on its own paper where it is narrower."""
+    width = pictures[0].width
+    fitting = [p if p.width <= width else p.resize((width, round(p.height * width / p.width))) for p in pictures]
+    sheet = Image.new("RGB", (width, sum(picture.height for picture in fitting)))
+    top = 0
+    for picture in (picture.convert("RGB") for picture in fitting):
+        sheet.paste(picture.resize((width, picture.height), box=(0, 0, 1, 1)), (0, top))
+        sheet.paste(picture, (0, top))
+        top += picture.height
+    return sheet.quantize(COLOURS)
+
+
+# ---------------------------------------------------------------------------------------------- the panel
+
+
+class TrainingPanel(Panel):
+    """Train one arm from a notebook: settings, cost, Start / Resume / Load, Stop, live curves and strip.
+
+    Everything lies in the folder. A panel that is built again with the same arguments, after a reload, in another
+    kernel or after a crash, shows the training that was begun last and goes on with it. Changed settings are another
+    training, with a run folder of its own.
+
+    Args:
+        folder: of this panel's data and runs; new, or of an earlier panel.
+        arm: the settings to begin with, with a budget of images_seen; those that the panel does not show stay.
+        data: a rule, a rule's JSON, or the path of anybody's image folder.
+        base, precision, device: as for `load_base`.
+        checkpoints: columns of the strip after "before training".
+        prompts: rows of the strip. seeds: noises; the first stands in every column.
+        sampling: how the strip is drawn.
+        save_every_seconds: what a killed kernel may lose, at most.
+    Raises:
+        ValueError: see `Recipe`.
+    """
+
+    def __init__(
+        self,
+        folder: Path | str,
+        *,
+        arm: Arm = PANEL_ARM,
+        data: Rule | Path | str | Mapping[str, Any] = "left16",
+        base: str | Path = "pocket",
+        precision: str = "bf16",
+        device: str = "cpu",
+        checkpoints: int = Recipe.checkpoints,
+        prompts: Sequence[str] = DEMO,
+        seeds: Sequence[int] = (0,),
+        sampling: Sampling = DEMO_SAMPLING,
+        save_every_seconds: float = 60.0,
+    ):
+        self.workshop = Workshop(Path(folder), device, save_every_seconds)
+        self.drawing = Drawing(tuple(prompts), tuple(seeds), sampling)
+        self.asked = Recipe(str(base), precision, as_data(data), arm, checkpoints)
+        self.recipe = self.workshop.last(self.asked)
+        self._lock = threading.RLock()
+        self._watcher: threading.Thread | None = None
+        self._shown: tuple[Any, ...] = ()
+        self._filling, self._problem = False, ""
+        self._make_inputs()
+        self._make_outputs()
+        self.widget = self._laid_out()
+        self._fill(self.recipe)
+        self.refresh()
+
+    # ------------------------------------------------------------------------------------------ what stands where
+
+    def _make_inputs(self) -> None:
+        most = 10**9
+        self.inputs: dict[str, Any] = {
+            "base": widgets.Combobox(options=BASES, continuous_update=False),
+            "data": widgets.Combobox(options=RULES, continuous_update=False),
+            "targets": widgets.Dropdown(options=TARGETS),
+            "rank": widgets.BoundedIntText(min=1, max=4096),
+            "alpha": widgets.Text(placeholder="as the rank", continuous_update=False),
+            "batch": widgets.BoundedIntText(min=1, max=65_536),
+            "peak_lr": widgets.FloatText(step=1e-4),
+            "schedule": widgets.Dropdown(options=SCHEDULES),
+            "images_seen": widgets.BoundedIntText(min=1, max=most),
+            "seed": widgets.BoundedIntText(min=0, max=most),
+            "checkpoints": widgets.BoundedIntText(min=1, max=1000),
+        }
+        names = {"peak_lr": "peak rate", "images_seen": "images seen", "checkpoints": "strip columns"}
+        for name, box in self.inputs.items():
+            labelled(box, names.get(name, name))
+            box.layout = WIDE if name in ("base", "data") else FIELD
+            box.observe(self._changed, "value")
+        self.runs = widgets.Dropdown(options=[("these settings", "")], layout=WIDE)
+        labelled(self.runs, "runs in this folder")
+        self.runs.observe(self._chosen, "value")
+
+    def _make_outputs(self) -> None:
+        self.start_button = widgets.Button(description="Start", button_style="primary")
+        self.stop_button = widgets.Button(description="Stop", tooltip="Leaves a checkpoint; Resume goes on from it")
+        self.measure_button = widgets.Button(description="Measure cost", tooltip="Takes a few steps nobody keeps")
+        self.start_button.on_click(lambda _: self.start())
+        self.stop_button.on_click(lambda _: self.stop())
+        self.measure_button.on_click(lambda _: self.measure())
+        self.cost = html_text("")
+        self.status = html_text("")
+        self.progress, self.curves, self.strip = widgets.HTML(), widgets.HTML(), widgets.HTML()
+        self.code_box = CodeBox(label="This training as code")
+
+    def _laid_out(self) -> widgets.VBox:
+        fields = [box for name, box in self.inputs.items() if name not in ("base", "data")]
+        rows = widgets.Box(fields, layout=widgets.Layout(flex_flow="row wrap"))
+        source = widgets.Box([self.inputs["base"], self.inputs["data"]], layout=widgets.Layout(flex_flow="row wrap"))
+        buttons = widgets.Box(
+            [self.start_button, self.stop_button, self.measure_button], layout=widgets.Layout(flex_flow="row wrap")
+        )
+        shown = [self.cost, buttons, self.status, self.progress, self.curves, self.strip, self.code_box]
+        return widgets.VBox([self.runs, source, rows, *shown])
+
+    def _fill(self, recipe: Recipe) -> None:
+        """Show a recipe's settings."""
+        arm = recipe.arm
+        values = {name: getattr(arm, name) for name in self.inputs if hasattr(arm, name)}
+        values |= {"alpha": "" if arm.alpha is None else f"{arm.alpha:g}", "base": recipe.base}
+        values |= {"data": text_from_data(recipe.data), "checkpoints": recipe.checkpoints}
+        self._filling = True
+        try:
+            for name, box in self.inputs.items():
+                box.value = values[name]
+        finally:
+            self._filling = False
+
+    def _read(self) -> Recipe:
+        """The recipe that the inputs show."""
+        values = {name: box.value for name, box in self.inputs.items()}
+        of_arm = {name: value for name, value in values.items() if hasattr(self.asked.arm, name)}
+        of_arm["alpha"] = alpha_from_text(values["alpha"])
+        return dataclasses.replace(
+            self.recipe,
+            base=values["base"].strip(),
+            data=data_from_text(values["data"]),
+            arm=dataclasses.replace(self.recipe.arm, **of_arm),
+            checkpoints=values["checkpoints"],
+        )
+
+    # ------------------------------------------------------------------------------------------ what people do
+
+    def _changed(self, _change: Any) -> None:
+        if self._filling:
+            return
+        try:
+            self.recipe, self._problem = self._read(), ""
+        except ValueError as error:
+            self._problem = f"Not possible: {error}"
+        self.refresh()
+
+    def _chosen(self, change: Any) -> None:
+        known = {recipe.name: recipe for recipe in self.workshop.recipes()}
+        if not self._filling and change["new"] in known:
+            self.recipe, self._problem = known[change["new"]], ""
+            self._fill(self.recipe)
+            self.refresh()
+
+    def start(self) -> Worker:
+        """Begin the training, go on with it, or load what is finished; it goes on in the background.
+
+        Raises:
+            WorkerBusy: this kernel trains or measures it already.
+        """
+        recipe, drawing = self.recipe, self.drawing
+        self.workshop.keep(recipe, self.asked)
+        return self._begin(lambda worker: self.workshop.train(recipe, drawing, worker))
+
+    def measure(self) -> Worker:
+        """Find out, in the background, what the training will cost."""
+        recipe = self.recipe
+        return self._begin(lambda worker: self.workshop.measure(recipe, worker))
+
+    def _begin(self, job: Any) -> Worker:
+        worker = start_worker(self.workshop.run_path(self.recipe), job)
+        self.refresh()
+        return worker
+
+    def stop(self) -> None:
+        """Ask the training to stop at its next step, wherever it goes on; it leaves a checkpoint."""
+        if (worker := self.worker) is not None and worker.alive:
+            worker.stop()
+        elif self.state.kind == GOING_ON:
+            RunFolder.open(self.workshop.run_path(self.recipe)).request_stop()
+        self.refresh()
+
+    async def finished(self) -> None:
+        """Wait for the end of what goes on, in this kernel or another, while the kernel stays free.
+
+        An interrupt (■) stops a training of this kernel, which leaves a checkpoint.
+
+        Raises:
+            Exception: what ended the training too early.
+        """
+        try:
+            if (worker := self.worker) is not None:
+                await worker.finished()
+            while self.state.kind == GOING_ON:
+                await asyncio.sleep(POLL_SECONDS)
+        finally:
+            self.refresh()
+
+    async def run_now(self) -> None:
+        """Start, or go on, and wait for the end: for notebooks that are run from top to bottom.
+
+        Raises:
+            Exception: what ended the training too early.
+        """
+        if (worker := self.worker) is None or not worker.alive:
+            self.start()
+        await self.finished()
+
+    # ------------------------------------------------------------------------------------------ what is shown
+
+    @property
+    def worker(self) -> Worker | None:
+        """This kernel's latest job on the run that is shown."""
+        return find_worker(self.workshop.run_path(self.recipe))
+
+    @property
+    def state(self) -> RunState:
+        """How far the shown training has come."""
+        return read_state(self.workshop.run_path(self.recipe))
+
+    @property
+    def code(self) -> str:
+        """Python that does the shown training without a panel."""
+        return training_code(self.recipe, self.workshop)
+
+    def picture(self) -> Image.Image:
+        """Curves above the strip, as far as they have come.
+
+        Raises:
+            ValueError: nothing was logged yet.
+        """
+        log = self._log()
+        figure = draw_curves(log, self.recipe.title())
+        if figure is None:
+            raise ValueError(f"{self.workshop.run_path(self.recipe)}: nothing was logged yet")
+        curves = Image.open(io.BytesIO(figure_png(figure)))
+        drawn = self.workshop.strip(self.recipe, self.drawing)
+        return stacked([curves, draw_strip(history_strip(*drawn))] if drawn else [curves])
+
+    def refresh(self) -> None:
+        """Show what the run folder tells now; while a job goes on this repeats itself every second."""
+        with self._lock:
+            recipe, worker, state = self.recipe, self.worker, self.state
+            busy = worker is not None and worker.alive
+            self._set_buttons(state, busy)
+            self._set_text(self.cost, cost_text(recipe, self.workshop.cost(recipe), state))
+            self._say(self._problem or state_text(state, worker))
+            self._show_progress(state, worker if busy else None)
+            self._show_pictures()
+            self._list_runs()
+            self.code_box.set(self.code)
+            self._set_watch(busy or state.kind == GOING_ON)
+
+    def _set_watch(self, going_on: bool) -> None:
+        if not going_on:
+            self._watcher = None
+        elif self._watcher is None:
+            self._watcher = threading.Thread(target=self._watch, name="kanjilab panel", daemon=True)
+            self._watcher.start()
+
+    def _watch(self) -> None:
+        """Refreshes from a thread of its own, so that the panel lives while a cell keeps the kernel busy."""
+        while True:
+            time.sleep(REDRAW_SECONDS)
+            with self._lock:
+                if self._watcher is not threading.current_thread():
+                    return
+                self.refresh()
+
+    def _set_buttons(self, state: RunState, busy: bool) -> None:
+        going_on = busy or state.kind == GOING_ON
+        self.start_button.description = "Running" if going_on else state.button
+        self.start_button.disabled = going_on or bool(self._problem)
+        self.stop_button.disabled = not going_on
+        known = self.workshop.cost(self.recipe) is not None
+        self.measure_button.disabled = going_on or known or state.kind == FINISHED or bool(self._problem)
+
+    def _say(self, text: str) -> None:
+        self._set_text(self.status, text, role="status")
+
+    @staticmethod
+    def _set_text(place: widgets.HTML, text: str, role: str = "") -> None:
+        announced = f' role="{role}"' if role else ""
+        place.value = f"<span{announced}>{escape(text)}</span>"
+
+    def _show_progress(self, state: RunState, worker: Worker | None) -> None:
+        if state.kind == NEW and worker is None:
+            self.progress.value = ""
+            return
+        report = worker.report if worker else None
+        if report is not None:  # the log tells of every tenth step only
+            state = dataclasses.replace(state, images_seen=max(report.images_seen), seconds=report.seconds)
+        if state.total_images:
+            bar = progress_html(state.images_seen, state.total_images, "images seen")
+            pace = list(worker.pace) if worker else pace_of_log(self._log()) if state.kind == GOING_ON else []
+            told = progress_text(state, pace)
+            self.progress.value = bar + (f" · {escape(told)}" if told else "")
+
+    def _show_pictures(self) -> None:
+        path = self.workshop.run_path(self.recipe)
+        files = [path / "log.jsonl", *path.glob("samples/*.safetensors")]
+        shown = (path, *((file, file.stat().st_mtime_ns) for file in files if file.exists()))
+        if shown == self._shown:
+            return
+        self._shown = shown
+        figure = draw_curves(self._log())
+        self.curves.value = picture_html(figure_png(figure), "Loss and gradient norm so far") if figure else ""
+        drawn = self.workshop.strip(self.recipe, self.drawing)
+        if drawn is None:
+            self.strip.value = ""
+            return
+        strip = history_strip(*drawn)
+        told = f"Strip: {', '.join(strip.row_labels)}; columns {', '.join(strip.column_labels)}"
+        self.strip.value = picture_html(encode_png(draw_strip(strip)), told)
+
+    def _log(self) -> pd.DataFrame:
+        path = self.workshop.run_path(self.recipe)
+        return RunFolder.open(path).read_log() if (path / "settings.json").exists() else pd.DataFrame()
+
+    def _list_runs(self) -> None:
+        options = [(recipe.title(), recipe.name) for recipe in self.workshop.recipes()]
+        if self.recipe.name not in {name for _, name in options}:
+            options.insert(0, ("these settings (not begun)", self.recipe.name))
+        self._filling = True
+        try:
+            if tuple(options) != tuple(self.runs.options):
+                self.runs.options = options
+            self.runs.value = self.recipe.name
+        finally:
+            self._filling = False

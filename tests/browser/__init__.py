@@ -1,0 +1,1 @@
+"""Tests of the widgets in a real JupyterLab and a real browser (`make browser-test`)."""

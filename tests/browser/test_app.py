@@ -1,0 +1,101 @@
+"""The playground as a page of its own, as strangers meet it (`make app`)."""
+
+import os
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from urllib.error import URLError
+from urllib.request import urlopen
+
+import pytest
+from playwright.sync_api import Page, expect
+
+from kanjilab.settings import Arm
+from kanjilab.train import train
+from tests.tiny import tiny_encoded
+
+from .lab import START_SECONDS, free_port, own_folders
+from .pixels import pixels
+
+HOSTILE = """<img src=x onerror="window.obeyed=1"> water"""
+SLOW_MS = 120_000
+SERVE = Path(__file__).parents[2] / "app" / "serve.py"
+
+
+@pytest.fixture(scope="module")
+def runs(base, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with one tiny run."""
+    folder = tmp_path_factory.mktemp("app") / "runs"
+    arm = Arm(targets="all", rank=2, peak_lr=0.02, images_seen=6, batch=2)
+    for _ in train(base, tiny_encoded(base), [arm], folder / "coined" / "run", checkpoints=1):
+        pass
+    return folder
+
+
+@pytest.fixture(scope="module")
+def address(runs: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+    """Where the page is served."""
+    folder, port = tmp_path_factory.mktemp("voila"), free_port()
+    environment = os.environ | own_folders(folder) | {"KANJILAB_RUNS": str(runs)}
+    command = [sys.executable, str(SERVE), f"--port={port}", "--Voila.ip=127.0.0.1"]
+    with (folder / "server.log").open("wb") as log:
+        server = subprocess.Popen(command, env=environment, cwd=folder, stdout=log, stderr=subprocess.STDOUT)
+    try:
+        wait_until_it_answers(f"http://127.0.0.1:{port}/static/favicons/favicon.ico", server, folder / "server.log")
+        yield f"http://127.0.0.1:{port}/"
+    finally:
+        server.terminate()
+        server.wait(30)
+
+
+def wait_until_it_answers(address: str, server: subprocess.Popen, log: Path) -> None:
+    end = time.monotonic() + START_SECONDS
+    while time.monotonic() < end and server.poll() is None:
+        try:
+            urlopen(address, timeout=10).close()
+            return
+        except (URLError, ConnectionError) as error:
+            if hasattr(error, "code"):
+                return  # an answer, if a refusal
+            time.sleep(0.1)
+    raise RuntimeError(f"Voilà did not start within {START_SECONDS} s:\n{log.read_text()[-2000:]}")
+
+
+def test_a_stranger_draws_a_glyph(address: str, runs: Path, page: Page, screenshots: Path):
+    errors: list[str] = []
+    page.on("pageerror", lambda error: errors.append(str(error)))
+    page.on("console", lambda message: errors.append(message.text) if message.type == "error" else None)
+    answer = page.goto(address, timeout=SLOW_MS)
+    assert "default-src 'none'" in answer.headers["content-security-policy"]
+    draw = page.get_by_role("button", name="Draw", exact=True)
+    expect(draw).to_be_enabled(timeout=SLOW_MS)
+    page.get_by_label("Prompt", exact=True).fill("fire water")
+    page.get_by_label("Glyphs, to choose the best of").fill("2")
+    page.get_by_label("Steps", exact=True).fill("4")
+    draw.click()
+    expect(page.get_by_text("2 drawn, ")).to_be_visible(timeout=SLOW_MS)
+    glyphs = page.get_by_role("group", name="Glyphs, the best first").locator("img")
+    assert glyphs.count() == 2
+    assert pixels(glyphs.first).std() > 0 and (pixels(glyphs.first) != pixels(glyphs.last)).any()
+    expect(page.get_by_role("group", name="How it formed, step by step").locator("img")).to_have_count(4)
+
+    page.get_by_label("Prompt", exact=True).fill(HOSTILE)
+    page.get_by_label("Prompt", exact=True).press("Enter")
+    past = page.get_by_role("group", name="History").locator("img")
+    expect(past).to_have_count(2, timeout=SLOW_MS)
+    assert HOSTILE in past.first.get_attribute("alt")
+    assert page.evaluate("window.obeyed") is None
+    page.get_by_label("Prompt", exact=True).fill("water " * 40)
+    page.get_by_label("Prompt", exact=True).press("Enter")
+    expect(page.get_by_text("at most 100 characters, got 240")).to_be_visible(timeout=SLOW_MS)
+    page.screenshot(path=screenshots / "app.png", full_page=True)
+    shown = page.content()
+    assert str(runs) not in shown and "draw_glyphs" not in shown, "neither paths nor code for strangers"
+    assert errors == []
+
+
+@pytest.mark.parametrize("path", ["voila/files/serve.py", "voila/files/playground.ipynb", "files/serve.py"])
+def test_no_file_is_given_away(address: str, path: str, page: Page):
+    assert page.request.get(address + path).status in (403, 404)

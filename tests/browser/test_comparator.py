@@ -1,0 +1,221 @@
+"""The strip comparator as a reader uses it: scrub, pin, blink, filter, by mouse and by keyboard, and how fast it is."""
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+from playwright.sync_api import Locator, Page, expect
+
+from kanjilab.widgets import StripComparator
+from kanjilab.widgets.tracks import view_strip
+from tests.stored_runs import store_run
+
+HOSTILE = """<img src=x onerror="window.obeyed=1">"""
+PROMPTS = ["water", "tree", "fire", "castle", "queen", "mountain", "person", HOSTILE]
+SEEDS = list(range(6))
+SEEN = [0, *range(100, 1200, 100)]  # 12 checkpoints
+SLOWEST_MS = 1000  # a guard for a busy machine; what is aimed at is 100
+# Times each input to the moment after the next painted frame, and tells what then stands on the canvases.
+STOPWATCH = """() => {
+  window.digest = () => {
+    let hash = 0;
+    for (const canvas of document.querySelectorAll('.kanjilab-comparator :is(.grid, .detail) canvas')) {
+      const { data } = canvas.getContext('2d').getImageData(0, 0, canvas.width, canvas.height);
+      for (let at = 0; at < data.length; at += 64) hash = (Math.imul(hash, 31) + data[at] + data[at + 3]) | 0;
+    }
+    return hash;
+  };
+  window.taken = [];
+  window.armed = false;
+  const start = (event) => {
+    if (!window.armed) return;
+    window.armed = false;
+    requestAnimationFrame(() => {
+      const channel = new MessageChannel();
+      channel.port1.onmessage = () => {
+        window.taken.push([performance.now() - event.timeStamp, window.digest()]);
+      };
+      channel.port2.postMessage(0);
+    });
+  };
+  for (const kind of ['keydown', 'pointerup']) window.addEventListener(kind, start, true);
+}"""
+
+
+@pytest.fixture
+def runs(tmp_path: Path) -> dict[str, Path]:
+    """Two runs of 12 checkpoints, 8 prompts and 6 seeds."""
+    found = {"plain": tmp_path / "a", HOSTILE: tmp_path / "b"}
+    for number, path in enumerate(found.values()):
+        store_run(path, images_seen=SEEN, prompts=PROMPTS, seeds=SEEDS, seed=number, size_px=128)
+    return found
+
+
+@pytest.fixture
+def comparator(runs):
+    """As the browser shows it: 8 prompts x (2 runs x 6 seeds)."""
+    return StripComparator(runs, seeds=SEEDS, columns="runs")
+
+
+def cell_source(runs, **options) -> str:
+    words = "".join(f", {name}={value!r}" for name, value in options.items())
+    paths = {name: str(path) for name, path in runs.items()}
+    return f"from kanjilab.widgets import StripComparator\nStripComparator({paths!r}{words})"
+
+
+def pixels(canvas: Locator) -> np.ndarray:
+    """(H, W) uint8 as shown."""
+    script = """canvas => {
+      const { data } = canvas.getContext('2d').getImageData(0, 0, canvas.width, canvas.height);
+      return [canvas.height, canvas.width, ...data.filter((_, at) => at % 4 === 0)];
+    }"""
+    height, width, *values = canvas.evaluate(script)
+    return np.array(values, np.uint8).reshape(height, width)
+
+
+def wait_for_code(page: Page, place: Locator, text: str) -> None:
+    area = place.get_by_label("This state as code").element_handle()
+    page.wait_for_function("([area, text]) => area.value.includes(text)", arg=[area, text])
+
+
+def shown_view(place: Locator):
+    """The view that the copied code would give."""
+    source = place.get_by_label("This state as code").input_value()
+    return eval(source, {"StripComparator": StripComparator, "Path": Path}).view
+
+
+def timed(page: Page, act, times: int) -> list[float]:
+    """Milliseconds from input to painted change, for `act(number)` called so many times."""
+    page.evaluate("window.taken = []")
+    digests = [page.evaluate("window.digest()")]
+    for number in range(times):
+        page.evaluate("window.armed = true")
+        act(number)
+        page.wait_for_function("count => window.taken.length === count", arg=number + 1, polling=20)
+        digests.append(page.evaluate("window.taken.at(-1)[1]"))
+    assert all(one != other for one, other in zip(digests, digests[1:], strict=False)), "an input changed no picture"
+    return [milliseconds for milliseconds, _ in page.evaluate("window.taken")]
+
+
+def test_changes_show_at_once(open_notebook, runs, capsys):
+    notebook = open_notebook([cell_source(runs, seeds=SEEDS, columns="runs")])
+    notebook.run_all()
+    page, place = notebook.page, notebook.output(0)
+    page.wait_for_function("document.querySelectorAll('.kanjilab-comparator .cell').length === 96")
+    page.evaluate(STOPWATCH)
+    cells, slider = place.locator("button.cell"), place.get_by_label("Checkpoint", exact=True)
+    modes, tree = (
+        [place.get_by_label(name) for name in ("blink", "side by side")],
+        place.get_by_role("checkbox", name="tree"),
+    )
+    slider.focus()
+    measured = {"scrub": timed(page, lambda _: page.keyboard.press("ArrowLeft"), len(SEEN) - 1)}
+    measured["scrub"] += timed(page, lambda _: page.keyboard.press("ArrowRight"), len(SEEN) - 1)
+    cells.nth(0).focus()
+    page.keyboard.press("Enter")
+    keys = ("ArrowRight", "Enter")  # another glyph is selected, then pinned
+    measured["pin"] = timed(page, lambda number: page.keyboard.press(keys[number % 2]), 10)
+    page.keyboard.press("ArrowRight")
+    measured["blink"] = timed(page, lambda number: modes[number % 2].click(), 10)
+    measured["filter"] = timed(page, lambda _: tree.click(), 10)
+    with capsys.disabled():
+        print("\n8 x 12 cells, input to painted picture, median and 95th percentile:")
+        for name, times in measured.items():
+            median, late = np.percentile(times, [50, 95])
+            print(f"  {name:7s} {median:5.0f} ms {late:5.0f} ms  ({len(times)} times)")
+    assert all(np.percentile(times, 95) < SLOWEST_MS for times in measured.values()), measured
+    notebook.screenshot("comparator_8x12")
+
+
+def test_the_right_glyph_by_mouse_and_by_keyboard(open_notebook, runs, comparator):
+    notebook = open_notebook([cell_source(runs, seeds=SEEDS, columns="runs"), "1", "2"])
+    notebook.run_all()
+    page, place = notebook.page, notebook.output(0)
+    first, second = comparator.tracks
+    cells, large = place.locator("button.cell"), place.locator("figure canvas")
+    cells.first.wait_for()
+    assert np.array_equal(pixels(cells.nth(0).locator("canvas")), first.images[-1, 0, 0])
+    slider = place.get_by_label("Checkpoint", exact=True)
+    slider.focus()
+    for key in ("Home", "ArrowRight", "ArrowRight"):
+        page.keyboard.press(key)
+    assert np.array_equal(pixels(cells.nth(0).locator("canvas")), first.images[2, 0, 0]), "the slider, by keyboard"
+    assert place.locator("output").inner_text() == "200 images seen (3 of 12)"
+    box = slider.bounding_box()
+    page.mouse.click(box["x"] + box["width"] / 2, box["y"] + box["height"] / 2)
+    middle = int(slider.input_value())
+    assert middle in (5, 6)
+    assert np.array_equal(pixels(cells.nth(95).locator("canvas")), second.images[middle, 7, 5]), "the slider, by mouse"
+    cells.nth(13).click()  # second row, second seed of the first run
+    assert np.array_equal(pixels(large.nth(1)), first.images[middle, 1, 1])
+    page.keyboard.press("Enter")
+    page.keyboard.press("ArrowDown")
+    page.keyboard.press(".")
+    assert np.array_equal(pixels(large.nth(0)), first.images[middle, 1, 1]), "what is pinned stays"
+    assert np.array_equal(pixels(large.nth(1)), first.images[middle + 1, 2, 1])
+    place.get_by_label("difference").check()
+    alike = (first.images[middle, 1, 1] == 255) & (first.images[middle + 1, 2, 1] == 255)
+    assert np.array_equal(pixels(large.nth(1)) == 255, alike), "white where both are"
+    wait_for_code(page, place, "difference")
+    view = shown_view(place)
+    assert view.pinned == ("plain", "tree", 1, SEEN[middle])
+    assert (view.selected, view.images_seen, view.columns) == (("plain", "fire", 1), SEEN[middle + 1], "runs")
+    for key in ("ArrowLeft", "b", "d", "d", "x", "z", "ArrowDown", "Shift+Enter"):
+        page.keyboard.press(key)
+    assert (notebook.active_cell, len(notebook.cells())) == (0, 3), "keys reached JupyterLab"
+    assert page.evaluate("window.obeyed") is None
+    assert place.get_by_text(HOSTILE).count() >= 3, "a run, a prompt and a row of that name"
+    place.get_by_label("Columns").select_option("checkpoints")
+    assert np.array_equal(pixels(cells.nth(3).locator("canvas")), first.images[3, 0, 0])
+
+
+def test_reading_blinking_and_files(open_notebook, runs, tmp_path):
+    chosen = {"prompts": PROMPTS[6:], "seeds": [0], "judge": "A"}
+    lazily = "import kanjilab.widgets.comparator as module\nmodule.SENT_AT_ONCE_BYTES = 0\n"
+    notebook = open_notebook([lazily + cell_source(runs, **chosen)])
+    notebook.run_all()
+    page, place = notebook.page, notebook.output(0)
+    readings = place.locator(".reading")
+    page.wait_for_function(
+        "[...document.querySelectorAll('.reading')].every(at => !['…', ''].includes(at.textContent))"
+    )
+    assert readings.count() == 2 * 2 * len(SEEN)
+    here = StripComparator(runs, **chosen)
+    first = here.tracks[0]
+    assert np.array_equal(pixels(place.locator(".cell canvas").nth(1)), first.images[1, 6, 0]), "asked for, and come"
+    place.locator(".cell").nth(0).click()
+    place.get_by_role("button", name="Pin this glyph").click()
+    place.locator(".cell").nth(5).click()
+    place.get_by_label("blink").check()
+    changes = page.evaluate("""async () => {
+      const canvas = document.querySelector('figure:not([hidden]) canvas');
+      const look = () => canvas.getContext('2d').getImageData(0, 0, 128, 128).data.join();
+      let [changes, last] = [0, look()];
+      for (const end = performance.now() + 3000; performance.now() < end; ) {
+        await new Promise(requestAnimationFrame);
+        const now = look();
+        changes += now !== last;
+        last = now;
+      }
+      return changes / 3;
+    }""")
+    assert 1 <= changes <= 4, "at most 2 Hz: four changes a second"
+    page.emulate_media(reduced_motion="reduce")
+    expect(place.get_by_label("blink")).to_be_disabled()
+    for ending in ("png", "gif", "html"):
+        with page.expect_download() as download:
+            place.get_by_role("button", name=ending.upper()).click()
+        download.value.save_as(tmp_path / f"saved.{ending}")
+    wait_for_code(page, place, "blink")
+    strip = view_strip(here.tracks, shown_view(place))
+    assert strip.images.shape[:2] == (4, len(SEEN))
+    with Image.open(tmp_path / "saved.png") as picture, Image.open(tmp_path / "saved.gif") as film:
+        assert (picture.size, film.n_frames) == (here.picture().size, len(SEEN))
+    page.set_content((tmp_path / "saved.html").read_text(encoding="utf-8"))
+    page.wait_for_selector(".cell canvas")
+    page.wait_for_timeout(300)
+    alone = page.locator(".cell canvas")
+    assert np.array_equal(pixels(alone.nth(len(SEEN) + 1)), here.tracks[1].images[1, 6, 0]), "no kernel, no network"
+    assert page.locator(".reading").nth(0).inner_text() not in ("", "…")
+    assert page.evaluate("window.obeyed") is None

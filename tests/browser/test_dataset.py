@@ -1,0 +1,125 @@
+"""The dataset browser as a reader uses it: filter and choose by mouse and keyboard, and how fast it is."""
+
+import numpy as np
+import pytest
+from playwright.sync_api import Locator, Page, expect
+
+from kanjilab.characters import load_characters
+from kanjilab.dataset import open_dataset
+from tests.image_folders import CHARACTERS, HOSTILE, eight_kanji
+
+from .pixels import pixels
+
+SLOWEST_MS = 1000  # a guard for a busy machine; what is aimed at is 100
+# Times each key to the moment when the glyphs that it lets pass are decoded and painted.
+STOPWATCH = """() => {
+  window.taken = [];
+  const grid = document.querySelector('.kanjilab-glyphs');
+  let began = 0;
+  document.addEventListener('input', () => (began = performance.now()), true);
+  new MutationObserver(async () => {
+    if (!began) return;
+    const start = began;
+    began = 0;
+    await Promise.all([...grid.querySelectorAll('img')].map((image) => image.decode()));
+    requestAnimationFrame(() => setTimeout(() => window.taken.push(performance.now() - start)));
+  }).observe(grid, { childList: true, subtree: true });
+}"""
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    """1,400 glyphs: eight characters, 175 times."""
+    return eight_kanji(tmp_path_factory.mktemp("data") / "kanji", times=175)
+
+
+def cell(folder):
+    return f"from kanjilab.widgets import DatasetBrowser\nDatasetBrowser({str(folder)!r})"
+
+
+def glyphs(place: Locator) -> Locator:
+    return place.get_by_role("group", name="Glyphs", exact=True).locator("img")
+
+
+def entry(place: Locator) -> Locator:
+    return place.locator("table")
+
+
+def wait_for_tally(place: Locator, text: str) -> None:
+    expect(place.get_by_role("status").filter(has_text=text)).to_be_visible(timeout=20_000)
+
+
+def test_filtering_by_mouse_and_by_keyboard_and_how_fast(open_notebook, folder, capsys):
+    notebook = open_notebook([cell(folder), "1", "2"])
+    notebook.run_all()
+    page, place = notebook.page, notebook.output(0)
+    images = open_dataset(folder).images(range(8))
+    wait_for_tally(place, "1,400 of 1,400 glyphs")
+    assert all((pixels(glyphs(place).nth(at)) == images[at]).all() for at in range(8))
+    place.get_by_label("Caption contains").click()
+    page.keyboard.type("CARP")
+    wait_for_tally(place, "350 of 1,400 glyphs, page 1 of 9")
+    assert (pixels(glyphs(place).nth(0)) == images[0]).all() and (pixels(glyphs(place).nth(3)) == images[1]).all()
+    place.get_by_role("button", name="Clear filters").click()
+    wait_for_tally(place, "1,400 of 1,400 glyphs")
+    place.get_by_label("Radical", exact=True).select_option("木")  # by mouse in a list
+    wait_for_tally(place, "175 of 1,400 glyphs")
+    assert (pixels(glyphs(place).nth(2)) == images[CHARACTERS.index("柵")]).all()
+    place.get_by_role("button", name="Next page").click()
+    wait_for_tally(place, "page 2 of 5")
+    assert glyphs(place).count() == 40
+    place.get_by_label("Strokes, at least").focus()
+    page.keyboard.press("Control+a")
+    page.keyboard.type("10")
+    page.keyboard.press("Enter")
+    wait_for_tally(place, "0 of 1,400 glyphs")
+    expect(place.get_by_text("No glyph passes the filter.")).to_be_visible()
+    code = place.get_by_label("This view as code").input_value()
+    assert "radicals=" in code and "strokes=(10, 99)" in code
+    place.get_by_role("button", name="Clear filters").click()
+    wait_for_tally(place, "1,400 of 1,400 glyphs")
+    place.get_by_label("Caption contains").click()
+    taken = measured(page)
+    median, late = np.percentile(taken, [50, 95])
+    with capsys.disabled():
+        print(f"\n1,400 glyphs, key to painted filter: median {median:.0f} ms, 95% {late:.0f} ms ({len(taken)} keys)")
+    assert late < SLOWEST_MS, taken
+    assert (notebook.active_cell, len(notebook.cells())) == (0, 3), "keys reached JupyterLab"
+
+
+def test_choosing_by_mouse_and_by_keyboard(open_notebook, folder):
+    notebook = open_notebook([cell(folder), "1", "2"])
+    notebook.run_all()
+    page, place = notebook.page, notebook.output(0)
+    place.get_by_role("radio", name="鯨: whale").first.click()
+    expect(entry(place)).to_contain_text("whale")
+    for key, reading in (("ArrowRight", "シン"), ("ArrowDown", "シン"), ("ArrowUp", "シン"), ("ArrowLeft", "くじら")):
+        page.keyboard.press(key)  # a row has eight glyphs: the one below is the same character again
+        expect(entry(place).get_by_role("row", name="readings")).to_contain_text(reading)
+    for key in ("b", "d", "d", "x", "Shift+Enter"):
+        page.keyboard.press(key)
+    assert (notebook.active_cell, len(notebook.cells())) == (0, 3), "keys reached JupyterLab"
+    place.get_by_role("radio", name="鯉: carp").first.click()
+    expect(entry(place)).to_contain_text("こい")
+    same = place.get_by_role("group", name="Same caption, first meaning or variant").locator("img")
+    expect(same.first).to_be_visible()
+    assert (pixels(same.nth(0)) == open_dataset(folder).images([1])[0]).all(), "the other carp"
+    notebook.screenshot("dataset")
+    place.get_by_role("radio", name=f"火: {HOSTILE}").first.click()
+    expect(entry(place)).to_contain_text(HOSTILE)
+    assert page.evaluate("window.obeyed") is None
+
+
+def measured(page: Page) -> list[float]:
+    """Milliseconds of keys each of which changes what passes: a letter of some captions, and its deletion."""
+    captions = [";".join(load_characters().loc[one, "meanings"]).casefold() for one in CHARACTERS[:-1]]
+    captions.append(HOSTILE.casefold())
+    letters = [letter for letter in "cdfgknpuwy" if 0 < sum(letter in text for text in captions) < len(captions)]
+    page.evaluate(STOPWATCH)
+    for letter in letters:
+        for key in (letter, "Backspace"):
+            count = page.evaluate("window.taken.length")
+            page.keyboard.press(key)
+            page.wait_for_function("count => window.taken.length > count", arg=count, polling=20)
+    assert len(letters) > 4
+    return page.evaluate("window.taken")

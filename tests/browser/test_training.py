@@ -1,0 +1,188 @@
+"""The training panel as a person uses it: start, stop, resume, and whatever befalls page and kernel in between."""
+
+import os
+import re
+import signal
+import time
+
+import numpy as np
+import pytest
+from playwright.sync_api import expect
+
+from kanjilab.widgets.recipe import read_state
+from tests.tiny_study import four_radicals
+
+HOSTILE = """<img src=x onerror="window.obeyed=1">"""
+LONG, SHORT = 4_000, 24  # images seen
+SLOW_MS = 120_000  # longest wait, on a busy machine
+KILLS = 2
+SETUP = """
+import time
+from functools import partial
+from kanjilab import history, lab
+from kanjilab.dataset import open_dataset
+from kanjilab.sample import Sampling, sample
+from kanjilab.settings import Arm
+from kanjilab.widgets import TrainingPanel
+from kanjilab.widgets.worker import Worker
+
+lab.open_dataset = partial(open_dataset, size_px=32)
+history.sample = partial(sample, size_px=32)
+Worker.told_at_once = getattr(Worker, "told_at_once", Worker.told_of_step)  # this cell may run again
+Worker.told_of_step = lambda self, report: (self.told_at_once(report), time.sleep({pause}))
+panel = TrainingPanel(
+    {place!r}, arm=Arm(rank=2, batch=2, peak_lr=0.01, images_seen={images}), data={data!r}, base={base!r},
+    precision="fp32", checkpoints=400, prompts=["water", {hostile!r}], sampling=Sampling(steps=1),
+    save_every_seconds=0.3,
+)
+panel
+"""
+PID = "import os\nprint(os.getpid())"
+FREE = "6 * 7"
+
+
+@pytest.fixture
+def images(tmp_path):
+    return four_radicals(tmp_path / "images")
+
+
+@pytest.fixture
+def cells(images, folder, tmp_path):
+    """Sources of a notebook with a panel, and where its runs lie."""
+
+    def make(seen=LONG, pause=0.03, *further):
+        words = dict(place=str(tmp_path / "panel"), images=seen, data=str(images), base=str(folder))
+        return [SETUP.format(**words, pause=pause, hostile=HOSTILE), PID, FREE, *further]
+
+    return make
+
+
+def state_of(tmp_path):
+    """What the one run of the panel's folder tells."""
+    [path] = [path for path in (tmp_path / "panel" / "runs").iterdir() if path.is_dir()]
+    return read_state(path)
+
+
+def button(place, name):
+    return place.get_by_role("button", name=name, exact=True)
+
+
+def seen_so_far(place):
+    """What the native progress bar says, in images."""
+    return int(place.get_by_role("progressbar").first.evaluate("bar => bar.value"))
+
+
+def wait_until_it_trains(place, beyond=0):
+    expect(button(place, "Stop")).to_be_enabled(timeout=SLOW_MS)
+    place.get_by_role("progressbar").first.wait_for(timeout=SLOW_MS)
+    end = time.monotonic() + SLOW_MS / 1000
+    while seen_so_far(place) <= beyond and time.monotonic() < end:
+        time.sleep(0.05)
+    assert seen_so_far(place) > beyond
+
+
+def run_again(notebook):
+    """As after opening the notebook anew: all cells, and the panel's place."""
+    notebook.run_all()
+    return notebook.output(0)
+
+
+def test_start_stop_resume_reload_and_restart(open_notebook, cells, tmp_path):
+    notebook = open_notebook(cells())
+    place = run_again(notebook)
+    expect(button(place, "Start")).to_be_enabled()
+    button(place, "Start").press("Enter")  # by keyboard
+    wait_until_it_trains(place)
+
+    # The kernel is free for other cells.
+    started = time.monotonic()
+    notebook.page.evaluate("jupyterapp.shell.currentWidget.content.activeCellIndex = 2")
+    notebook.command("notebook:run-cell")
+    assert notebook.text(2) == "42"
+    print(f"\na cell beside a training takes {1000 * (time.monotonic() - started):.0f} ms")
+    place = notebook.output(0)
+    expect(place.get_by_alt_text("Loss and gradient norm so far")).to_be_visible(timeout=SLOW_MS)
+    strip = place.get_by_alt_text(re.compile("^Strip: water"))
+    expect(strip).to_be_visible(timeout=SLOW_MS)
+    first = strip.get_attribute("src")
+    expect(strip).not_to_have_attribute("src", first, timeout=SLOW_MS)  # it has grown by a column
+    assert HOSTILE in strip.get_attribute("alt")
+    assert notebook.page.evaluate("window.obeyed") is None
+    notebook.screenshot("training-going-on")
+
+    # Reloading the page loses nothing, and the panel is attached again.
+    before = seen_so_far(place)
+    notebook.page.reload()
+    notebook.wait_idle()
+    place = run_again(notebook)
+    expect(button(place, "Running")).to_be_disabled()
+    wait_until_it_trains(place, before)
+
+    button(place, "Stop").click()
+    expect(button(place, "Resume")).to_be_enabled(timeout=SLOW_MS)
+    stopped = state_of(tmp_path)
+    assert stopped.kind == "stopped" and stopped.images_seen >= before
+    expect(place.get_by_text("Failed")).to_have_count(0)
+    notebook.screenshot("training-stopped")
+
+    # A restarted kernel ends the training at a checkpoint; the panel offers to go on.
+    button(place, "Resume").click()
+    wait_until_it_trains(place, stopped.images_seen)
+    shown = seen_so_far(place)
+    notebook.restart()
+    left = state_of(tmp_path)
+    assert left.kind == "stopped" and left.images_seen >= shown, "a restart leaves a checkpoint"
+    place = run_again(notebook)
+    expect(button(place, "Resume")).to_be_enabled()
+    assert seen_so_far(place) == left.images_seen
+
+
+def test_a_killed_kernel_loses_the_steps_since_the_last_checkpoint_alone(open_notebook, cells, tmp_path):
+    notebook, rng, saved = open_notebook(cells()), np.random.default_rng(1), 0
+    for number in range(KILLS):
+        place = run_again(notebook)
+        button(place, "Resume" if number else "Start").click(timeout=SLOW_MS)
+        wait_until_it_trains(place, 2 * saved)
+        time.sleep(rng.uniform(0, 1.5))
+        newest = state_of(tmp_path).saved_step
+        os.kill(int(notebook.text(1)), signal.SIGKILL)
+        notebook.page.wait_for_function(
+            "() => jupyterapp.shell.currentWidget.context.sessionContext.session?.kernel?.status !== 'idle'"
+        )
+        state = state_of(tmp_path)
+        assert state.kind == "stopped" and state.saved_step >= newest >= saved
+        saved = state.saved_step
+        dismiss = notebook.page.get_by_role("button", name=re.compile("^(Ok|Dismiss)$"))
+        if dismiss.count():
+            dismiss.first.click()
+        notebook.wait_idle()
+    place = run_again(notebook)
+    expect(button(place, "Resume")).to_be_enabled()
+    assert seen_so_far(place) == 2 * saved > 0
+
+
+def test_interrupting_a_cell_that_waits_leaves_a_checkpoint(open_notebook, cells, tmp_path):
+    notebook = open_notebook(cells(LONG, 0.03, "await panel.run_now()"))
+    notebook.run_all(wait=False)
+    notebook.page.wait_for_function("() => !!document.querySelector('progress')?.value", timeout=SLOW_MS)
+    notebook.command("notebook:interrupt-kernel")
+    with pytest.raises(AssertionError, match="Interrupt|Cancelled"):
+        notebook.wait_done()
+    notebook.wait_idle()
+    state = state_of(tmp_path)
+    assert state.kind == "stopped" and state.saved_step > 0
+
+
+def test_the_whole_from_top_to_bottom(open_notebook, cells):
+    notebook = open_notebook(cells(SHORT, 0, "await panel.run_now()", "panel.state.kind", "panel.picture()"))
+    notebook.run_all()
+    assert notebook.text(4) == "'finished'"
+    assert "image/png" in notebook.cells()[5]["outputs"][0]["data"]
+    place = notebook.output(0)
+    expect(button(place, "Load")).to_be_enabled()
+    images = place.get_by_label("images seen").first
+    images.fill("48")
+    images.press("Tab")
+    expect(button(place, "Start")).to_be_enabled()
+    expect(place.get_by_text(re.compile("24 steps"))).to_be_visible()
+    notebook.screenshot("training-finished")
