@@ -28,7 +28,7 @@ from kanjilab.sample import sample
 from kanjilab.score import glyphs_of
 from kanjilab.settings import Arm
 from kanjilab.strips import Strip
-from kanjilab.studies import TUNED_SUFFIX, claims
+from kanjilab.studies import TUNED_SUFFIX, claims, is_tuned
 from kanjilab.study import Study, Variant, place
 
 HITS, LOSS, DIVERSITY = "images with the expected radical", "held-out loss", "diversity"
@@ -313,6 +313,8 @@ class StoredStudy:
             tuned = {v.label: study.arm_of(v, study.seeds[0]).peak_lr for v in study.variants}
             named = [f"{label} {rate:.2g}" for label, rate in tuned.items() if label.endswith(TUNED_SUFFIX)]
             lines.append(f"Two ways to choose the learning rate: {arm.peak_lr:g} for all, and {'; '.join(named)}.")
+        elif is_tuned(study):
+            lines.append(f"One learning rate, {arm.peak_lr:g}, which a pilot with other seeds chose for each.")
         elif "peak_lr" not in variant_settings(study):
             lines.append(f"One learning rate, {arm.peak_lr:g}, tuned for none: a difference may be one of rates.")
         radicals = len(study.data.get("radicals", ())) or 16

@@ -278,7 +278,7 @@ def make_study(name: str, scale: str = "full", seeds: Sequence[int] = ()) -> Stu
     design = design.shortened(budget.most_contrasts or len(design.pairs))
     if budget.phase == "pilot":
         design = at_every_rate(design)
-    elif tuned := TUNED.get(name):
+    elif budget.phase == "confirm" and (tuned := TUNED.get(name)):
         design = with_tuned_rates(design, tuned)
     phase = "explore" if budget.phase == "confirm" and name not in CLAIMS else budget.phase
     return Study(
@@ -315,8 +315,10 @@ def with_tuned_rates(design: Design, tuned: Mapping[str, float]) -> Design:
     """Every variant that has a rate of its own also at that rate, and the same contrasts between these.
 
     Args:
-        tuned: label -> rate.
+        tuned: label -> rate; where none differs from what the design has anyway, it stays as it is.
     """
+    if all(tuned.get(v.label) in (None, v.changes.get("peak_lr", design.arm.peak_lr)) for v in design.variants):
+        return design
     variants = [_at_rate(v, tuned[v.label], TUNED_SUFFIX) for v in design.variants if v.label in tuned]
     further = tuple((a + TUNED_SUFFIX, b + TUNED_SUFFIX) for a, b in design.pairs if {a, b} <= tuned.keys())
     return dataclasses.replace(design, variants=[*design.variants, *variants], contrasts=design.pairs + further)
@@ -340,6 +342,13 @@ def best_rates(table: pd.DataFrame) -> pd.DataFrame:
     return pd.DataFrame(rows)
 
 
+def is_tuned(study: Study) -> bool:
+    """Whether a full study's own rates are those that a pilot chose for the variants of its first contrast."""
+    tuned = TUNED.get(study.name.removesuffix("-full"), {})
+    arms = {variant.label: study.arm_of(variant, study.seeds[0]) for variant in study.variants}
+    return all(tuned.get(label) == arms[label].peak_lr for label in study.contrasts[0])
+
+
 def claims(
     folder: Path, judge: str = "radicals", split: str = "held_out", suffix: str = ""
 ) -> list[tuple[Study, Contrast]]:
@@ -349,14 +358,14 @@ def claims(
         folder: holds the studies' folders, as "rank-full".
         judge: name of whose readings count.
         split: of the prompts.
-        suffix: `TUNED_SUFFIX` for the variants at the rates that the pilots chose.
+        suffix: `TUNED_SUFFIX` for the variants at the rates that the pilots chose, whether named so or tuned anyway.
     """
     found = []
     for path in (folder / f"{name}-full" / f"report-{judge}.json" for name in CLAIMS):
         if path.exists():
             report = json.loads(path.read_text())
             study, known = Study.from_json(report["study"]), report["contrasts"][split]
-            wanted = tuple(label + suffix for label in study.contrasts[0])
+            wanted = tuple(label + suffix * (not is_tuned(study)) for label in study.contrasts[0])
             found += [(study, Contrast.from_json(c)) for c in known if (c["first"], c["second"]) == wanted]
     corrected = holm([contrast.p for _, contrast in found])
     return [(study, dataclasses.replace(c, p_corrected=p)) for (study, c), p in zip(found, corrected, strict=True)]

@@ -19,6 +19,7 @@ from kanjilab.studies import (
     at_every_rate,
     best_rates,
     findings,
+    is_tuned,
     make_study,
     with_tuned_rates,
 )
@@ -203,7 +204,18 @@ def test_tuned_rates_enter_the_full_study(monkeypatch):
     assert arms["rank 4, tuned"] == dataclasses.replace(arms["rank 4"], peak_lr=4.5e-3)
     assert arms["rank 64, tuned"] == arms["rank 64"]  # one training serves both
     assert ("rank 64, tuned", "rank 4, tuned") in study.contrasts
-    assert make_study("rank", "smoke") == make_study("rank", "smoke")
+    assert not any(TUNED_SUFFIX in variant.label for variant in make_study("rank", "smoke").variants)
+
+
+def test_rates_that_were_tuned_anyway_add_nothing_and_count_as_tuned(tmp_path, monkeypatch):
+    plain = make_study("schedule", "full")
+    assert not is_tuned(plain)
+    monkeypatch.setitem(studies.TUNED, "schedule", dict.fromkeys(["constant", "cosine"], STUDY_ARM.peak_lr))
+    assert make_study("schedule", "full") == plain and is_tuned(plain)
+    write_report(tmp_path, plain, 0.1)
+    assert findings(tmp_path, suffix=TUNED_SUFFIX) == findings(tmp_path) != []
+    monkeypatch.setitem(studies.TUNED, "schedule", {"constant": STUDY_ARM.peak_lr, "cosine": 1.0})
+    assert not is_tuned(plain) and findings(tmp_path, suffix=TUNED_SUFFIX) == []
 
 
 def test_best_rates_are_those_with_most_hits_at_the_end():
@@ -237,6 +249,7 @@ def write_report(folder, study, better):
 
 
 def test_findings_correct_the_claims_together(tmp_path, monkeypatch):
+    monkeypatch.setattr(studies, "TUNED", {})
     assert findings(tmp_path) == []
     for name, better in (("rank", 0.1), ("batch", -0.05), ("schedule", 0.0)):
         write_report(tmp_path, make_study(name), better)
