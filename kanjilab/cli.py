@@ -53,6 +53,10 @@ class JudgeName(StrEnum):
     B = "B"
 
 
+def _report_name(judge: JudgeName) -> str:
+    return judge.value if judge == JudgeName.radicals else f"judge-{judge.value.lower()}"
+
+
 def _reading(judge: JudgeName) -> dict[str, Any]:
     """How `ablate` is told who reads; judges A and B find a radical anywhere in the glyph."""
     if judge == JudgeName.radicals:
@@ -60,7 +64,7 @@ def _reading(judge: JudgeName) -> dict[str, Any]:
     from kanjilab.judges import load_judge
     from kanjilab.metrics import expected_part_hits
 
-    return {"judge": load_judge(judge.value), "name": f"judge-{judge.value.lower()}", "hits": expected_part_hits}
+    return {"judge": load_judge(judge.value), "name": _report_name(judge), "hits": expected_part_hits}
 
 
 def _rule(name: RuleName, ratio: float = 1.0) -> Any:
@@ -256,6 +260,24 @@ def sweep(
         typer.echo("\n".join([f"{split.replace('_', '-')} prompts:", *(f"  {line}" for line in sentences)]))
     for file in (f"table-{name}.parquet", f"report-{name}.json", f"figure-{name}.png"):
         typer.echo(f"{folder / file}")
+
+
+@app.command()
+def findings(
+    folder: Annotated[Path, typer.Argument(help="Holds the studies' folders.")] = Path("figures/studies"),
+    judge: Annotated[JudgeName, typer.Option(help="Whose readings count.")] = JudgeName.radicals,
+    training_captions: Annotated[bool, typer.Option(help="Of training captions in place of held-out ones.")] = False,
+    tuned: Annotated[bool, typer.Option(help="At the rates that pilots chose, in place of one for all.")] = False,
+) -> None:
+    """The article's claims as far as they were studied, a sentence each, their p values corrected together."""
+    from kanjilab.studies import TUNED_SUFFIX
+    from kanjilab.studies import findings as sentences
+
+    split, suffix = "train" if training_captions else "held_out", TUNED_SUFFIX if tuned else ""
+    lines = sentences(folder, _report_name(judge), split, suffix)
+    if not lines:
+        raise _fail_plainly(ValueError(f"{folder}: expected a folder with finished studies, as rank-full, got none"))
+    typer.echo("\n".join(lines))
 
 
 @app.command()

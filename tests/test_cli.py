@@ -21,7 +21,19 @@ from kanjilab.settings import Arm
 from kanjilab.study import Study, Variant
 from tests.tiny import save_tiny_pipeline
 
-COMMANDS = ["demo", "data", "train", "sweep", "strip", "score", "criteria", "reinvent", "diagnose", "export"]
+COMMANDS = [
+    "demo",
+    "data",
+    "train",
+    "sweep",
+    "findings",
+    "strip",
+    "score",
+    "criteria",
+    "reinvent",
+    "diagnose",
+    "export",
+]
 QUICK = ["--steps", "1", "--guidance", "1", "--sampler", "ddim", "--seeds", "1"]
 ROWS = [("water", "水"), ("tree", "木"), ("person", "人"), ("fire", "火")]
 KANJIDIC2 = """<kanjidic2><header/>{}</kanjidic2>"""
@@ -220,6 +232,14 @@ def test_criteria_of_a_run_are_printed_and_stored(trained, images, monkeypatch):
 def test_criteria_want_a_judge_of_parts_and_held_out_characters(trained, images):
     assert "expected A or B" in refused("criteria", trained[0].path, images, "--judge", "radicals", code=2)
     assert "expected held-out characters" in refused("criteria", trained[0].path, images)
+
+
+def test_findings_are_told_from_stored_studies(tmp_path):
+    stored = Path(__file__).parents[1] / "figures" / "studies"
+    lines = done("findings", stored, "--judge", "B").splitlines()
+    assert lines == studies.findings(stored, "judge-b") and len(lines) == 4
+    assert done("findings", stored, "--training-captions", "--tuned").startswith("a higher rank draws better: ")
+    assert "expected a folder with finished studies" in refused("findings", tmp_path)
 
 
 @pytest.fixture

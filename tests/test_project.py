@@ -14,7 +14,11 @@ from packaging.specifiers import SpecifierSet
 from packaging.utils import canonicalize_name
 from packaging.version import Version
 
+from kanjilab.criteria import ALL_FIVE, CRITERIA
+from kanjilab.studies import TUNED_SUFFIX, findings
+
 ROOT = Path(__file__).parents[1]
+STUDIES = ROOT / "figures" / "studies"
 WEIGHTS_LIMIT_BYTES = 40_000_000
 NOTEBOOK_LIMIT_BYTES = 1_000_000
 FIGURE_LIMIT_BYTES = 500_000
@@ -179,6 +183,31 @@ def test_every_figure_has_its_facts_beside():
 
 def traces(text: str) -> list[str]:
     return [f"{kind}: {found[0]}" for kind, pattern in TRACES.items() if (found := pattern.search(text))]
+
+
+@pytest.mark.parametrize(("judge", "unit"), [("radicals", " points"), ("judge-b", "")])
+@pytest.mark.parametrize("suffix", ["", TUNED_SUFFIX])
+def test_the_readme_tells_the_stored_findings(judge, unit, suffix):
+    readme = (ROOT / "README.md").read_text()
+    told = [sentence.split(": ")[-2].split(", 8 blocks")[0] for sentence in findings(STUDIES, judge, suffix=suffix)]
+    assert len(told) == (2 if suffix else 4)
+    for text in told[:1] if suffix else told:  # batch, tuned, is batch
+        assert text.replace(" points", unit) in readme
+
+
+def test_the_readme_tells_the_stored_criteria_and_reinvention():
+    readme = (ROOT / "README.md").read_text()
+    scores = json.loads((ROOT / "figures" / "criteria_judge_b.json").read_text())["scores"]
+    rows = {"the demo's run": "run", "trained with shuffled captions": "shuffled captions", "noise": "noise"}
+    rows |= {"typeset by rule": "typeset", "real held-out characters": "real held-out"}
+    for label, name in rows.items():
+        (line,) = re.findall(rf"^\| {label}.*", readme, re.MULTILINE)
+        shares = [float(cell.strip(" *").split()[0].strip("*")) for cell in line.split("|")[2:-1]]
+        assert shares == [round(100 * scores[name][score]["value"], 1) for score in (*CRITERIA, ALL_FIVE)]
+    asked = json.loads((ROOT / "figures" / "reinvention_report.json").read_text())["scores"]["T1, by parts"]
+    for score in ("part-set recall", "top-10, among all"):
+        value, low, high = (100 * asked[score][end] for end in ("value", "low", "high"))
+        assert f"{value:.1f}% [{low:.1f}, {high:.1f}]" in readme
 
 
 def test_no_text_names_one_machine_or_a_package_index():
