@@ -6,9 +6,12 @@ python notebooks/build.py --strip FILE    only remove what a run leaves behind (
 """
 
 import argparse
+import json
 import os
+import re
 import subprocess
 import sys
+import tempfile
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -78,7 +81,18 @@ def executed(notebook: NotebookNode, folder: Path) -> NotebookNode:
         record_timing=False,
         resources={"metadata": {"path": str(folder)}},
     )
-    return client.execute()
+    return without_temporary_folders(client.execute())
+
+
+def without_temporary_folders(notebook: NotebookNode) -> NotebookNode:
+    """A copy whose outputs name temporary folders "…": their names differ with every run."""
+    notebook = nbformat.from_dict(notebook)
+    folder = re.compile(re.escape(tempfile.gettempdir()) + r"/kanjilab-\w+")
+    for cell in notebook.cells:
+        if cell.cell_type == "code":
+            outputs = folder.sub("…", json.dumps(cell.outputs, ensure_ascii=False))
+            cell.outputs = [nbformat.from_dict(output) for output in json.loads(outputs)]
+    return notebook
 
 
 def write(notebook: NotebookNode, path: Path) -> None:

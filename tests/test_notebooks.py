@@ -202,3 +202,9 @@ def test_kernels_are_offline_and_their_home_is_temporary(tmp_path):
     done = build.executed(source, tmp_path)
     assert "kanjilab-home-" in done.cells[1].outputs[0].text
     assert "tests are offline" in done.cells[2].outputs[0].text
+
+
+def test_a_run_leaves_no_temporary_folders_name(tmp_path):
+    source = small_notebook("import tempfile\nfolder = tempfile.mkdtemp(prefix='kanjilab-')\nprint(folder)\nfolder")
+    cell = build.executed(source, tmp_path).cells[-1]
+    assert (cell.outputs[0].text, cell.outputs[1].data["text/plain"]) == ("…\n", "'…'")
