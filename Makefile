@@ -49,7 +49,7 @@ browser-test: $(INSTALLED)
 	@command -v chromium || command -v chromium-browser || command -v google-chrome || \
 		{ echo "No Chromium on the search path. Install it (Debian and Ubuntu: apt-get install chromium;" \
 		"macOS: brew install --cask chromium), then: make browser-test" >&2; exit 1; }
-	$(BIN)/pytest -q -m browser tests/browser
+	$(BIN)/pytest -q -n 2 --dist loadfile -m browser tests/browser
 
 lab: $(INSTALLED)
 	$(BIN)/jupyter lab --notebook-dir=notebooks

@@ -44,6 +44,14 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     items.sort(key=lambda item: [item.get_closest_marker(name) is not None for name in ("browser", "notebook")])
 
 
+def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
+    """Print what tests measured (`record_property("measured", text)`), at the end, whichever process ran them."""
+    for report in terminalreporter.getreports("passed"):
+        for name, value in report.user_properties:
+            if name == "measured":
+                terminalreporter.write_line(str(value))
+
+
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A tiny pipeline in diffusers' format."""
@@ -63,9 +71,9 @@ def base(folder: Path):
 @pytest.fixture(scope="session")
 def sd3_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A tiny Stable Diffusion 3 in diffusers' format."""
-    from tests.tiny import save_tiny_sd3_pipeline
+    from kanjilab.miniature import save_miniature_sd3
 
-    return save_tiny_sd3_pipeline(tmp_path_factory.mktemp("tiny") / "sd3")
+    return save_miniature_sd3(tmp_path_factory.mktemp("tiny") / "sd3")
 
 
 @pytest.fixture(scope="module")

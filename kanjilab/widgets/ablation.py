@@ -225,7 +225,8 @@ class AblationPanel(Panel):
         self.plan_button.on_click(lambda _: self.plan())
         self.claim, self.cost, self.status = html_text("", "b"), html_text(""), html_text("")
         self.progress, self.cells, self.sentences = widgets.HTML(), widgets.HTML(), widgets.HTML()
-        self.points, self.figure, self.strip = RatePoints(), widgets.HTML(), widgets.HTML()
+        self.points, self.figure = RatePoints(), widgets.HTML()
+        self.strip = widgets.HTML(layout={"max_height": "44em", "overflow": "auto"})  # a study may have many prompts
         self.points.observe(lambda _: self._show_strip(), "selected")
         self.code_box = CodeBox(label="This study as code")
 

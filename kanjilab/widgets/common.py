@@ -172,7 +172,7 @@ def picture_html(png: bytes, alternative: str, width: str = "100%") -> str:
         width: largest width on the page, in CSS.
     """
     data = base64.b64encode(png).decode()
-    style = f"max-width:{escape(width)};height:auto"
+    style = f"max-width:min(100%,{escape(width)});height:auto"  # never beyond a narrow or zoomed window
     return f'<img src="data:image/png;base64,{data}" alt="{escape(alternative)}" style="{style}">'
 
 

@@ -35,6 +35,7 @@ from kanjilab.widgets.common import png_bytes
 
 CHOOSER, REPORTER = "A", "B"  # one judge chooses, the other reports, so that no score praises its own choice
 FRAMES_SHOWN = 12
+COLOURS = 32  # of a static picture: notebooks keep them
 BASE_ALONE = "the base alone, before any training"
 WAIT_SECONDS = 0.2
 
@@ -276,7 +277,8 @@ class Glyphs:
             order = list(np.argsort(self.ranking["order"]))
             captions = [short_caption(self.ranking.iloc[one], self.request.seeds[one]) for one in order]
             sheets.append(draw_glyph_sheet(self.images[order], captions, columns=FRAMES_SHOWN))
-        return stacked([Image.open(io.BytesIO(png_bytes(sheet))).convert("RGB") for sheet in sheets])
+        page = stacked([Image.open(io.BytesIO(png_bytes(sheet))).convert("RGB") for sheet in sheets])
+        return page.quantize(COLOURS)
 
 
 def stacked(pictures: Sequence[Image.Image]) -> Image.Image:

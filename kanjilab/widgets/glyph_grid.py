@@ -36,7 +36,8 @@ class GlyphGrid(anywidget.AnyWidget):
     selected = traitlets.Int(NONE).tag(sync=True)
 
     def __init__(self, label: str, *, columns: int = 8, cell_px: int = 64, empty: str = "nothing to show"):
-        super().__init__(label=label, columns=columns, cell_px=cell_px, empty=empty)
+        shape = {"max_width": "100%"}  # beside something else it would stick out of a narrow window
+        super().__init__(label=label, columns=columns, cell_px=cell_px, empty=empty, layout=shape)
 
     def fill(
         self, pictures: Sequence[bytes], captions: Sequence[str], names: Sequence[str] = (), selected: int = NONE

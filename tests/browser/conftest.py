@@ -7,7 +7,7 @@ from pathlib import Path
 from urllib.parse import urlparse
 
 import pytest
-from playwright.sync_api import Browser, Page, sync_playwright
+from playwright.sync_api import Browser, BrowserContext, Page, sync_playwright
 
 from .lab import Lab, NotebookPage
 
@@ -49,15 +49,22 @@ def browser() -> Iterator[Browser]:
         browser.close()
 
 
+@pytest.fixture(scope="session")
+def window(browser: Browser) -> Iterator[BrowserContext]:
+    """One window for all tests: it keeps JupyterLab's scripts, which take seconds to load anew."""
+    window = browser.new_context(viewport=WINDOW, reduced_motion="no-preference")
+    yield window
+    window.close()
+
+
 @pytest.fixture
-def page(browser: Browser) -> Iterator[Page]:
-    """An empty page of a browser without memory; fails the test where it reached for another machine."""
-    context = browser.new_context(viewport=WINDOW, reduced_motion="no-preference")
-    page = context.new_page()
+def page(window: BrowserContext) -> Iterator[Page]:
+    """An empty page; fails the test where it reached for another machine."""
+    page = window.new_page()
     strangers: list[str] = []
     page.on("request", lambda request: strangers.append(request.url) if _leaves(request.url) else None)
     yield page
-    context.close()
+    page.close()
     assert strangers == [], "the page reached for another machine"
 
 
