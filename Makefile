@@ -42,14 +42,14 @@ lint: $(INSTALLED)
 	$(BIN)/pyright --pythonpath $(BIN)/python
 
 test: lint
-	$(BIN)/pytest -q -n 2 --dist loadfile $(TESTS)
+	$(BIN)/pytest -q -n 2 --dist loadgroup $(TESTS)
 	@echo "Style, types, tests and notebooks: all passed (their files were temporary, nothing is left behind)"
 
 browser-test: $(INSTALLED)
 	@command -v chromium || command -v chromium-browser || command -v google-chrome || \
 		{ echo "No Chromium on the search path. Install it (Debian and Ubuntu: apt-get install chromium;" \
 		"macOS: brew install --cask chromium), then: make browser-test" >&2; exit 1; }
-	$(BIN)/pytest -q -n 2 --dist loadfile -m browser tests/browser
+	$(BIN)/pytest -q -n 2 --dist loadgroup -m browser tests/browser
 
 lab: $(INSTALLED)
 	$(BIN)/jupyter lab --notebook-dir=notebooks

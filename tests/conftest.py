@@ -40,8 +40,12 @@ def pytest_configure(config: pytest.Config) -> None:
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    # Browser tests last of all: Playwright keeps an event loop running, in which papermill could not start its own.
-    items.sort(key=lambda item: [item.get_closest_marker(name) is not None for name in ("browser", "notebook")])
+    """Plain tests, the browser's, then notebooks. Of several processes one takes a file whole; notebooks go singly."""
+    items.sort(key=lambda item: [item.get_closest_marker(name) is not None for name in ("notebook", "browser")])
+    for item in items:
+        if item.get_closest_marker("notebook") is None:
+            browser = item.get_closest_marker("browser") is not None
+            item.add_marker(pytest.mark.xdist_group("browser" if browser else item.path.stem))
 
 
 def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
