@@ -241,12 +241,9 @@ def stored_samples(run: RunFolder, arm: int = 0) -> tuple[list[int], np.ndarray]
     Returns:
         Steps, and (C, H, W) or (C, H, W, 3) uint8; or None.
     """
-    for name in run.samples():
-        if name.startswith("history_"):
-            images, facts = run.read_samples(name)
-            if facts.get("arm") == arm:
-                return facts["steps"], images[:, 0, 0]
-    return None
+    found = [run.read_samples(name) for name in run.samples() if name.startswith("history_")]
+    of_arm = [(facts["steps"], images[:, 0, 0]) for images, facts in found if facts.get("arm") == arm]
+    return max(of_arm, key=lambda drawn: len(drawn[0]), default=None)  # some hold the last checkpoint alone
 
 
 def draw_diagnosis(found: Diagnosis, samples: tuple[Sequence[int], np.ndarray] | None = None) -> Figure:

@@ -83,6 +83,28 @@ def encode_dataset(
     return open_encoded(folder)
 
 
+def blank_encoded(base: Base, size_px: int, images: int) -> Encoded:
+    """Data of the right shapes and nothing in them, on which a training can be measured before anything is encoded.
+
+    Args:
+        size_px: height and width of the images.
+        images: N of them.
+    """
+
+    def zeros(dtype: type[np.generic], *shape: int) -> np.ndarray:
+        return np.broadcast_to(np.zeros(1, dtype), shape)
+
+    latents, pooled = (images, *base.latent_shape(size_px)), base.text.pooled_width
+    return Encoded(
+        mean=zeros(np.float32, *latents),
+        log_variance=zeros(np.float32, *latents),
+        tokens=zeros(np.float16, 1, *base.text.shape),
+        pooled=None if pooled is None else zeros(np.float16, 1, pooled),
+        caption=zeros(np.int64, images),
+        identity="blank",
+    )
+
+
 def open_encoded(folder: Path) -> Encoded:
     """Opens a folder that `encode_dataset` wrote."""
 

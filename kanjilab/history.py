@@ -11,6 +11,8 @@ from kanjilab.sample import Sampling, checkpoint_images_seen, default_sampling, 
 from kanjilab.settings import settings_hash
 from kanjilab.strips import Strip
 
+LOADED_BYTES = 1_000_000_000  # of adapters, a rank of 768 having 4.5 GB
+
 
 def sample_history(
     base: Base,
@@ -20,6 +22,8 @@ def sample_history(
     sampling: Sampling | None = None,
     *,
     arm: int = 0,
+    steps: Sequence[int] | None = None,
+    batch: int = 32,
     on_progress: Callable[[int, int], None] = lambda done, total: None,
 ) -> tuple[np.ndarray, dict[str, Any]]:
     """Every prompt with every seed at every checkpoint; the same noise in each.
@@ -30,6 +34,8 @@ def sample_history(
     Args:
         prompts: P prompts. seeds: S seeds.
         arm: which arm of the run.
+        steps: some of `run.checkpoints()`, ascending; all by default.
+        batch: images drawn at a time.
         on_progress: called with (done, total) images of those that are drawn now.
     Returns:
         (C, P, S, H, W) uint8 images, C checkpoints from "before training" on; and the facts: steps,
@@ -39,14 +45,14 @@ def sample_history(
     """
     sampling = sampling or default_sampling(base.family)
     asked = {"prompts": list(prompts), "seeds": list(seeds), "sampling": sampling.to_json()}
-    facts = _facts(base, run, arm) | asked
-    steps, name = facts["steps"], _name(run, prompts, seeds, sampling, arm)
+    facts = _facts(base, run, arm, steps) | asked
+    wanted, name = facts["steps"], _name(run, prompts, seeds, sampling, arm)
     stored = stored_history(run, prompts, seeds, sampling, arm=arm)
     columns = dict(zip(stored[1]["steps"], stored[0], strict=True)) if stored else {}
-    if list(columns) != steps:
-        left = [step for step in steps if step not in columns]
-        columns |= _draw_columns(base, run, arm, left, (prompts, seeds, sampling), on_progress)
-        columns = {step: columns[step] for step in steps}
+    if list(columns) != wanted:
+        left = [step for step in wanted if step not in columns]
+        columns |= _draw_columns(base, run, arm, left, (prompts, seeds, sampling), batch, on_progress)
+        columns = {step: columns[step] for step in wanted}
         run.write_samples(name, np.stack(list(columns.values())), facts)
     return np.stack(list(columns.values())), facts
 
@@ -76,27 +82,39 @@ def _draw_columns(
     arm: int,
     steps: Sequence[int],
     asked: tuple[Sequence[str], Sequence[int], Sampling],
+    batch: int,
     on_progress: Callable[[int, int], None],
 ) -> dict[int, np.ndarray]:
-    """Step -> (P, S, H, W) or (P, S, H, W, 3), drawn together where they are adapters of one base."""
+    """Step -> (P, S, H, W) or (P, S, H, W, 3), drawn together where they are small adapters of one base."""
     prompts, seeds, sampling = asked
-    each = len(prompts) * len(seeds)
-    whole = run.settings["arms"][arm]["targets"] == "unet"
+    each, together = len(prompts) * len(seeds), _drawn_together(run, arm)
     drawn: dict[int, np.ndarray] = {}
-    for group in [[step] for step in steps] if whole else [list(steps)] if steps else []:
+    if steps:
+        on_progress(0, each * len(steps))
+    for group in [steps[start : start + together] for start in range(0, len(steps), together)]:
         trainable = load_checkpoints(base, run, group, arm)
         report = _shifted(on_progress, each * len(drawn), each * len(steps))
-        images = sample(base, prompts, seeds, sampling, trainable=trainable, on_progress=report)
+        images = sample(base, prompts, seeds, sampling, trainable=trainable, batch=batch, on_progress=report)
         drawn |= dict(zip(group, images, strict=True))
     return drawn
 
 
-def _facts(base: Base, run: RunFolder, arm: int) -> dict[str, Any]:
+def _drawn_together(run: RunFolder, arm: int) -> int:
+    """How many of an arm's checkpoints are loaded at once."""
+    if run.settings["arms"][arm]["targets"] == "unet":
+        return 1
+    first = run.checkpoint_path(run.checkpoints()[0]) / f"arm_{arm}" / "adapter_model.safetensors"
+    return max(1, LOADED_BYTES // first.stat().st_size)
+
+
+def _facts(base: Base, run: RunFolder, arm: int, only: Sequence[int] | None) -> dict[str, Any]:
     steps, arms = run.checkpoints(), len(run.settings["arms"])
     if not 0 <= arm < arms:
         raise ValueError(f"{run.path} has arms 0 to {arms - 1}, got {arm}")
     if not steps:
         raise ValueError(f"{run.path} has no checkpoint yet: its training never began")
+    if only is not None:
+        steps = [step for step in steps if step in only]
     seen = [checkpoint_images_seen(run, step, arm) for step in steps]
     return {"base": base.name, "run": run.settings["hash"], "arm": arm, "steps": steps, "images_seen": seen}
 
@@ -105,15 +123,19 @@ def _shifted(on_progress: Callable[[int, int], None], before: int, total: int) -
     return lambda done, _: on_progress(before + done, total)
 
 
-def history_strip(images: np.ndarray, facts: dict[str, Any], title: str = "", further: int = 3) -> Strip:
+def history_strip(
+    images: np.ndarray, facts: dict[str, Any], title: str = "", further: int = 3, others: np.ndarray | None = None
+) -> Strip:
     """Checkpoints in columns, prompts in rows, and the last checkpoint in some other noises.
 
     Args:
         images, facts: of `sample_history`.
         title: above the strip.
         further: how many other noises of the last checkpoint to show, where there are so many seeds.
+        others: (P, F, H, W) or (P, F, H, W, 3), the last checkpoint in further noises than the images' own.
     """
-    others = images[-1, :, 1 : 1 + further]  # (P, further, H, W)
+    if others is None:
+        others = images[-1, :, 1 : 1 + further]  # (P, further, H, W)
     columns = images[:, :, 0].swapaxes(0, 1)  # (P, C, H, W)
     seen = facts["images_seen"]
     labels = ["before", *(f"{count:,}" for count in seen[1:])]

@@ -17,6 +17,7 @@ from torch.overrides import TorchFunctionMode
 
 from kanjilab.adapters import Segments, Trainable, WholeDenoiser, make_trainable
 from kanjilab.bases import DTYPES, base_folder
+from kanjilab.packed import packed_bytes
 from kanjilab.settings import QUANTISED, Arm
 from kanjilab.sources import family_of, quiet_diffusers
 from kanjilab.text_states import T5_TOKENS
@@ -192,7 +193,7 @@ def meta_denoiser(of: Architecture, dtype: torch.dtype = torch.float32) -> Any:
         return denoiser.to(dtype).requires_grad_(False).eval()
 
 
-def memory_needed(of: Architecture, setting: Setting, size_px: int = 128) -> Memory:
+def memory_needed(of: Architecture, setting: Setting, size_px: int = 128, device: torch.device | None = None) -> Memory:
     """What a training needs, from a forward pass of the whole model on shapes alone.
 
     Activations are those of fused attention, which keeps no matrix of positions by positions.
@@ -201,18 +202,23 @@ def memory_needed(of: Architecture, setting: Setting, size_px: int = 128) -> Mem
         of: the base.
         setting: arms, precision, gradient checkpointing.
         size_px: height and width of the images.
+        device: where it is to run; on a processor some weights are held in further layouts.
     """
     denoiser = meta_denoiser(of, DTYPES[setting.precision])
     trainable = make_trainable(denoiser, setting.arms)
     activations = _activation_bytes(denoiser, trainable, of, setting, size_px)
-    return dataclasses.replace(_weights_needed(of, setting, denoiser, trainable), activations=activations)
+    weights = _weights_needed(of, setting, denoiser, trainable, device)
+    return dataclasses.replace(weights, activations=activations)
 
 
-def _weights_needed(of: Architecture, setting: Setting, denoiser: nn.Module, trainable: Trainable) -> Memory:
+def _weights_needed(
+    of: Architecture, setting: Setting, denoiser: nn.Module, trainable: Trainable, device: torch.device | None
+) -> Memory:
     """All but the activations."""
+    packed = of.family == "unet" and setting.precision == "bf16" and device is not None and device.type == "cpu"
     text_bytes = 4 if of.family == "unet" else DTYPES[setting.precision].itemsize
     return Memory(
-        denoiser=_frozen_bytes(denoiser, setting.precision),
+        denoiser=_frozen_bytes(denoiser, setting.precision) + (packed_bytes(denoiser) if packed else 0),
         trained=_trained_bytes(trainable, setting),
         activations=0,
         autoencoder=4 * of.autoencoder,
@@ -380,15 +386,15 @@ def require_memory(
     """
     of = architecture(name)
     available = free_bytes(device) if available is None else available
-    needed = memory_needed(of, setting, size_px)
+    needed = memory_needed(of, setting, size_px, device)
     if needed.peak <= available:
         return needed
     message = f"{name}: this training needs {needed}, and {available / GIGABYTE:.1f} GB are free on {device.type}. "
     for what, smaller in smaller_settings(setting, device):
         denoiser = meta_denoiser(of, DTYPES[smaller.precision])
-        if _weights_needed(of, smaller, denoiser, make_trainable(denoiser, smaller.arms)).peak > available:
+        if _weights_needed(of, smaller, denoiser, make_trainable(denoiser, smaller.arms), device).peak > available:
             continue
-        found = memory_needed(of, smaller, size_px)
+        found = memory_needed(of, smaller, size_px, device)
         if found.peak <= available:
             raise ValueError(f"{message}With {what} it needs {found.peak / GIGABYTE:.1f} GB")
     raise ValueError(f"{message}No setting of this base fits")

@@ -1,21 +1,23 @@
 """A training from the command line: a preset or plain settings, its cost told first, and what follows it."""
 
 import dataclasses
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from accelerate import Accelerator
+from tqdm.auto import tqdm
 
 from kanjilab.bases import Base, load_base
 from kanjilab.dataset import Dataset, open_dataset
 from kanjilab.demo import run_training
-from kanjilab.encode import Encoded, encode_dataset
+from kanjilab.encode import blank_encoded, encode_dataset
 from kanjilab.memory import Setting, require_memory
 from kanjilab.packs import measure_steps
 from kanjilab.presets import Cost, Preset, arms_of, find_preset
-from kanjilab.release import release_arm
+from kanjilab.release import pictures_of, release_arm
 from kanjilab.runs import RunFolder
 from kanjilab.settings import PRECISIONS, Arm
 
@@ -105,23 +107,28 @@ def run_recipe(
     images = _training_images(data)
     for line in recipe.preset.notes() if recipe.preset else ():
         tell(line)
+    shown = accelerator.is_main_process
     setting = Setting(recipe.arms, recipe.precision, recipe.gradient_checkpointing)
     memory = require_memory(recipe.base, setting, accelerator.device, size_px=images.size_px)
     begun = (folder / "settings.json").exists()
     if recipe.preset or dry_run:
-        tell(f"{len(recipe.arms)} arms: {Cost.of(recipe.arms, len(images))}; estimated memory {memory}")
+        arms = "1 arm" if len(recipe.arms) == 1 else f"{len(recipe.arms)} arms"
+        tell(f"{arms}: {Cost.of(recipe.arms, len(images))}; estimated memory {memory}")
+    if recipe.preset:
+        tell(f"strip at the end: {_strip_cost(recipe.preset, recipe)}")
     base = load_base(
         recipe.base, recipe.precision, accelerator.device, gradient_checkpointing=recipe.gradient_checkpointing
     )
-    encoded = encode_dataset(base, images)
     if dry_run or (recipe.preset and not begun):
-        tell(f"measured: {_measured_cost(base, encoded, recipe.arms)}")
+        tell(f"measured: {_measured_cost(base, images, recipe.arms)}")
     if dry_run:
         return None
+    with _bar("encode", shown) as told:
+        encoded = encode_dataset(base, images, on_progress=told)
     before = RunFolder.open(folder).checkpoints() if begun else []
     run = run_training(base, encoded, recipe.arms, folder, recipe.checkpoints, accelerator=accelerator)
     _tell_how_it_ended(run, before, tell)
-    if recipe.preset and accelerator.is_main_process:
+    if recipe.preset and shown:
         _release(base, run, recipe.preset, tell)
     return run
 
@@ -137,9 +144,28 @@ def _training_images(folder: Path) -> Dataset:
     return images.split("train")
 
 
-def _measured_cost(base: Base, data: Encoded, arms: Sequence[Arm]) -> Cost:
-    seconds, gigabytes = measure_steps(base, data, arms)
-    return dataclasses.replace(Cost.of(arms, len(data)), seconds_per_step=seconds, peak_gb=gigabytes)
+def _measured_cost(base: Base, images: Dataset, arms: Sequence[Arm]) -> Cost:
+    seconds, gigabytes = measure_steps(base, blank_encoded(base, images.size_px, len(images)), arms)
+    return dataclasses.replace(Cost.of(arms, len(images)), seconds_per_step=seconds, peak_gb=gigabytes)
+
+
+def _strip_cost(preset: Preset, recipe: Recipe) -> str:
+    pictures = pictures_of(recipe.checkpoints, preset.prompts)
+    return f"{pictures} pictures of {preset.sampling.steps} denoising steps for each arm"
+
+
+@contextmanager
+def _bar(what: str, shown: bool) -> Iterator[Callable[[int, int], None]]:
+    """A progress bar that appears when there is something to wait for; yields what is to be told (done, total)."""
+    with ExitStack() as stack:
+        bars: list[Any] = []
+
+        def told(done: int, total: int) -> None:
+            if not bars:
+                bars.append(stack.enter_context(tqdm(total=total, desc=what, disable=not shown)))
+            bars[0].update(done - bars[0].n)
+
+        yield told
 
 
 def _tell_how_it_ended(run: RunFolder, before: Sequence[int], say: Callable[[str], None]) -> None:
@@ -153,7 +179,8 @@ def _tell_how_it_ended(run: RunFolder, before: Sequence[int], say: Callable[[str
 def _release(base: Base, run: RunFolder, preset: Preset, say: Callable[[str], None]) -> None:
     for arm in range(len(run.settings["arms"])):
         try:
-            written = release_arm(base, run, arm, preset.prompts, preset.sampling)
+            with _bar(f"draw arm {arm}", shown=True) as told:
+                written = release_arm(base, run, arm, preset.prompts, preset.sampling, told)
         except ValueError as error:  # a ruined arm must not keep the others from being written
             say(f"arm {arm}: {error}")
             continue

@@ -1,8 +1,11 @@
 """What is handed on of a finished training: the strip, the LoRA, a ComfyUI workflow and a model card, arm by arm."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
+
+import numpy as np
 
 from kanjilab.bases import Base
 from kanjilab.comfyui import Drawing, workflow_for, write_workflow
@@ -11,8 +14,10 @@ from kanjilab.history import history_strip, sample_history
 from kanjilab.runs import RunFolder
 from kanjilab.sample import Sampling
 from kanjilab.settings import Arm
-from kanjilab.strips import save_strip
+from kanjilab.strips import Strip, save_strip
 
+OTHER_NOISES = (1, 2, 3)  # seeds in which the last checkpoint is drawn besides
+DRAWN_TOGETHER = 4  # pictures between two reports: a large base takes minutes for them on a processor
 FORMS = (*LORA_FORMS, "pipeline")
 
 
@@ -73,7 +78,14 @@ def hand_over(run: RunFolder, step: int, arm: int, path: Path, handover: Handove
     return written
 
 
-def release_arm(base: Base, run: RunFolder, arm: int, prompts: Sequence[str], sampling: Sampling) -> list[Path]:
+def release_arm(
+    base: Base,
+    run: RunFolder,
+    arm: int,
+    prompts: Sequence[str],
+    sampling: Sampling,
+    on_progress: Callable[[int, int], None] = lambda done, total: None,
+) -> list[Path]:
     """Draws an arm's strip and hands its last checkpoint over, into `release/arm_<arm>/` of the run.
 
     Args:
@@ -81,6 +93,7 @@ def release_arm(base: Base, run: RunFolder, arm: int, prompts: Sequence[str], sa
         arm: which arm, from 0.
         prompts: rows of the strip; the first goes into the workflow.
         sampling: of strip and workflow; where its sampler is not the base's, the base's own.
+        on_progress: called with (done, total) pictures of the strip that are drawn now.
     Returns:
         What was written, the strip first.
     Raises:
@@ -90,9 +103,50 @@ def release_arm(base: Base, run: RunFolder, arm: int, prompts: Sequence[str], sa
         sampling = replace(sampling, sampler=base.samplers[0])
     folder = run.path / "release" / f"arm_{arm}"
     folder.mkdir(parents=True, exist_ok=True)
-    images, facts = sample_history(base, run, prompts, list(range(4)), sampling, arm=arm)
-    strip = save_strip(history_strip(images, facts, run.name), folder / "strip.png")
+    strip = save_strip(_drawn_strip(base, run, arm, prompts, sampling, on_progress), folder / "strip.png")
     if Arm.from_json(run.settings["arms"][arm]).targets == "unet":
         return [strip]  # a whole pipeline is gigabytes: only when asked for
     handover = Handover("comfyui", card=True, strip=strip, prompt=prompts[0], sampling=sampling)
     return [strip, *hand_over(run, run.checkpoints()[-1], arm, folder, handover)]
+
+
+def pictures_of(checkpoints: int, prompts: Sequence[str]) -> int:
+    """How many pictures an arm's strip has.
+
+    Args:
+        checkpoints: after the one before training.
+        prompts: rows of the strip.
+    """
+    return len(prompts) * (1 + checkpoints + len(OTHER_NOISES))
+
+
+def _drawn_strip(
+    base: Base,
+    run: RunFolder,
+    arm: int,
+    prompts: Sequence[str],
+    sampling: Sampling,
+    on_progress: Callable[[int, int], None],
+) -> Strip:
+    """One noise at every checkpoint, and further ones at the last alone."""
+    steps = run.checkpoints()
+    total = pictures_of(len(steps) - 1, prompts)
+    before = len(prompts) * len(steps)
+
+    def draw(seeds: Sequence[int], wanted: Sequence[int], drawn: int) -> tuple[np.ndarray, dict[str, Any]]:
+        return sample_history(
+            base,
+            run,
+            prompts,
+            seeds,
+            sampling,
+            arm=arm,
+            steps=wanted,
+            batch=DRAWN_TOGETHER,
+            on_progress=lambda done, _: on_progress(drawn + done, total),
+        )
+
+    images, facts = draw([0], steps, 0)
+    others, _ = draw(OTHER_NOISES, steps[-1:], before)
+    facts |= {"seeds": [0, *OTHER_NOISES]}
+    return history_strip(images, facts, run.name, others=others[-1])

@@ -311,7 +311,7 @@ class StoredStudy:
         ]
         if self.has_tuned:
             tuned = {v.label: study.arm_of(v, study.seeds[0]).peak_lr for v in study.variants}
-            named = [f"{label} {rate:.2g}" for label, rate in tuned.items() if label.endswith(TUNED_SUFFIX)]
+            named = [f"{label} {rate:.3g}" for label, rate in tuned.items() if label.endswith(TUNED_SUFFIX)]
             lines.append(f"Two ways to choose the learning rate: {arm.peak_lr:g} for all, and {'; '.join(named)}.")
         elif is_tuned(study):
             lines.append(f"One learning rate, {arm.peak_lr:g}, which a pilot with other seeds chose for each.")

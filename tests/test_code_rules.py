@@ -15,8 +15,8 @@ SOURCES = sorted(PACKAGE.rglob("*.py"))
 
 LAYERS = (
     {"characters", "radicals", "prompts", "settings", "schedules", "counted"},
-    {"glyphs", "adapters", "minilm", "corpus", "text_states", "families", "sources"},
-    {"bases", "dataset", "runs", "components", "lora_files"},
+    {"glyphs", "adapters", "minilm", "corpus", "text_states", "families", "sources", "packed"},
+    {"bases", "dataset", "runs", "components", "lora_files", "miniature"},
     {"encode", "memory", "export", "typeset"},
     {"train", "sample", "judge", "metrics", "pocket", "legality", "neighbours", "inference", "meaning", "junk"},
     {"strips", "score", "judges"},

@@ -134,6 +134,7 @@ def test_a_run_is_diagnosed_from_its_folder(base, tmp_path):
     images = np.arange(3 * 4, dtype=np.uint8).reshape(3, 1, 1, 2, 2)
     run.write_samples("history_1", images, {"arm": 1, "steps": [0, 1, 2]})
     run.write_samples("history_2", images + 50, {"arm": 0, "steps": [0, 8, 24]})
+    run.write_samples("history_0", images[2:], {"arm": 0, "steps": [24]})  # further noises of the last alone
     steps, drawn = stored_samples(run, 0)
     assert (steps, drawn[0, 0, 0]) == ([0, 8, 24], 50)
     assert figure_png(draw_diagnosis(found, (steps, drawn)))

@@ -16,6 +16,7 @@ from kanjilab import text_states
 from kanjilab.adapters import StackedLora, target_layers
 from kanjilab.bases import load_base
 from kanjilab.encode import encode_dataset
+from kanjilab.miniature import save_miniature_sd3
 from kanjilab.runs import RunFolder
 from kanjilab.sample import Sampling, default_sampling, fitting, initial_noise, load_checkpoints, sample
 from kanjilab.settings import Arm
@@ -24,7 +25,7 @@ from kanjilab.text_states import T5_TOKENS
 from kanjilab.train import Trainer, draw_example, train
 from tests.test_encode import CAPTIONS, image_folder
 from tests.test_train import adapter, assert_same_adapter, peft_model, peft_state, run_to_end
-from tests.tiny import save_tiny_sd3_pipeline, tiny_encoded
+from tests.tiny import tiny_encoded
 
 SHAPE = (16, 8, 8)
 QUICK = Sampling("flow-euler", steps=4, guidance=3.0)
@@ -106,7 +107,7 @@ def test_images_are_encoded_and_decoded_with_shift_and_scale(sd3_base, pipeline)
 
 @pytest.mark.parametrize("t5", [True, False], ids=["with T5", "without T5"])
 def test_text_is_encoded_as_the_pipeline_does(sd3_folder, tmp_path, t5):
-    folder = sd3_folder if t5 else save_tiny_sd3_pipeline(tmp_path / "two", t5=False)
+    folder = sd3_folder if t5 else save_miniature_sd3(tmp_path / "two", t5=False)
     base = load_base(folder)
     absent = {} if t5 else dict(text_encoder_3=None, tokenizer_3=None)
     with quiet_diffusers():
@@ -186,7 +187,7 @@ def test_a_data_set_is_encoded_with_pooled_states(sd3_base, sd3_folder, tmp_path
 
 
 def test_a_flow_with_a_moving_shift_is_refused(sd3_folder, tmp_path):
-    folder = save_tiny_sd3_pipeline(tmp_path / "moving")
+    folder = save_miniature_sd3(tmp_path / "moving")
     FlowMatchEulerDiscreteScheduler(use_dynamic_shifting=True).save_pretrained(folder / "scheduler")
     with pytest.raises(ValueError, match="one fixed shift, got use_dynamic_shifting"):
         load_base(folder)

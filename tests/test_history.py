@@ -73,6 +73,22 @@ def test_a_second_call_reads_and_another_question_samples(base, runs, monkeypatc
             draw_history(base, run, **other)
 
 
+def test_only_some_checkpoints_and_few_adapters_at_a_time(base, runs, monkeypatch):
+    run, loaded = runs["lora"], []
+    monkeypatch.setattr(history, "LOADED_BYTES", 1)
+
+    def load(base, run, steps, arm):
+        loaded.append(list(steps))
+        return load_checkpoints(base, run, steps, arm)
+
+    monkeypatch.setattr(history, "load_checkpoints", load)
+    everything, _ = draw_history(base, run, seeds=[3])
+    assert loaded == [[step] for step in run.checkpoints()]
+    last, facts = draw_history(base, run, seeds=[3, 4], steps=run.checkpoints()[-1:], batch=1)
+    assert gray_levels_apart(last[0, :, 0], everything[-1, :, 0]) <= 1
+    assert (last.shape[0], facts["steps"], facts["images_seen"]) == (1, run.checkpoints()[-1:], [6])
+
+
 @pytest.mark.parametrize("arm", [-1, 2])
 def test_an_arm_that_the_run_has_not_is_refused(base, runs, arm):
     with pytest.raises(ValueError, match=f"has arms 0 to 1, got {arm}"):
@@ -105,6 +121,13 @@ def test_the_strip_shows_checkpoints_then_other_noises():
     assert strip.column_groups == (("images seen", 3), ("final, other noises", 3))
     assert strip.title == "tiny"
     assert strip.facts == {"base": "tiny", "arm": 0, "seeds": [3, 4, 6, 8, 9], "images seen": 1600}
+
+
+def test_other_noises_may_be_drawn_apart():
+    facts = FACTS | {"seeds": [3, 7, 8]}
+    strip = history_strip(numbered(3, 2, 1), facts, others=numbered(1, 2, 2)[0] + 50)
+    assert strip.images[:, :, 0, 0].tolist() == [[0, 100, 200, 50, 51], [10, 110, 210, 60, 61]]
+    assert strip.column_labels[3:] == ("seed 7", "seed 8")
 
 
 def test_fewer_other_noises_where_fewer_were_asked_for():

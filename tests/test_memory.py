@@ -9,6 +9,7 @@ from transformers import CLIPTextConfig, CLIPTextModel, CLIPTextModelWithProject
 from kanjilab import memory
 from kanjilab.adapters import LoraStack, make_trainable
 from kanjilab.memory import KNOWN, Setting, architecture, memory_needed, meta_denoiser, require_memory, smaller_settings
+from kanjilab.packed import can_pack, is_packed_well
 from kanjilab.settings import Arm
 
 CUDA, CPU = torch.device("cuda"), torch.device("cpu")
@@ -148,3 +149,14 @@ def test_settings_become_smaller_step_by_step():
 
 def test_free_memory_is_what_the_system_says():
     assert 10**8 < memory.free_bytes(CPU) < 10**14
+
+
+def test_packed_convolutions_are_counted_where_they_are_held():
+    setting = Setting((Arm(rank=4),), "bf16")
+    plain, packed = (memory_needed(KNOWN["sd14"], setting, device=torch.device(name)) for name in ("cuda", "cpu"))
+    wide = [layer for layer in meta_denoiser(KNOWN["sd14"]).modules() if is_packed_well(layer)]
+    expected = 4 * sum(layer.weight.numel() for layer in wide) if can_pack() else 0
+    assert len(wide) == 37
+    assert packed.denoiser - plain.denoiser == expected
+    fp32 = Setting((Arm(rank=4),), "fp32")
+    assert memory_needed(KNOWN["sd14"], fp32, device=torch.device("cpu")) == memory_needed(KNOWN["sd14"], fp32)

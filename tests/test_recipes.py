@@ -6,7 +6,7 @@ from dataclasses import replace
 import pytest
 from PIL import Image
 from safetensors import safe_open
-from test_cli import done, image_folder, refused
+from test_cli import call, done, image_folder, refused
 
 from kanjilab import presets, recipes
 from kanjilab.runs import RunFolder
@@ -46,6 +46,14 @@ def test_the_cost_stands_first(trained):
     drawn = next(number for number, line in enumerate(said) if line.endswith("strip.png") and "Next" not in line)
     assert cost < measured < drawn
     assert "minutes at the measured" in said[measured] and "GB held" in said[measured]
+    assert "strip at the end: 5 pictures of 2 denoising steps for each arm" in said
+
+
+def test_what_takes_long_shows_how_far_it_is(images, sd3_folder, tmp_path, monkeypatch):
+    monkeypatch.setenv("KANJILAB_CACHE", str(tmp_path / "cache"))  # where nothing is encoded yet
+    arguments = ["--preset", "instantkanji-sd35-lora", "--base", sd3_folder, *SMALL, "--checkpoints", 1]
+    result = call("train", images, tmp_path / "run", *arguments, "--tracker", "none")
+    assert [bar for bar in ("encode", "draw arm 0", "draw arm 1") if f"{bar}: 100%" not in result.stderr] == []
 
 
 def test_the_preset_trains_two_arms_and_hands_them_over(trained):
@@ -82,9 +90,10 @@ def test_called_again_it_measures_and_trains_nothing(trained, monkeypatch):
     assert "was finished before; nothing was left to train" in said
 
 
-def test_a_dry_run_tells_the_cost_and_leaves_nothing(images, sd3_folder, tmp_path):
+def test_a_dry_run_tells_the_cost_and_leaves_nothing(images, sd3_folder, tmp_path, monkeypatch):
+    monkeypatch.setattr(recipes, "encode_dataset", lambda *_, **__: pytest.fail("encoded"))
     said = done("train", images, tmp_path / "run", "--base", sd3_folder, "--dry-run", "--set", "images_seen=7")
-    assert "1 arms: 7 steps, 7 images; estimated memory" in said
+    assert "1 arm: 7 steps, 7 images; estimated memory" in said
     assert "measured: 7 steps, 7 images" in said
     assert not (tmp_path / "run").exists()
 
@@ -99,7 +108,7 @@ def test_a_whole_denoiser_has_a_strip_but_no_lora(images, sd3_folder, tmp_path):
 
 
 def test_a_ruined_arm_does_not_keep_the_other_from_being_written(images, sd3_folder, tmp_path, monkeypatch):
-    def release_arm(base, run, arm, prompts, sampling):
+    def release_arm(base, run, arm, prompts, sampling, on_progress):
         if arm == 0:
             raise ValueError("not finite")
         return [tmp_path / "written"]

@@ -16,8 +16,8 @@ from torch.testing import assert_close
 
 from kanjilab import sources
 from kanjilab.bases import load_base
+from kanjilab.miniature import save_miniature_sd3
 from kanjilab.sources import HUB_BASES, family_of, file_digest, folder_digest, model_folder
-from tests.tiny import save_tiny_sd3_pipeline
 
 
 @pytest.fixture(autouse=True)
@@ -279,7 +279,7 @@ def test_a_single_file_alone_is_told_what_it_lacks(single_file, sd3_folder, hub_
 
 
 def test_two_encoders_are_the_least(tmp_path):
-    folder = save_tiny_sd3_pipeline(tmp_path / "one")
+    folder = save_miniature_sd3(tmp_path / "one")
     index = json.loads((folder / "model_index.json").read_text()) | {"text_encoder_2": [None, None]}
     (folder / "model_index.json").write_text(json.dumps(index))
     with pytest.raises(ValueError, match=r"two CLIP text encoders, found \['text_encoder'\]; only T5 may be absent"):

@@ -16,6 +16,7 @@ NO_CHROMIUM = (
     "--cask chromium), then: make browser-test"
 )
 WINDOW = {"width": 1280, "height": 1000}
+ACTION_MS = 120_000  # longest wait for a click, on a busy machine
 HERE = Path(__file__).parent
 
 
@@ -61,6 +62,7 @@ def window(browser: Browser) -> Iterator[BrowserContext]:
 def page(window: BrowserContext) -> Iterator[Page]:
     """An empty page; fails the test where it reached for another machine."""
     page = window.new_page()
+    page.set_default_timeout(ACTION_MS)
     strangers: list[str] = []
     page.on("request", lambda request: strangers.append(request.url) if _leaves(request.url) else None)
     yield page

@@ -177,7 +177,7 @@ class NotebookPage:
 
     def __init__(self, lab: Lab, page: Page, path: str, screenshots: Path):
         self.lab, self.page, self.path, self._screenshots = lab, page, path, screenshots
-        page.goto(f"{lab.address}/lab/tree/{path}?token={lab.token}&reset")
+        page.goto(f"{lab.address}/lab/tree/{path}?token={lab.token}&reset", timeout=1000 * START_SECONDS)
         self.wait_idle()
 
     @property
