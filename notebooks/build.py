@@ -87,7 +87,7 @@ def executed(notebook: NotebookNode, folder: Path) -> NotebookNode:
 def without_temporary_folders(notebook: NotebookNode) -> NotebookNode:
     """A copy whose outputs name temporary folders "…": their names differ with every run."""
     notebook = nbformat.from_dict(notebook)
-    folder = re.compile(re.escape(tempfile.gettempdir()) + r"/kanjilab-[\w-]+")
+    folder = re.compile(re.escape(tempfile.gettempdir()) + r"/[\w-]+")
     for cell in notebook.cells:
         if cell.cell_type == "code":
             outputs = folder.sub("…", json.dumps(cell.outputs, ensure_ascii=False))
