@@ -34,9 +34,10 @@ def pytest_configure(config: pytest.Config) -> None:
         os.environ.pop(name, None)
     guard = str(Path(__file__).parent / "offline")
     search_path = os.pathsep.join(filter(None, [guard, os.environ.get("PYTHONPATH")]))
-    os.environ.update(OFFLINE, HOME=home, PYTHONPATH=search_path)
+    # One thread, here and in kernels: the models are so small that threads would mostly wait for each other.
+    os.environ.update(OFFLINE, HOME=home, PYTHONPATH=search_path, OMP_NUM_THREADS="1")
     network_guard.forbid_network()
-    torch.set_num_threads(1)  # the models are so small that threads would mostly wait for each other
+    torch.set_num_threads(1)
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:

@@ -11,6 +11,8 @@ import papermill
 import pytest
 from nbformat import NotebookNode
 
+from tests.browser.conftest import chromium
+
 FOLDER = Path(__file__).parents[1] / "notebooks"
 SMOKE_LIMIT_SECONDS = 300  # for one cell: several times what a whole notebook should take, for a busy machine
 CELL_LIMIT_LINES = 20
@@ -30,7 +32,11 @@ def load_build():
 
 build = load_build()
 PATHS = build.notebook_paths()
-every_notebook = pytest.mark.parametrize("path", PATHS, ids=lambda path: path.stem)
+IN_BROWSER = {"01_curate_kanji", "05_train_one_lora", "13_compare_strips"}  # run by tests/browser where it can
+every_notebook, every_other_notebook = (
+    pytest.mark.parametrize("path", paths, ids=lambda path: path.stem)
+    for paths in (PATHS, [path for path in PATHS if chromium() is None or path.stem not in IN_BROWSER])
+)
 
 
 def code_cells(notebook: NotebookNode) -> list[NotebookNode]:
@@ -88,7 +94,7 @@ def test_numbers_are_distinct():
 
 
 @pytest.mark.notebook
-@every_notebook
+@every_other_notebook
 def test_runs_at_smoke_scale(path, tmp_path):
     start = tmp_path / "notebooks"  # so that '../figures' lies in the temporary folder too
     start.mkdir()

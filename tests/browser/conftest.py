@@ -7,7 +7,7 @@ from pathlib import Path
 from urllib.parse import urlparse
 
 import pytest
-from playwright.sync_api import Browser, BrowserContext, Page, sync_playwright
+from playwright.sync_api import Browser, BrowserContext, Page, expect, sync_playwright
 
 from .lab import Lab, NotebookPage
 
@@ -15,6 +15,7 @@ NO_CHROMIUM = (
     "no Chromium on the search path: install it (Debian and Ubuntu: apt-get install chromium; macOS: brew install "
     "--cask chromium), then: make browser-test"
 )
+expect.set_options(timeout=30_000)  # for a busy machine
 WINDOW = {"width": 1280, "height": 1000}
 ACTION_MS = 120_000  # longest wait for a click, on a busy machine
 HERE = Path(__file__).parent

@@ -94,7 +94,8 @@ def test_choosing_by_mouse_and_by_keyboard(open_notebook, folder):
     place.get_by_role("radio", name="鯨: whale").first.click()
     expect(entry(place)).to_contain_text("whale")
     for key, reading in (("ArrowRight", "シン"), ("ArrowDown", "シン"), ("ArrowUp", "シン"), ("ArrowLeft", "くじら")):
-        page.keyboard.press(key)  # a row has eight glyphs: the one below is the same character again
+        # A row has eight glyphs: the one below is the same character again.
+        place.get_by_role("radio", checked=True).first.press(key)
         expect(entry(place).get_by_role("row", name="readings")).to_contain_text(reading)
     for key in ("b", "d", "d", "x", "Shift+Enter"):
         page.keyboard.press(key)

@@ -1,7 +1,7 @@
 """Notebooks with panels, at smoke scale, as a reader runs them: all cells, and then a panel that answers.
 
-Only those that take half a minute: the panels of the others have tests of their own here, and every notebook is run
-without a browser elsewhere.
+Only those of `IN_BROWSER`, which take half a minute each: the panels of the others have tests of their own here, and
+the other notebooks are run without a browser.
 """
 
 from pathlib import Path
@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 from playwright.sync_api import Locator, expect
 
-from tests.test_notebooks import WARNING, code_cells
+from tests.test_notebooks import IN_BROWSER, WARNING, code_cells
 
 FOLDER = Path(__file__).parents[2] / "notebooks"
 SLOW_MS, LONGEST_SECONDS = 60_000, 600
@@ -22,6 +22,7 @@ def run_notebook(open_notebook, tmp_path):
     """Runs one at smoke scale; gives its page, and the place of the panel which the cell of that name shows."""
 
     def run(name: str, panel: str):
+        assert Path(name).stem in IN_BROWSER
         notebook = nbformat.read(FOLDER / name, as_version=4)
         code_cells(notebook)[0].source = 'SCALE = "smoke"'
         nbformat.write(notebook, tmp_path / name)
