@@ -93,10 +93,16 @@ def test_choosing_by_mouse_and_by_keyboard(open_notebook, folder):
     page, place = notebook.page, notebook.output(0)
     place.get_by_role("radio", name="鯨: whale").first.click()
     expect(entry(place)).to_contain_text("whale")
-    for key, reading in (("ArrowRight", "シン"), ("ArrowDown", "シン"), ("ArrowUp", "シン"), ("ArrowLeft", "くじら")):
-        # A row has eight glyphs: the one below is the same character again.
-        place.get_by_role("radio", checked=True).first.press(key)
-        expect(entry(place).get_by_role("row", name="readings")).to_contain_text(reading)
+    columns = "at => getComputedStyle(at.closest('label').parentElement).gridTemplateColumns.split(' ').length"
+    chosen = place.get_by_role("radio", checked=True).first
+    at, across = int(chosen.input_value()), chosen.evaluate(columns)
+    for key, step in (("ArrowRight", 1), ("ArrowDown", across), ("ArrowUp", -across)):
+        chosen.press(key)
+        at += step
+        expect(chosen).to_have_value(str(at))
+    expect(entry(place).get_by_role("row", name="readings")).to_contain_text("シン")
+    chosen.press("ArrowLeft")
+    expect(entry(place).get_by_role("row", name="readings")).to_contain_text("くじら")
     for key in ("b", "d", "d", "x", "Shift+Enter"):
         page.keyboard.press(key)
     assert (notebook.active_cell, len(notebook.cells())) == (0, 3), "keys reached JupyterLab"
