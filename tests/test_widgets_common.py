@@ -98,6 +98,9 @@ def test_a_panel_shows_its_widget_and_its_code():
         widget = widgets.Button()
         code = "Small()"
 
+        def picture(self):
+            return Image.new("L", (1, 1))
+
     bundle = Small()._repr_mimebundle_()
     view = bundle["application/vnd.jupyter.widget-view+json"]
     assert (view["model_id"], bundle["text/plain"]) == (Small.widget.model_id, "Small()")

@@ -6,10 +6,7 @@ what is shown is read from the study's folder (`study_state.py`).
 
 from __future__ import annotations
 
-import asyncio
-import threading
-import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -29,7 +26,6 @@ from kanjilab.study import Study
 from kanjilab.widgets.common import (
     FOLDER,
     CodeBox,
-    Panel,
     changed_fields,
     escape,
     html_text,
@@ -53,9 +49,9 @@ from kanjilab.widgets.study_state import (
     write_plan,
 )
 from kanjilab.widgets.training import stacked
-from kanjilab.widgets.worker import POLL_SECONDS, Worker, find_worker, start_worker
+from kanjilab.widgets.work_panel import WorkPanel
+from kanjilab.widgets.worker import Worker
 
-REDRAW_SECONDS = 1.0
 FREE, GIVEN, NONE = "free axes", "the given study", "none"
 WIDE = widgets.Layout(width="24em")
 
@@ -124,7 +120,7 @@ def answer_study(study: Study, folder: Path, worker: Worker, **reading: Any) -> 
     ablate(study, folder, progress=False, on_progress=on_progress, say=lambda line: None, **reading)
 
 
-class AblationPanel(Panel):
+class AblationPanel(WorkPanel):
     """A study from its axes to its verdict: what is stored, what the rest costs, run it, look at each variant.
 
     Everything lies in the folder, each study in a subfolder by its name, as `kanjilab sweep` puts it. A panel that is
@@ -150,11 +146,10 @@ class AblationPanel(Panel):
         judge: Judge | None = None,
         name: str = "radicals",
     ):
+        super().__init__()
         self.root, self.given = Path(folder), study
         self.reading: dict[str, Any] = {"judge": judge, "name": name}
         self.study = study or make_study(design, scale, seeds)
-        self._lock = threading.RLock()
-        self._watcher: threading.Thread | None = None
         self._problem, self._shown = "", ()
         self._make_inputs(design, scale, seeds)
         self._make_outputs()
@@ -291,47 +286,6 @@ class AblationPanel(Panel):
         study, folder = self.study, self.folder
         return self._begin(lambda worker: plan_study(study, folder, worker))
 
-    def _begin(self, job: Callable[[Worker], None]) -> Worker:
-        worker = start_worker(self.folder, job)
-        self.refresh()
-        return worker
-
-    def stop(self) -> None:
-        """Ask the work to stop at its next step, wherever it goes on; what is done stays."""
-        if (worker := self.worker) is not None and worker.alive:
-            worker.stop()
-        else:
-            for run in find_runs(self.folder / "packs"):
-                if run.writer() is not None:
-                    RunFolder.open(run.path).request_stop()
-        self.refresh()
-
-    async def finished(self) -> None:
-        """Wait for the end of what goes on, in this kernel or another, while the kernel stays free.
-
-        An interrupt (■) stops what goes on in this kernel; it can be gone on with.
-
-        Raises:
-            Exception: what ended the work too early.
-        """
-        try:
-            if (worker := self.worker) is not None:
-                await worker.finished()
-            while self.state.writers:
-                await asyncio.sleep(POLL_SECONDS)
-        finally:
-            self.refresh()
-
-    async def run_now(self) -> None:
-        """Run, or go on, and wait for the end: for notebooks that are run from top to bottom.
-
-        Raises:
-            Exception: what ended the work too early.
-        """
-        if (worker := self.worker) is None or not worker.alive:
-            self.start()
-        await self.finished()
-
     # ------------------------------------------------------------------------------------------ what is shown
 
     @property
@@ -340,9 +294,14 @@ class AblationPanel(Panel):
         return self.root / self.study.name
 
     @property
-    def worker(self) -> Worker | None:
-        """This kernel's latest job on the study that is shown."""
-        return find_worker(self.folder)
+    def going_on_elsewhere(self) -> bool:
+        """Whether processes, of this kernel or others, write packs of the study."""
+        return bool(self.state.writers)
+
+    def _stop_elsewhere(self) -> None:
+        for run in find_runs(self.folder / "packs"):
+            if run.writer() is not None:
+                RunFolder.open(run.path).request_stop()
 
     @property
     def state(self) -> StudyState:
@@ -390,7 +349,7 @@ class AblationPanel(Panel):
             self._show_cells()
             self._show_results(state.report)
             self.code_box.set(self.code)
-            self._set_watch(going_on)
+            self._watch_while(going_on)
 
     def _show_cells(self) -> None:
         rows = table_of_cells(self.study, self.folder)
@@ -440,22 +399,6 @@ class AblationPanel(Panel):
             return
         told = f"What {self.points.selected} drew: {', '.join(strip.row_labels)}"
         self.strip.value = picture_html(encode_png(draw_strip(strip)), told)
-
-    def _set_watch(self, going_on: bool) -> None:
-        if not going_on:
-            self._watcher = None
-        elif self._watcher is None:
-            self._watcher = threading.Thread(target=self._watch, name="kanjilab panel", daemon=True)
-            self._watcher.start()
-
-    def _watch(self) -> None:
-        """Refreshes from a thread of its own, so that the panel lives while a cell keeps the kernel busy."""
-        while True:
-            time.sleep(REDRAW_SECONDS)
-            with self._lock:
-                if self._watcher is not threading.current_thread():
-                    return
-                self.refresh()
 
 
 def _progress(worker: Worker | None) -> str:

@@ -7,6 +7,7 @@ import dataclasses
 import html
 import io
 import math
+from abc import ABC, abstractmethod
 from collections.abc import Iterable, Mapping
 from pathlib import Path, PurePath
 from typing import Any, TypeVar
@@ -218,7 +219,7 @@ def progress_html(done: float, total: float, label: str) -> str:
 # ---------------------------------------------------------------------------------------------- panels
 
 
-class Panel:
+class Panel(ABC):
     """Base of all panels: shows itself where it is a cell's last value.
 
     Subclasses set `widget`, and offer `code` and `picture`.
@@ -227,13 +228,13 @@ class Panel:
     widget: widgets.DOMWidget
 
     @property
+    @abstractmethod
     def code(self) -> str:
         """The call that builds a panel which shows the same."""
-        raise NotImplementedError
 
+    @abstractmethod
     def picture(self) -> Image.Image | Figure:
         """What is shown, as a picture for readers without a kernel."""
-        raise NotImplementedError
 
     def _repr_mimebundle_(self, **_options: Any) -> dict[str, Any]:
         bundle: Any = self.widget._repr_mimebundle_()  # anywidget's comes with metadata

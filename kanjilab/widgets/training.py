@@ -6,12 +6,9 @@ shows them, so it can be built anew at any time, in this kernel or another, and 
 
 from __future__ import annotations
 
-import asyncio
 import dataclasses
 import io
 import json
-import threading
-import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -33,7 +30,6 @@ from kanjilab.settings import SCHEDULES, TARGETS, Arm
 from kanjilab.strips import draw_strip, encode_png, printable
 from kanjilab.widgets.common import (
     CodeBox,
-    Panel,
     changed_fields,
     escape,
     html_text,
@@ -57,9 +53,9 @@ from kanjilab.widgets.recipe import (
     read_state,
     state_text,
 )
-from kanjilab.widgets.worker import POLL_SECONDS, Worker, find_worker, start_worker
+from kanjilab.widgets.work_panel import WorkPanel
+from kanjilab.widgets.worker import Worker
 
-REDRAW_SECONDS = 1.0
 COLOURS = 64  # of a static picture: notebooks keep them
 BASES = ("pocket", "sd14", "sd15")
 RULES = ("left16", "seed16", "all")
@@ -164,7 +160,7 @@ def stacked(pictures: Sequence[Image.Image]) -> Image.Image:
 # ---------------------------------------------------------------------------------------------- the panel
 
 
-class TrainingPanel(Panel):
+class TrainingPanel(WorkPanel):
     """Train one arm from a notebook: settings, cost, Start / Resume / Load, Stop, live curves and strip.
 
     Everything lies in the folder. A panel that is built again with the same arguments, after a reload, in another
@@ -199,12 +195,11 @@ class TrainingPanel(Panel):
         sampling: Sampling = DEMO_SAMPLING,
         save_every_seconds: float = 60.0,
     ):
+        super().__init__()
         self.workshop = Workshop(Path(folder), device, save_every_seconds)
         self.drawing = Drawing(tuple(prompts), tuple(seeds), sampling)
         self.asked = Recipe(str(base), precision, as_data(data), arm, checkpoints)
         self.recipe = self.workshop.last(self.asked)
-        self._lock = threading.RLock()
-        self._watcher: threading.Thread | None = None
         self._shown: tuple[Any, ...] = ()
         self._filling, self._problem = False, ""
         self._make_inputs()
@@ -320,56 +315,25 @@ class TrainingPanel(Panel):
         recipe = self.recipe
         return self._begin(lambda worker: self.workshop.measure(recipe, worker))
 
-    def _begin(self, job: Any) -> Worker:
-        worker = start_worker(self.workshop.run_path(self.recipe), job)
-        self.refresh()
-        return worker
-
-    def stop(self) -> None:
-        """Ask the training to stop at its next step, wherever it goes on; it leaves a checkpoint."""
-        if (worker := self.worker) is not None and worker.alive:
-            worker.stop()
-        elif self.state.kind == GOING_ON:
-            RunFolder.open(self.workshop.run_path(self.recipe)).request_stop()
-        self.refresh()
-
-    async def finished(self) -> None:
-        """Wait for the end of what goes on, in this kernel or another, while the kernel stays free.
-
-        An interrupt (■) stops a training of this kernel, which leaves a checkpoint.
-
-        Raises:
-            Exception: what ended the training too early.
-        """
-        try:
-            if (worker := self.worker) is not None:
-                await worker.finished()
-            while self.state.kind == GOING_ON:
-                await asyncio.sleep(POLL_SECONDS)
-        finally:
-            self.refresh()
-
-    async def run_now(self) -> None:
-        """Start, or go on, and wait for the end: for notebooks that are run from top to bottom.
-
-        Raises:
-            Exception: what ended the training too early.
-        """
-        if (worker := self.worker) is None or not worker.alive:
-            self.start()
-        await self.finished()
-
     # ------------------------------------------------------------------------------------------ what is shown
 
     @property
-    def worker(self) -> Worker | None:
-        """This kernel's latest job on the run that is shown."""
-        return find_worker(self.workshop.run_path(self.recipe))
+    def folder(self) -> Path:
+        """Of the run that is shown."""
+        return self.workshop.run_path(self.recipe)
+
+    @property
+    def going_on_elsewhere(self) -> bool:
+        """Whether a process writes the run."""
+        return self.state.kind == GOING_ON
+
+    def _stop_elsewhere(self) -> None:
+        RunFolder.open(self.folder).request_stop()
 
     @property
     def state(self) -> RunState:
         """How far the shown training has come."""
-        return read_state(self.workshop.run_path(self.recipe))
+        return read_state(self.folder)
 
     @property
     def code(self) -> str:
@@ -385,7 +349,7 @@ class TrainingPanel(Panel):
         log = self._log()
         figure = draw_curves(log, self.recipe.title())
         if figure is None:
-            raise ValueError(f"{self.workshop.run_path(self.recipe)}: nothing was logged yet")
+            raise ValueError(f"{self.folder}: nothing was logged yet")
         curves = Image.open(io.BytesIO(figure_png(figure)))
         drawn = self.workshop.strip(self.recipe, self.drawing)
         return stacked([curves, draw_strip(history_strip(*drawn))] if drawn else [curves])
@@ -402,23 +366,7 @@ class TrainingPanel(Panel):
             self._show_pictures()
             self._list_runs()
             self.code_box.set(self.code)
-            self._set_watch(busy or state.kind == GOING_ON)
-
-    def _set_watch(self, going_on: bool) -> None:
-        if not going_on:
-            self._watcher = None
-        elif self._watcher is None:
-            self._watcher = threading.Thread(target=self._watch, name="kanjilab panel", daemon=True)
-            self._watcher.start()
-
-    def _watch(self) -> None:
-        """Refreshes from a thread of its own, so that the panel lives while a cell keeps the kernel busy."""
-        while True:
-            time.sleep(REDRAW_SECONDS)
-            with self._lock:
-                if self._watcher is not threading.current_thread():
-                    return
-                self.refresh()
+            self._watch_while(busy or state.kind == GOING_ON)
 
     def _set_buttons(self, state: RunState, busy: bool) -> None:
         going_on = busy or state.kind == GOING_ON
@@ -450,7 +398,7 @@ class TrainingPanel(Panel):
             self.progress.value = bar + (f" · {escape(told)}" if told else "")
 
     def _show_pictures(self) -> None:
-        path = self.workshop.run_path(self.recipe)
+        path = self.folder
         files = [path / "log.jsonl", *path.glob("samples/*.safetensors")]
         shown = (path, *((file, file.stat().st_mtime_ns) for file in files if file.exists()))
         if shown == self._shown:
@@ -467,7 +415,7 @@ class TrainingPanel(Panel):
         self.strip.value = picture_html(encode_png(draw_strip(strip)), told)
 
     def _log(self) -> pd.DataFrame:
-        path = self.workshop.run_path(self.recipe)
+        path = self.folder
         return RunFolder.open(path).read_log() if (path / "settings.json").exists() else pd.DataFrame()
 
     def _list_runs(self) -> None:
