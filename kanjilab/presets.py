@@ -96,18 +96,21 @@ def _instantkanji_sd35(about: str, arm: Arm, further: Mapping[str, str]) -> Pres
     )
 
 
+GENERATIVE_KANJI: dict[str, Any] = dict(
+    base="sd14",
+    precision="fp32",
+    images=SEED16,
+    training_images=1_600,
+    prompts=("queen", "one axe", "crown box", "Elon Musk"),
+    sampling=SD1_SAMPLING,
+)
 PRESETS: dict[str, Preset] = {
     "generative-kanji-article": Preset(
         about="Generative Kanji as its article tells it: LoRA of rank 64, alpha 4, on the cross-attention of SD 1.4, "
         "batch 1, 8 epochs, 1e-4, cosine, 128 px",
-        base="sd14",
-        precision="fp32",
         arms=(ARTICLE_ARM,),
-        images=SEED16,
-        training_images=1_600,
-        prompts=("queen", "one axe", "crown box", "Elon Musk"),
-        sampling=SD1_SAMPLING,
         checkpoints=8,
+        **GENERATIVE_KANJI,
         defaults={
             "warm-up": "none",
             "caption dropout": "0.1, without which guidance has nothing to go away from",
@@ -118,14 +121,9 @@ PRESETS: dict[str, Preset] = {
     "generative-kanji-repo": Preset(
         about="Generative Kanji as its code and log have it: LoRA of rank 64, alpha 64, on all attention of SD 1.4, "
         "batch 1, 50 epochs (80,000 steps), 1e-4, 500 steps of warm-up, cosine, seed 42, 128 px",
-        base="sd14",
-        precision="fp32",
         arms=(REPO_ARM,),
-        images=SEED16,
-        training_images=1_600,
-        prompts=("queen", "one axe", "crown box", "Elon Musk"),
-        sampling=SD1_SAMPLING,
         checkpoints=10,
+        **GENERATIVE_KANJI,
         defaults={"style prefix and negative prompt": "none", **SD1_DRAWING},
     ),
     "instantkanji-sd15-full": Preset(
