@@ -1,6 +1,6 @@
 """Renew the notebooks: contents, links between neighbours, and one clean run of each from top to bottom.
 
-python notebooks/build.py                 all of them
+python notebooks/build.py                 all of them, and the app's page
 python notebooks/build.py --links         contents and links only, nothing is run
 python notebooks/build.py --strip FILE    only remove what a run leaves behind (the pre-commit hook)
 """
@@ -20,6 +20,7 @@ from nbclient import NotebookClient
 from nbformat import NotebookNode
 
 FOLDER = Path(__file__).parent
+PAGE = FOLDER.parent / "app" / "playground.ipynb"  # not one of the numbered, but run like them
 LONGEST_CELL_SECONDS = 4 * 3600  # a full-scale training
 # Outputs, counts and ids are what readers see; widget state and timings differ with every run.
 STRIP = (
@@ -124,6 +125,9 @@ def main() -> None:
             print(path.name, flush=True)
             notebook = linked(nbformat.read(path, as_version=4), paths, index)
             write(notebook if options.links else executed(notebook, FOLDER), path)
+    if not options.links and (not options.files or PAGE.resolve() in chosen):
+        print(PAGE.name, flush=True)
+        write(executed(nbformat.read(PAGE, as_version=4), PAGE.parent), PAGE)
 
 
 if __name__ == "__main__":

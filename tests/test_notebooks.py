@@ -88,6 +88,12 @@ def test_contents_and_links_are_up_to_date(path):
     assert build.linked(notebook, PATHS, PATHS.index(path)) == notebook, "run: python notebooks/build.py --links"
 
 
+def test_the_apps_page_is_one_clean_run():
+    page = nbformat.read(build.PAGE, as_version=4)
+    assert [cell.execution_count for cell in code_cells(page)] == [1]
+    assert outcome_faults(page) == [] and [fault for cell in code_cells(page) for fault in cell_faults(cell)] == []
+
+
 def test_numbers_are_distinct():
     numbers = [path.name[:2] for path in PATHS]
     assert len(set(numbers)) == len(numbers)
