@@ -14,6 +14,7 @@ together.
 
 from __future__ import annotations
 
+import dataclasses
 import os
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
@@ -24,7 +25,7 @@ from typing import Any
 import torch
 from accelerate import Accelerator
 
-from kanjilab.answers import Hits, Judge, write_report
+from kanjilab.answers import Hits, Judge, kept_arms, write_report
 from kanjilab.bases import cache_folder
 from kanjilab.judge import RadicalJudge
 from kanjilab.lab import open_lab
@@ -75,6 +76,7 @@ def ablate(
     most_arms: int = 8,
     memory_gb: float | None = None,
     keep_adapters: bool = False,
+    kept: Path | None = None,
     dry_run: bool = False,
     progress: bool = True,
     on_progress: Callable[[str, int, int], None] = lambda stage, done, total: None,
@@ -94,6 +96,7 @@ def ablate(
         most_arms: arms in one training.
         memory_gb: memory that a training may take; by default most of what is free.
         keep_adapters: leave each pack's last checkpoint.
+        kept: folder of a finished study whose arms are taken as they were read, and not trained again.
         dry_run: tell the packs and their cost, and do no more.
         progress: show bars while training and drawing.
         on_progress: told of every step and arm, see `run_pack`.
@@ -105,6 +108,8 @@ def ablate(
     """
     with own_share() as share:
         lab = open_lab(study, folder, share.device)
+        if kept is not None:
+            lab = dataclasses.replace(lab, kept=kept_arms(lab, kept, name))
         packs = plan(lab, most_arms, memory_gb, 0.8 if share.device != "cpu" else 0.8 / share.on_this_machine)
         say(plan_text(lab, packs))
         if dry_run:

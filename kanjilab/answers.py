@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import io
+import json
 import math
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
@@ -78,15 +79,35 @@ def study_table(lab: Lab, judge: Judge, name: str = "radicals", hits: Hits = exp
     for variant, seed in lab.study.cells():
         key = lab.key(variant, seed)
         axes = dict(variant.changes if variant.axes is None else variant.axes)
+        labels = {"study": lab.study.name, "variant": variant.label, **axes, "arm": key}
         for moment in stored.get(key, []):
             readings = _readings(lab.folder / moment.folder, moment.samples, judge, name, hits)
-            before = {"study": lab.study.name, "variant": variant.label, **axes, "arm": key, "run": moment.run}
-            before |= {"seed": seed, "checkpoint": moment.number, "final": moment.final}
+            before = {"run": moment.run, "seed": seed, "checkpoint": moment.number, "final": moment.final}
             before |= {"images_seen": moment.images_seen}
             after = {"diversity": moment.diversity, "held_out_loss": moment.held_out_loss}
             after |= {"stopped": moment.stopped, "seconds": moment.seconds}
-            parts.append(pd.DataFrame({**before, **readings, **after}))
+            parts.append(pd.DataFrame({**labels, **before, **readings, **after}))
+        if key not in stored and key in lab.kept:
+            parts.append(pd.DataFrame({**labels, **lab.kept[key]}))
     return pd.concat(parts, ignore_index=True) if parts else pd.DataFrame()
+
+
+def kept_arms(lab: Lab, folder: Path, name: str = "radicals") -> dict[str, pd.DataFrame]:
+    """What a finished study's report and table hold of arms: enough for tables and figures without their run folders.
+
+    Args:
+        folder: of a finished study, such as one of figures/studies.
+        name: of the judge whose readings count.
+    Returns:
+        `Lab.kept`: by the arm's key its rows of the table, without the study's own labels; none where the folder
+        holds no such report, or one on images that were drawn otherwise.
+    """
+    report = folder / f"report-{name}.json"
+    if not report.exists() or json.loads(report.read_text()).get("drawing") != lab.drawing:
+        return {}
+    table = pd.read_parquet(folder / f"table-{name}.parquet")
+    table = table.drop_duplicates(["arm", "checkpoint", "split", "prompt", "noise_seed"])  # variants may share arms
+    return {str(key): rows.loc[:, "run":].reset_index(drop=True) for key, rows in table.groupby("arm")}
 
 
 def _readings(folder: Path, samples: str, judge: Judge, name: str, hits: Hits) -> pd.DataFrame:
@@ -233,6 +254,7 @@ def write_report(
     report = {
         "study": study.to_json(),
         "hash": study.hash,
+        "drawing": lab.drawing,
         "judge": name,
         "outcome": outcome,
         "prompts": {split: len(asked.captions) for split, asked in lab.prompts.items()},

@@ -224,9 +224,12 @@ def sweep(
     most_arms: Annotated[int, typer.Option(help="Arms in one training.")] = 8,
     memory_gb: Annotated[float | None, typer.Option(help="Memory for a training; most of what is free.")] = None,
     keep_adapters: Annotated[bool, typer.Option(help="Keep each pack's last checkpoint.")] = False,
+    anew: Annotated[bool, typer.Option(help="Train the arms too that figures/studies keeps of this study.")] = False,
     dry_run: Annotated[bool, typer.Option(help="Print the packs and what they cost, and stop.")] = False,
 ) -> None:
     """Run a study: train its arms in packs, draw, read, and compare them. Called again, it goes on.
+
+    So it does from arms of the same study whose tables lie in figures/studies.
 
     Under `torchrun --nproc_per_node 2 -m kanjilab sweep ...` (or `accelerate launch`) every process takes whole packs.
     """
@@ -235,7 +238,8 @@ def sweep(
     from kanjilab.ablate import ablate
     from kanjilab.studies import best_rates, make_study
 
-    folder = folder or Path("runs") / "studies" / f"{study}-{scale.value}"
+    known_as = f"{study}-{scale.value}"
+    folder = folder or Path("runs/studies", known_as)
     try:
         asked = make_study(study, scale.value, seeds)
         report = ablate(
@@ -246,6 +250,7 @@ def sweep(
             most_arms=most_arms,
             memory_gb=memory_gb,
             keep_adapters=keep_adapters,
+            kept=None if anew else Path("figures/studies", known_as),
             dry_run=dry_run,
             say=typer.echo,
         )

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pandas as pd
 import torch
 
 from kanjilab.bases import Base, load_base
@@ -33,6 +34,7 @@ class Lab:
         encoded: training images by the hash of their rule.
         prompts: captions of each split that mean the same in all of the study's datasets.
         held_out: images for the held-out loss; None where there are none.
+        kept: rows of a finished study's table by the key of their arm; these arms are not trained again.
     """
 
     study: Study
@@ -41,6 +43,7 @@ class Lab:
     encoded: dict[str, Encoded]
     prompts: dict[str, PromptSet]
     held_out: Encoded | None
+    kept: Mapping[str, pd.DataFrame] = field(default_factory=dict)
 
     def data(self, variant: Variant) -> Encoded:
         """What a variant is trained on."""

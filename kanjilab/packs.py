@@ -91,14 +91,14 @@ def _length_and_rank(arm: Arm, data: Encoded) -> tuple[int, int]:
 def plan(lab: Lab, most_arms: int = 8, memory_gb: float | None = None, share: float = 0.8) -> list[Pack]:
     """The study's packs, the claim's own arms first; made once, then read, so that packs keep their numbers.
 
-    Arms that another study or an earlier form of this one left here come last, in packs of their own.
+    Arms that are kept elsewhere (`Lab.kept`) are in none. Arms that another study or an earlier form of this one left here come last, in packs of their own.
 
     Args:
         most_arms: in one pack.
         memory_gb: that a training may take.
         share: of what memory is free now, in place of memory_gb.
     """
-    trainings = lab.trainings()
+    trainings = {key: training for key, training in lab.trainings().items() if key not in lab.kept}
     asked = settings_hash([list(trainings), lab.drawing, most_arms, memory_gb])
     path = lab.folder / "plans" / f"{asked}.json"
     if not path.exists():
@@ -167,8 +167,9 @@ def plan_text(lab: Lab, packs: Sequence[Pack]) -> str:
         what = "every weight" if arms[0].targets == "unet" else f"{arms[0].targets}, rank {ranks}"
         cost = "stored" if done else f"about {pack.seconds / 60:.1f} min, {pack.gigabytes:.1f} GB"
         lines.append(f"  pack {number}: {len(arms)} x ({what}, batch {arms[0].batch}): {cost}")
-    count = len(trainings)
-    head = f"{lab.study.name}: {count} arms in {len(packs)} packs, about {left / 60:.1f} min to go on this machine"
+    kept = sum(key in lab.kept for key in trainings)
+    count = f"{len(trainings) - kept} arms" + (f" beside {kept} that are kept" if kept else "")
+    head = f"{lab.study.name}: {count} in {len(packs)} packs, about {left / 60:.1f} min to go on this machine"
     return "\n".join([head, *lines])
 
 
@@ -278,9 +279,9 @@ def stored_moments(lab: Lab) -> dict[str, list[Moment]]:
 
 
 def missing(lab: Lab) -> int:
-    """How many of the study's different arms are not stored yet."""
-    stored = stored_moments(lab)
-    return sum(key not in stored for key in lab.trainings())
+    """How many of the study's different arms are neither stored yet nor kept elsewhere."""
+    there = stored_moments(lab).keys() | lab.kept.keys()
+    return sum(key not in there for key in lab.trainings())
 
 
 def run_pack(

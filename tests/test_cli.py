@@ -289,6 +289,17 @@ def test_sweep_answers_a_study_pack_by_pack(tiny_study, tmp_path):
     assert "2 arms in 1 packs" in done(*arguments[:3], "--folder", tmp_path / "x", "--seeds", 3, "--dry-run")
 
 
+def test_sweep_goes_on_from_the_studies_that_are_kept(tiny_study, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    arguments = ["sweep", "--study", "rank", "--scale", "smoke"]
+    done(*arguments, "--folder", "figures/studies/rank-smoke")
+    with monkeypatch.context() as patch:
+        patch.setattr(packs, "sample", lambda *_, **__: pytest.fail("drew again"))
+        assert "rank-smoke: 0 arms beside 4 that are kept in 0 packs" in done(*arguments)
+    assert Path("runs/studies/rank-smoke/table-radicals.parquet").exists()
+    assert "rank-smoke: 4 arms in 1 packs" in done(*arguments, "--anew", "--dry-run")
+
+
 def test_sweep_lets_another_judge_read_what_is_stored(tiny_study, tmp_path, monkeypatch):
     class PartsJudge:
         def read(self, images):
