@@ -91,7 +91,8 @@ def _length_and_rank(arm: Arm, data: Encoded) -> tuple[int, int]:
 def plan(lab: Lab, most_arms: int = 8, memory_gb: float | None = None, share: float = 0.8) -> list[Pack]:
     """The study's packs, the claim's own arms first; made once, then read, so that packs keep their numbers.
 
-    Arms that are kept elsewhere (`Lab.kept`) are in none. Arms that another study or an earlier form of this one left here come last, in packs of their own.
+    Arms that are kept elsewhere (`Lab.kept`) are in none. Arms that another study or an earlier form of this one left
+    here come last, in packs of their own.
 
     Args:
         most_arms: in one pack.
