@@ -270,9 +270,3 @@ def test_the_full_scale_is_about_the_contrasts_that_a_design_reports():
     assert make_study("schedule", "full").contrasts == tuple(
         (label, "constant") for label in ("cosine", "periodic", "constant + EMA")
     )
-    ranks = make_study("rank", "full")
-    assert ranks.contrasts[:4] == tuple((f"rank {rank}", "rank 4") for rank in (64, 1, 16, 256))
-    assert {v.label for v in ranks.variants} == {f"rank {rank}" for rank in (1, 4, 16, 64, 256)} | {
-        "rank 4, tuned",
-        "rank 64, tuned",
-    }
