@@ -1,4 +1,4 @@
-"""What is trained: stacked LoRA layers for K arms over one frozen base, or the whole denoiser.
+"""What is trained: stacked LoRA or DoRA layers for K arms over one frozen base, or the whole denoiser.
 
 All trainable numbers of an arm lie in one row of a (K, P) tensor, and the layers hold views of it.
 So clipping, averaging, checking and the optimizer work on rows, whatever is trained.
@@ -7,7 +7,7 @@ So clipping, averaging, checking and the optimizer work on rows, whatever is tra
 import math
 import re
 import zlib
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any, cast
@@ -28,6 +28,7 @@ TARGET_PATTERNS = {
     "attention+feed-forward": re.compile(r"(\.attn\d?\." + ATTENTION + r"|\.ff(_context)?\.net\.(0\.proj|2)$)"),
     "all": re.compile(""),
 }
+MAGNITUDE = "lora_magnitude_vector"  # PEFT's name of what DoRA trains beside A and B
 
 
 class Rows:
@@ -41,6 +42,7 @@ class Rows:
         arms: K.
         device: where the rows live.
         dtype: of the leaves.
+        exact: names whose leaves stay float32: views of the rows themselves, whatever the dtype.
     """
 
     def __init__(
@@ -49,13 +51,15 @@ class Rows:
         arms: int,
         device: torch.device,
         dtype: torch.dtype = torch.float32,
+        exact: Collection[str] = (),
     ):
         self.shapes = dict(shapes)
         size = sum(math.prod(shape) for shape in self.shapes.values())
         self.values = torch.zeros(arms, size, device=device)
         self.gradients = torch.zeros(arms, size, device=device)
         self._used = self.values if dtype == torch.float32 else self.values.to(dtype)
-        self.leaves = {name: nn.Parameter(view) for name, view in self.views(self._used).items()}
+        used, own = self.views(self._used), self.views(self.values)
+        self.leaves = {name: nn.Parameter(own[name] if name in exact else view) for name, view in used.items()}
 
     def refresh(self) -> None:
         """Brings the leaves up to date with `values`."""
@@ -107,12 +111,43 @@ class Segments:
         return len({count for _, count in self.pairs}) == 1
 
 
+def row_norms(weight: Tensor) -> Tensor:
+    """Length of each output's weights, over all of its inputs.
+
+    In float32 whatever the weights are in: rounded to bf16, it would lengthen or shorten whole rows by up to 0.2%.
+
+    Args:
+        weight: (out, in) or (out, C, kh, kw).
+    Returns:
+        (out,) float32, above 0 even where all weights are 0, so that it can divide.
+    """
+    norms = torch.linalg.vector_norm(weight.flatten(1), dim=1, dtype=torch.float32)
+    return norms.clamp(min=torch.finfo(torch.float32).tiny)
+
+
+def with_row_norms(weight: Tensor, magnitude: Tensor) -> Tensor:
+    """DoRA's m · V / ‖V‖: each output's weights turned as they are, but of another length.
+
+    The gradient takes ‖V‖ for a constant, which saves memory and costs no quality.
+
+    Args:
+        weight: V, (out, in) or (out, C, kh, kw).
+        magnitude: m, (out,) float32.
+    Returns:
+        As the weight.
+    Source: Liu et al. 2024, arXiv:2402.09353, equation 5 and section 4.3.
+    """
+    factor = magnitude / row_norms(weight.detach())
+    return (weight * factor.view(-1, *[1] * (weight.ndim - 1))).to(weight.dtype)
+
+
 class StackedLora(nn.Module):
     """A frozen linear or convolution layer plus one low-rank update per arm.
 
     y = W x + scale_k · B_k A_k x for the images of arm k. Where an arm has many positions, its merged
     weight W + scale · B A is the cheaper way to the same function; elsewhere all arms go through one
-    batched product beside the base. Which way is taken does not depend on the number of arms.
+    batched product beside the base. Which way is taken does not depend on the number of arms. Of an arm
+    with DoRA the merged weight is needed in any case, since its rows get the lengths m.
 
     Args:
         base: the frozen layer.
@@ -120,15 +155,25 @@ class StackedLora(nn.Module):
         up: (K, out, r).
         scales: K numbers, on the CPU.
         segments: shared by all layers, set before each forward pass.
+        magnitude: (K, out) float32, DoRA's m; None where no arm of this layer has it.
+        decomposed: K flags, which arms have it.
     """
 
     def __init__(
-        self, base: nn.Linear | nn.Conv2d, down: nn.Parameter, up: nn.Parameter, scales: Tensor, segments: Segments
+        self,
+        base: nn.Linear | nn.Conv2d,
+        down: nn.Parameter,
+        up: nn.Parameter,
+        scales: Tensor,
+        segments: Segments,
+        magnitude: nn.Parameter | None,
+        decomposed: Sequence[bool],
     ):
         super().__init__()
         self.base = base
         # In a tuple, torch does not see them: the model's parameters, and so its dtype, stay the base's.
-        self.pair = (down, up)
+        self.trained = (down, up, magnitude)
+        self.decomposed = tuple(decomposed)
         self.scales = scales.to(down)
         self.factors = scales.tolist()
         self.segments = segments
@@ -138,27 +183,30 @@ class StackedLora(nn.Module):
         pairs = self.segments.pairs
         if not pairs:
             return self.base(x)
-        chunks = x.split([count for _, count in pairs])
-        merging = [self._merging_pays(chunk) for chunk in chunks]
-        if self.segments.even and not merging[0]:
-            return self._beside(x, self.segments.arms)
-        ways = [self._merged if pays else self._beside for pays in merging]
-        outputs = [way(chunk, [arm]) for way, chunk, (arm, _) in zip(ways, chunks, pairs, strict=True)]
+        arms, chunks = self.segments.arms, x.split([count for _, count in pairs])
+        merging = [self.decomposed[arm] or self._merging_pays(chunk) for chunk, arm in zip(chunks, arms, strict=True)]
+        if self.segments.even and not any(merging):
+            return self._beside(x, arms)
+        ways = [self._merged if merges else self._beside for merges in merging]
+        outputs = [way(chunk, [arm]) for way, chunk, arm in zip(ways, chunks, arms, strict=True)]
         return torch.cat(outputs) if len(outputs) > 1 else outputs[0]
 
     def _merging_pays(self, x: Tensor) -> bool:
         """Whether W + scale · B A costs fewer multiplications than applying A and B, forward and backward."""
         if not self.base.weight.is_floating_point():
             return False  # 8-bit or 4-bit: there is no W to add to
-        (rank, width), height = self.pair[0].shape[1:], self.pair[1].shape[1]
+        down, up, _ = self.trained
+        (rank, width), height = down.shape[1:], up.shape[1]
         positions = x.numel() // x.shape[1 if isinstance(self.base, nn.Conv2d) else -1]
         return width * height * (positions + 3 * rank) <= 3 * positions * rank * (width + height)
 
     def _merged(self, x: Tensor, arms: Sequence[int]) -> Tensor:
         """The layer with the merged weight of one arm."""
         base, arm = self.base, arms[0]
-        down, up = self.pair[0][arm], self.pair[1][arm]
-        weight = torch.addmm(base.weight.flatten(1).to(x.dtype), up, down, alpha=self.factors[arm])
+        down, up, magnitude = self.trained
+        weight = torch.addmm(base.weight.flatten(1).to(x.dtype), up[arm], down[arm], alpha=self.factors[arm])
+        if magnitude is not None and self.decomposed[arm]:
+            weight = with_row_norms(weight, magnitude[arm])
         if not isinstance(base, nn.Conv2d):
             return F.linear(x, weight, base.bias)
         kernel = weight.view(base.weight.shape)
@@ -167,7 +215,8 @@ class StackedLora(nn.Module):
     def _beside(self, x: Tensor, arms: Sequence[int]) -> Tensor:
         """The base's output plus the low-rank part, for equal stretches of the given arms."""
         whole = list(arms) == list(range(len(self.factors)))
-        down, up = self.pair if whole else (part[list(arms)] for part in self.pair)  # (K, r, in), (K, out, r)
+        pair = self.trained[:2]
+        down, up = pair if whole else (part[list(arms)] for part in pair)  # (K, r, in), (K, out, r)
         scales = (self.scales if whole else self.scales[list(arms)]).view(-1, 1, 1)
         y = self.base(x)
         if not isinstance(self.base, nn.Conv2d):
@@ -242,15 +291,28 @@ def initial_down(name: str, shape: tuple[int, int], seed: int) -> np.ndarray:
     return (rng.random(shape, dtype=np.float32) * 2 - 1) / np.float32(math.sqrt(shape[1]))
 
 
+def peft_magnitude(magnitude: Tensor, dimensions: int) -> Tensor:
+    """DoRA's m in the shape that PEFT gives it: (out,), of a convolution (1, out, 1, 1).
+
+    Args:
+        magnitude: (out,).
+        dimensions: of the layer's weight, 2 or 4.
+    """
+    return magnitude if dimensions == 2 else magnitude.view(1, -1, 1, 1)
+
+
 class LoraStack:
-    """K low-rank adapters over one denoiser, of any ranks, scales and targets.
+    """K low-rank adapters over one denoiser, of any ranks, scales and targets, with DoRA or without.
 
     Smaller ranks are padded with zeros in A *and* B, and an arm whose targets leave a layer out has
-    zeros there: where both are zero, so are both gradients, exactly.
+    zeros there: where both are zero, so are both gradients, exactly. DoRA's lengths m exist where some arm
+    has them, and are zeros of no use to the others.
 
     Args:
         denoiser: frozen here; its layers are wrapped only within `attached()`.
-        arms: their targets, rank, alpha and seed are used.
+        arms: their targets, rank, alpha, dora and seed are used.
+    Raises:
+        ValueError: an arm with DoRA over 8-bit or 4-bit weights.
     """
 
     def __init__(self, denoiser: nn.Module, arms: Sequence[Arm]):
@@ -260,14 +322,14 @@ class LoraStack:
         per_arm = [target_layers(denoiser, arm.targets) for arm in arms]
         self.layers = {name: layer for layers in per_arm for name, layer in layers.items()}
         self.covered = {name: [name in layers for layers in per_arm] for name in self.layers}
-        rank = max(arm.rank for arm in arms)
-        shapes: dict[str, tuple[int, ...]] = {}
-        for name, layer in self.layers.items():
-            height, width = matrix_shape(layer)
-            shapes[f"{name}.lora_A"] = (rank, width)
-            shapes[f"{name}.lora_B"] = (height, rank)
+        self.decomposed = {
+            name: [arm.dora and trains for arm, trains in zip(arms, covers, strict=True)]
+            for name, covers in self.covered.items()
+        }
+        shapes = self._shapes()
         device = next(denoiser.parameters()).device
-        self.rows = Rows(shapes, len(arms), device, compute_dtype(denoiser))
+        exact = [name for name in shapes if name.endswith(MAGNITUDE)]  # rounded, it would scale whole rows
+        self.rows = Rows(shapes, len(arms), device, compute_dtype(denoiser), exact)
         self.leaves = list(self.rows.leaves.values())
         scales = torch.tensor([arm.scale for arm in arms])
         self.scales = scales.to(device)
@@ -275,21 +337,37 @@ class LoraStack:
         if device.type != "meta":  # there, only shapes are asked for
             self._initialise()
 
+    def _shapes(self) -> dict[str, tuple[int, ...]]:
+        """Of one arm's tensors, by name."""
+        rank, shapes = max(arm.rank for arm in self.arms), {}
+        for name, layer in self.layers.items():
+            height, width = matrix_shape(layer)
+            shapes[f"{name}.lora_A"] = (rank, width)
+            shapes[f"{name}.lora_B"] = (height, rank)
+            if any(self.decomposed[name]):
+                if not layer.weight.is_floating_point():
+                    raise ValueError(f"{name} is quantised, and dora needs its weights: expected them in fp32 or bf16")
+                shapes[f"{name}.{MAGNITUDE}"] = (height,)
+        return shapes
+
     def _slot(self, name: str, layer: nn.Linear | nn.Conv2d, scales: Tensor) -> tuple[dict[str, Any], str, Any]:
         """Where the model holds a layer, and what stands there while the adapters are attached."""
-        down, up = self.rows.leaves[f"{name}.lora_A"], self.rows.leaves[f"{name}.lora_B"]
+        leaves = self.rows.leaves
+        down, up, magnitude = leaves[f"{name}.lora_A"], leaves[f"{name}.lora_B"], leaves.get(f"{name}.{MAGNITUDE}")
         parent, _, leaf = name.rpartition(".")
-        wrapper = StackedLora(layer, down, up, scales, self.segments)
+        wrapper = StackedLora(layer, down, up, scales, self.segments, magnitude, self.decomposed[name])
         return self.denoiser.get_submodule(parent)._modules, leaf, wrapper
 
     def _initialise(self) -> None:
         views = self.rows.views(self.rows.values)
-        for name in self.layers:
+        for name, layer in self.layers.items():
             down = views[f"{name}.lora_A"]
             for k, arm in enumerate(self.arms):
                 if self.covered[name][k]:
                     values = initial_down(name, (arm.rank, down.shape[2]), arm.seed)
                     down[k, : arm.rank] = torch.from_numpy(values)
+                if self.decomposed[name][k]:
+                    views[f"{name}.{MAGNITUDE}"][k] = row_norms(layer.weight)
 
     @contextmanager
     def attached(self) -> Iterator[Segments]:
@@ -316,6 +394,9 @@ class LoraStack:
                 down, up = down.view(rank, *layer.weight.shape[1:]), up[:, :, None, None]
             tensors[f"base_model.model.{name}.lora_A.weight"] = down.to("cpu", copy=True).contiguous()
             tensors[f"base_model.model.{name}.lora_B.weight"] = up.to("cpu", copy=True).contiguous()
+            if self.decomposed[name][k]:
+                magnitude = views[f"{name}.{MAGNITUDE}"][k].to("cpu", copy=True)
+                tensors[f"base_model.model.{name}.{MAGNITUDE}"] = peft_magnitude(magnitude, layer.weight.ndim)
         return tensors
 
     def load_state(self, k: int, tensors: Mapping[str, Tensor]) -> None:
@@ -339,8 +420,10 @@ class LoraStack:
             view = views[f"{layer}.{kind}"][k]
             if kind == "lora_A":
                 view[:rank] = value.flatten(1)
-            else:
+            elif kind == "lora_B":
                 view[:, :rank] = value.flatten(1)
+            else:
+                view[:] = value.flatten()
 
     def config(self, k: int) -> dict:
         """PEFT's `adapter_config.json` for one arm."""
@@ -351,6 +434,7 @@ class LoraStack:
             "r": arm.rank,
             "lora_alpha": arm.rank if arm.alpha is None else arm.alpha,
             "use_rslora": arm.rslora,
+            "use_dora": arm.dora,
             "lora_dropout": 0.0,
             "bias": "none",
             "init_lora_weights": True,
@@ -358,13 +442,28 @@ class LoraStack:
         }
 
     def update_norm(self) -> Tensor:
-        """(K,) Frobenius norm of scale·B·A over all layers, through r × r products."""
+        """(K,) Frobenius norm of what is added to the weights of all layers: scale·B·A through r × r products."""
         total = torch.zeros(len(self.arms), device=self.scales.device)
         views = self.rows.views(self.rows.values)
         for name in self.layers:
             down, up = views[f"{name}.lora_A"], views[f"{name}.lora_B"]
             total += ((up.mT @ up) * (down @ down.mT)).sum(dim=(1, 2))  # (K,)
-        return self.scales * total.clamp(min=0).sqrt()
+        norms = self.scales * total.clamp(min=0).sqrt()
+        for k, arm in enumerate(self.arms):
+            if arm.dora:
+                norms[k] = self._decomposed_norm(k)
+        return norms
+
+    def _decomposed_norm(self, k: int) -> Tensor:
+        """Scalar: as `update_norm`, of an arm with DoRA, whose rows change as a whole."""
+        views, total = self.rows.views(self.rows.values), torch.zeros((), device=self.scales.device)
+        for name, layer in self.layers.items():
+            if self.decomposed[name][k]:
+                weight = layer.weight.flatten(1).float()
+                down, up = views[f"{name}.lora_A"][k], views[f"{name}.lora_B"][k]
+                turned = weight + self.scales[k] * up @ down
+                total += (with_row_norms(turned, views[f"{name}.{MAGNITUDE}"][k]) - weight).square().sum()
+        return total.sqrt()
 
 
 class WholeDenoiser:

@@ -448,7 +448,7 @@ def export(
     public: Annotated[bool, typer.Option(help="A new repository is for all to see.")] = False,
 ) -> None:
     """Write a checkpoint as a file that diffusers, ComfyUI, kohya's scripts or PEFT load, or as a whole pipeline."""
-    from kanjilab.export import push_to_hub
+    from kanjilab.export import ABOUT_DORA, push_to_hub
     from kanjilab.release import Handover, hand_over
 
     try:
@@ -461,3 +461,5 @@ def export(
     except (ValueError, OSError, RuntimeError) as error:
         raise _fail_plainly(error) from error
     typer.echo("\n".join([*map(str, written), *([address] if push else [])]))
+    if form in ("comfyui", "kohya") and run.settings["arms"][arm].get("dora"):
+        typer.echo(ABOUT_DORA)

@@ -12,6 +12,7 @@ from safetensors import safe_open
 from safetensors.torch import load_file, save, save_file
 from torch import Tensor
 
+from kanjilab.adapters import MAGNITUDE, peft_magnitude
 from kanjilab.bases import base_folder
 from kanjilab.lora_files import (
     PEFT_PREFIX,
@@ -30,6 +31,10 @@ DIFFUSERS_FILE = "pytorch_lora_weights.safetensors"
 PEFT_FILE = "adapter_model.safetensors"
 WEIGHTS = re.compile(r"diffusion_pytorch_model(-\d+-of-\d+)?\.safetensors")  # no variant such as .fp16
 NOT_OF_A_PIPELINE = ("*.bin", "*.ckpt", "*.msgpack", "*.onnx*", "*.pb", ".*", "*.fp16.safetensors", "*.fp16-*")
+ABOUT_DORA = (
+    "This is a DoRA. diffusers draws what was trained from the form `diffusers`, for it leaves `dora_scale` out; "
+    "ComfyUI from its pull request 15458 on (https://github.com/Comfy-Org/ComfyUI/pull/15458)."
+)
 LICENCE = (
     "CC BY-SA 4.0, for what was trained on kanjilab's own datasets (made from KANJIDIC2, EDRDG); "
     "otherwise as the data and the base model permit"
@@ -67,7 +72,7 @@ def to_kohya(run: RunFolder, step: int, arm: int, path: Path | str) -> Path:
         run, step, arm: as for `to_diffusers`.
         path: the folder to write `<run>-arm-<arm>-step-<step>.safetensors` into.
     Returns:
-        The file.
+        The file; of a DoRA for kohya's scripts with LyCORIS, since diffusers leaves its `dora_scale` out.
     Raises:
         ValueError: as `to_diffusers`; or an MMDiT, for which these names do not fit.
         RunError: there is no complete checkpoint of that step.
@@ -78,13 +83,16 @@ def to_kohya(run: RunFolder, step: int, arm: int, path: Path | str) -> Path:
 def to_comfyui(run: RunFolder, step: int, arm: int, path: Path | str) -> Path:
     """Writes one arm's adapter by the names that ComfyUI loads: kohya's for SD 1.x, diffusers' for SD 3.
 
+    A DoRA is drawn as it was trained by a ComfyUI with its pull request 15458, which was open in August 2026. Without
+    it ComfyUI divides each row of W + B · A by the length of W's, so that a row is as much too long as it has grown.
+
     Args:
         run, step, arm: as for `to_diffusers`.
         path: the folder to write `<run>-arm-<arm>-step-<step>.safetensors` into, as `ComfyUI/models/loras`.
     Returns:
         The file.
     Raises:
-        ValueError: as `to_diffusers`.
+        ValueError: as `to_diffusers`; or a DoRA on all layers of an MMDiT, which ComfyUI would not apply right.
         RunError: there is no complete checkpoint of that step.
     """
     return _write_lora(run, step, arm, Path(path) / lora_name(run, step, arm), comfyui_tensors)
@@ -143,10 +151,11 @@ def read_arm(run: RunFolder, step: int, arm: int) -> Lora:
         if name.endswith(".lora_A.weight")
     }
     part = denoiser_part(downs)
-    layers = {
-        f"{part}.{layer}": LowRank(down, stored[f"{PEFT_PREFIX}{layer}.lora_B.weight"].flatten(1), settings.scale)
-        for layer, down in downs.items()
-    }
+    layers = {}
+    for layer, down in downs.items():
+        up, magnitude = stored[f"{PEFT_PREFIX}{layer}.lora_B.weight"], stored.get(f"{PEFT_PREFIX}{layer}.{MAGNITUDE}")
+        lengths = None if magnitude is None else magnitude.flatten()
+        layers[f"{part}.{layer}"] = LowRank(down, up.flatten(1), settings.scale, lengths)
     return Lora(layers, {})
 
 
@@ -156,6 +165,8 @@ def _peft_tensors(lora: Lora) -> dict[str, Tensor]:
         layer = name.partition(".")[2]
         tensors[f"{PEFT_PREFIX}{layer}.lora_A.weight"] = low.down
         tensors[f"{PEFT_PREFIX}{layer}.lora_B.weight"] = low.up[:, :, None, None] if low.down.ndim == 4 else low.up
+        if low.magnitude is not None:
+            tensors[f"{PEFT_PREFIX}{layer}.{MAGNITUDE}"] = peft_magnitude(low.magnitude, low.down.ndim)
     return tensors
 
 
@@ -296,7 +307,8 @@ def model_card(run: RunFolder, step: int, arm: int, *, file: str, strip: str | N
         Markdown; what comes from the run is shown as text, never as markup.
     """
     header, settings = _header(run, step, arm, folded=True), _arm_settings(run, arm)
-    trained = "every weight of the denoiser" if settings.targets == "unet" else f"a LoRA of rank {settings.rank}"
+    adapter = f"a {'DoRA' if settings.dora else 'LoRA'} of rank {settings.rank}"
+    trained = "every weight of the denoiser" if settings.targets == "unet" else adapter
     rows = {
         "base": header["base"],
         "data (hash)": header["data"],
@@ -315,6 +327,7 @@ def model_card(run: RunFolder, step: int, arm: int, *, file: str, strip: str | N
         "",
         *([f"![Prompts in rows, checkpoints in columns]({strip})", ""] if strip else []),
         *_usage(run, file),
+        *([ABOUT_DORA, ""] if settings.dora and file else []),
         "## Settings",
         "",
         "| setting | value |",

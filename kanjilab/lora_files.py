@@ -9,6 +9,9 @@ A layer is known by its part of the pipeline and its own name there: `unet.mid_b
     SimpleTuner's LyCORIS    lycoris_X_with_underscores.lora_down.weight and .alpha
     kohya's SD 3             lora_unet_joint_blocks_...: the original's names, with q, k and v in one matrix
 
+DoRA's lengths of rows lie beside these: X.lora_magnitude_vector of PEFT and diffusers, (out,) or (1, out, 1, 1);
+X.dora_scale of LyCORIS, OneTrainer and ComfyUI, (out, 1) or (out, 1, 1, 1).
+
 ComfyUI reads all of these but `unet.X`, and passes over what it does not know: so a wrong name loads as nothing.
 """
 
@@ -24,7 +27,7 @@ import torch
 from safetensors import safe_open
 from torch import Tensor, nn
 
-from kanjilab.adapters import LoraStack, target_layers
+from kanjilab.adapters import MAGNITUDE, LoraStack, peft_magnitude, row_norms, target_layers, with_row_norms
 from kanjilab.settings import Arm
 from kanjilab.sources import CONVERSION, PICKLES
 
@@ -42,8 +45,10 @@ SUFFIXES = {
     "_lora.down.weight": "down",
     "_lora.up.weight": "up",
     ".alpha": "alpha",
+    ".dora_scale": "dora_scale",
+    f".{MAGNITUDE}": "magnitude",
+    f".{MAGNITUDE}.weight": "magnitude",
 }
-DORA_SUFFIXES = (".dora_scale", ".lora_magnitude_vector", ".lora_magnitude_vector.weight")
 TEXT_ENCODERS = ("text_encoder", "text_encoder_2", "text_encoder_3")
 TEXT_PREFIXES = {
     "text_encoder": ("text_encoder.", "lora_te_", "lora_te1_"),
@@ -51,22 +56,24 @@ TEXT_PREFIXES = {
     "text_encoder_3": ("text_encoder_3.", "lora_te3_"),
 }
 
-ChangeOfUp = Callable[[Tensor], Tensor]
+ChangeOfRows = Callable[[Tensor], Tensor]
 
 
 @dataclass(frozen=True)
 class LowRank:
-    """What a LoRA adds to one layer's weight: scale · B · A.
+    """What a LoRA adds to one layer's weight: scale · B · A; a DoRA then gives each row a length.
 
     Attributes:
         down: A, (r, in), or (r, C, kh, kw) of a convolution.
         up: B, (out, r).
         scale: of the product.
+        magnitude: DoRA's m, (out,); None of a LoRA.
     """
 
     down: Tensor
     up: Tensor
     scale: float = 1.0
+    magnitude: Tensor | None = None
 
     @property
     def rank(self) -> int:
@@ -86,7 +93,10 @@ class LowRank:
             (out, in) or (out, in, kh, kw) of the weight's dtype.
         """
         delta = self.scale * self.up.float() @ self.down.float().flatten(1)  # (out, in·kh·kw)
-        return (weight.float() + delta.view(weight.shape)).to(weight.dtype)
+        changed = weight.float() + delta.view(weight.shape)
+        if self.magnitude is not None:
+            changed = with_row_norms(changed, self.magnitude.float())
+        return changed.to(weight.dtype)
 
 
 @dataclass(frozen=True)
@@ -118,15 +128,18 @@ def diffusers_tensors(lora: Lora) -> dict[str, Tensor]:
     """Names and tensors as diffusers writes them, the scale folded into B; ComfyUI takes them for SD 3 alone."""
     tensors = {}
     for name, low in lora.layers.items():
-        part, _, layer = name.partition(".")
-        key = f"{part}.{_published_name(part, layer)}"
+        key = _diffusers_name(name)
         tensors[f"{key}.lora_A.weight"] = low.down.contiguous()
         tensors[f"{key}.lora_B.weight"] = _up_like(low)
+        if low.magnitude is not None:
+            tensors[f"{key}.{MAGNITUDE}"] = peft_magnitude(low.magnitude, low.down.ndim)
     return tensors
 
 
 def kohya_tensors(lora: Lora) -> dict[str, Tensor]:
     """Names and tensors as kohya's scripts write them for SD 1.x, with an alpha that makes the scale 1.
+
+    Of a DoRA as they do through LyCORIS, which decomposes by output as we do (`wd_on_output`).
 
     Raises:
         ValueError: the LoRA is one of an MMDiT.
@@ -144,13 +157,44 @@ def kohya_tensors(lora: Lora) -> dict[str, Tensor]:
         tensors[f"{key}.lora_down.weight"] = low.down.contiguous()
         tensors[f"{key}.lora_up.weight"] = _up_like(low)
         tensors[f"{key}.alpha"] = torch.tensor(float(low.rank))
+        if low.magnitude is not None:
+            tensors[f"{key}.dora_scale"] = _dora_scale(low.magnitude, low)
     return tensors
 
 
 def comfyui_tensors(lora: Lora) -> dict[str, Tensor]:
-    """The names that ComfyUI loads: kohya's for SD 1.x, diffusers' for SD 3."""
-    mmdit = any(name.startswith("transformer.") for name in lora.layers)
-    return diffusers_tensors(lora) if mmdit else kohya_tensors(lora)
+    """The names that ComfyUI loads: kohya's for SD 1.x, diffusers' for SD 3, but of a DoRA `dora_scale`.
+
+    Raises:
+        ValueError: a DoRA of SD 3's last modulations, of which ComfyUI exchanges the halves of B · A alone.
+    """
+    if not any(name.startswith("transformer.") for name in lora.layers):
+        return kohya_tensors(lora)
+    tensors = diffusers_tensors(Lora({name: replace(low, magnitude=None) for name, low in lora.layers.items()}, {}))
+    for name, low in lora.layers.items():
+        if low.magnitude is not None:
+            if _is_exchanged(name, low):
+                raise ValueError(
+                    f"ComfyUI would give the rows of {name} each other's lengths: write the form 'diffusers', "
+                    "or a whole pipeline; or train on targets 'attention+feed-forward'"
+                )
+            tensors[f"{_diffusers_name(name)}.dora_scale"] = _dora_scale(low.magnitude, low)
+    return tensors
+
+
+def _is_exchanged(name: str, low: LowRank) -> bool:
+    """Whether it is a layer of an MMDiT that gives scale and shift alone, which in the original are the other way."""
+    return name.endswith((".norm_out.linear", ".norm1_context.linear")) and len(low.up) == 2 * low.down.shape[1]
+
+
+def _dora_scale(magnitude: Tensor, low: LowRank) -> Tensor:
+    """(out, 1), of a convolution (out, 1, 1, 1)."""
+    return magnitude.view(-1, *[1] * (low.down.ndim - 1))
+
+
+def _diffusers_name(name: str) -> str:
+    part, _, layer = name.partition(".")
+    return f"{part}.{_published_name(part, layer)}"
 
 
 def _up_like(low: LowRank) -> Tensor:
@@ -176,8 +220,8 @@ def read_lora(path: Path | str, parts: Mapping[str, nn.Module]) -> Lora:
         parts: the models it may be about, by part: `{"unet": base.denoiser}` or `{"transformer": base.denoiser}`,
             and a text encoder as `text_encoder`.
     Raises:
-        ValueError: keys that name no layer of these parts, by name; half a pair; a shape that does not fit; DoRA;
-            numbers that are not finite; a pickle.
+        ValueError: keys that name no layer of these parts, by name; half a pair; a shape that does not fit;
+            a DoRA by input; numbers that are not finite; a pickle.
         FileNotFoundError: no such file.
     """
     file = _find_file(Path(path))
@@ -192,6 +236,8 @@ def read_lora(path: Path | str, parts: Mapping[str, nn.Module]) -> Lora:
     for key, pair in pairs.items():
         for part, name, change in known[key]:
             module = parts[part].get_submodule(name)
+            if alphas.dora(part) and not pair.keys() & {"magnitude", "dora_scale"}:
+                raise ValueError(f"{file}: {key} is of a DoRA and has no {MAGNITUDE}")
             layers[f"{part}.{name}"] = _low_rank(file, key, pair, module, change, alphas.of(part, name))
     return Lora(layers, metadata)
 
@@ -208,19 +254,15 @@ def _find_file(path: Path) -> Path:
 
 
 def _pairs(tensors: Mapping[str, Tensor], file: Path) -> dict[str, dict[str, Tensor]]:
-    """By the file's own name of a layer: down, up and perhaps alpha."""
+    """By the file's own name of a layer: down, up and perhaps alpha and DoRA's magnitude."""
     pairs: dict[str, dict[str, Tensor]] = {}
-    unknown, magnitudes = [], []
+    unknown = []
     for name, value in tensors.items():
         suffix = next((suffix for suffix in SUFFIXES if name.endswith(suffix)), None)
-        if name.endswith(DORA_SUFFIXES):
-            magnitudes.append(name)
-        elif suffix is None:
+        if suffix is None:
             unknown.append(name)
         else:
             pairs.setdefault(name.removesuffix(suffix), {})[SUFFIXES[suffix]] = value
-    if magnitudes:
-        raise ValueError(f"{file}: {len(magnitudes)} keys of DoRA ({magnitudes[0]}), which is not read; merge it first")
     if unknown:
         raise ValueError(f"{file}: {len(unknown)} keys that are none of a LoRA: {_some(unknown)}")
     for key, pair in pairs.items():
@@ -247,10 +289,12 @@ def _refusal(unknown: list[str], parts: Mapping[str, nn.Module]) -> str:
 
 
 def _low_rank(
-    file: Path, key: str, pair: dict[str, Tensor], module: nn.Module, change: ChangeOfUp | None, alpha: "Alpha"
+    file: Path, key: str, pair: dict[str, Tensor], module: nn.Module, change: ChangeOfRows | None, alpha: "Alpha"
 ) -> LowRank:
     down, up = pair["down"].float(), pair["up"].float().flatten(1)
-    up = up if change is None else change(up)
+    magnitude = _magnitude(file, key, pair, len(up))
+    if change is not None:
+        up, magnitude = change(up), None if magnitude is None else change(magnitude)
     weight = module.weight
     assert isinstance(weight, Tensor)
     rank = down.shape[0]
@@ -261,7 +305,22 @@ def _low_rank(
         )
     down = down.view(rank, *weight.shape[1:])
     scale = float(pair["alpha"]) / rank if "alpha" in pair else alpha.scale(rank)
-    return LowRank(down, up, scale)
+    return LowRank(down, up, scale, magnitude)
+
+
+def _magnitude(file: Path, key: str, pair: dict[str, Tensor], height: int) -> Tensor | None:
+    """(height,) DoRA's lengths of rows, in whatever shape a file has them; None of a LoRA."""
+    stored = pair.get("dora_scale", pair.get("magnitude"))
+    if stored is None:
+        return None
+    # One by input begins with 1, as does PEFT's of a convolution, which is by output all the same.
+    by_input = "dora_scale" in pair and stored.shape[:1] != (height,)
+    if stored.numel() != height or by_input:
+        raise ValueError(
+            f"{file}: {key} has a DoRA's lengths of shape {tuple(stored.shape)}, expected one for each of {height} "
+            "outputs; what decomposes by input is not read: merge it first"
+        )
+    return stored.float().flatten()
 
 
 @dataclass(frozen=True)
@@ -284,11 +343,13 @@ class _Alphas:
         peft = file.name == "adapter_model.safetensors" and beside.is_file()
         self.config: dict[str, Any] = json.loads(beside.read_bytes()) if peft else {}
         self.packed: dict[str, Any] = json.loads(metadata.get(DIFFUSERS_METADATA, "{}"))
-        if any(self._value(part, "use_dora") for part in ("unet", "transformer", *TEXT_ENCODERS)):
-            raise ValueError(f"{file}: a DoRA, which is not read; merge it first")
 
     def _value(self, part: str, name: str) -> Any:
         return self.config.get(name, self.packed.get(f"{part}.{name}"))
+
+    def dora(self, part: str) -> bool:
+        """Whether a DoRA is announced, every layer of which needs its magnitude."""
+        return bool(self._value(part, "use_dora"))
 
     def of(self, part: str, layer: str) -> Alpha:
         """PEFT's rule: the first pattern that the layer's name ends with, else the common alpha."""
@@ -299,7 +360,7 @@ class _Alphas:
 
 # ---------------------------------------------------------------------------------------------- names
 
-Alias = tuple[str, str, ChangeOfUp | None]  # part, layer, what to do to B
+Alias = tuple[str, str, ChangeOfRows | None]  # part, layer, what to do to the rows of B and of DoRA's magnitude
 
 
 def _aliases(parts: Mapping[str, nn.Module]) -> dict[str, list[Alias]]:
@@ -333,13 +394,13 @@ def _names_of(part: str, layer: str) -> Iterator[str]:
         yield f"unet.{old}"
 
 
-def _third(index: int) -> ChangeOfUp:
-    return lambda up: up.chunk(3)[index]
+def _third(index: int) -> ChangeOfRows:
+    return lambda rows: rows.chunk(3)[index]
 
 
-def _swapped_halves(up: Tensor) -> Tensor:
+def _swapped_halves(rows: Tensor) -> Tensor:
     """diffusers has scale before shift where the original has shift before scale."""
-    return torch.cat(up.chunk(2)[::-1])
+    return torch.cat(rows.chunk(2)[::-1])
 
 
 ORIGINAL_BLOCK = {
@@ -372,7 +433,7 @@ ORIGINAL_ENDS = {
 def _original_names(layers: set[str]) -> dict[str, list[Alias]]:
     """kohya's names for SD 3: those of the original model, in which q, k and v are one matrix."""
     blocks = 1 + max(int(name.split(".")[1]) for name in layers if name.startswith("transformer_blocks."))
-    names: dict[str, list[tuple[str, ChangeOfUp | None]]] = {
+    names: dict[str, list[tuple[str, ChangeOfRows | None]]] = {
         original: [(ours, None)] for original, ours in ORIGINAL_ENDS.items()
     }
     names["final_layer_adaLN_modulation_1"] = [("norm_out.linear", _swapped_halves)]
@@ -397,7 +458,7 @@ def stack_of(denoiser: nn.Module, lora: Lora, seed: int = 0) -> LoraStack:
     """A LoRA that was read, as an adapter to sample with or to look at.
 
     The targets are the narrowest choice that has all its layers; layers that it leaves out get zeros, and smaller
-    ranks are filled with zeros.
+    ranks are filled with zeros. Where one layer is a DoRA's, all get lengths of rows: those that they have anyway.
 
     Args:
         denoiser: the model that it is for.
@@ -412,15 +473,27 @@ def stack_of(denoiser: nn.Module, lora: Lora, seed: int = 0) -> LoraStack:
     choices = ("cross-attention", "attention", "attention+feed-forward", "all")
     targets = next(choice for choice in choices if layers.keys() <= _layers_of(denoiser, choice))
     rank = max(low.rank for low in layers.values())
-    stack = LoraStack(denoiser, [Arm(targets=targets, rank=rank, seed=seed)])
-    state = {name: torch.zeros_like(value) for name, value in stack.state(0).items()}
+    dora = any(low.magnitude is not None for low in layers.values())
+    stack = LoraStack(denoiser, [Arm(targets=targets, rank=rank, dora=dora, seed=seed)])
+    state = {
+        name: value if name.endswith(MAGNITUDE) else torch.zeros_like(value) for name, value in stack.state(0).items()
+    }
     for name, low in layers.items():
         state[f"{PEFT_PREFIX}{name}.lora_A.weight"][: low.rank] = low.down
         up = state[f"{PEFT_PREFIX}{name}.lora_B.weight"]
         up[:, : low.rank] = _up_like(low)
+        if dora:
+            lengths = _lengths(low, denoiser.get_submodule(name))
+            state[f"{PEFT_PREFIX}{name}.{MAGNITUDE}"] = peft_magnitude(lengths, low.down.ndim)
     with torch.no_grad():
         stack.load_state(0, state)
     return stack
+
+
+def _lengths(low: LowRank, layer: nn.Module) -> Tensor:
+    """(out,) of a layer's rows as they become: what a DoRA says, or what a LoRA makes of them."""
+    assert isinstance(layer.weight, Tensor)
+    return row_norms(low.added_to(layer.weight)) if low.magnitude is None else low.magnitude
 
 
 def _layers_of(denoiser: nn.Module, targets: str) -> set[str]:

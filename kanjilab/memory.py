@@ -345,7 +345,7 @@ def smaller_settings(setting: Setting, device: torch.device) -> Iterator[tuple[s
     while any(arm.batch > 1 for arm in setting.arms):
         arms = tuple(_halved_batch(arm) for arm in setting.arms)
         yield changed("batch", f"batch {arms[0].batch} with accumulation {arms[0].accumulation}", arms=arms)
-    if device.type == "cuda" and setting.arms[0].targets != "unet":
+    if device.type == "cuda" and not any(arm.targets == "unet" or arm.dora for arm in setting.arms):
         for precision in QUANTISED:
             yield changed("precision", f"precision {precision}", precision=precision)
     arm, *others = setting.arms

@@ -17,10 +17,10 @@ def settings_hash(contents: Any) -> str:
     """The first 16 hexadecimal digits of the SHA-256 of contents written as canonical JSON.
 
     Args:
-        contents: anything JSON can hold, or a dataclass.
+        contents: anything JSON can hold, or an arm.
     """
-    if dataclasses.is_dataclass(contents) and not isinstance(contents, type):
-        contents = dataclasses.asdict(contents)
+    if isinstance(contents, Arm):
+        contents = contents.to_json()
     canonical = json.dumps(contents, sort_keys=True, separators=(",", ":"), ensure_ascii=False, allow_nan=False)
     return hashlib.sha256(canonical.encode()).hexdigest()[:16]
 
@@ -44,6 +44,8 @@ class Arm:
         rank: r >= 1; not used by `unet`.
         alpha: numerator of the scale; None means alpha = rank (scale 1).
         rslora: scale alpha / sqrt(r) in place of alpha / r (arXiv:2312.03732).
+        dora: train the length of each output's weights apart from their direction, which the LoRA turns
+            (arXiv:2402.09353); not of `unet`, and not over 8-bit or 4-bit weights.
         peak_lr: the highest learning rate.
         schedule: one of `SCHEDULES`; see `kanjilab.schedules.lr_factor`.
         warmup_steps: optimizer steps of linear warm-up; of `periodic` the half period, and no warm-up.
@@ -72,6 +74,7 @@ class Arm:
     rank: int = 64
     alpha: float | None = None
     rslora: bool = False
+    dora: bool = False
     peak_lr: float = 1e-4
     schedule: str = "cosine"
     warmup_steps: int = 0
@@ -103,6 +106,7 @@ class Arm:
             _require(value >= least, f"{name} must be a whole number >= {least}, got {value!r}")
         periodic = self.schedule == "periodic"
         _require(not periodic or self.warmup_steps > 0, "periodic takes warmup_steps as half period, expected >= 1")
+        _require(not (self.dora and self.targets == "unet"), "dora is of LoRA arms, got targets 'unet'")
         self._make_floats()
         for name in ("peak_lr", "epochs", "clip_norm", "epsilon", "explosion_factor"):
             value = getattr(self, name)
@@ -156,8 +160,14 @@ class Arm:
         return max(1, math.ceil(images / self.images_per_step))
 
     def to_json(self) -> dict[str, Any]:
-        """A plain dictionary, ready for JSON."""
-        return dataclasses.asdict(self)
+        """A plain dictionary, ready for JSON; `dora` is in it only where it is used.
+
+        Runs and studies that were stored before there was such a setting are known by a hash without it.
+        """
+        contents = dataclasses.asdict(self)
+        if not self.dora:
+            del contents["dora"]
+        return contents
 
     @classmethod
     def from_json(cls, contents: dict[str, Any]) -> Self:

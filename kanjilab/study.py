@@ -116,7 +116,7 @@ class Study:
 
     def to_json(self) -> dict[str, Any]:
         """A plain dictionary, ready for JSON."""
-        return json.loads(json.dumps(dataclasses.asdict(self)))
+        return json.loads(json.dumps(dataclasses.asdict(self) | {"arm": self.arm.to_json()}))
 
     @classmethod
     def from_json(cls, contents: Mapping[str, Any]) -> Self:

@@ -140,17 +140,17 @@ ENDINGS += (("_lora.up.weight", "_lora.down.weight"), (".lora.up.weight", ".lora
 
 def updates(
     lora: Mapping[str, Tensor], keys: Mapping[str, Place]
-) -> tuple[list[tuple[Place, Tensor, Tensor, float]], set]:
-    """What a file changes, as (place, up, down, scale); and the keys that nobody asked for."""
+) -> tuple[list[tuple[Place, Tensor, Tensor, float, Tensor | None]], set]:
+    """What a file changes, as (place, up, down, scale, dora_scale); and the keys that nobody asked for."""
     found, used = [], set()
     for key, place in keys.items():
         for up, down in ENDINGS:
             if key + up in lora:
-                used |= {key + up, key + down} | ({f"{key}.alpha"} & lora.keys())
+                used |= {key + up, key + down} | ({f"{key}.alpha", f"{key}.dora_scale"} & lora.keys())
                 rank = lora[key + down].shape[0]
                 alpha = lora.get(f"{key}.alpha")
                 scale = 1.0 if alpha is None else float(alpha) / rank
-                found.append((place, lora[key + up], lora[key + down], scale))
+                found.append((place, lora[key + up], lora[key + down], scale, lora.get(f"{key}.dora_scale")))
                 break
     return found, lora.keys() - used
 
@@ -163,14 +163,28 @@ def rows_of(weight: Tensor, place: Place) -> Tensor:
     return weight[place.third * third : (place.third + 1) * third]
 
 
-def patch(state: dict[str, Tensor], lora: Mapping[str, Tensor], keys: Mapping[str, Place]) -> set[str]:
-    """Adds a LoRA to a model by its original names, in place; the keys that were passed over."""
+def patch(
+    state: dict[str, Tensor], lora: Mapping[str, Tensor], keys: Mapping[str, Place], released: bool = False
+) -> set[str]:
+    """Adds a LoRA to a model by its original names, in place; the keys that were passed over.
+
+    Args:
+        released: a DoRA as ComfyUI applied it up to August 2026 at least, not as its pull request 15458 does.
+    """
     found, left = updates(lora, keys)
-    for place, up, down, scale in found:
+    for place, up, down, scale, dora_scale in found:
         weight = rows_of(state[place.name + ".weight"], place)
         delta = (scale * up.flatten(1) @ down.flatten(1)).reshape(weight.shape)
-        weight += torch.cat(delta.chunk(2)[::-1]) if place.swap else delta
+        changed = weight + (torch.cat(delta.chunk(2)[::-1]) if place.swap else delta)
+        if dora_scale is not None:
+            changed *= dora_scale / row_norms(weight if released else changed)
+        weight[:] = changed
     return left
+
+
+def row_norms(weight: Tensor) -> Tensor:
+    """(out, 1) or (out, 1, 1, 1) length of each output's weights."""
+    return weight.reshape(weight.shape[0], -1).norm(dim=1).reshape(-1, *[1] * (weight.dim() - 1))
 
 
 def original_state(state: Mapping[str, Tensor], places: Mapping[str, Place]) -> dict[str, Tensor]:

@@ -11,7 +11,16 @@ from torch import nn
 from torch.nn import functional as F
 from torch.testing import assert_close
 
-from kanjilab.adapters import LoraStack, StackedLora, WholeDenoiser, initial_down, make_trainable, target_layers
+from kanjilab.adapters import (
+    LoraStack,
+    StackedLora,
+    WholeDenoiser,
+    initial_down,
+    make_trainable,
+    row_norms,
+    target_layers,
+    with_row_norms,
+)
 from kanjilab.settings import Arm
 
 LAYERS = {
@@ -246,6 +255,169 @@ def test_config_is_one_that_peft_reads(base):
     assert (config.r, config.lora_alpha, config.use_rslora, config.lora_dropout) == (6, 3, True, 0)
     assert config.target_modules == set(target_layers(base.denoiser, "all"))
     assert LoraStack(base.denoiser, [Arm(rank=6)]).config(0)["lora_alpha"] == 6
+    for dora in (False, True):
+        assert LoraConfig(**LoraStack(base.denoiser, [Arm(dora=dora)]).config(0)).use_dora is dora
+
+
+# ---------------------------------------------------------------------------------- DoRA
+
+
+def peft_layer(layer, arm, state):
+    """PEFT's own layer in place of ours, with the same numbers."""
+    config = LoraConfig(r=arm.rank, lora_alpha=arm.alpha or arm.rank, use_dora=arm.dora, target_modules=["layer"])
+    model = get_peft_model(OneLayer(copy.deepcopy(layer)), config)
+    named = dict(model.named_parameters())
+    with torch.no_grad():
+        for name, value in state.items():
+            named[name.removesuffix(".weight") + ".default.weight"].copy_(value)
+    return model
+
+
+def test_each_row_gets_its_length_by_hand():
+    layer = nn.Linear(2, 2, bias=False)
+    layer.weight.data = torch.tensor([[3.0, 4.0], [0.0, 5.0]])
+    stack = LoraStack(OneLayer(layer), [Arm(targets="all", rank=1, alpha=2, dora=True)])
+    prefix = "base_model.model.inner.layer."
+    assert torch.equal(stack.state(0)[prefix + "lora_magnitude_vector"], torch.tensor([5.0, 5.0]))
+    # V = W + 2 · [0, 6]' [1, 0] = [[3, 4], [12, 5]], whose rows are 5 and 13 long.
+    down, up = torch.tensor([[1.0, 0.0]]), torch.tensor([[0.0], [6.0]])
+    lengths = torch.tensor([10.0, 26.0])
+    stack.load_state(
+        0, {prefix + "lora_A.weight": down, prefix + "lora_B.weight": up, prefix + "lora_magnitude_vector": lengths}
+    )
+    with stack.attached() as segments, torch.no_grad():
+        segments.pairs = ((0, 2),)
+        found = stack.denoiser(torch.eye(2)).T
+    assert_close(found, torch.tensor([[6.0, 8.0], [24.0, 10.0]]))
+    # W' - W = [[3, 4], [24, 5]]
+    assert_close(stack.update_norm(), torch.tensor([(9 + 16 + 576 + 25) ** 0.5]))
+
+
+@pytest.mark.parametrize("kind", LAYERS)
+def test_dora_begins_as_the_base(kind):
+    layer, arm = make_layer(kind), Arm(targets="all", rank=3, dora=True)
+    stack = LoraStack(OneLayer(layer), [arm])
+    reference = peft_layer(layer, arm, {})
+    expected = {name: value for name, value in reference.named_parameters() if "magnitude" in name}
+    (name, found), *_ = [pair for pair in stack.state(0).items() if "magnitude" in pair[0]]
+    assert_close({f"{name}.default.weight": found}, expected)
+    x = inputs(layer, 2)
+    with stack.attached() as segments, torch.no_grad():
+        segments.pairs = ((0, 2),)
+        assert_close(stack.denoiser(x), layer(x), atol=1e-6, rtol=0)
+    assert stack.update_norm().item() < 1e-5
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_no_row_changes_its_length_by_rounding(dtype):
+    weight = torch.randn(50, 70, generator=torch.Generator().manual_seed(0)).to(dtype)
+    assert torch.equal(with_row_norms(weight, row_norms(weight)), weight)
+    assert_close(row_norms(weight), weight.float().square().sum(dim=1).sqrt(), atol=0, rtol=1e-6)
+    denoiser = OneLayer(nn.Linear(70, 50)).to(dtype)
+    stack = LoraStack(denoiser, [Arm(targets="all", rank=2, dora=True)])
+    assert {name: leaf.dtype for name, leaf in stack.rows.leaves.items()} == {
+        "inner.layer.lora_A": dtype,
+        "inner.layer.lora_B": dtype,
+        "inner.layer.lora_magnitude_vector": torch.float32,
+    }
+
+
+@pytest.mark.parametrize("kind", LAYERS)
+def test_outputs_and_gradients_are_those_of_pefts_dora(kind):
+    layer, arm = make_layer(kind), Arm(targets="all", rank=4, alpha=3, dora=True)
+    stack = filled_stack(layer, [arm])
+    reference = peft_layer(layer, arm, stack.state(0))
+    x = inputs(layer, 3)
+    with stack.attached() as segments:
+        segments.pairs = ((0, 3),)
+        found = stack.denoiser(x)
+        stack.rows.take_gradients(stack.leaves, found.square().mean(), add=False)
+    expected = reference(x)
+    assert_close(found, expected, atol=1e-5, rtol=1e-5)
+    expected.square().mean().backward()
+    gradients = stack.rows.views(stack.rows.gradients)
+    for name, parameter in reference.named_parameters():
+        if ".lora_" in name:
+            view = gradients[name.removeprefix("base_model.model.").removesuffix(".weight").removesuffix(".default")]
+            assert_close(view.flatten(), parameter.grad.flatten(), atol=1e-5, rtol=1e-4)
+
+
+@pytest.mark.parametrize("pairs", [((0, 2), (1, 2), (2, 2)), ((2, 1), (0, 3), (1, 2))])
+@pytest.mark.parametrize("kind", ["linear", "convolution"])
+def test_arms_with_dora_and_without_stand_in_one_stack(kind, pairs):
+    layer = make_layer(kind)
+    arms = [Arm(targets="all", rank=2, alpha=3), Arm(targets="all", rank=5, dora=True), Arm(targets="all", rank=3)]
+    stack, x = filled_stack(layer, arms), inputs(layer, 6)
+
+    def output_and_gradients(stack, pairs, x):
+        with stack.attached() as segments:
+            segments.pairs = pairs
+            y = stack.denoiser(x)
+            stack.rows.take_gradients(stack.leaves, y.square().sum(), add=False)
+        return y.detach(), stack.rows.views(stack.rows.gradients)
+
+    outputs, gradients = output_and_gradients(stack, pairs, x)
+    starts = np.cumsum([0, *(count for _, count in pairs)])
+    for start, (k, count) in zip(starts, pairs, strict=False):
+        alone = LoraStack(OneLayer(layer), [arms[k]])
+        alone.load_state(0, stack.state(k))
+        expected, own = output_and_gradients(alone, ((0, count),), x[start : start + count])
+        assert_close(outputs[start : start + count], expected, atol=1e-6, rtol=1e-6)
+        assert ("inner.layer.lora_magnitude_vector" in own) is arms[k].dora
+        for name, value in own.items():
+            rank = arms[k].rank
+            found = gradients[name][k]
+            found = found[:rank] if name.endswith("A") else found[:, :rank] if name.endswith("B") else found
+            assert_close(found, value[0], atol=1e-4, rtol=1e-5)
+    for views in (gradients, stack.rows.views(stack.rows.values)):
+        assert [bool(row.any()) for row in views["inner.layer.lora_magnitude_vector"]] == [False, True, False]
+
+
+def test_an_arm_with_dora_leaves_out_the_layers_that_only_others_train(base):
+    stack = LoraStack(base.denoiser, [Arm(targets="cross-attention", rank=2, dora=True), Arm(targets="all", rank=3)])
+    lengths = {name.rpartition(".")[0] for name in stack.rows.shapes if name.endswith("lora_magnitude_vector")}
+    assert lengths == set(target_layers(base.denoiser, "cross-attention"))
+    noise, text = torch.randn(2, 4, 8, 8), torch.randn(2, 8, 24)
+    with stack.attached() as segments:
+        segments.pairs = ((0, 1), (1, 1))
+        predicted = base.denoiser(noise, torch.tensor([5, 900]), text).sample
+        stack.rows.take_gradients(stack.leaves, predicted.square().mean(), add=False)
+    for name, gradient in stack.rows.views(stack.rows.gradients).items():
+        layer, _, kind = name.rpartition(".")
+        assert bool(gradient[0].any()) is (layer in lengths and kind != "lora_A"), name  # B is 0 still
+        assert bool(gradient[1].any()) is (kind == "lora_B"), name
+
+
+def test_a_row_of_zeros_stays_one():
+    layer = make_layer("linear")
+    layer.weight.data[3] = 0
+    stack = LoraStack(OneLayer(layer), [Arm(targets="all", rank=2, dora=True)])
+    x = inputs(layer, 2)
+    with stack.attached() as segments:
+        segments.pairs = ((0, 2),)
+        y = stack.denoiser(x)
+        stack.rows.take_gradients(stack.leaves, y.square().mean(), add=False)
+    assert_close(y[..., 3], layer.bias[3].expand(y.shape[:-1]))
+    assert stack.rows.gradients.isfinite().all()
+
+
+def test_dora_over_quantised_weights_is_refused():
+    denoiser = OneLayer(make_layer("linear"))
+    denoiser.inner["layer"].weight = nn.Parameter(torch.zeros(40, 24, dtype=torch.int8), requires_grad=False)
+    make_trainable(denoiser, [Arm(targets="all", rank=2)])
+    with pytest.raises(ValueError, match="inner.layer is quantised, and dora needs its weights: expected .* fp32 or"):
+        make_trainable(denoiser, [Arm(targets="all", rank=2), Arm(targets="all", rank=2, dora=True)])
+
+
+def test_update_norm_with_dora_is_that_of_the_dense_change():
+    layer = make_layer("convolution")
+    arms = [Arm(targets="all", rank=2, alpha=6), Arm(targets="all", rank=5, alpha=2, dora=True)]
+    stack = filled_stack(layer, arms)
+    plain, dora = stack.update_norm()
+    assert_close(plain, filled_stack(layer, arms[:1]).update_norm()[0])
+    with torch.no_grad():
+        merged = peft_layer(layer, arms[1], stack.state(1)).merge_and_unload().inner["layer"].weight
+        assert_close(dora, (merged - layer.weight).norm(), rtol=1e-5, atol=0)
 
 
 def test_the_whole_denoiser_is_trained_on_a_copy(base):

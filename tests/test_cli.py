@@ -92,7 +92,7 @@ def images(tmp_path_factory):
 def arguments(base, images, tmp_path_factory):
     """A training of two arms, with the trackers that the command has by default."""
     run = tmp_path_factory.mktemp("runs") / "run"
-    settings = ["images_seen=3", "peak_lr=0.01", "rslora=true", "alpha=null", "targets=cross-attention"]
+    settings = ["images_seen=3", "peak_lr=0.01", "rslora=true", "dora=true", "alpha=null", "targets=cross-attention"]
     options = [part for pair in settings for part in ("--set", pair)]
     options += ["--base", base, "--precision", "fp32", "--checkpoints", "1", "--vary", "rank=2,4"]
     return ["train", images, run, *options]
@@ -141,7 +141,7 @@ def test_data_writes_a_folder_that_is_read_again(tmp_path):
 
 def test_train_trains_an_arm_for_every_value(trained, base):
     run, said = trained
-    common = dict(images_seen=3, peak_lr=0.01, rslora=True, alpha=None, targets="cross-attention")
+    common = dict(images_seen=3, peak_lr=0.01, rslora=True, dora=True, alpha=None, targets="cross-attention")
     assert run.settings["arms"] == [Arm(rank=rank, **common).to_json() for rank in (2, 4)]
     assert (run.settings["base"], run.settings["precision"]) == (str(base), "fp32")
     assert run.settings["training_images"] == 4
@@ -200,6 +200,13 @@ def test_export_writes_the_arm_that_was_asked_for(trained, tmp_path):
     done("export", run.path, tmp_path / "start", "--step", 0)
     with safe_open(tmp_path / "start" / path.name, "numpy") as file:
         assert all((file.get_tensor(name) == 0).all() for name in file.keys() if "lora_B" in name)
+
+
+def test_export_says_who_draws_a_dora(trained, tmp_path):
+    assert "This is a DoRA" not in done("export", trained[0].path, tmp_path / "own")
+    for form in ("comfyui", "kohya"):
+        said = done("export", trained[0].path, tmp_path / form, "--format", form)
+        assert "This is a DoRA" in said and "ComfyUI/pull/15458" in said
 
 
 class WaterJudge:

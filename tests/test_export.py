@@ -37,19 +37,20 @@ from tests.tiny import tiny_encoded
 ARMS = {
     "attention": Arm(rank=3, alpha=6, peak_lr=0.05, images_seen=5),
     "all": Arm(rank=4, alpha=2, rslora=True, targets="all", peak_lr=0.02, images_seen=5),
+    "DoRA": Arm(rank=3, alpha=6, targets="all", dora=True, peak_lr=0.02, images_seen=5),
 }
 
 
 @pytest.fixture(scope="module")
 def run(base, tmp_path_factory):
-    """Two arms, trained hard enough that their pictures are not the base's."""
+    """Arms that are trained hard enough that their pictures are not the base's."""
     path = tmp_path_factory.mktemp("runs") / "run"
     for _ in train(base, tiny_encoded(base), list(ARMS.values()), path, checkpoints=1):
         pass
     return RunFolder.open(path)
 
 
-@pytest.mark.parametrize("arm", [0, 1], ids=list(ARMS))
+@pytest.mark.parametrize("arm", [0, 1, 2], ids=list(ARMS))
 def test_diffusers_loads_the_file_and_draws_the_same(folder, base, run, tmp_path, monkeypatch, arm):
     file = to_diffusers(run, 5, arm, tmp_path / "export")
     assert file == tmp_path / "export" / "pytorch_lora_weights.safetensors"
@@ -72,7 +73,7 @@ def test_diffusers_loads_the_file_and_draws_the_same(folder, base, run, tmp_path
     assert np.abs(grays.astype(int) - images[0, 0].astype(int)).max() <= 1
 
 
-@pytest.mark.parametrize("arm", [0, 1], ids=list(ARMS))
+@pytest.mark.parametrize("arm", [0, 1, 2], ids=list(ARMS))
 def test_peft_loads_the_checkpoint_folder(base, run, arm):
     model = PeftModel.from_pretrained(copy.deepcopy(base.denoiser), run.checkpoint_path(5) / f"arm_{arm}")
     generator = torch.Generator().manual_seed(0)
@@ -94,7 +95,7 @@ def test_the_scale_is_folded_into_b(run, tmp_path):
         stored = load_file(run.checkpoint_path(5) / f"arm_{arm}" / "adapter_model.safetensors")
         exported = load_file(to_diffusers(run, 5, arm, tmp_path))
         assert len(exported) == len(stored)
-        assert settings.scale == [2, 1][arm]
+        assert settings.scale == [2, 1, 2][arm]
         for name, value in exported.items():
             factor = settings.scale if "lora_B" in name else 1
             assert torch.equal(value, factor * stored[name.replace("unet.", "base_model.model.", 1)]), name
@@ -111,8 +112,8 @@ def test_the_header_says_what_it_is(run, tmp_path):
 
 
 def test_what_cannot_be_written_is_refused(base, run, tmp_path):
-    with pytest.raises(ValueError, match="has arms 0 to 1, got 2"):
-        to_diffusers(run, 5, 2, tmp_path)
+    with pytest.raises(ValueError, match="has arms 0 to 2, got 3"):
+        to_diffusers(run, 5, 3, tmp_path)
     with pytest.raises(RunError, match=r"no complete checkpoint of step 3, only \[0, 5\]"):
         to_diffusers(run, 3, 0, tmp_path)
     for _ in train(base, tiny_encoded(base), [Arm(targets="unet", images_seen=1)], tmp_path / "whole", checkpoints=1):
@@ -136,7 +137,7 @@ def test_a_ruined_arm_is_refused(base, tmp_path):
 # ---------------------------------------------------------------------------------- further forms
 
 
-@pytest.mark.parametrize("arm", [0, 1], ids=list(ARMS))
+@pytest.mark.parametrize("arm", [0, 1, 2], ids=list(ARMS))
 @pytest.mark.parametrize("form", LORA_FORMS)
 def test_every_form_comes_back_as_it_was_trained(base, run, tmp_path, form, arm):
     file = LORA_FORMS[form](run, 5, arm, tmp_path / form)
@@ -146,18 +147,20 @@ def test_every_form_comes_back_as_it_was_trained(base, run, tmp_path, form, arm)
         again = found.layers[name]
         expected = low.scale * low.up @ low.down.flatten(1)
         assert_close(again.scale * again.up @ again.down.flatten(1), expected, msg=name)
+        assert_close(again.magnitude, low.magnitude, atol=0, rtol=0, msg=name)
     assert found.metadata["data"] == run.settings["data"]
 
 
-def test_a_file_that_was_read_draws_what_the_run_draws(base, run, tmp_path):
+@pytest.mark.parametrize("arm", [1, 2], ids=["all", "DoRA"])
+def test_a_file_that_was_read_draws_what_the_run_draws(base, run, tmp_path, arm):
     sampling = Sampling(steps=2)
-    stack = stack_of(base.denoiser, read_lora(to_kohya(run, 5, 1, tmp_path), {"unet": base.denoiser}))
+    stack = stack_of(base.denoiser, read_lora(to_kohya(run, 5, arm, tmp_path), {"unet": base.denoiser}))
     images = sample(base, ["queen"], [1], sampling, trainable=stack, size_px=32)
-    expected = sample(base, ["queen"], [1], sampling, trainable=load_checkpoints(base, run, [5], 1), size_px=32)
+    expected = sample(base, ["queen"], [1], sampling, trainable=load_checkpoints(base, run, [5], arm), size_px=32)
     assert np.abs(images.astype(int) - expected.astype(int)).max() <= 1
 
 
-@pytest.mark.parametrize("arm", [0, 1], ids=list(ARMS))
+@pytest.mark.parametrize("arm", [0, 1], ids=["attention", "all"])
 def test_diffusers_draws_the_same_from_kohyas_names(folder, run, tmp_path, arm):
     """As it does from its own; only names that it knows, convolutions of SD 1.x among them."""
     file = to_comfyui(run, 5, arm, tmp_path)
@@ -172,9 +175,10 @@ def test_diffusers_draws_the_same_from_kohyas_names(folder, run, tmp_path, arm):
     assert_close(drawn[1], drawn[0], atol=1e-4, rtol=1e-4)
 
 
-def test_peft_loads_the_exported_folder(base, run, tmp_path):
-    file = to_peft(run, 5, 1, tmp_path / "peft")
-    stored = run.checkpoint_path(5) / "arm_1"
+@pytest.mark.parametrize("arm", [1, 2], ids=["all", "DoRA"])
+def test_peft_loads_the_exported_folder(base, run, tmp_path, arm):
+    file = to_peft(run, 5, arm, tmp_path / "peft")
+    stored = run.checkpoint_path(5) / f"arm_{arm}"
     assert (file.parent / "adapter_config.json").read_bytes() == (stored / "adapter_config.json").read_bytes()
     models = [PeftModel.from_pretrained(copy.deepcopy(base.denoiser), path) for path in (file.parent, stored)]
     for (name, found), expected in zip(models[0].named_parameters(), models[1].parameters(), strict=True):
@@ -188,15 +192,17 @@ def test_peft_loads_the_exported_folder(base, run, tmp_path):
 def sd3_run(sd3_base, tmp_path_factory):
     path = tmp_path_factory.mktemp("runs") / "sd3"
     arms = [Arm(rank=3, alpha=6, peak_lr=0.05, images_seen=5), Arm(rank=2, targets="all", peak_lr=0.02, images_seen=5)]
+    arms += [Arm(rank=3, targets=targets, dora=True, peak_lr=0.05, images_seen=5) for targets in ("attention", "all")]
     for _ in train(sd3_base, tiny_encoded(sd3_base), arms, path, checkpoints=1):
         pass
     return RunFolder.open(path)
 
 
-@pytest.mark.parametrize("arm", [0, 1], ids=["attention", "all"])
+@pytest.mark.parametrize("arm", [0, 1, 2, 3], ids=["attention", "all", "attention, DoRA", "all, DoRA"])
 def test_diffusers_loads_sd3_and_draws_the_same(sd3_folder, sd3_base, sd3_run, tmp_path, monkeypatch, arm):
-    file = to_comfyui(sd3_run, 5, arm, tmp_path)  # the form that ComfyUI loads is diffusers' own here
-    assert load_file(file).keys() == load_file(to_diffusers(sd3_run, 5, arm, tmp_path / "own")).keys()
+    file = to_diffusers(sd3_run, 5, arm, tmp_path)
+    if arm < 2:  # of a LoRA, the form that ComfyUI loads is diffusers' own here
+        assert load_file(file).keys() == load_file(to_comfyui(sd3_run, 5, arm, tmp_path / "comfyui")).keys()
     with pytest.raises(ValueError, match="kohya's names for SD 3"):
         to_kohya(sd3_run, 5, arm, tmp_path)
     pipeline = StableDiffusion3Pipeline.from_pretrained(sd3_folder)
@@ -218,6 +224,17 @@ def test_diffusers_loads_sd3_and_draws_the_same(sd3_folder, sd3_base, sd3_run, t
     assert (found - without).abs().max() > 0.05
 
 
+def test_a_dora_of_sd3_has_the_names_that_comfyui_loads(sd3_base, sd3_run, tmp_path):
+    file = to_comfyui(sd3_run, 5, 2, tmp_path)
+    own = load_file(to_diffusers(sd3_run, 5, 2, tmp_path / "own"))
+    assert load_file(file).keys() == {name.replace("lora_magnitude_vector", "dora_scale") for name in own}
+    found, trained = read_lora(file, {"transformer": sd3_base.denoiser}).layers, read_arm(sd3_run, 5, 2).layers
+    for name, low in trained.items():
+        assert torch.equal(found[name].magnitude, low.magnitude), name
+    with pytest.raises(ValueError, match="ComfyUI would give the rows of transformer.*linear each other's lengths"):
+        to_comfyui(sd3_run, 5, 3, tmp_path)
+
+
 # ---------------------------------------------------------------------------------- whole pipelines
 
 
@@ -225,7 +242,7 @@ def drawn_by(base, trainable=None):
     return sample(base, ["queen"], [1], Sampling(base.samplers[0], steps=2), trainable=trainable, size_px=32)[0, 0, 0]
 
 
-@pytest.mark.parametrize("arm", [0, 1], ids=list(ARMS))
+@pytest.mark.parametrize("arm", [0, 1, 2], ids=list(ARMS))
 def test_a_merged_pipeline_draws_what_the_adapter_drew(base, run, tmp_path, arm):
     path = to_pipeline(run, 5, arm, tmp_path / "merged")
     merged = load_base(path)
@@ -308,6 +325,13 @@ def with_settings(run, tmp_path, **changes):
     shutil.copytree(run.path, target)
     (target / "settings.json").write_text(json.dumps(run.settings | changes))
     return RunFolder.open(target)
+
+
+def test_the_card_of_a_dora_says_who_draws_it(run):
+    card = model_card(run, 5, 2, file="x.safetensors")
+    assert "a DoRA of rank 3" in card and "| dora | `True` |" in card and "ComfyUI/pull/15458" in card
+    assert "15458" not in model_card(run, 5, 2, file="")  # a whole pipeline has no such trouble
+    assert "DoRA" not in model_card(run, 5, 1, file="x.safetensors")
 
 
 def test_a_known_base_is_named_as_the_hub_does(run, tmp_path):

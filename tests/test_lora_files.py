@@ -2,17 +2,18 @@
 
 import copy
 import json
+from dataclasses import replace
 
 import pytest
 import torch
-from comfy import accepted_keys, original_state, patch, rows_of, sd1_places, sd3_places, updates
+from comfy import accepted_keys, original_state, patch, row_norms, rows_of, sd1_places, sd3_places, updates
 from diffusers import SD3Transformer2DModel, StableDiffusion3Pipeline, StableDiffusionPipeline, UNet2DConditionModel
 from diffusers.loaders.single_file_utils import (
     convert_ldm_unet_checkpoint,
     convert_sd3_transformer_checkpoint_to_diffusers,
 )
 from peft import LoraConfig, PeftModel, get_peft_model_state_dict
-from safetensors.torch import save_file
+from safetensors.torch import load_file, save_file
 from torch import nn
 from torch.testing import assert_close
 from transformers import CLIPTextConfig, CLIPTextModel
@@ -28,6 +29,7 @@ from kanjilab.lora_files import (
     read_lora,
     stack_of,
 )
+from kanjilab.lora_files import _is_exchanged as is_exchanged
 
 SD14 = dict(
     sample_size=64,
@@ -84,7 +86,7 @@ def model(request) -> nn.Module:
     return small_model(request.param)
 
 
-def random_lora(model: nn.Module, targets: str, rank: int = 3, scale: float = 0.5) -> Lora:
+def random_lora(model: nn.Module, targets: str, rank: int = 3, scale: float = 0.5, dora: bool = False) -> Lora:
     generator = torch.Generator().manual_seed(1)
     layers = target_layers(model, targets)
     part = denoiser_part(layers)
@@ -96,15 +98,20 @@ def random_lora(model: nn.Module, targets: str, rank: int = 3, scale: float = 0.
         f"{part}.{name}": LowRank(draw(rank, *layer.weight.shape[1:]), draw(layer.weight.shape[0], rank), scale)
         for name, layer in layers.items()
     }
+    if dora:
+        pairs = {name: replace(low, magnitude=draw(len(low.up)).abs()) for name, low in pairs.items()}
     return Lora(pairs, {})
 
 
 def merged_state(model: nn.Module, lora: Lora) -> dict[str, torch.Tensor]:
-    """The model's weights with scale · B · A added, layer by layer."""
+    """The model's weights with scale · B · A added, layer by layer, and of a DoRA every row of its own length."""
     state = {name: value.clone() for name, value in model.state_dict().items()}
     for name, low in lora.layers.items():
         weight = state[name.partition(".")[2] + ".weight"]
         weight += (low.scale * low.up @ low.down.flatten(1)).view(weight.shape)
+        if low.magnitude is not None:
+            for row, length in zip(weight, low.magnitude, strict=True):
+                row *= length / row.norm()
     return state
 
 
@@ -132,17 +139,42 @@ def test_the_places_are_those_of_the_original(model):
     assert_same_states(back_to_diffusers(part, original_state(state, PLACES[part])), state)
 
 
+@pytest.mark.parametrize("dora", [False, True], ids=["LoRA", "DoRA"])
 @pytest.mark.parametrize("targets", ["attention", "attention+feed-forward", "all"])
-def test_comfyui_changes_exactly_what_was_trained(model, targets):
-    lora = random_lora(model, targets)
+def test_comfyui_changes_exactly_what_was_trained(model, targets, dora):
+    lora = random_lora(model, targets, dora=dora)
     part = denoiser_part(dict(model.named_modules()))
     keys = accepted_keys(PLACES[part], "sd1" if part == "unet" else "sd3")
     original = original_state(model.state_dict(), PLACES[part])
+    if dora and (part, targets) == ("transformer", "all"):
+        with pytest.raises(ValueError, match="rows of transformer.*norm.* each other's lengths: write the form 'diff"):
+            comfyui_tensors(lora)
+        return
     assert patch(original, comfyui_tensors(lora), keys) == set()
     found = back_to_diffusers(part, original)
     assert_same_states(found, merged_state(model, lora))
     changed = {name for name, value in model.state_dict().items() if not torch.equal(value, found[name])}
     assert changed == {name.partition(".")[2] + ".weight" for name in lora.layers}
+
+
+def test_comfyui_as_released_makes_a_doras_rows_as_much_too_long_as_they_have_grown():
+    model = small_model("unet")
+    lora = random_lora(model, "all", dora=True)
+    original = original_state(model.state_dict(), PLACES["unet"])
+    assert patch(original, comfyui_tensors(lora), accepted_keys(PLACES["unet"], "sd1"), released=True) == set()
+    found, expected = back_to_diffusers("unet", original), merged_state(model, lora)
+    for name, low in lora.layers.items():
+        layer = name.partition(".")[2]
+        weight = model.get_submodule(layer).weight
+        grown = row_norms(replace(low, magnitude=None).added_to(weight)) / row_norms(weight)
+        assert (grown - 1).abs().max() > 0.1
+        assert_close(found[f"{layer}.weight"], grown * expected[f"{layer}.weight"], atol=1e-5, rtol=1e-4)
+
+
+def test_the_exchanged_layers_are_those_of_the_original():
+    layers = random_lora(small_model("transformer"), "all").layers
+    exchanged = {name.partition(".")[2] for name, low in layers.items() if is_exchanged(name, low)}
+    assert exchanged == {name for name, place in PLACES["transformer"].items() if place.swap}
 
 
 def test_comfyui_passes_over_what_diffusers_writes_for_sd1():
@@ -180,12 +212,12 @@ def test_every_key_of_a_full_size_lora_is_claimed(family, targets, layers):
         found, left = updates(comfyui_tensors(Lora(pairs, {})), accepted_keys(places, family))
     assert (left, len(found)) == (set(), layers)
     assert len({(place.name, place.third) for place, *_ in found}) == layers
-    for place, up, down, scale in found:
+    for place, up, down, scale, _ in found:
         weight = rows_of(weights[place.name + ".weight"], place)
         assert (scale, up.shape[0], up.flatten(1).shape[1]) == (1, weight.shape[0], rank)
         assert (down.shape[0], down[0].numel(), down.ndim) == (rank, weight[0].numel(), weight.ndim)
     if (family, targets) == ("sd3", "attention"):
-        assert sum(up.numel() + down.numel() for _, up, down, _ in found) == 303 * 2 * 2432 * 768  # 1.13 billion
+        assert sum(up.numel() + down.numel() for _, up, down, *_ in found) == 303 * 2 * 2432 * 768  # 1.13 billion
 
 
 # ---------------------------------------------------------------------------------- back from every form
@@ -199,6 +231,10 @@ def assert_same_updates(found: Lora, expected: Lora):
             low.scale * low.up @ low.down.flatten(1),
             msg=lambda text, name=name: f"{name}: {text}",
         )
+        if low.magnitude is None:
+            assert found.layers[name].magnitude is None
+        else:
+            assert torch.equal(found.layers[name].magnitude, low.magnitude), name
 
 
 def renamed(lora: Lora, name_of, up=".lora_up.weight", down=".lora_down.weight", alpha=True):
@@ -219,11 +255,14 @@ def written(path, tensors, metadata=None):
     return path
 
 
-@pytest.mark.parametrize("targets", ["attention", "all"])
-def test_round_trip_through_the_forms_that_are_written(model, targets, tmp_path):
-    lora = random_lora(model, targets)
+@pytest.mark.parametrize(
+    ("targets", "dora"), [("attention", False), ("all", False), ("attention", True), ("all", True)]
+)
+def test_round_trip_through_the_forms_that_are_written(model, targets, dora, tmp_path):
+    lora = random_lora(model, targets, dora=dora)
     part = denoiser_part(dict(model.named_modules()))
-    forms = [diffusers_tensors, comfyui_tensors] + [kohya_tensors] * (part == "unet")
+    forms = [diffusers_tensors] + [kohya_tensors] * (part == "unet")
+    forms += [comfyui_tensors] * (part == "unet" or not dora or targets != "all")
     for number, form in enumerate(forms):
         path = written(tmp_path / f"{number}.safetensors", form(lora), {"base": "sd14"})
         found = read_lora(path, {part: model})
@@ -257,6 +296,26 @@ def test_the_forms_of_other_trainers_are_read(model, tmp_path):
         assert_same_updates(read_lora(written(tmp_path / f"{name}.safetensors", tensors), {part: model}), lora)
 
 
+@pytest.mark.parametrize("flat", [False, True], ids=["as LyCORIS has them", "as diffusers converts them"])
+def test_lengths_of_rows_are_read_in_every_shape(tmp_path, flat):
+    model = small_model("unet")
+    lora = random_lora(model, "all", dora=True)
+    tensors = renamed(lora, lambda name: "lora_unet_" + name.replace(".", "_"))
+    for name, low in lora.layers.items():
+        key = "lora_unet_" + name.partition(".")[2].replace(".", "_")
+        tensors[f"{key}.dora_scale"] = low.magnitude.reshape(-1, *[1] * (0 if flat else low.down.ndim - 1)).clone()
+    assert_same_updates(read_lora(written(tmp_path / "x.safetensors", tensors), {"unet": model}), lora)
+
+
+def test_a_dora_without_its_lengths_is_refused(tmp_path):
+    model = small_model("unet")
+    peft_model(model, use_dora=True).save_pretrained(tmp_path)
+    file = tmp_path / "adapter_model.safetensors"
+    save_file({name: value for name, value in load_file(file).items() if "magnitude" not in name}, file)
+    with pytest.raises(ValueError, match="is of a DoRA and has no lora_magnitude_vector"):
+        read_lora(tmp_path, {"unet": model})
+
+
 def test_without_an_alpha_the_scale_is_one(tmp_path):
     model = small_model("unet")
     lora = random_lora(model, "attention", scale=1)
@@ -270,7 +329,7 @@ def peft_model(model: nn.Module, **settings) -> PeftModel:
     adapted = PeftModel(copy.deepcopy(model), config)
     generator = torch.Generator().manual_seed(2)
     for name, value in adapted.named_parameters():
-        if "lora_B" in name:
+        if "lora_B" in name or "magnitude" in name:
             value.data = torch.randn(value.shape, generator=generator)
     return adapted
 
@@ -279,6 +338,7 @@ PEFT_SETTINGS = {
     "alpha": dict(lora_alpha=2),
     "rslora": dict(lora_alpha=3, use_rslora=True),
     "patterns": dict(lora_alpha=2, rank_pattern={r"attn1?\.to_q": 6}, alpha_pattern={"to_v": 5}),
+    "DoRA": dict(lora_alpha=2, use_dora=True),
 }
 
 
@@ -308,7 +368,8 @@ def test_what_diffusers_writes_is_read_with_the_alpha_of_its_header(model, setti
     assert_same_states(merged_state(model, found), adapted.merge_and_unload().state_dict())
 
 
-def test_kohyas_sd3_is_read_as_comfyui_applies_it(tmp_path):
+@pytest.mark.parametrize("dora", [False, True], ids=["LoRA", "DoRA"])
+def test_kohyas_sd3_is_read_as_comfyui_applies_it(tmp_path, dora):
     """q, k and v in one matrix, halves exchanged in the last layers: against the original's weights."""
     model, places, generator = small_model("transformer"), PLACES["transformer"], torch.Generator().manual_seed(3)
     original = original_state(model.state_dict(), places)
@@ -321,6 +382,9 @@ def test_kohyas_sd3_is_read_as_comfyui_applies_it(tmp_path):
         tensors[f"{key}.lora_down.weight"] = torch.randn(2, *weight.shape[1:], generator=generator)
         tensors[f"{key}.lora_up.weight"] = torch.randn(weight.shape[0], 2, *ends, generator=generator)
         tensors[f"{key}.alpha"] = torch.tensor(0.5)
+        if dora:
+            lengths = torch.rand(weight.shape[0], generator=generator)
+            tensors[f"{key}.dora_scale"] = lengths.reshape(-1, *[1] * (weight.ndim - 1))
     found = read_lora(written(tmp_path / "kohya.safetensors", tensors), {"transformer": model})
     assert len(found.layers) == len([name for name in target_layers(model, "all")])
     assert patch(original, tensors, accepted_keys(places, "sd3")) == set()
@@ -393,7 +457,11 @@ def test_unknown_keys_are_named(tmp_path):
     refused({}, f"{first.removesuffix('.lora_A.weight')} has no down matrix", less=[first])
     refused({first: good[first] * torch.nan}, "is not finite")
     refused({first: torch.ones(3, 5)}, r"has A \(3, 5\) and B .* which do not fit the weight \(.*another base")
-    refused({first.replace("lora_A.weight", "lora_magnitude_vector"): torch.ones(2, 2)}, "1 keys of DoRA")
+    lengths = first.replace("lora_A.weight", "lora_magnitude_vector")
+    refused({lengths: torch.ones(2, 2)}, r"lengths of shape \(2, 2\), expected one for each of 8 outputs")
+    by_input = {first.replace("lora_A.weight", "dora_scale"): torch.ones(1, 8)}  # as LyCORIS once had it
+    refused(by_input, r"lengths of shape \(1, 8\), .* decomposes by input is not read: merge it first")
+    refused({lengths: torch.full((8,), torch.nan)}, "is not finite")
     joint = {"lora_unet_joint_blocks_0_x_block_mlp_fc1.lora_down.weight": torch.ones(2, 2)}
     joint |= {"lora_unet_joint_blocks_0_x_block_mlp_fc1.lora_up.weight": torch.ones(2, 2)}
     refused(joint, "1 layers that unet does not have: lora_unet_joint_blocks_0")
@@ -414,9 +482,10 @@ def test_what_is_no_file_of_tensors_is_refused(tmp_path):
 # ---------------------------------------------------------------------------------- use
 
 
-def test_a_lora_that_was_read_draws_as_a_stack(model):
-    """Of two layers and unequal ranks: what the stack leaves out or fills up changes nothing."""
-    lora = random_lora(model, "attention")
+@pytest.mark.parametrize("dora", [False, True], ids=["LoRA", "DoRA"])
+def test_a_lora_that_was_read_draws_as_a_stack(model, dora):
+    """Of three layers and unequal ranks, one no DoRA: what the stack leaves out or fills up changes nothing."""
+    lora = random_lora(model, "attention", dora=dora)
     chosen = dict(list(lora.layers.items())[:3])
     name = list(chosen)[1]
     chosen[name] = LowRank(chosen[name].down[:1], chosen[name].up[:, :1], 2.0)
@@ -425,7 +494,9 @@ def test_a_lora_that_was_read_draws_as_a_stack(model):
     expected = merged_state(model, small)
     for layer in target_layers(model, "attention"):
         down, up = found[f"base_model.model.{layer}.lora_A.weight"], found[f"base_model.model.{layer}.lora_B.weight"]
-        weight = model.get_submodule(layer).weight
-        assert_close(weight + up @ down, expected[f"{layer}.weight"])
+        changed = model.get_submodule(layer).weight + up @ down
+        if dora:
+            changed *= found[f"base_model.model.{layer}.lora_magnitude_vector"][:, None] / row_norms(changed)
+        assert_close(changed, expected[f"{layer}.weight"])
     with pytest.raises(ValueError, match="the denoiser's layers alone, got text_encoder.x"):
         stack_of(model, Lora({"text_encoder.x": chosen[name]}, {}))

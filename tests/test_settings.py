@@ -96,6 +96,12 @@ def test_a_periodic_schedule_needs_its_half_period():
         Arm(schedule="periodic")
 
 
+def test_dora_is_of_adapters():
+    assert Arm(targets="all", dora=True).dora
+    with pytest.raises(ValueError, match="dora is of LoRA arms, got targets 'unet'"):
+        Arm(targets="unet", dora=True)
+
+
 def test_settings_cannot_be_changed():
     with pytest.raises(dataclasses.FrozenInstanceError):
         Arm().rank = 3
@@ -117,6 +123,15 @@ def test_hash_is_that_of_the_contents():
     assert settings_hash(Arm(rank=4)) == settings_hash(Arm(rank=4).to_json()) != settings_hash(Arm(rank=5))
     with pytest.raises(ValueError, match="not JSON compliant"):
         settings_hash({"lr": math.nan})
+
+
+def test_runs_from_before_dora_keep_their_hash():
+    assert settings_hash(Arm()) == "62b24f2acd28dfe4"  # of the commit before
+    assert "dora" not in Arm().to_json()
+    assert Arm.from_json(Arm().to_json() | {"dora": False}) == Arm() == Arm.from_json(Arm().to_json())
+    with_it = Arm(dora=True)
+    assert Arm.from_json(json.loads(json.dumps(with_it.to_json()))) == with_it
+    assert settings_hash(with_it) != settings_hash(Arm())
 
 
 def test_whole_numbers_and_floats_are_one_setting():

@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+from pathlib import Path
 
 import pytest
 
@@ -49,3 +50,12 @@ def test_json_both_ways_and_a_hash_of_all_contents(study):
 def test_wrong_settings_are_refused_before_anything_is_done(study, changes, complaint):
     with pytest.raises(ValueError, match=complaint):
         dataclasses.replace(study, **{"contrasts": ()} | changes)
+
+
+def test_stored_studies_keep_their_hash():
+    """It is how `figures/studies` and runs on disk are found again, whatever settings come to be."""
+    reports = sorted((Path(__file__).parents[1] / "figures" / "studies").glob("*/report*.json"))
+    assert len(reports) >= 8
+    for path in reports:
+        report = json.loads(path.read_text())
+        assert Study.from_json(report["study"]).hash == report["hash"], path

@@ -110,19 +110,20 @@ def peft_model(base, arm, state):
         r=arm.rank,
         lora_alpha=arm.alpha or arm.rank,
         use_rslora=arm.rslora,
+        use_dora=arm.dora,
         target_modules=[name.removeprefix("base_model.model.").split(".lora_")[0] for name in state],
     )
     model = get_peft_model(copy.deepcopy(base.denoiser), config)
     named = dict(model.named_parameters())
     with torch.no_grad():
         for name, value in state.items():
-            named[name.replace(".weight", ".default.weight")].copy_(value)
+            named[name.removesuffix(".weight") + ".default.weight"].copy_(value)
     return model
 
 
 def peft_state(model):
     return {
-        name.replace(".default.weight", ".weight"): value.detach()
+        name.replace(".default.weight", "" if "magnitude" in name else ".weight"): value.detach()
         for name, value in model.named_parameters()
         if ".lora_" in name
     }
@@ -168,10 +169,13 @@ def test_a_step_is_pefts_and_torchs(base, data, tmp_path, monkeypatch, targets, 
     assert np.mean(choices) > 0.5 if merged else choices and not any(choices)
 
 
-@pytest.mark.parametrize("prediction", ["epsilon", "v_prediction"])
-def test_a_training_is_pefts_and_torchs(tmp_path, data, prediction):
+@pytest.mark.parametrize(
+    ("prediction", "targets", "dora"),
+    [("epsilon", "attention", False), ("v_prediction", "attention", False), ("epsilon", "all", True)],
+)
+def test_a_training_is_pefts_and_torchs(tmp_path, data, prediction, targets, dora):
     base = load_base(save_tiny_pipeline(tmp_path / "base", prediction=prediction))
-    arm = Arm(**PARITY, rank=3, images_seen=10)
+    arm = Arm(**PARITY, targets=targets, rank=3, dora=dora, images_seen=10)
     reports, run = run_to_end(base, data, [arm], tmp_path / "run")
     model = peft_model(base, arm, adapter(run, step=0))
     parameters = [value for value in model.parameters() if value.requires_grad]
@@ -214,6 +218,7 @@ def test_arms_are_trained_together_as_alone(base, data, tmp_path):
         Arm(
             rank=3, rslora=True, schedule="constant", batch=2, accumulation=2, images_seen=12, ema_decay=0.5, beta1=0.5
         ),
+        Arm(targets="all", rank=2, dora=True, peak_lr=1e-2, images_seen=6, seed=1),
     ]
     together, run = run_to_end(base, data, arms, tmp_path / "together")
     assert len(together) == 6
@@ -415,15 +420,15 @@ def test_accumulation_is_a_larger_batch(base, data, tmp_path):
 
 def test_bf16_stays_near_fp32(folder, base, data, tmp_path):
     half = load_base(folder, precision="bf16")
-    for targets in ("attention", "all", "unet"):
-        arm = Arm(targets=targets, rank=4, peak_lr=1e-3, images_seen=6, batch=2)
-        full, _ = run_to_end(base, data, [arm], tmp_path / f"fp32_{targets}")
-        reports, run = run_to_end(half, data, [arm], tmp_path / f"bf16_{targets}")
+    for targets, dora in (("attention", False), ("all", False), ("all", True), ("unet", False)):
+        arm = Arm(targets=targets, rank=4, dora=dora, peak_lr=1e-3, images_seen=6, batch=2)
+        full, _ = run_to_end(base, data, [arm], tmp_path / f"fp32_{targets}_{dora}")
+        reports, run = run_to_end(half, data, [arm], tmp_path / f"bf16_{targets}_{dora}")
         expected, found = (np.array([report.loss[0] for report in steps]) for steps in (full, reports))
         np.testing.assert_allclose(found, expected, rtol=0.05)
         assert not np.array_equal(found, expected)
         assert {value.dtype for value in adapter(run).values()} == {torch.float32}
-    several = [Arm(targets="all", rank=2, images_seen=2), Arm(targets="all", rank=3, images_seen=2)]
+    several = [Arm(targets="all", rank=2, images_seen=2), Arm(targets="all", rank=3, dora=True, images_seen=2)]
     reports, _ = run_to_end(half, data, several, tmp_path / "several")
     assert reports[-1].stopped == (None, None)
 
@@ -511,6 +516,11 @@ RESUMED = {
         Arm(rank=2, accumulation=2, ema_decay=0.9, peak_lr=1e-2, images_seen=24, seed=1),
         Arm(targets="all", rank=3, batch=2, peak_lr=3e-3, schedule="linear", images_seen=16, min_snr_gamma=5),
         Arm(rank=2, peak_lr=1e30, images_seen=16),  # and one that stops early
+    ],
+    "DoRA": [
+        Arm(rank=2, dora=True, accumulation=2, ema_decay=0.9, peak_lr=1e-2, images_seen=24, seed=1),
+        Arm(targets="all", rank=3, dora=True, batch=2, peak_lr=3e-3, images_seen=16),
+        Arm(targets="all", rank=2, peak_lr=1e-2, images_seen=8),
     ],
     "unet": [Arm(targets="unet", peak_lr=1e-3, images_seen=24, batch=2, ema_decay=0.99)],
     "flow arms": [

@@ -71,7 +71,7 @@ class Recipe:
 
     def to_json(self) -> dict[str, Any]:
         """A plain dictionary, ready for JSON."""
-        return json.loads(json.dumps(dataclasses.asdict(self)))
+        return json.loads(json.dumps(dataclasses.asdict(self) | {"arm": self.arm.to_json()}))
 
     @classmethod
     def from_json(cls, contents: Mapping[str, Any]) -> Self:
@@ -93,6 +93,7 @@ class Recipe:
         """Identity of what a step's time and memory depend on."""
         arm = self.arm
         parts = [self.base, self.precision, arm.targets, arm.rank, arm.batch, arm.accumulation, arm.ema_decay is None]
+        parts += ["dora"] if arm.dora else []
         return settings_hash([*parts, platform.node()])
 
     def title(self) -> str:
