@@ -13,7 +13,7 @@ from torch import nn
 
 from kanjilab.families import Base, FlowBase, UNetBase
 from kanjilab.minilm import TOKENS, minilm_folder, sha256_file
-from kanjilab.packed import pack_convolutions
+from kanjilab.packed import pack_layers
 from kanjilab.settings import PRECISIONS, QUANTISED
 from kanjilab.sources import (
     UNUSED_PARTS,
@@ -102,7 +102,7 @@ def _load_unet(name: str, folder: Path, precision: str, device: torch.device) ->
     if device.type == "cpu" and precision == "bf16":
         # torch's fused attention takes two to four times as long there, backwards above all.
         denoiser.set_attn_processor(AttnProcessor())
-        pack_convolutions(denoiser)
+        pack_layers(denoiser)
     return UNetBase(
         name=name,
         identity=identity,

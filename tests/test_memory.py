@@ -9,7 +9,7 @@ from transformers import CLIPTextConfig, CLIPTextModel, CLIPTextModelWithProject
 from kanjilab import memory
 from kanjilab.adapters import LoraStack, make_trainable
 from kanjilab.memory import KNOWN, Setting, architecture, memory_needed, meta_denoiser, require_memory, smaller_settings
-from kanjilab.packed import can_pack, is_packed_well
+from kanjilab.packed import PackedConv2d, PackedLinear, PackedPointwise, can_pack, packed_kind
 from kanjilab.settings import Arm
 
 CUDA, CPU = torch.device("cuda"), torch.device("cpu")
@@ -81,6 +81,9 @@ def test_what_each_setting_costs(folder, sd3_folder):
         assert needed.trained == 20 * count
         assert changed(arms=(Arm(rank=2, ema_decay=0.9),)).trained == 24 * count
         assert changed(arms=(Arm(rank=2), Arm(rank=1))).trained == 2 * 20 * count  # padded to the larger rank
+        doras = make_trainable(meta_denoiser(of), [Arm(rank=2, dora=True)])
+        outputs = sum(layer.out_features for layer in doras.layers.values())
+        assert changed(arms=(Arm(rank=2, dora=True),)).trained == 20 * (count + outputs)
         assert changed(arms=(Arm(targets="unet"),)).trained == 24 * numbers(meta_denoiser(of))
         assert changed(precision="bf16").denoiser * 2 == needed.denoiser
         assert (
@@ -91,14 +94,14 @@ def test_what_each_setting_costs(folder, sd3_folder):
 
 
 @pytest.mark.parametrize("name", ["folder", "sd3_folder"])
-@pytest.mark.parametrize("targets", ["attention", "all"])
-def test_activations_are_those_of_a_real_step(request, name, targets):
+@pytest.mark.parametrize(("targets", "dora"), [("attention", False), ("all", False), ("all", True)])
+def test_activations_are_those_of_a_real_step(request, name, targets, dora):
     """The bytes that torch keeps for the backward pass of the model itself, on the CPU."""
     from kanjilab.bases import load_base
     from tests.tiny import tiny_encoded
 
     base = load_base(request.getfixturevalue(name))
-    data, arms = tiny_encoded(base), (Arm(targets=targets, rank=2, batch=4),)
+    data, arms = tiny_encoded(base), (Arm(targets=targets, rank=2, batch=4, dora=dora),)
     trainable = make_trainable(base.denoiser, arms)
     known = {value.untyped_storage().data_ptr() for value in (*base.denoiser.parameters(), *base.denoiser.buffers())}
     known |= {value.untyped_storage().data_ptr() for value in trainable.leaves}
@@ -143,6 +146,8 @@ def test_settings_become_smaller_step_by_step():
     for _, smaller in smaller_settings(setting, CUDA):
         assert smaller.arms[0].images_per_step == 6  # another memory, the same training
     assert not any("bit" in what for what, _ in smaller_settings(Setting(setting.arms), CPU))
+    with_dora = (setting.arms[0], dataclasses.replace(setting.arms[1], dora=True))
+    assert not any("bit" in what for what, _ in smaller_settings(Setting(with_dora), CUDA))
     whole = [what for what, _ in smaller_settings(Setting((Arm(targets="unet"),)), CUDA)]
     assert whole[1].endswith("a LoRA of rank 128 on attention in place of the whole denoiser")
 
@@ -151,12 +156,13 @@ def test_free_memory_is_what_the_system_says():
     assert 10**8 < memory.free_bytes(CPU) < 10**14
 
 
-def test_packed_convolutions_are_counted_where_they_are_held():
+def test_packed_layers_are_counted_where_they_are_held():
     setting = Setting((Arm(rank=4),), "bf16")
     plain, packed = (memory_needed(KNOWN["sd14"], setting, device=torch.device(name)) for name in ("cuda", "cpu"))
-    wide = [layer for layer in meta_denoiser(KNOWN["sd14"]).modules() if is_packed_well(layer)]
+    wide = [layer for layer in meta_denoiser(KNOWN["sd14"]).modules() if packed_kind(layer)]
     expected = 4 * sum(layer.weight.numel() for layer in wide) if can_pack() else 0
-    assert len(wide) == 37
+    kinds = [packed_kind(layer) for layer in wide]
+    assert [kinds.count(kind) for kind in (PackedLinear, PackedPointwise, PackedConv2d)] == [93, 22, 50]
     assert packed.denoiser - plain.denoiser == expected
     fp32 = Setting((Arm(rank=4),), "fp32")
     assert memory_needed(KNOWN["sd14"], fp32, device=torch.device("cpu")) == memory_needed(KNOWN["sd14"], fp32)
