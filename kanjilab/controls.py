@@ -19,10 +19,12 @@ from kanjilab.runs import RunFolder
 from kanjilab.sample import Sampling, load_checkpoints, sample
 from kanjilab.score import caption_prompts, glyphs_of, grayscale
 from kanjilab.slots import Images
+from kanjilab.style import told_from_real
 from kanjilab.summary import summary
 from kanjilab.typeset import Typesetter, novel_pairs
 
 SHARPENING = 1.5  # of typeset glyphs: 2.7% of their pixels are gray then, of the font's 2.8%, without it 4.4%
+STYLE = "told_from_real"
 CUTS = 16  # tried for every half-swapped glyph
 
 
@@ -65,12 +67,12 @@ def score_criteria(
 
 
 def criteria_text(table: pd.DataFrame) -> str:
-    """The criteria of every control as a table in percent, with the run's intervals.
+    """The criteria of every control, and how well it is told from real glyphs, in percent, with the run's intervals.
 
     Args:
         table: of `score_criteria`.
     """
-    names = [*CRITERIA, ALL_FIVE]
+    names = [*CRITERIA, ALL_FIVE, STYLE]
     shares = (100 * table["value"].unstack("control")).loc[names, table.index.unique("control")]
     run = 100 * table.loc["run"].loc[names]
     ends = [f"[{low:.1f}, {high:.1f}]" for low, high in zip(run["low"], run["high"], strict=True)]
@@ -124,7 +126,7 @@ def controls(
 
 
 def control_table(judge: Judge, images: Mapping[str, Images], prompts: Sequence[str], context: Context) -> pd.DataFrame:
-    """Every control's summary.
+    """Every control's summary, and whether its style is the training's.
 
     Args:
         judge: the one that reports.
@@ -132,12 +134,14 @@ def control_table(judge: Judge, images: Mapping[str, Images], prompts: Sequence[
         prompts: P, as given to `controls`.
         context: of the run.
     Returns:
-        Rows by control and score; columns value, low, high.
+        Rows by control and score; columns value, low, high. To the scores of `summary` comes "told_from_real", see
+        `told_from_real`.
     """
     tables = {}
     for name, some in images.items():
         asked = [prompt for prompt in prompts for _ in range(len(some) // len(prompts))]
         tables[name] = summary(judge_images(judge, some, asked, context))
+        tables[name].loc[STYLE] = told_from_real(some, asked, context.training)
     return pd.concat(tables, names=["control"])
 
 

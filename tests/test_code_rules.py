@@ -14,12 +14,12 @@ PACKAGE = Path(__file__).parents[1] / "kanjilab"
 SOURCES = sorted(PACKAGE.rglob("*.py"))
 
 LAYERS = (
-    {"characters", "radicals", "prompts", "settings", "schedules", "counted"},
+    {"characters", "radicals", "prompts", "settings", "schedules", "counted", "bars"},
     {"glyphs", "adapters", "minilm", "corpus", "text_states", "families", "sources", "packed"},
     {"bases", "dataset", "runs", "components", "lora_files", "miniature"},
     {"encode", "memory", "export", "typeset"},
     {"train", "sample", "judge", "metrics", "pocket", "legality", "neighbours", "inference", "meaning", "junk"},
-    {"strips", "score", "judges"},
+    {"strips", "score", "judges", "style"},
     {"slots"},
     {"plots", "history", "criteria", "reinvention", "material"},
     {"demo", "summary", "judge_card", "comfyui", "diagnosis"},
