@@ -51,8 +51,9 @@ browser-test: $(INSTALLED)
 		"macOS: brew install --cask chromium), then: make browser-test" >&2; exit 1; }
 	$(BIN)/pytest -q -n 2 --dist loadgroup -m browser tests/browser
 
+# What notebook and kernel tell each other is encrypted, or else every kernel warns that it is not.
 lab: $(INSTALLED)
-	$(BIN)/jupyter lab --notebook-dir=notebooks
+	$(BIN)/jupyter lab --notebook-dir=notebooks --KernelManager.transport_encryption=auto
 
 # Other options of Voilà: make app APP=--port=8080
 app: $(INSTALLED)

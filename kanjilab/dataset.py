@@ -3,6 +3,7 @@
 import csv
 import hashlib
 import io
+import itertools
 import json
 import os
 import shutil
@@ -388,6 +389,7 @@ def build_dataset(
     held_out_share: float = 0.0,
     seed: int = 0,
     characters: pd.DataFrame | None = None,
+    on_progress: Callable[[int, int], None] = lambda done, total: None,
 ) -> Dataset:
     """Select, caption, draw, split, check and save an image folder.
 
@@ -408,6 +410,7 @@ def build_dataset(
         held_out_share: 0 to 1; above 0 it takes the place of the pool.
         seed: of the split by share.
         characters: the character table; None for the default one.
+        on_progress: called with (done, total): first characters that the font is tried on, then images.
     Returns:
         The dataset as read back from the folder.
     Raises:
@@ -429,11 +432,11 @@ def build_dataset(
     if folder.exists():
         return _reopen(folder, recipe)
     captioned = [row.Index for row in rows_of(table) if row.meanings_raw]
-    drawable = kanjivg.characters() if kanjivg else drawable_characters(captioned, font)
+    drawable = kanjivg.characters() if kanjivg else drawable_characters(captioned, font, on_progress)
     rows = _split_rows(rule, table, drawable, held_out_per_radical, held_out_share, seed)
     draw = (lambda c: draw_strokes(c, kanjivg, stroke_width)) if kanjivg else (lambda c: draw_font(c, font))
     images = _draw_all(folder, [str(character) for character in rows.index], draw)
-    return _write_folder(folder, rows, images, recipe)
+    return _write_folder(folder, rows, images, recipe, on_progress)
 
 
 def _source_of(font: Path, kanjivg: KanjiVG | None, stroke_width: float) -> dict[str, Any]:
@@ -494,12 +497,19 @@ def image_name(character: str) -> str:
     return f"{character}_kanji_{ord(character):05x}.png"
 
 
-def _write_folder(folder: Path, rows: pd.DataFrame, images: dict[str, Image.Image], recipe: dict[str, Any]) -> Dataset:
+def _write_folder(
+    folder: Path,
+    rows: pd.DataFrame,
+    images: dict[str, Image.Image],
+    recipe: dict[str, Any],
+    on_progress: Callable[[int, int], None],
+) -> Dataset:
     folder.parent.mkdir(parents=True, exist_ok=True)
     partial = Path(tempfile.mkdtemp(dir=folder.parent, prefix=f".{folder.name}."))
+    saved = itertools.count(1)
     try:
         for name, part in rows.groupby("split", sort=False):
-            _write_split(partial / str(name), part, images)
+            _write_split(partial / str(name), part, images, lambda: on_progress(next(saved), len(rows)))
         dataset = open_dataset(partial)
         balance = {str(name): balance_report(part).to_json() for name, part in rows.groupby("split", sort=False)}
         description = {**recipe, "content_hash": dataset.content_hash, "rows": len(rows), "balance": balance}
@@ -513,13 +523,16 @@ def _write_folder(folder: Path, rows: pd.DataFrame, images: dict[str, Image.Imag
     return replace(dataset, folder=folder)
 
 
-def _write_split(folder: Path, rows: pd.DataFrame, images: dict[str, Image.Image]) -> None:
+def _write_split(
+    folder: Path, rows: pd.DataFrame, images: dict[str, Image.Image], on_saved: Callable[[], None]
+) -> None:
     """One split as an image folder of its own, so that any trainer can be pointed at it alone."""
     folder.mkdir()
     names = [image_name(str(character)) for character in rows.index]
     # Thousands of fsyncs would take longer than drawing; the content hash tells of an image lost in a crash.
     for character, name in zip(rows.index, names, strict=True):
         images[str(character)].save(folder / name, format="PNG")
+        on_saved()
     _write(folder / "metadata.csv", _metadata_csv(rows, names))
 
 

@@ -16,6 +16,7 @@ import pandas as pd
 from accelerate import Accelerator
 from tqdm.auto import tqdm
 
+from kanjilab.bars import bar
 from kanjilab.bases import Base, cache_folder, load_base
 from kanjilab.dataset import Dataset, build_dataset
 from kanjilab.encode import Encoded, encode_dataset
@@ -122,14 +123,14 @@ def run_training(
         save_every_seconds=save_every_seconds,
         accelerator=accelerator,
     )
-    bar = tqdm(total=total, unit="img", desc="train", smoothing=0.05, disable=hidden)
+    shown = tqdm(total=total, unit="img", desc="train", smoothing=0.05, disable=hidden)
     # Closed at once when interrupted: a notebook keeps the exception's frames, and with them the run's lock.
-    with closing(cast(Generator[StepReport], steps)), bar:
+    with closing(cast(Generator[StepReport], steps)), shown:
         for number, report in enumerate(steps):
             if number == 0:  # only now is there a run folder, which may hold the trackers' files
                 accelerator.init_trackers("kanjilab")
-            bar.update(max(report.images_seen) - bar.n)
-            bar.set_postfix_str(f"loss {report.loss[0]:.3f}", refresh=False)
+            shown.update(max(report.images_seen) - shown.n)
+            shown.set_postfix_str(f"loss {report.loss[0]:.3f}", refresh=False)
             accelerator.log(_tracked(report), step=report.step)
             if on_step is not None:
                 on_step(report)
@@ -176,12 +177,12 @@ def run_demo(
     clock = Clock()
     arm = dataclasses.replace(arm, images_seen=scale.images_seen)
     with clock.part("curate"):
-        dataset = build_dataset(rule or Left16(), folder / "data")
+        dataset = build_dataset(rule or Left16(), folder / "data", on_progress=bar("curate", kept=True))
     with clock.part("load the base"):
         base = load_base(base_name, precision)
     sampling = fitting(sampling, base)
     with clock.part("encode"):
-        data = encode_dataset(base, dataset.split("train"))
+        data = encode_dataset(base, dataset.split("train"), on_progress=bar("encode", kept=True))
     with clock.part("train"):
         run = run_training(base, data, [arm], folder / "run", scale.checkpoints)
     recipe = {"scale": dataclasses.asdict(scale), "sampling": sampling.to_json()}
@@ -208,13 +209,8 @@ def _finished_report(folder: Path, run: RunFolder, dataset: Dataset, recipe: dic
 
 def draw_pictures(base: Base, run: RunFolder, folder: Path, scale: Scale, sampling: Sampling) -> None:
     """Writes strip.png, queen.gif and loss.png, each with its JSON."""
-    with tqdm(unit="img", desc="sample") as bar:
-
-        def show(done: int, total: int) -> None:
-            bar.total = total
-            bar.update(done - bar.n)
-
-        images, facts = sample_history(base, run, DEMO, list(range(scale.seeds)), sampling, on_progress=show)
+    told = bar("sample", kept=True)
+    images, facts = sample_history(base, run, DEMO, list(range(scale.seeds)), sampling, on_progress=told)
     save_strip(history_strip(images, facts, _title(run)), folder / "strip.png")
     labels = ["before training", *(f"{seen:,} images" for seen in facts["images_seen"][1:])]
     frames = images[:, DEMO.index("queen"), 0]

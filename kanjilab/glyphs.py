@@ -7,7 +7,7 @@ import re
 import tempfile
 import urllib.request
 import zipfile
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from functools import cache, lru_cache
 from pathlib import Path
 from xml.etree.ElementTree import Element, ParseError
@@ -17,7 +17,6 @@ from PIL import Image, ImageChops, ImageDraw, ImageFont
 
 SIZE_PX = 128
 FONT_SHARE = 120 / 128  # font size over image size
-CANVAS = 3  # images wide and high, the glyph starting one in: room for ink on any side of its origin
 INK_MAX = 200  # a pixel darker than this counts as ink
 INK_PIXELS_MIN = 8  # of 128 x 128; the lightest character of IPAexGothic has 758
 PAPER = 255
@@ -89,19 +88,19 @@ def draw_font(character: str, font: Path, size_px: int = SIZE_PX) -> Image.Image
 
 def _draw_font(character: str, font: Path, size_px: int) -> Image.Image:
     # Drawn first, measured then: a text's bounding box counts the white beside its glyph too.
-    canvas = Image.new("L", (CANVAS * size_px, CANVAS * size_px), 0)
-    loaded = _load_font(font, round(size_px * FONT_SHARE))
-    ImageDraw.Draw(canvas).text((size_px, size_px), character, font=loaded, fill=255)
-    left, top, right, bottom = canvas.getbbox() or (0, 0, 0, 0)
+    drawn = _load_font(font, round(size_px * FONT_SHARE)).getmask(character, mode="L")
+    ink = Image.new("L", drawn.size)  # 255 ink
+    ink.im.paste(drawn, (0, 0, *drawn.size))
+    left, top, right, bottom = ink.getbbox() or (0, 0, 0, 0)
     width, height = right - left, bottom - top
     if width > size_px or height > size_px:
         raise GlyphError(
-            f"{font.name} draws {_named(character)} clipped: {width} x {height} px of ink or more, "
+            f"{font.name} draws {_named(character)} clipped: {width} x {height} px of ink, "
             f"{size_px} x {size_px} px of image"
         )
     image = Image.new("L", (size_px, size_px), PAPER)
     corner = ((size_px - width) // 2, (size_px - height) // 2)
-    image.paste(ImageChops.invert(canvas.crop((left, top, right, bottom))), corner)
+    image.paste(ImageChops.invert(ink.crop((left, top, right, bottom))), corner)
     if not _has_ink(image):
         raise GlyphError(f"{font.name} draws {_named(character)} blank")
     return image
@@ -134,19 +133,27 @@ def draws(character: str, font: Path) -> bool:
     return True
 
 
-def drawable_characters(characters: Iterable[str], font: Path) -> set[str]:
+def drawable_characters(
+    characters: Iterable[str], font: Path, on_progress: Callable[[int, int], None] = lambda done, total: None
+) -> set[str]:
     """Those of the characters that the font draws whole and with ink.
 
     Args:
         characters: single characters.
         font: a font file.
+        on_progress: called with (done, total) characters.
     Returns:
         A subset of them.
     Raises:
         GlyphError: the font file cannot be read.
     """
     _load_font(Path(font), round(SIZE_PX * FONT_SHARE))
-    return {character for character in characters if draws(character, font)}
+    characters, found = list(characters), set()
+    for done, character in enumerate(characters, start=1):
+        if draws(character, font):
+            found.add(character)
+        on_progress(done, len(characters))
+    return found
 
 
 class KanjiVG:

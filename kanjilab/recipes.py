@@ -1,15 +1,14 @@
 """A training from the command line: a preset or plain settings, its cost told first, and what follows it."""
 
 import dataclasses
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import ExitStack, contextmanager
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from accelerate import Accelerator
-from tqdm.auto import tqdm
 
+from kanjilab.bars import bar
 from kanjilab.bases import Base, load_base
 from kanjilab.dataset import Dataset, open_dataset
 from kanjilab.demo import run_training
@@ -123,8 +122,7 @@ def run_recipe(
         tell(f"measured: {_measured_cost(base, images, recipe.arms)}")
     if dry_run:
         return None
-    with _bar("encode", shown) as told:
-        encoded = encode_dataset(base, images, on_progress=told)
+    encoded = encode_dataset(base, images, on_progress=bar("encode", shown=shown, kept=True))
     before = RunFolder.open(folder).checkpoints() if begun else []
     run = run_training(base, encoded, recipe.arms, folder, recipe.checkpoints, accelerator=accelerator)
     _tell_how_it_ended(run, before, tell)
@@ -154,20 +152,6 @@ def _strip_cost(preset: Preset, recipe: Recipe) -> str:
     return f"{pictures} pictures of {preset.sampling.steps} denoising steps for each arm"
 
 
-@contextmanager
-def _bar(what: str, shown: bool) -> Iterator[Callable[[int, int], None]]:
-    """A progress bar that appears when there is something to wait for; yields what is to be told (done, total)."""
-    with ExitStack() as stack:
-        bars: list[Any] = []
-
-        def told(done: int, total: int) -> None:
-            if not bars:
-                bars.append(stack.enter_context(tqdm(total=total, desc=what, disable=not shown)))
-            bars[0].update(done - bars[0].n)
-
-        yield told
-
-
 def _tell_how_it_ended(run: RunFolder, before: Sequence[int], say: Callable[[str], None]) -> None:
     if run.checkpoints() == before:
         say(f"{run.path} was finished before; nothing was left to train")
@@ -179,8 +163,7 @@ def _tell_how_it_ended(run: RunFolder, before: Sequence[int], say: Callable[[str
 def _release(base: Base, run: RunFolder, preset: Preset, say: Callable[[str], None]) -> None:
     for arm in range(len(run.settings["arms"])):
         try:
-            with _bar(f"draw arm {arm}", shown=True) as told:
-                written = release_arm(base, run, arm, preset.prompts, preset.sampling, told)
+            written = release_arm(base, run, arm, preset.prompts, preset.sampling, bar(f"draw arm {arm}", kept=True))
         except ValueError as error:  # a ruined arm must not keep the others from being written
             say(f"arm {arm}: {error}")
             continue

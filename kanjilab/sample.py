@@ -1,5 +1,6 @@
 """From checkpoints, prompts and seeds to images: the same noise everywhere."""
 
+import itertools
 import json
 import warnings
 from collections.abc import Callable, Sequence
@@ -109,7 +110,7 @@ def sample(
         trainable: adapters to draw with, K arms (see `load_checkpoints`); None for the base alone.
         batch: images at a time; it does not change the images beyond rounding.
         size_px: height and width.
-        on_progress: called with (done, total) images.
+        on_progress: called with (done, total) images; each denoising step counts as its share of a batch.
         on_latents: called after each denoising step with a batch's latents (N, C, h, w), for `base.decode`; N are
             pairs of prompt and seed in order, arm by arm. What it raises ends the drawing.
     Returns:
@@ -129,11 +130,30 @@ def sample(
         text_rows = torch.tensor([p + 1 for _, p, _ in chunk], device=base.device)
         latents = noise[[s for _, _, s in chunk]]
         owners = [k for k, _, _ in chunk]
-        drawn = _denoise_all(base, latents, states, text_rows, owners, sampling, trainable, on_latents)
+        told = _telling(on_latents, on_progress, (start, len(chunk), len(items)), sampling.steps)
+        drawn = _denoise_all(base, latents, states, text_rows, owners, sampling, trainable, told)
         images.append(base.decode(drawn))
-        on_progress(min(start + batch, len(items)), len(items))
+        on_progress(start + len(chunk), len(items))
     pixels = np.concatenate(images)
     return pixels.reshape(arms, len(prompts), len(seeds), *pixels.shape[1:])
+
+
+def _telling(
+    on_latents: Callable[[Tensor], None],
+    on_progress: Callable[[int, int], None],
+    images: tuple[int, int, int],
+    steps: int,
+) -> Callable[[Tensor], None]:
+    """An `on_latents` that also tells the progress; `images`: drawn before this batch, in it, and of all."""
+    before, here, total = images
+    taken = itertools.count(1)
+
+    def told(latents: Tensor) -> None:
+        on_latents(latents)
+        # One step more than there are: a batch is not done before it is decoded.
+        on_progress(before + here * next(taken) // (steps + 1), total)
+
+    return told
 
 
 @torch.no_grad()

@@ -1,6 +1,6 @@
 """Does a run draw what its prompts ask for? The first judge's reading of samples, with intervals."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -84,16 +84,19 @@ def score_prompts(
     seeds: Sequence[int],
     sampling: Sampling | None = None,
     trainable: Trainable | None = None,
+    *,
+    on_progress: Callable[[int, int], None] = lambda done, total: None,
 ) -> tuple[pd.DataFrame, np.ndarray]:
     """Draws every prompt with every seed and reads the glyphs.
 
     Args:
         trainable: one arm; None for the base alone.
+        on_progress: as for `sample`.
     Returns:
         One row an image: prompt, seed, expected, radical, probability, abstain, hit; and the images,
         (P, S, H, W) or (P, S, H, W, 3) uint8.
     """
-    images = sample(base, prompts.captions, seeds, sampling, trainable=trainable)[0]
+    images = sample(base, prompts.captions, seeds, sampling, trainable=trainable, on_progress=on_progress)[0]
     readings = judge.read(glyphs_of(images))
     expected = [wanted for wanted in prompts.expected for _ in seeds]
     readings["hit"] = expected_radical_hits(readings, expected)

@@ -82,7 +82,7 @@ def executed(notebook: NotebookNode, folder: Path) -> NotebookNode:
         record_timing=False,
         resources={"metadata": {"path": str(folder)}},
     )
-    return without_temporary_folders(client.execute())
+    return without_bars(without_temporary_folders(client.execute()))
 
 
 def without_temporary_folders(notebook: NotebookNode) -> NotebookNode:
@@ -93,6 +93,15 @@ def without_temporary_folders(notebook: NotebookNode) -> NotebookNode:
         if cell.cell_type == "code":
             outputs = folder.sub("…", json.dumps(cell.outputs, ensure_ascii=False))
             cell.outputs = [nbformat.from_dict(output) for output in json.loads(outputs)]
+    return notebook
+
+
+def without_bars(notebook: NotebookNode) -> NotebookNode:
+    """A copy without the empty line that a progress bar leaves when it vanishes."""
+    notebook = nbformat.from_dict(notebook)
+    for cell in notebook.cells:
+        if cell.cell_type == "code":
+            cell.outputs = [output for output in cell.outputs if output.get("data") != {"text/plain": ""}]
     return notebook
 
 

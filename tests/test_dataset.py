@@ -354,6 +354,17 @@ def test_the_datasets_library_reads_it(left16, tmp_path):
     assert sorted(both["held_out"]["text"]) == sorted(left16.split("held_out").table["text"])
 
 
+def test_a_build_tells_of_characters_and_of_images(tmp_path):
+    told: list[tuple[int, int]] = []
+    table = small_table()
+    images = build_dataset(
+        EveryCharacter(), tmp_path / "set", characters=table, on_progress=lambda *count: told.append(count)
+    )
+    tried = sum(map(bool, table["meanings_raw"]))
+    assert told[:tried] == [(done, tried) for done in range(1, tried + 1)]
+    assert told[tried:] == [(done, len(images)) for done in range(1, len(images) + 1)]
+
+
 def test_a_second_build_reads_what_is_there(left16, monkeypatch):
     monkeypatch.setattr(dataset_module, "draw_font", None)  # would fail if anything were drawn
     again = build_dataset(Left16(), left16.folder)

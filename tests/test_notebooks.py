@@ -12,9 +12,11 @@ import pytest
 from nbformat import NotebookNode
 
 from tests.browser.conftest import chromium
+from tests.silence import Silence
 
 FOLDER = Path(__file__).parents[1] / "notebooks"
 SMOKE_LIMIT_SECONDS = 300  # for one cell: several times what a whole notebook should take, for a busy machine
+SILENT_LIMIT_SECONDS = 60  # of processor time: what takes so long must show how far it is
 CELL_LIMIT_LINES = 20
 FUNCTION_LIMIT_LINES = 10
 WARNING = re.compile(r"\b[A-Z]\w*Warning\b|\bWARNING\b")
@@ -101,7 +103,9 @@ def test_numbers_are_distinct():
 
 @pytest.mark.notebook
 @every_other_notebook
-def test_runs_at_smoke_scale(path, tmp_path):
+def test_runs_at_smoke_scale(path, tmp_path, monkeypatch, record_property):
+    silence = Silence()
+    silence.listen(monkeypatch)
     start = tmp_path / "notebooks"  # so that '../figures' lies in the temporary folder too
     start.mkdir()
     notebook = papermill.execute_notebook(
@@ -114,6 +118,9 @@ def test_runs_at_smoke_scale(path, tmp_path):
         progress_bar=False,
     )
     assert outcome_faults(notebook) == []
+    longest, cell = max((seconds, cell) for cell, seconds in silence.longest.items())
+    record_property("measured", f"{path.stem}: at most {longest:.1f} s of work without a sign, in {cell}")
+    assert longest < SILENT_LIMIT_SECONDS, cell
 
 
 def outcome_faults(notebook: NotebookNode) -> list[str]:
@@ -214,6 +221,22 @@ def test_kernels_are_offline_and_their_home_is_temporary(tmp_path):
     done = build.executed(source, tmp_path)
     assert "kanjilab-home-" in done.cells[1].outputs[0].text
     assert "tests are offline" in done.cells[2].outputs[0].text
+
+
+@pytest.mark.notebook
+def test_a_run_leaves_no_bar_and_a_bar_is_a_sign(tmp_path, monkeypatch):
+    silence = Silence()
+    silence.listen(monkeypatch)
+    work = (
+        "from time import process_time\nfrom kanjilab.bars import bar\n{}\nwhile (now := process_time()) < 2:\n    {}"
+    )
+    source = small_notebook(
+        work.format("show = bar('work')", "show(int(100 * now), 200)") + "\nshow(200, 200)\nprint('done')",
+        work.replace("2:", "4:").format("", "pass"),
+    )
+    done = build.executed(source, tmp_path)
+    assert [output.output_type for output in done.cells[1].outputs] == ["stream"]
+    assert silence.longest["cell-0"] < 1.5 < 1.8 < silence.longest["cell-1"]
 
 
 def test_a_run_leaves_no_temporary_folders_name(tmp_path):

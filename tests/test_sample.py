@@ -129,7 +129,10 @@ def test_arms_are_drawn_side_by_side_as_alone(base):
 def test_progress_is_told(base):
     seen = []
     draw(base, batch=4, on_progress=lambda *count: seen.append(count))
-    assert seen == [(4, 6), (6, 6)]
+    done = [count for count, _ in seen]
+    assert done == sorted(done) and {total for _, total in seen} == {6}
+    assert {4, 6} <= set(done) and done.count(6) == 1, "a batch is done when it is decoded"
+    assert any(0 < count < 4 for count in done), "and grows with the denoising steps until then"
 
 
 @pytest.mark.parametrize("targets", ["all", "unet"])

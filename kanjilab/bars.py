@@ -1,0 +1,59 @@
+"""Progress bars for whoever waits: a line of text, in a terminal as in a notebook."""
+
+import io
+import sys
+from collections.abc import Callable
+from typing import Any
+
+from tqdm.std import tqdm
+
+DELAY_SECONDS = 0.5  # what is done sooner shows no bar that would vanish at once
+NOTEBOOK_CHARACTERS = 80
+
+
+def bar(what: str, *, shown: bool = True, kept: bool = False) -> Callable[[int, int], None]:
+    """A bar for an `on_progress`; it appears when there is something to wait for.
+
+    Args:
+        what: is going on, in a word or two.
+        shown: False for a bar that shows nothing, as in all but one of several processes.
+        kept: whether it stays when the work is done, as on a terminal; else it vanishes.
+    Returns:
+        what is to be told (done, total), in any unit; told of the end it is ready for another round.
+    """
+    running: list[tqdm] = []
+
+    def told(done: int, total: int) -> None:
+        if not running:
+            kind = NotebookBar if _in_kernel() else tqdm
+            delay = 0 if kept else DELAY_SECONDS
+            # miniters: else it waits for as many as it saw in a quick stretch, and looks frozen in a slow one
+            running.append(kind(total=total, desc=what, delay=delay, miniters=1, leave=kept, disable=not shown))
+        running[0].update(done - running[0].n)
+        if done >= total:
+            running.pop().close()
+
+    return told
+
+
+def _in_kernel() -> bool:
+    jupyter = sys.modules.get("IPython")  # a kernel has it; elsewhere it need not be imported for this
+    return jupyter is not None and hasattr(jupyter.get_ipython(), "kernel")
+
+
+class NotebookBar(tqdm):
+    """tqdm's line as an output of the cell; its own widget would leave an error in the page that is opened again."""
+
+    def __init__(self, **options: Any):
+        self._output: Any = None
+        super().__init__(file=io.StringIO(), ascii=False, ncols=NOTEBOOK_CHARACTERS, **options)
+
+    def display(self, msg: str | None = None, pos: int | None = None) -> None:
+        """Show a text in place of the last; None for how far it is."""
+        from IPython.display import display
+
+        text = {"text/plain": str(self) if msg is None else msg}
+        if self._output is None:
+            self._output = display(text, raw=True, display_id=True)
+        else:
+            self._output.update(text, raw=True)
