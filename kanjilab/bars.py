@@ -25,15 +25,23 @@ def bar(what: str, *, shown: bool = True, kept: bool = False) -> Callable[[int, 
 
     def told(done: int, total: int) -> None:
         if not running:
-            kind = NotebookBar if _in_kernel() else tqdm
             delay = 0 if kept else DELAY_SECONDS
             # miniters: else it waits for as many as it saw in a quick stretch, and looks frozen in a slow one
-            running.append(kind(total=total, desc=what, delay=delay, miniters=1, leave=kept, disable=not shown))
+            running.append(open_bar(total=total, desc=what, delay=delay, miniters=1, leave=kept, disable=not shown))
         running[0].update(done - running[0].n)
         if done >= total:
             running.pop().close()
 
     return told
+
+
+def open_bar(*arguments: Any, **options: Any) -> tqdm:
+    """tqdm's bar, for a terminal or for a notebook.
+
+    Args:
+        arguments, options: as tqdm takes them.
+    """
+    return (NotebookBar if _in_kernel() else tqdm)(*arguments, **options)
 
 
 def _in_kernel() -> bool:
@@ -44,9 +52,9 @@ def _in_kernel() -> bool:
 class NotebookBar(tqdm):
     """tqdm's line as an output of the cell; its own widget would leave an error in the page that is opened again."""
 
-    def __init__(self, **options: Any):
+    def __init__(self, *arguments: Any, **options: Any):
         self._output: Any = None
-        super().__init__(file=io.StringIO(), ascii=False, ncols=NOTEBOOK_CHARACTERS, **options)
+        super().__init__(*arguments, file=io.StringIO(), ascii=False, ncols=NOTEBOOK_CHARACTERS, **options)
 
     def display(self, msg: str | None = None, pos: int | None = None) -> None:
         """Show a text in place of the last; None for how far it is."""

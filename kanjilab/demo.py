@@ -14,9 +14,8 @@ from typing import Any, cast
 
 import pandas as pd
 from accelerate import Accelerator
-from tqdm.auto import tqdm
 
-from kanjilab.bars import bar
+from kanjilab.bars import bar, open_bar
 from kanjilab.bases import Base, cache_folder, load_base
 from kanjilab.dataset import Dataset, build_dataset
 from kanjilab.encode import Encoded, encode_dataset
@@ -123,7 +122,7 @@ def run_training(
         save_every_seconds=save_every_seconds,
         accelerator=accelerator,
     )
-    shown = tqdm(total=total, unit="img", desc="train", smoothing=0.05, disable=hidden)
+    shown = open_bar(total=total, unit="img", desc="train", smoothing=0.05, disable=hidden)
     # Closed at once when interrupted: a notebook keeps the exception's frames, and with them the run's lock.
     with closing(cast(Generator[StepReport], steps)), shown:
         for number, report in enumerate(steps):

@@ -17,9 +17,9 @@ import numpy as np
 import torch
 from accelerate import Accelerator
 from safetensors.torch import load_file
-from tqdm.auto import tqdm
 
 from kanjilab.adapters import Trainable, make_trainable
+from kanjilab.bars import open_bar
 from kanjilab.bases import Base
 from kanjilab.demo import run_training
 from kanjilab.encode import Encoded
@@ -326,7 +326,7 @@ def run_pack(
         if any(a["steps"] < arm.total_steps(len(data)) and not a["stopped"] for a, arm in zip(last, arms, strict=True)):
             raise InterruptedError(f"{folder} was stopped before its end; the same call goes on with it")
         moments = []
-        for k, key in enumerate(tqdm(keys, desc="draw", unit="arm", disable=not progress)):
+        for k, key in enumerate(open_bar(keys, desc="draw", unit="arm", disable=not progress)):
             moments += _arm_moments(lab, run, k, key, arms[k], data)
             on_progress("draw", k + 1, len(keys))
         (folder / "results").mkdir(exist_ok=True)

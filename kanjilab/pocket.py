@@ -19,8 +19,8 @@ from diffusers import AutoencoderKL, DDIMScheduler, UNet2DConditionModel
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 from torch.nn import functional as F
-from tqdm.auto import tqdm
 
+from kanjilab.bars import open_bar
 from kanjilab.bases import assemble_pipeline
 from kanjilab.corpus import build_corpus, corpus_list
 from kanjilab.minilm import TOKENS, minilm_folder
@@ -348,7 +348,7 @@ def encode_captions(captions: Sequence[str], path: Path, batch: int = 128) -> np
         tokenizer, model = AutoTokenizer.from_pretrained(minilm_folder()), AutoModel.from_pretrained(minilm_folder())
         temporary = path.with_suffix(".tmp")
         states = np.lib.format.open_memmap(temporary, "w+", np.float16, (len(captions), TOKENS, 384))
-        for start in tqdm(range(0, len(captions), batch), desc="captions"):
+        for start in open_bar(range(0, len(captions), batch), desc="captions"):
             texts = list(captions[start : start + batch])
             tokens = tokenizer(texts, padding="max_length", max_length=TOKENS, truncation=True, return_tensors="pt")
             with torch.autocast("cpu", torch.bfloat16):
@@ -447,7 +447,7 @@ def build_pocket(
     if state.exists():
         training.load(state)
     steps = training.recipe.steps
-    with tqdm(total=steps, initial=training.step, desc="denoiser") as bar:
+    with open_bar(total=steps, initial=training.step, desc="denoiser") as bar:
         for step, loss in train_unet(encoded, training):
             bar.update()
             bar.set_postfix_str(f"loss {loss:.3f}", refresh=False)
@@ -466,7 +466,7 @@ def build_pocket(
 def _trained_vae(images: np.ndarray, folder: Path, recipe: VaeRecipe) -> AutoencoderKL:
     if not (folder / "config.json").exists():
         vae = new_vae(recipe)
-        with tqdm(total=recipe.steps, desc="autoencoder") as bar:
+        with open_bar(total=recipe.steps, desc="autoencoder") as bar:
             for _, loss in train_vae(images, vae, recipe):
                 bar.update()
                 bar.set_postfix_str(f"loss {loss:.3f}", refresh=False)
