@@ -6,6 +6,7 @@ hand, also show what was drawn (`last_images`, `variants_strip`, `measure_images
 
 from __future__ import annotations
 
+import dataclasses
 import html
 import json
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
@@ -55,7 +56,7 @@ def variant_settings(study: Study) -> pd.DataFrame:
         One row a variant, in the study's order: its label, the settings that are not the same for all, and `data`
         where that is not.
     """
-    rows = {v.label: study.arm_of(v, study.seeds[0]).to_json() for v in study.variants}
+    rows = {v.label: dataclasses.asdict(study.arm_of(v, study.seeds[0])) for v in study.variants}
     if len(study.datasets()) > 1:
         rows = {v.label: rows[v.label] | {"data": str(dict(study.data_of(v)))} for v in study.variants}
     table = pd.DataFrame.from_dict(rows, orient="index").rename_axis("variant")

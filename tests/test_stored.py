@@ -151,6 +151,8 @@ def test_settings_that_differ_are_told_apart_from_those_that_do_not(stored):
     assert list(variant_settings(stored.study).columns) == ["rank", "alpha"]
     wide = variant_settings(make_study("epochs", "wide"))
     assert list(wide.columns) == ["images_seen", "data"]
+    pair = (Variant("plain", {}), Variant("DoRA", dict(dora=True)))
+    assert variant_settings(Study("pair", "", STUDY_ARM, pair, (0,)))["dora"].tolist() == [False, True]
     text = StoredStudy(stored.folder, make_study("batch"), stored.report, stored.table).settings_text()
     assert "rank 64" in text and "images_seen 2,400" in text and "beta2 0.999" in text
     assert "ema_decay" not in text and "batch 8;" not in text.split("The same for all")[1]
