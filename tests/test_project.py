@@ -14,6 +14,7 @@ from packaging.specifiers import SpecifierSet
 from packaging.utils import canonicalize_name
 from packaging.version import Version
 
+from kanjilab.controls import STYLE
 from kanjilab.criteria import ALL_FIVE, CRITERIA
 from kanjilab.studies import TUNED_SUFFIX, findings
 
@@ -203,7 +204,7 @@ def test_the_readme_tells_the_stored_criteria_and_reinvention():
     for label, name in rows.items():
         (line,) = re.findall(rf"^\| {label}.*", readme, re.MULTILINE)
         shares = [float(cell.strip(" *").split()[0].strip("*")) for cell in line.split("|")[2:-1]]
-        assert shares == [round(100 * scores[name][score]["value"], 1) for score in (*CRITERIA, ALL_FIVE)]
+        assert shares == [round(100 * scores[name][score]["value"], 1) for score in (*CRITERIA, ALL_FIVE, STYLE)]
     asked = json.loads((ROOT / "figures" / "reinvention_report.json").read_text())["scores"]["T1, by parts"]
     for score in ("part-set recall", "top-10, among all"):
         value, low, high = (100 * asked[score][end] for end in ("value", "low", "high"))
