@@ -214,9 +214,9 @@ class StoredStudy:
         """What was asked, as a Markdown list."""
         study, first = self.study, self.study.contrasts[0]
         differing = set(variant_settings(study).columns)
-        values = {
-            name: value for name, value in study.arm.to_json().items() if name in SHARED and name not in differing
-        }
+        # A variant's, not the study's own: there may be settings that every variant changes.
+        arm = study.arm_of(study.variants[0], study.seeds[0])
+        values = {name: value for name, value in arm.to_json().items() if name in SHARED and name not in differing}
         shared = ", ".join(f"{name} {_number(value)}" for name, value in values.items())
         radicals = " ".join(radical_character(number) for number in study.data.get("radicals", ()))
         counts = " and ".join(f"{n} {spelled(split)}" for split, n in self.report["prompts"].items())

@@ -16,6 +16,7 @@ from packaging.version import Version
 
 from kanjilab.controls import STYLE
 from kanjilab.criteria import ALL_FIVE, CRITERIA
+from kanjilab.stored import StoredStudy
 from kanjilab.studies import TUNED_SUFFIX, findings
 
 ROOT = Path(__file__).parents[1]
@@ -194,6 +195,14 @@ def test_the_readme_tells_the_stored_findings(judge, unit, suffix):
     assert len(told) == (2 if suffix else 4)
     for text in told[:1] if suffix else told:  # batch, tuned, is batch
         assert text.replace(" points", unit) in readme
+
+
+@pytest.mark.parametrize("judge", ["radicals", "judge-b"])
+@pytest.mark.parametrize("name", ["targets", "full", "position", "balance"])
+def test_the_readme_tells_the_exploratory_contrasts(name, judge):
+    readme = (ROOT / "README.md").read_text().replace(" points", "")
+    value, low, high = (100 * end for end in StoredStudy.read(STUDIES / f"{name}-full", judge).contrasts()[0].difference)
+    assert f"{value:+.1f} [{low:.1f}, {high:.1f}]" in readme
 
 
 def test_the_readme_tells_the_stored_criteria_and_reinvention():

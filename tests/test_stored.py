@@ -157,6 +157,8 @@ def test_settings_that_differ_are_told_apart_from_those_that_do_not(stored):
     assert "rank 64" in text and "images_seen 2,400" in text and "beta2 0.999" in text
     assert "ema_decay" not in text and "batch 8;" not in text.split("The same for all")[1]
     assert "水 虫 言 金" in text
+    recipes = StoredStudy(stored.folder, make_study("article"), stored.report, stored.table).settings_text()
+    assert "batch 1," in recipes and "schedule cosine" in recipes and "ema_decay none" in recipes
 
 
 # ---------------------------------------------------------------------------------- words
