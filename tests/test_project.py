@@ -201,7 +201,8 @@ def test_the_readme_tells_the_stored_findings(judge, unit, suffix):
 @pytest.mark.parametrize("name", ["targets", "full", "position", "balance"])
 def test_the_readme_tells_the_exploratory_contrasts(name, judge):
     readme = (ROOT / "README.md").read_text().replace(" points", "")
-    value, low, high = (100 * end for end in StoredStudy.read(STUDIES / f"{name}-full", judge).contrasts()[0].difference)
+    contrast = StoredStudy.read(STUDIES / f"{name}-full", judge).contrasts()[0]
+    value, low, high = (100 * end for end in contrast.difference)
     assert f"{value:+.1f} [{low:.1f}, {high:.1f}]" in readme
 
 
