@@ -107,7 +107,7 @@ def ablate(
         ValueError: a number of no pack.
     """
     with own_share() as share:
-        lab = open_lab(study, folder, share.device)
+        lab = open_lab(study, folder, share.device, progress=progress)
         if kept is not None:
             lab = dataclasses.replace(lab, kept=kept_arms(lab, kept, name))
         packs = plan(lab, most_arms, memory_gb, 0.8 if share.device != "cpu" else 0.8 / share.on_this_machine)

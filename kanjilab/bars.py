@@ -17,7 +17,7 @@ def bar(what: str, *, shown: bool = True, kept: bool = False) -> Callable[[int, 
     Args:
         what: is going on, in a word or two.
         shown: False for a bar that shows nothing, as in all but one of several processes.
-        kept: whether it stays when the work is done, as on a terminal; else it vanishes.
+        kept: whether it stays on a terminal when the work is done; else it vanishes, as it always does in a notebook.
     Returns:
         what is to be told (done, total), in any unit; told of the end it is ready for another round.
     """
@@ -54,7 +54,8 @@ class NotebookBar(tqdm):
 
     def __init__(self, *arguments: Any, **options: Any):
         self._output: Any = None
-        super().__init__(*arguments, file=io.StringIO(), ascii=False, ncols=NOTEBOOK_CHARACTERS, **options)
+        here = dict(file=io.StringIO(), ascii=False, ncols=NOTEBOOK_CHARACTERS, leave=False)
+        super().__init__(*arguments, **(options | here))
 
     def display(self, msg: str | None = None, pos: int | None = None) -> None:
         """Show a text in place of the last; None for how far it is."""

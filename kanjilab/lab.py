@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -12,6 +12,7 @@ import numpy as np
 import pandas as pd
 import torch
 
+from kanjilab.bars import bar
 from kanjilab.bases import Base, load_base
 from kanjilab.dataset import Dataset, build_dataset, open_dataset
 from kanjilab.encode import Encoded, encode_dataset
@@ -85,20 +86,24 @@ class Lab:
         return found
 
 
-def open_lab(study: Study, folder: Path, device: str | torch.device = "cpu") -> Lab:
+def open_lab(study: Study, folder: Path, device: str | torch.device = "cpu", *, progress: bool = True) -> Lab:
     """Builds and encodes the study's datasets, or opens what an earlier call left, and loads the base.
 
     Args:
         folder: of the study: new, or of an earlier call.
         device: where the base goes.
+        progress: show bars while datasets are built and encoded.
     Raises:
         ValueError: a dataset without training images, or no caption that all datasets share.
     """
     folder.mkdir(parents=True, exist_ok=True)
     held_out_each = _held_out_per_radical(study)
-    datasets = {settings_hash(dict(data)): open_data(data, folder, held_out_each) for data in study.datasets()}
+    curated, told = bar("curate", shown=progress), bar("encode", shown=progress)
+    datasets = {settings_hash(dict(data)): open_data(data, folder, held_out_each, curated) for data in study.datasets()}
     base = load_base(study.base, study.precision, device)
-    encoded = {name: encode_dataset(base, dataset.split("train")) for name, dataset in datasets.items()}
+    encoded = {
+        name: encode_dataset(base, dataset.split("train"), on_progress=told) for name, dataset in datasets.items()
+    }
     shared = {split: _shared_rows(list(datasets.values()), split) for split in ("held_out", *study.splits)}
     prompts = {}
     for split in study.splits:
@@ -107,25 +112,33 @@ def open_lab(study: Study, folder: Path, device: str | torch.device = "cpu") -> 
     if not prompts:
         raise ValueError(f"study {study.name!r}: no caption of {study.splits} is in all of its datasets")
     held_out = shared["held_out"]
-    return Lab(study, folder, base, encoded, prompts, encode_dataset(base, held_out) if held_out else None)
+    seen_by_none = encode_dataset(base, held_out, on_progress=told) if held_out else None
+    return Lab(study, folder, base, encoded, prompts, seen_by_none)
 
 
 def _held_out_per_radical(study: Study) -> int:
     return MANY_HELD_OUT if len(study.datasets()) > 1 else FEW_HELD_OUT
 
 
-def open_data(data: Mapping[str, Any], folder: Path, held_out_per_radical: int = FEW_HELD_OUT) -> Dataset:
+def open_data(
+    data: Mapping[str, Any],
+    folder: Path,
+    held_out_per_radical: int = FEW_HELD_OUT,
+    on_progress: Callable[[int, int], None] = lambda done, total: None,
+) -> Dataset:
     """Builds a dataset, or opens what an earlier call built, or anybody's.
 
     Args:
         data: a selection rule as `rule_from_json` reads it, or {"folder": path} of an image folder.
         folder: below whose data/ it is built.
-        held_out_per_radical: as for `build_dataset`.
+        held_out_per_radical, on_progress: as for `build_dataset`.
     """
     if "folder" in data:
         return open_dataset(Path(data["folder"]))
     target = folder / "data" / settings_hash([dict(data), held_out_per_radical])
-    return build_dataset(rule_from_json(data), target, held_out_per_radical=held_out_per_radical)
+    return build_dataset(
+        rule_from_json(data), target, held_out_per_radical=held_out_per_radical, on_progress=on_progress
+    )
 
 
 def _shared_rows(datasets: Sequence[Dataset], split: str) -> Dataset | None:

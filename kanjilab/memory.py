@@ -22,7 +22,7 @@ from kanjilab.settings import QUANTISED, Arm
 from kanjilab.sources import family_of, quiet_diffusers
 from kanjilab.text_states import T5_TOKENS
 
-GIGABYTE = 1e9
+GIGABYTE, MEGABYTE = 1e9, 1e6
 # A weight's bytes; of 4-bit ones with a float32 scale for each block of 64.
 BYTES = {"fp32": 4.0, "bf16": 2.0, "8bit": 1.0, "4bit": 0.5 + 4 / 64}
 
@@ -130,8 +130,9 @@ class Memory:
             "autoencoder": self.autoencoder,
             "text encoders": self.text_encoders,
         }
-        told = ", ".join(f"{name} {size / GIGABYTE:.1f}" for name, size in parts.items())
-        return f"{self.peak / GIGABYTE:.1f} GB ({told})"
+        unit, digits, size_of_unit = ("GB", 1, GIGABYTE) if self.peak >= GIGABYTE / 10 else ("MB", 0, MEGABYTE)
+        told = ", ".join(f"{name} {size / size_of_unit:.{digits}f}" for name, size in parts.items())
+        return f"{self.peak / size_of_unit:.{digits}f} {unit} ({told})"
 
 
 @dataclass(frozen=True)

@@ -224,13 +224,13 @@ def test_score_counts_before_and_after(trained, images, monkeypatch):
 
 
 def test_criteria_of_a_run_are_printed_and_stored(trained, images, monkeypatch):
-    scores = pd.DataFrame({"value": 0.5, "low": np.nan, "high": 1.0}, index=[*CRITERIA, ALL_FIVE])
+    scores = pd.DataFrame({"value": 0.5, "low": np.nan, "high": 1.0}, index=[*CRITERIA, ALL_FIVE, controls.STYLE])
     table = pd.concat({"run": scores, "noise": scores / 5}, names=["control", "score"])
     monkeypatch.setattr(controls, "score_criteria", lambda *_, **__: table)
     lines = done("criteria", trained[0].path, images, "--judge", "A").splitlines()
-    assert lines[1].split() == ["run", *["50.0"] * 6]
+    assert lines[1].split() == ["run", *["50.0"] * 7]
     assert lines[2].split("  ")[0] == "95% interval" and lines[2].endswith("[nan, 100.0]")
-    assert lines[3].split() == ["noise", *["10.0"] * 6]
+    assert lines[3].split() == ["noise", *["10.0"] * 7]
     stored = json.loads(Path(lines[4]).read_text())
     assert stored["scores"]["noise"]["novel"] == {"value": 0.1, "low": None, "high": 0.2}
     assert (stored["run"], stored["judge"]) == (trained[0].settings["hash"], "A")

@@ -436,7 +436,7 @@ def live(place, base, images, diary):
     Worker.told_of_step = telling
     panel = TrainingPanel(
         place, arm=LONG, data=images, base=base, precision="fp32", checkpoints=3, prompts=["water"],
-        sampling=Sampling(steps=1), save_every_seconds=0.2,
+        sampling=Sampling(steps=1), save_every_seconds=0.02,
     )  # fmt: skip
     asyncio.run(panel.run_now())
 
@@ -449,7 +449,7 @@ def read_diary(path):
 
 def test_killed_ten_times_at_random_nothing_but_the_last_steps_is_lost(processes, make_panel, folder, images, tmp_path):
     rng = np.random.default_rng(0)
-    there = dict(arm=LONG, checkpoints=3, prompts=["water"], save_every_seconds=0.2)
+    there = dict(arm=LONG, checkpoints=3, prompts=["water"], save_every_seconds=0.02)
     saved_before, lost = 0, []
     for number in range(KILLS):
         diary = tmp_path / f"diary-{number}"

@@ -96,7 +96,7 @@ def plan_study(study: Study, folder: Path, worker: Worker) -> None:
     """A job: open the study, measure its packs where that is not done yet, and take note of them."""
     worker.tell("load the base and the data")
     with own_share() as share:
-        lab = open_lab(study, folder, share.device)
+        lab = open_lab(study, folder, share.device, progress=False)
         worker.tell("measure what the packs cost")
         write_plan(study, folder, StudyPlan.of(lab, plan(lab)))
     worker.check()
