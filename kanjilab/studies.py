@@ -4,8 +4,8 @@ All of them start from one arm, the demo's at half its batch, and change only wh
 is written in `BUDGETS` alone, for all arms of a study alike; the number of training seeds is not to be saved on.
 
 On a processor a study's data are four of the sixteen radicals: there a few thousand images suffice to tell settings
-apart, where all sixteen want tens of thousands. And `full` is about a design's first contrasts alone, most often one.
-The scale `wide` has all radicals and all variants, for those with an accelerator.
+apart, where all sixteen want tens of thousands. And `full` is about a design's first contrast alone. The scale `wide`
+has all radicals and all variants, for those with an accelerator.
 """
 
 import dataclasses
@@ -44,8 +44,7 @@ class Budget:
         sampling: how images are drawn.
         radicals: classical numbers of the radicals; none for all sixteen.
         per_radical: kanji per radical of the training set.
-        most_contrasts: so many of a design's contrasts, the first ones, with the variants in them; None for all, and
-            at the scale `full` for as many as the design says.
+        most_contrasts: so many of a design's contrasts, the first ones, with the variants in them; None for all.
     """
 
     images_seen: int
@@ -75,7 +74,7 @@ BUDGETS = {
         64, 1, (0, 1), 16, "explore", dataclasses.replace(DEMO_SAMPLING, steps=2), per_radical=8, most_contrasts=2
     ),
     "pilot": Budget(2_400, 5, (0, 1, 2), 256, "pilot", most_contrasts=1),
-    "full": Budget(2_400, 10, CONFIRM_SEEDS, 256, "confirm"),
+    "full": Budget(2_400, 10, CONFIRM_SEEDS, 256, "confirm", most_contrasts=1),
     "wide": Budget(16_000, 6, CONFIRM_SEEDS, 512, "explore", radicals=()),
 }
 # The pilot trains every variant at each of these, in steps of three times around the studies' rate.
@@ -98,14 +97,12 @@ class Design:
         variants: the reference first.
         contrasts: as for `Study`, the most important first.
         arm: what the variants change.
-        reported: so many of the contrasts, the first ones, are what the scale `full` is about.
     """
 
     claim: str
     variants: Sequence[Variant]
     contrasts: tuple[tuple[str, str], ...] = ()
     arm: Arm = field(default_factory=lambda: STUDY_ARM)
-    reported: int = 1
 
     @property
     def pairs(self) -> tuple[tuple[str, str], ...]:
@@ -181,15 +178,15 @@ def schedule_design(budget: Budget) -> Design:
     kinds: dict[str, dict[str, Any]] = {
         "constant": {},
         "cosine": dict(schedule="cosine"),
-        "periodic": dict(schedule="periodic"),
-        "constant + EMA": dict(ema_decay=STUDY_ARM.ema_decay),
         "linear": dict(schedule="linear"),
         "constant + cool-down": dict(schedule="constant-cooldown"),
+        "constant + EMA": dict(ema_decay=STUDY_ARM.ema_decay),
         "constant, half the rate": dict(peak_lr=half),
+        "periodic": dict(schedule="periodic"),
     }
     variants = [Variant(label, changes, axes=dict(schedule=label)) for label, changes in kinds.items()]
     arm = dataclasses.replace(STUDY_ARM, schedule="constant", ema_decay=None)
-    return Design("cosine draws better than a constant rate", variants, arm=arm, reported=3)
+    return Design("cosine draws better than a constant rate", variants, arm=arm)
 
 
 def balance_design(budget: Budget) -> Design:
@@ -279,8 +276,7 @@ def make_study(name: str, scale: str = "full", seeds: Sequence[int] = ()) -> Stu
             raise ValueError(f"{what} must be one of {', '.join(known)}, got {value!r}")
     budget = BUDGETS[scale]
     design = DESIGNS[name](budget)
-    most = design.reported if scale == "full" else budget.most_contrasts
-    design = design.shortened(most or len(design.pairs))
+    design = design.shortened(budget.most_contrasts or len(design.pairs))
     if budget.phase == "pilot":
         design = at_every_rate(design)
     elif budget.phase == "confirm" and (tuned := TUNED.get(name)):

@@ -263,10 +263,3 @@ def test_findings_correct_the_claims_together(tmp_path, monkeypatch):
     write_report(tmp_path, make_study("epochs"), 0.1)
     assert "p = .0312, 8 blocks: held" in findings(tmp_path)[0]  # of four
     assert findings(tmp_path, suffix=TUNED_SUFFIX) == []
-
-
-def test_the_full_scale_is_about_the_contrasts_that_a_design_reports():
-    assert len(make_study("targets", "full").contrasts) == 1
-    assert make_study("schedule", "full").contrasts == tuple(
-        (label, "constant") for label in ("cosine", "periodic", "constant + EMA")
-    )
