@@ -19,7 +19,7 @@ from kanjilab.runs import RunFolder
 from kanjilab.sample import Sampling, load_checkpoints, sample
 from kanjilab.score import caption_prompts, glyphs_of, grayscale
 from kanjilab.slots import Images
-from kanjilab.style import told_from_real
+from kanjilab.style import Hand
 from kanjilab.summary import summary
 from kanjilab.typeset import Typesetter, novel_pairs
 
@@ -135,13 +135,13 @@ def control_table(judge: Judge, images: Mapping[str, Images], prompts: Sequence[
         context: of the run.
     Returns:
         Rows by control and score; columns value, low, high. To the scores of `summary` comes "told_from_real", see
-        `told_from_real`.
+        `Hand.told_from`.
     """
-    tables = {}
+    tables, hand = {}, Hand.of(context.training)
     for name, some in images.items():
         asked = [prompt for prompt in prompts for _ in range(len(some) // len(prompts))]
         tables[name] = summary(judge_images(judge, some, asked, context))
-        tables[name].loc[STYLE] = told_from_real(some, asked, context.training)
+        tables[name].loc[STYLE] = hand.told_from(some, asked)
     return pd.concat(tables, names=["control"])
 
 

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Self
 
 import numpy as np
 import scipy.linalg
@@ -15,46 +17,61 @@ from kanjilab.metrics import Estimate
 from kanjilab.neighbours import whole_glyph_features
 
 FOLDS = 5
-DIRECTIONS = 1_408  # features of `whole_glyph_features`
-# The few measures of line count as much as the many directions.
-KINDS = np.sqrt(np.repeat([DIRECTIONS, len(MEASURES)], [DIRECTIONS, len(MEASURES)]))
 SHRINKAGE = 0.1  # of the covariance's mean variance
 RESAMPLES = 2_000
 FEWEST = 10  # different images, and real glyphs, below which nothing is said
 
 
-def told_from_real(
-    images: NDArray[np.uint8], prompts: Sequence[str], real: NDArray[np.uint8], seed: int = 0
-) -> Estimate:
-    """A two-sample test by a classifier: a linear discriminant on gradient orientations and on measures of line.
+@dataclass(frozen=True)
+class Hand:
+    """Real glyphs and their features, measured once, to tell any number of drawn ones from.
 
-    It learns on four fifths of the prompts and of the real glyphs, and looks at the rest; each fifth in turn. Images
-    that are there twice count once, and a real glyph that is among the images is left out.
-
-    Args:
-        images: (N, H, W) uint8.
-        prompts: N, of each image; a prompt's images are learned from or looked at together.
-        real: (M, H, W) uint8, glyphs of the training.
-        seed: of the folds and of the resampling.
-    Returns:
-        The area under the ROC curve: 0.5 where the two cannot be told apart, 1 where they always are; with a 95%
-        interval over prompts and real glyphs. NaN where fewer than `FEWEST` of either, or a single prompt, are left.
-    Source: Lopez-Paz and Oquab 2017, arXiv:1610.06545.
+    Attributes:
+        glyphs: (M, H, W) uint8.
+        features: (M, F), see `of`.
     """
-    kept = np.sort(np.unique(images.reshape(len(images), -1), axis=0, return_index=True)[1])
-    shown = {image.tobytes() for image in images[kept]}
-    others = real[[glyph.tobytes() not in shown for glyph in real]]
-    names, group = np.unique(np.asarray(prompts, dtype=str)[kept], return_inverse=True)
-    if min(len(kept), len(others)) < FEWEST or len(names) < 2:
-        return Estimate(np.nan, np.nan, np.nan)
-    rng = counted_rng(seed, "resampling", 3)
-    folds = rng.permutation(len(names))[group] % FOLDS, rng.permutation(len(others)) % FOLDS
-    scores = _scores(_features(images[kept]), _features(others), folds)
-    return _area(*scores, group, rng)
+
+    glyphs: NDArray[np.uint8]
+    features: NDArray[np.float64]
+
+    @classmethod
+    def of(cls, glyphs: NDArray[np.uint8]) -> Self:
+        """Measures gradient orientations, cell by cell, and the line: how wide, even, gray and whole it is.
+
+        Args:
+            glyphs: (M, H, W) uint8, of the training.
+        """
+        return cls(glyphs, _features(glyphs))
+
+    def told_from(self, images: NDArray[np.uint8], prompts: Sequence[str], seed: int = 0) -> Estimate:
+        """A two-sample test by a classifier, a linear discriminant on these features.
+
+        It learns on four fifths of the prompts and of the real glyphs, and looks at the rest; each fifth in turn.
+        Images that are there twice count once, and a real glyph that is among the images is left out.
+
+        Args:
+            images: (N, H, W) uint8.
+            prompts: N, of each image; a prompt's images are learned from or looked at together.
+            seed: of the folds and of the resampling.
+        Returns:
+            The area under the ROC curve: 0.5 where the two cannot be told apart, 1 where they always are; with a 95%
+            interval over prompts and real glyphs. NaN where fewer than `FEWEST` of either, or a single prompt, are
+            left.
+        Source: Lopez-Paz and Oquab 2017, arXiv:1610.06545.
+        """
+        kept = np.sort(np.unique(images.reshape(len(images), -1), axis=0, return_index=True)[1])
+        shown = {image.tobytes() for image in images[kept]}
+        others = self.features[[glyph.tobytes() not in shown for glyph in self.glyphs]]
+        names, group = np.unique(np.asarray(prompts, dtype=str)[kept], return_inverse=True)
+        if min(len(kept), len(others)) < FEWEST or len(names) < 2:
+            return Estimate(np.nan, np.nan, np.nan)
+        rng = counted_rng(seed, "resampling", 3)
+        folds = rng.permutation(len(names))[group] % FOLDS, rng.permutation(len(others)) % FOLDS
+        return _area(*_scores(_features(images[kept]), others, folds), group, rng)
 
 
 def _features(images: NDArray[np.uint8]) -> NDArray[np.float64]:
-    """(N, F): which way strokes run, cell by cell; and how wide, even, gray and whole they are."""
+    """(N, F): many directions of strokes, and the few `MEASURES` of line last."""
     directions = whole_glyph_features(normalise_glyphs(images)[0])
     lines = np.nan_to_num(measure(images).to_numpy(dtype=float))
     return np.concatenate([directions.astype(float), lines], axis=1)
@@ -65,9 +82,11 @@ def _scores(
 ) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
     """How little each image, and each real glyph, looks like a real one to a discriminant that has not seen it."""
     found = np.empty(len(images)), np.empty(len(real))
+    kinds = [real.shape[1] - len(MEASURES), len(MEASURES)]
+    share = np.sqrt(np.repeat(kinds, kinds))  # so that the few measures of line count as much as the many directions
     for fold in range(FOLDS):
         seen = images[folds[0] != fold], real[folds[1] != fold]
-        center, width = seen[1].mean(axis=0), (np.concatenate(seen).std(axis=0) + 1e-9) * KINDS
+        center, width = seen[1].mean(axis=0), (np.concatenate(seen).std(axis=0) + 1e-9) * share
         first, second = ((part - center) / width for part in seen)
         within = (np.cov(first, rowvar=False) + np.cov(second, rowvar=False)) / 2
         within[np.diag_indices_from(within)] += SHRINKAGE * np.trace(within) / len(within)

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from scipy import ndimage
 
-from kanjilab.style import _area, told_from_real
+from kanjilab.style import Hand, _area
 
 CHARACTERS = 40
 
@@ -22,7 +22,7 @@ def names(count, each=1):
 
 def test_one_hand_is_not_told_from_itself(glyphs):
     half = len(glyphs) // 2
-    found = told_from_real(glyphs[:half], names(half), glyphs[half:])
+    found = Hand.of(glyphs[half:]).told_from(glyphs[:half], names(half))
     assert found.low < 0.5 < found.high
 
 
@@ -31,28 +31,26 @@ def test_thicker_or_softer_lines_are_told(glyphs):
     thicker = ndimage.grey_erosion(glyphs[:half], size=(1, 3, 3))
     softer = ndimage.gaussian_filter(glyphs[:half].astype(float), (0, 1.5, 1.5)).astype(np.uint8)
     for changed in (thicker, softer):
-        found = told_from_real(changed, names(half), glyphs[half:])
+        found = Hand.of(glyphs[half:]).told_from(changed, names(half))
         assert found.value > 0.95 and found.low > 0.9
 
 
 def test_copies_of_real_glyphs_are_not_compared_with_themselves(glyphs):
     copied = glyphs[: len(glyphs) // 2]
-    found = told_from_real(copied, names(len(copied)), glyphs)
-    alone = told_from_real(copied, names(len(copied)), glyphs[len(copied) :])
+    found = Hand.of(glyphs).told_from(copied, names(len(copied)))
+    alone = Hand.of(glyphs[len(copied) :]).told_from(copied, names(len(copied)))
     assert found == alone
 
 
 def test_images_that_are_there_twice_count_once(glyphs):
     half = len(glyphs) // 2
-    twice = np.repeat(glyphs[:half], 2, axis=0)
-    assert told_from_real(twice, names(len(twice), 2), glyphs[half:]) == told_from_real(
-        glyphs[:half], names(half), glyphs[half:]
-    )
+    twice, others = np.repeat(glyphs[:half], 2, axis=0), Hand.of(glyphs[half:])
+    assert others.told_from(twice, names(len(twice), 2)) == others.told_from(glyphs[:half], names(half))
 
 
 @pytest.mark.parametrize(("count", "each"), [(20, 20), (9, 1)])
 def test_nothing_is_said_of_one_prompt_or_of_few_images(glyphs, count, each):
-    assert np.isnan(told_from_real(glyphs[:count], names(count, each), glyphs[count:])).all()
+    assert np.isnan(Hand.of(glyphs[count:]).told_from(glyphs[:count], names(count, each))).all()
 
 
 def test_the_area_by_hand():
