@@ -96,7 +96,7 @@ def ablate(
         most_arms: arms in one training.
         memory_gb: memory that a training may take; by default most of what is free.
         keep_adapters: leave each pack's last checkpoint.
-        kept: folder of a finished study whose arms are taken as they were read, and not trained again.
+        kept: holds folders of finished studies, whose arms are taken as they were read, and not trained again.
         dry_run: tell the packs and their cost, and do no more.
         progress: show bars while training and drawing.
         on_progress: told of every step and arm, see `run_pack`.

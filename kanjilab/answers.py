@@ -93,21 +93,22 @@ def study_table(lab: Lab, judge: Judge, name: str = "radicals", hits: Hits = exp
 
 
 def kept_arms(lab: Lab, folder: Path, name: str = "radicals") -> dict[str, pd.DataFrame]:
-    """What a finished study's report and table hold of arms: enough for tables and figures without their run folders.
+    """What finished studies' reports and tables hold of arms: enough for tables and figures without their run folders.
 
     Args:
-        folder: of a finished study, such as one of figures/studies.
+        folder: holds the studies' folders, as figures/studies does.
         name: of the judge whose readings count.
     Returns:
-        `Lab.kept`: by the arm's key its rows of the table, without the study's own labels; none where the folder
-        holds no such report, or one on images that were drawn otherwise.
+        `Lab.kept`: by the arm's key its rows of a table, without a study's own labels; of those studies alone whose
+        images were drawn as this one's are.
     """
-    report = folder / f"report-{name}.json"
-    if not report.exists() or json.loads(report.read_text()).get("drawing") != lab.drawing:
-        return {}
-    table = pd.read_parquet(folder / f"table-{name}.parquet")
-    table = table.drop_duplicates(["arm", "checkpoint", "split", "prompt", "noise_seed"])  # variants may share arms
-    return {str(key): rows.loc[:, "run":].reset_index(drop=True) for key, rows in table.groupby("arm")}
+    found: dict[str, pd.DataFrame] = {}
+    for report in sorted(folder.glob(f"*/report-{name}.json")):
+        if json.loads(report.read_text()).get("drawing") == lab.drawing:
+            table = pd.read_parquet(report.with_name(f"table-{name}.parquet"))
+            table = table.drop_duplicates(["arm", "checkpoint", "split", "prompt", "noise_seed"])  # variants share arms
+            found |= {str(key): rows.loc[:, "run":].reset_index(drop=True) for key, rows in table.groupby("arm")}
+    return found
 
 
 def _readings(folder: Path, samples: str, judge: Judge, name: str, hits: Hits) -> pd.DataFrame:

@@ -42,6 +42,7 @@ class StudyScale(StrEnum):
     smoke = "smoke"
     pilot = "pilot"
     full = "full"
+    broad = "broad"
     wide = "wide"
 
 
@@ -213,7 +214,7 @@ def sweep(
     ],
     scale: Annotated[
         StudyScale,
-        typer.Option(help="smoke: seconds; pilot: which rates; full: what is reported; wide: all, on a GPU."),
+        typer.Option(help="smoke: seconds; pilot: rates; full: the claim; broad: all variants; wide: all data too."),
     ] = StudyScale.smoke,
     folder: Annotated[Path | None, typer.Option(help="runs/studies/<study>-<scale> by default.")] = None,
     judge: Annotated[
@@ -224,12 +225,12 @@ def sweep(
     most_arms: Annotated[int, typer.Option(help="Arms in one training.")] = 8,
     memory_gb: Annotated[float | None, typer.Option(help="Memory for a training; most of what is free.")] = None,
     keep_adapters: Annotated[bool, typer.Option(help="Keep each pack's last checkpoint.")] = False,
-    anew: Annotated[bool, typer.Option(help="Train the arms too that figures/studies keeps of this study.")] = False,
+    anew: Annotated[bool, typer.Option(help="Train the arms too that figures/studies keeps.")] = False,
     dry_run: Annotated[bool, typer.Option(help="Print the packs and what they cost, and stop.")] = False,
 ) -> None:
     """Run a study: train its arms in packs, draw, read, and compare them. Called again, it goes on.
 
-    So it does from arms of the same study whose tables lie in figures/studies.
+    So it does from arms of finished studies whose tables lie in figures/studies.
 
     Under `torchrun --nproc_per_node 2 -m kanjilab sweep ...` (or `accelerate launch`) every process takes whole packs.
     """
@@ -238,8 +239,7 @@ def sweep(
     from kanjilab.ablate import ablate
     from kanjilab.studies import best_rates, make_study
 
-    known_as = f"{study}-{scale.value}"
-    folder = folder or Path("runs/studies", known_as)
+    folder = folder or Path("runs/studies", f"{study}-{scale.value}")
     try:
         asked = make_study(study, scale.value, seeds)
         report = ablate(
@@ -250,7 +250,7 @@ def sweep(
             most_arms=most_arms,
             memory_gb=memory_gb,
             keep_adapters=keep_adapters,
-            kept=None if anew else Path("figures/studies", known_as),
+            kept=None if anew else Path("figures/studies"),
             dry_run=dry_run,
             say=typer.echo,
         )

@@ -35,7 +35,7 @@ class Lab:
         encoded: training images by the hash of their rule.
         prompts: captions of each split that mean the same in all of the study's datasets.
         held_out: images for the held-out loss; None where there are none.
-        kept: rows of a finished study's table by the key of their arm; these arms are not trained again.
+        kept: rows of finished studies' tables by the key of their arm; these arms are not trained again.
     """
 
     study: Study

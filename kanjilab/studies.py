@@ -4,8 +4,8 @@ All of them start from one arm, the demo's at half its batch, and change only wh
 is written in `BUDGETS` alone, for all arms of a study alike; the number of training seeds is not to be saved on.
 
 On a processor a study's data are four of the sixteen radicals: there a few thousand images suffice to tell settings
-apart, where all sixteen want tens of thousands. And `full` is about a design's first contrast alone. The scale `wide`
-has all radicals and all variants, for those with an accelerator.
+apart, where all sixteen want tens of thousands. And `full` is about a design's first contrast alone; `broad` has all
+variants at the same cost of a run, to explore. The scale `wide` has all radicals too, for those with an accelerator.
 """
 
 import dataclasses
@@ -75,6 +75,7 @@ BUDGETS = {
     ),
     "pilot": Budget(2_400, 5, (0, 1, 2), 256, "pilot", most_contrasts=1),
     "full": Budget(2_400, 10, CONFIRM_SEEDS, 256, "confirm", most_contrasts=1),
+    "broad": Budget(2_400, 10, CONFIRM_SEEDS, 256, "explore"),
     "wide": Budget(16_000, 6, CONFIRM_SEEDS, 512, "explore", radicals=()),
 }
 # The pilot trains every variant at each of these, in steps of three times around the studies' rate.

@@ -55,31 +55,38 @@ def test_further_blocks_train_only_their_own_arms(finished, study, tmp_path, mon
 
 def test_arms_that_are_kept_elsewhere_are_not_trained_again(finished, study, tmp_path, monkeypatch):
     forbid(monkeypatch, "run_training", "sample", "measure_steps", "make_trainable")
-    report, said = run(study, tmp_path / "new", kept=finished[0])
+    report, said = run(study, tmp_path / "new", kept=finished[0].parent)
     assert report == finished[1]
     assert said.startswith("tiny: 0 arms beside 6 that are kept in 0 packs, about 0.0 min to go")
     assert table_of(tmp_path / "new").equals(table_of(finished[0]))
 
 
-def test_a_kept_study_grows_by_its_new_arms_alone(finished, study, tmp_path):
+def test_a_study_takes_what_others_have_and_trains_its_new_arms_alone(finished, study, tmp_path):
+    kept, folder = tmp_path / "kept", tmp_path / "another"
+    shutil.copytree(finished[0], kept / "one", ignore=shutil.ignore_patterns("packs"))
     variants = (*study.variants[:2], Variant("new", dict(rank=4)))
-    more = dataclasses.replace(study, seeds=(5, 6, 7), variants=variants, contrasts=())
-    _, said = run(more, tmp_path, kept=finished[0])
+    more = dataclasses.replace(study, name="another", seeds=(5, 6, 7), variants=variants, contrasts=())
+    _, said = run(more, folder, kept=kept)
     assert "5 arms beside 4 that are kept" in said  # three of seed 7, and rank 4 of seeds 5 and 6
-    assert sum(len(found.settings["arms"]) for found in find_runs(tmp_path / "packs")) == 5
-    grown, before = table_of(tmp_path), table_of(finished[0])
+    assert sum(len(found.settings["arms"]) for found in find_runs(folder / "packs")) == 5
+    grown, before = table_of(folder), table_of(finished[0])
     counts = {(variant.label, seed): 16 for variant in variants for seed in (5, 6, 7)}
     assert grown.groupby(["variant", "seed"]).size().to_dict() == counts
     old = grown["arm"].isin(before["arm"])
-    kept = before[before["variant"] != "the same"]
-    pd.testing.assert_frame_equal(grown[old].reset_index(drop=True), kept.reset_index(drop=True), check_exact=True)
+    expected = before[before["variant"] != "the same"].assign(study="another")
+    pd.testing.assert_frame_equal(grown[old].reset_index(drop=True), expected.reset_index(drop=True), check_exact=True)
+
+    shutil.copytree(folder, kept / "two", ignore=shutil.ignore_patterns("packs"))
+    seventh = dataclasses.replace(study, seeds=(5, 7), variants=study.variants[:2], contrasts=())
+    _, said = run(seventh, tmp_path / "third", kept=kept)
+    assert said.startswith("tiny: 0 arms beside 4 that are kept")  # of seed 5 from either, of seed 7 from the second
 
 
 def test_arms_that_were_drawn_otherwise_are_not_taken(finished, study, tmp_path):
     other = dataclasses.replace(study, noise_seeds=(0, 3))
-    _, said = run(other, tmp_path, kept=finished[0], dry_run=True)
+    _, said = run(other, tmp_path, kept=finished[0].parent, dry_run=True)
     assert said.startswith("tiny: 6 arms in 2 packs")
-    _, said = run(study, tmp_path, kept=finished[0], name="another judge", dry_run=True)
+    _, said = run(study, tmp_path, kept=finished[0].parent, name="another judge", dry_run=True)
     assert said.startswith("tiny: 6 arms in 2 packs")
 
 
