@@ -28,7 +28,7 @@ def random_data(base, size: int = 256) -> Encoded:
     rng = np.random.default_rng(0)
     text = base.encode_text(["", "a"]).tokens.half().numpy()
     mean = rng.standard_normal((size, 4, 16, 16), dtype=np.float32)
-    return Encoded(mean, np.full_like(mean, -6), text, None, np.ones(size, dtype=np.int64), "random")
+    return Encoded(mean, np.full_like(mean, -6), ("", "a"), text, None, np.ones(size, dtype=np.int64), "random")
 
 
 def matrix_rate(dtype: torch.dtype, seconds: float = 1.0) -> float:

@@ -1,5 +1,8 @@
 """What is trained: stacked LoRA or DoRA layers for K arms over one frozen base, or the whole denoiser.
 
+A LoRA lies in the denoiser, and where an arm says so in the base's one text encoder too. Layers of the latter are known
+by the name that they have there, after `text_encoder.`.
+
 All trainable numbers of an arm lie in one row of a (K, P) tensor, and the layers hold views of it.
 So clipping, averaging, checking and the optimizer work on rows, whatever is trained.
 """
@@ -28,6 +31,16 @@ TARGET_PATTERNS = {
     "attention+feed-forward": re.compile(r"(\.attn\d?\." + ATTENTION + r"|\.ff(_context)?\.net\.(0\.proj|2)$)"),
     "all": re.compile(""),
 }
+# Of CLIP, and of BERT.
+TEXT_ATTENTION = r"(\.self_attn\.(q|k|v|out)_proj|\.attention\.(self\.(query|key|value)|output\.dense))$"
+TEXT_FEED_FORWARD = r"(\.mlp\.fc[12]|\.intermediate\.dense|\.\d+\.output\.dense)$"
+TEXT_PATTERNS = {
+    "cross-attention": re.compile(TEXT_ATTENTION),
+    "attention": re.compile(TEXT_ATTENTION),
+    "attention+feed-forward": re.compile(f"{TEXT_ATTENTION}|{TEXT_FEED_FORWARD}"),
+    "all": re.compile(f"{TEXT_ATTENTION}|{TEXT_FEED_FORWARD}"),
+}
+TEXT = "text_encoder."  # before the names of its layers
 MAGNITUDE = "lora_magnitude_vector"  # PEFT's name of what DoRA trains beside A and B
 
 
@@ -268,14 +281,27 @@ def target_layers(denoiser: nn.Module, targets: str) -> dict[str, nn.Linear | nn
             f"{type(denoiser).__name__} attends to image and text jointly and has no cross-attention; "
             "expected targets 'attention', 'attention+feed-forward' or 'all'"
         )
-    pattern = TARGET_PATTERNS[targets]
+    return _layers_named(denoiser, TARGET_PATTERNS[targets], targets)
+
+
+def text_layers(text_encoder: nn.Module, targets: str) -> dict[str, nn.Linear | nn.Conv2d]:
+    """As `target_layers`, of a text encoder: its attention, and its feed-forward where targets have the denoiser's.
+
+    Raises:
+        ValueError: it has no layer that is known by its name; those of CLIP and BERT are.
+    """
+    found = _layers_named(text_encoder, TEXT_PATTERNS[targets], targets)
+    return {TEXT + name: layer for name, layer in found.items()}
+
+
+def _layers_named(model: nn.Module, pattern: re.Pattern[str], targets: str) -> dict[str, nn.Linear | nn.Conv2d]:
     layers = {
         name: layer
-        for name, layer in denoiser.named_modules()
+        for name, layer in model.named_modules()
         if isinstance(layer, nn.Linear | nn.Conv2d) and pattern.search(name)
     }
     if not layers:
-        raise ValueError(f"targets {targets!r} name no layer of {type(denoiser).__name__}")
+        raise ValueError(f"targets {targets!r} name no layer of {type(model).__name__}")
     return layers
 
 
@@ -302,7 +328,7 @@ def peft_magnitude(magnitude: Tensor, dimensions: int) -> Tensor:
 
 
 class LoraStack:
-    """K low-rank adapters over one denoiser, of any ranks, scales and targets, with DoRA or without.
+    """K low-rank adapters over one base, of any ranks, scales and targets, with DoRA or without.
 
     Smaller ranks are padded with zeros in A *and* B, and an arm whose targets leave a layer out has
     zeros there: where both are zero, so are both gradients, exactly. DoRA's lengths m exist where some arm
@@ -310,16 +336,17 @@ class LoraStack:
 
     Args:
         denoiser: frozen here; its layers are wrapped only within `attached()`.
-        arms: their targets, rank, alpha, dora and seed are used.
+        arms: their targets, rank, alpha, dora, train_text_encoder and seed are used.
+        text_encoder: the same of the base's one text encoder, of use to arms that train it.
     Raises:
-        ValueError: an arm with DoRA over 8-bit or 4-bit weights.
+        ValueError: an arm with DoRA over 8-bit or 4-bit weights; or one that trains a text encoder where there is none.
     """
 
-    def __init__(self, denoiser: nn.Module, arms: Sequence[Arm]):
-        self.denoiser = denoiser.requires_grad_(False)
+    def __init__(self, denoiser: nn.Module, arms: Sequence[Arm], text_encoder: nn.Module | None = None):
+        self.denoiser, self.text_encoder = denoiser.requires_grad_(False), text_encoder
         self.arms = tuple(arms)
         self.segments = Segments()
-        per_arm = [target_layers(denoiser, arm.targets) for arm in arms]
+        per_arm = [self._layers_of(arm) for arm in arms]
         self.layers = {name: layer for layers in per_arm for name, layer in layers.items()}
         self.covered = {name: [name in layers for layers in per_arm] for name in self.layers}
         self.decomposed = {
@@ -328,7 +355,8 @@ class LoraStack:
         }
         shapes = self._shapes()
         device = next(denoiser.parameters()).device
-        exact = [name for name in shapes if name.endswith(MAGNITUDE)]  # rounded, it would scale whole rows
+        # Text encoders compute in float32, and DoRA's lengths would, rounded, scale whole rows.
+        exact = [name for name in shapes if name.startswith(TEXT) or name.endswith(MAGNITUDE)]
         self.rows = Rows(shapes, len(arms), device, compute_dtype(denoiser), exact)
         self.leaves = list(self.rows.leaves.values())
         scales = torch.tensor([arm.scale for arm in arms])
@@ -336,6 +364,20 @@ class LoraStack:
         self.slots = [self._slot(name, layer, scales) for name, layer in self.layers.items()]
         if device.type != "meta":  # there, only shapes are asked for
             self._initialise()
+
+    @property
+    def reading_arms(self) -> list[int]:
+        """Which arms read captions in their own way, with what they train of the text encoder."""
+        return [k for k, arm in enumerate(self.arms) if arm.train_text_encoder]
+
+    def _layers_of(self, arm: Arm) -> dict[str, nn.Linear | nn.Conv2d]:
+        """What one arm trains, by name."""
+        layers = target_layers(self.denoiser, arm.targets)
+        if not arm.train_text_encoder:
+            return layers
+        if self.text_encoder is None:
+            raise ValueError("train_text_encoder wants the base's text encoder, got none")
+        return layers | text_layers(self.text_encoder.requires_grad_(False), arm.targets)
 
     def _shapes(self) -> dict[str, tuple[int, ...]]:
         """Of one arm's tensors, by name."""
@@ -354,9 +396,10 @@ class LoraStack:
         """Where the model holds a layer, and what stands there while the adapters are attached."""
         leaves = self.rows.leaves
         down, up, magnitude = leaves[f"{name}.lora_A"], leaves[f"{name}.lora_B"], leaves.get(f"{name}.{MAGNITUDE}")
-        parent, _, leaf = name.rpartition(".")
+        model = self.text_encoder if self.text_encoder and name.startswith(TEXT) else self.denoiser
+        parent, _, leaf = name.removeprefix(TEXT).rpartition(".")
         wrapper = StackedLora(layer, down, up, scales, self.segments, magnitude, self.decomposed[name])
-        return self.denoiser.get_submodule(parent)._modules, leaf, wrapper
+        return model.get_submodule(parent)._modules, leaf, wrapper
 
     def _initialise(self) -> None:
         views = self.rows.views(self.rows.values)
@@ -371,7 +414,7 @@ class LoraStack:
 
     @contextmanager
     def attached(self) -> Iterator[Segments]:
-        """Within it the denoiser runs with the adapters; yields the segments to set per batch."""
+        """Within it denoiser and text encoder run with the adapters; yields the segments to set per batch."""
         with torch.no_grad():
             self.rows.refresh()
         with _swapped(self.slots):
@@ -488,6 +531,7 @@ class WholeDenoiser:
         views = self.rows.views(self.rows.values)
         for name, value in original.items():
             views[name][0] = value.detach()
+        self.reading_arms: list[int] = []  # see `LoraStack`
         self.trained = {name: nn.Parameter(view[0]) for name, view in views.items()}
         self.leaves = list(self.trained.values())
         self.slots = [self._slot(name, parameter) for name, parameter in self.trained.items()]
@@ -532,15 +576,19 @@ class WholeDenoiser:
 Trainable = LoraStack | WholeDenoiser
 
 
-def make_trainable(denoiser: nn.Module, arms: Sequence[Arm]) -> Trainable:
+def make_trainable(denoiser: nn.Module, arms: Sequence[Arm], text_encoder: nn.Module | None = None) -> Trainable:
     """The trainable parameters that the arms ask for.
 
+    Args:
+        denoiser: of the base.
+        arms: K settings.
+        text_encoder: of the base, where it has one that stays loaded.
     Raises:
-        ValueError: no arm, or `unet` mixed with adapters.
+        ValueError: no arm, or `unet` mixed with adapters; or as `LoraStack`.
     """
     if not arms:
         raise ValueError("expected at least one arm, got none")
     whole = [arm.targets == "unet" for arm in arms]
     if any(whole) and not all(whole):
         raise ValueError("arms with targets 'unet' cannot be trained beside LoRA arms")
-    return WholeDenoiser(denoiser, arms) if whole[0] else LoraStack(denoiser, arms)
+    return WholeDenoiser(denoiser, arms) if whole[0] else LoraStack(denoiser, arms, text_encoder)

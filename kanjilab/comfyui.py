@@ -64,7 +64,7 @@ class Drawing:
 
 
 def sd1_workflow(checkpoint: str, lora: str, drawing: Drawing | None = None) -> Workflow:
-    """A workflow for SD 1.x: one checkpoint file with its text encoder, and the LoRA on the denoiser.
+    """A workflow for SD 1.x: one checkpoint file with its text encoder, and the LoRA on both.
 
     Args:
         checkpoint: file in `models/checkpoints`.
@@ -72,11 +72,12 @@ def sd1_workflow(checkpoint: str, lora: str, drawing: Drawing | None = None) -> 
         drawing: what is drawn.
     """
     drawing = drawing or Drawing()
+    strengths = dict(strength_model=drawing.strength, strength_clip=drawing.strength)
     return {
         "1": _node("CheckpointLoaderSimple", ckpt_name=checkpoint),
-        "2": _node("LoraLoaderModelOnly", model=["1", 0], lora_name=lora, strength_model=drawing.strength),
-        "3": _node("CLIPTextEncode", text=drawing.prompt, clip=["1", 1]),
-        "4": _node("CLIPTextEncode", text=drawing.negative_prompt, clip=["1", 1]),
+        "2": _node("LoraLoader", model=["1", 0], clip=["1", 1], lora_name=lora, **strengths),
+        "3": _node("CLIPTextEncode", text=drawing.prompt, clip=["2", 1]),
+        "4": _node("CLIPTextEncode", text=drawing.negative_prompt, clip=["2", 1]),
         "5": _node("EmptyLatentImage", width=drawing.size_px, height=drawing.size_px, batch_size=drawing.batch),
         "6": _sampler(drawing, model="2", positive="3", negative="4", latent="5", method=("dpmpp_2m", "karras")),
         "7": _node("VAEDecode", samples=["6", 0], vae=["1", 2]),
@@ -165,6 +166,7 @@ LONGEST = 36  # letters of a setting
 OUTPUTS = {
     "CheckpointLoaderSimple": ("MODEL", "CLIP", "VAE"),
     "TripleCLIPLoader": ("CLIP",),
+    "LoraLoader": ("MODEL", "CLIP"),
     "LoraLoaderModelOnly": ("MODEL",),
     "ModelSamplingSD3": ("MODEL",),
     "CLIPTextEncode": ("CONDITIONING",),

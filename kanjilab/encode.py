@@ -24,7 +24,8 @@ class Encoded:
 
     Attributes:
         mean, log_variance: (N, C, h, w) float32, the autoencoder's posterior in unit scale.
-        tokens: (M, L, D) float16 text states of the distinct captions; row 0 is the empty caption.
+        captions: M distinct ones; the first is empty.
+        tokens: (M, L, D) float16, their text states.
         pooled: (M, P) float16 or None.
         caption: (N,) int64, row of `tokens` for each image.
         identity: hash of base and data.
@@ -32,6 +33,7 @@ class Encoded:
 
     mean: np.ndarray
     log_variance: np.ndarray
+    captions: tuple[str, ...]
     tokens: np.ndarray
     pooled: np.ndarray | None
     caption: np.ndarray
@@ -80,7 +82,18 @@ def encode_dataset(
     if not folder.is_dir():
         with appearing_folder(folder) as temporary:
             _write(base, dataset, temporary, batch, on_progress)
-    return open_encoded(folder)
+
+    def array(name: str) -> np.ndarray:
+        return np.load(folder / f"{name}.npy", mmap_mode="r", allow_pickle=False)
+
+    pooled = array("pooled") if (folder / "pooled.npy").exists() else None
+    captions = distinct_captions(dataset)
+    return Encoded(array("mean"), array("log_variance"), captions, array("tokens"), pooled, array("caption"), identity)
+
+
+def distinct_captions(dataset: Dataset) -> tuple[str, ...]:
+    """The empty caption and the dataset's, each once, in order."""
+    return "", *sorted(set(dataset.table["text"]) - {""})
 
 
 def blank_encoded(base: Base, size_px: int, images: int) -> Encoded:
@@ -98,6 +111,7 @@ def blank_encoded(base: Base, size_px: int, images: int) -> Encoded:
     return Encoded(
         mean=zeros(np.float32, *latents),
         log_variance=zeros(np.float32, *latents),
+        captions=("",),
         tokens=zeros(np.float16, 1, *base.text.shape),
         pooled=None if pooled is None else zeros(np.float16, 1, pooled),
         caption=zeros(np.int64, images),
@@ -105,19 +119,8 @@ def blank_encoded(base: Base, size_px: int, images: int) -> Encoded:
     )
 
 
-def open_encoded(folder: Path) -> Encoded:
-    """Opens a folder that `encode_dataset` wrote."""
-
-    def array(name: str) -> np.ndarray:
-        return np.load(folder / f"{name}.npy", mmap_mode="r", allow_pickle=False)
-
-    pooled = array("pooled") if (folder / "pooled.npy").exists() else None
-    return Encoded(array("mean"), array("log_variance"), array("tokens"), pooled, array("caption"), folder.name)
-
-
 def _write(base: Base, dataset: Dataset, folder: Path, batch: int, on_progress: Callable[[int, int], None]) -> None:
-    texts = dataset.table["text"].tolist()
-    captions = ["", *sorted(set(texts) - {""})]
+    texts, captions = dataset.table["text"].tolist(), distinct_captions(dataset)
     row = {caption: index for index, caption in enumerate(captions)}
     total, done = len(texts) + base.text.passes * len(captions), 0
     stores: dict[str, np.memmap] = {}

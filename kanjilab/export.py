@@ -3,7 +3,7 @@
 import json
 import re
 import shutil
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -12,10 +12,11 @@ from safetensors import safe_open
 from safetensors.torch import load_file, save, save_file
 from torch import Tensor
 
-from kanjilab.adapters import MAGNITUDE, peft_magnitude
+from kanjilab.adapters import MAGNITUDE, TEXT, peft_magnitude
 from kanjilab.bases import base_folder
 from kanjilab.lora_files import (
     PEFT_PREFIX,
+    TEXT_ENCODERS,
     Lora,
     LowRank,
     comfyui_tensors,
@@ -23,13 +24,13 @@ from kanjilab.lora_files import (
     diffusers_tensors,
     kohya_tensors,
 )
-from kanjilab.runs import RunFolder, write_bytes_atomic
+from kanjilab.runs import RunFolder, write_bytes_atomic, write_json_atomic
 from kanjilab.settings import Arm
 from kanjilab.sources import HUB_BASES, PICKLES, appearing_folder
 
 DIFFUSERS_FILE = "pytorch_lora_weights.safetensors"
 PEFT_FILE = "adapter_model.safetensors"
-WEIGHTS = re.compile(r"diffusion_pytorch_model(-\d+-of-\d+)?\.safetensors")  # no variant such as .fp16
+WEIGHTS = re.compile(r"(diffusion_pytorch_)?model(-\d+-of-\d+)?\.safetensors")  # no variant such as .fp16
 NOT_OF_A_PIPELINE = ("*.bin", "*.ckpt", "*.msgpack", "*.onnx*", "*.pb", ".*", "*.fp16.safetensors", "*.fp16-*")
 ABOUT_DORA = (
     "This is a DoRA. diffusers draws what was trained from the form `diffusers`, for it leaves `dora_scale` out; "
@@ -99,21 +100,27 @@ def to_comfyui(run: RunFolder, step: int, arm: int, path: Path | str) -> Path:
 
 
 def to_peft(run: RunFolder, step: int, arm: int, path: Path | str) -> Path:
-    """Copies one arm's adapter as the folder that `PeftModel.from_pretrained` reads, alpha in its config.
+    """Writes one arm's adapter as the folder that `PeftModel.from_pretrained` reads, alpha in its config.
 
     Args:
         run, step, arm: as for `to_diffusers`.
-        path: the folder to write `adapter_model.safetensors` and `adapter_config.json` into.
+        path: the folder to write `adapter_model.safetensors` and `adapter_config.json` into; what was trained of the
+            text encoder comes into such a folder of its own, `text_encoder`, in it.
     Returns:
-        The adapter's file.
+        The denoiser's file.
     Raises:
         ValueError: as `to_diffusers`.
         RunError: there is no complete checkpoint of that step.
     """
-    config = (_arm_folder(run, step, arm) / "adapter_config.json").read_bytes()
-    file = _write_lora(run, step, arm, Path(path) / PEFT_FILE, _peft_tensors, folded=False)
-    write_bytes_atomic(file.with_name("adapter_config.json"), config)
-    return file
+    lora, path = read_arm(run, step, arm), Path(path)
+    config = json.loads((_arm_folder(run, step, arm) / "adapter_config.json").read_bytes())
+    for part in lora.parts:
+        folder, layers = path / part if part in TEXT_ENCODERS else path, lora.of_part(part)
+        folder.mkdir(parents=True, exist_ok=True)
+        tensors = _peft_tensors(layers)
+        write_bytes_atomic(folder / PEFT_FILE, save(tensors, _header(run, step, arm, folded=False)))
+        write_json_atomic(folder / "adapter_config.json", config | {"target_modules": sorted(layers)})
+    return path / PEFT_FILE
 
 
 LORA_FORMS: dict[str, Callable[[RunFolder, int, int, Path | str], Path]] = {
@@ -155,14 +162,14 @@ def read_arm(run: RunFolder, step: int, arm: int) -> Lora:
     for layer, down in downs.items():
         up, magnitude = stored[f"{PEFT_PREFIX}{layer}.lora_B.weight"], stored.get(f"{PEFT_PREFIX}{layer}.{MAGNITUDE}")
         lengths = None if magnitude is None else magnitude.flatten()
-        layers[f"{part}.{layer}"] = LowRank(down, up.flatten(1), settings.scale, lengths)
+        name = layer if layer.startswith(TEXT) else f"{part}.{layer}"
+        layers[name] = LowRank(down, up.flatten(1), settings.scale, lengths)
     return Lora(layers, {})
 
 
-def _peft_tensors(lora: Lora) -> dict[str, Tensor]:
+def _peft_tensors(layers: Mapping[str, LowRank]) -> dict[str, Tensor]:
     tensors = {}
-    for name, low in lora.layers.items():
-        layer = name.partition(".")[2]
+    for layer, low in layers.items():
         tensors[f"{PEFT_PREFIX}{layer}.lora_A.weight"] = low.down
         tensors[f"{PEFT_PREFIX}{layer}.lora_B.weight"] = low.up[:, :, None, None] if low.down.ndim == 4 else low.up
         if low.magnitude is not None:
@@ -170,12 +177,10 @@ def _peft_tensors(lora: Lora) -> dict[str, Tensor]:
     return tensors
 
 
-def _write_lora(
-    run: RunFolder, step: int, arm: int, file: Path, form: Callable[[Lora], dict[str, Tensor]], folded: bool = True
-) -> Path:
+def _write_lora(run: RunFolder, step: int, arm: int, file: Path, form: Callable[[Lora], dict[str, Tensor]]) -> Path:
     tensors = form(read_arm(run, step, arm))
     file.parent.mkdir(parents=True, exist_ok=True)
-    return write_bytes_atomic(file, save(tensors, _header(run, step, arm, folded)))
+    return write_bytes_atomic(file, save(tensors, _header(run, step, arm, folded=True)))
 
 
 def _arm_settings(run: RunFolder, arm: int) -> Arm:
@@ -219,9 +224,9 @@ def _header(run: RunFolder, step: int, arm: int, folded: bool) -> dict[str, str]
 
 
 def to_pipeline(run: RunFolder, step: int, arm: int, path: Path | str, base: Path | str | None = None) -> Path:
-    """Writes the base's whole pipeline folder with what one arm learned in the denoiser's weights.
+    """Writes the base's whole pipeline folder with what one arm learned in its weights.
 
-    Of a LoRA the update is added to the weights; of a fully trained denoiser the weights are replaced. Every tensor
+    Of a LoRA the updates are added to the weights; of a fully trained denoiser the weights are replaced. Every tensor
     keeps the precision it has in the base, and one file of weights at a time is in memory.
 
     Args:
@@ -239,41 +244,48 @@ def to_pipeline(run: RunFolder, step: int, arm: int, path: Path | str, base: Pat
     path, source = Path(path), base_folder(str(base or run.settings["base"]))
     if path.exists():
         raise FileExistsError(f"{path} exists already; a pipeline is written into a new folder")
-    part, changes = _changes(run, step, arm)
+    changes = _changes(run, step, arm)
     with appearing_folder(path) as temporary:
-        weights = [file for file in sorted((source / part).glob("*.safetensors")) if WEIGHTS.fullmatch(file.name)]
-        if not weights:
-            raise FileNotFoundError(f"{source / part}: expected diffusion_pytorch_model.safetensors, got none")
-        shutil.copytree(source, temporary, dirs_exist_ok=True, ignore=_left_out(source / part))
-        done = {name for file in weights for name in _rewrite(file, temporary / part / file.name, changes)}
-        if missing := sorted(changes.keys() - done):
-            raise ValueError(f"{source} has no weight {missing[0]} ({len(missing)} in all): it is another base")
+        weights = {part: _weights(source / part) for part in changes}
+        shutil.copytree(source, temporary, dirs_exist_ok=True, ignore=_left_out([source / part for part in changes]))
+        for part, files in weights.items():
+            done = {name for file in files for name in _rewrite(file, temporary / part / file.name, changes[part])}
+            if missing := sorted(changes[part].keys() - done):
+                raise ValueError(f"{source} has no weight {missing[0]} ({len(missing)} in all): it is another base")
         header = json.dumps(_header(run, step, arm, folded=True), indent=2)
         (temporary / "kanjilab.json").write_text(header)
     return path
 
 
-def _left_out(denoiser: Path) -> Callable[[str, list[str]], set[str]]:
+def _weights(folder: Path) -> list[Path]:
+    files = [file for file in sorted(folder.glob("*.safetensors")) if WEIGHTS.fullmatch(file.name)]
+    if not files:
+        raise FileNotFoundError(f"{folder}: expected weights as safetensors, got none")
+    return files
+
+
+def _left_out(parts: Sequence[Path]) -> Callable[[str, list[str]], set[str]]:
     """Which files of a pipeline are not copied: pickles and variants, and the weights that are written anew."""
     patterns = shutil.ignore_patterns(*NOT_OF_A_PIPELINE)
 
     def chosen(folder: str, names: list[str]) -> set[str]:
-        weights = {name for name in names if Path(folder) == denoiser and name.endswith(".safetensors")}
+        weights = {name for name in names if Path(folder) in parts and name.endswith(".safetensors")}
         return patterns(folder, names) | weights
 
     return chosen
 
 
-def _changes(run: RunFolder, step: int, arm: int) -> tuple[str, dict[str, Callable[[Tensor], Tensor]]]:
-    """The part that was trained, and what becomes of its tensors, by name."""
+def _changes(run: RunFolder, step: int, arm: int) -> dict[str, dict[str, Callable[[Tensor], Tensor]]]:
+    """By the part that was trained, what becomes of its tensors, by name."""
     if _arm_settings(run, arm).targets != "unet":
         lora = read_arm(run, step, arm)
-        part = next(iter(lora.layers)).partition(".")[0]
-        return part, {f"{name}.weight": low.added_to for name, low in lora.of_part(part).items()}
+        return {
+            part: {f"{name}.weight": low.added_to for name, low in lora.of_part(part).items()} for part in lora.parts
+        }
     stored = load_file(_arm_folder(run, step, arm) / PEFT_FILE)
     for name, value in stored.items():
         _refuse_ruined(run, step, arm, name, value)
-    return denoiser_part(stored), {name: _replacement(value) for name, value in stored.items()}
+    return {denoiser_part(stored): {name: _replacement(value) for name, value in stored.items()}}
 
 
 def _replacement(value: Tensor) -> Callable[[Tensor], Tensor]:
@@ -283,10 +295,11 @@ def _replacement(value: Tensor) -> Callable[[Tensor], Tensor]:
 def _rewrite(source: Path, target: Path, changes: Mapping[str, Callable[[Tensor], Tensor]]) -> set[str]:
     """Copies a file of weights with some of them changed; their names."""
     with safe_open(source, "pt") as file:
-        names, metadata = list(file.keys()), file.metadata()
-        tensors = {name: changes.get(name, _unchanged)(file.get_tensor(name)).contiguous() for name in names}
+        # CLIP's files still have a level of names that newer transformers leave out.
+        names, metadata = {key: key.removeprefix("text_model.") for key in file.keys()}, file.metadata()
+        tensors = {key: changes.get(name, _unchanged)(file.get_tensor(key)).contiguous() for key, name in names.items()}
     save_file(tensors, target, metadata)
-    return changes.keys() & set(names)
+    return changes.keys() & set(names.values())
 
 
 def _unchanged(weight: Tensor) -> Tensor:

@@ -27,7 +27,16 @@ import torch
 from safetensors import safe_open
 from torch import Tensor, nn
 
-from kanjilab.adapters import MAGNITUDE, LoraStack, peft_magnitude, row_norms, target_layers, with_row_norms
+from kanjilab.adapters import (
+    MAGNITUDE,
+    TEXT,
+    LoraStack,
+    peft_magnitude,
+    row_norms,
+    target_layers,
+    text_layers,
+    with_row_norms,
+)
 from kanjilab.settings import Arm
 from kanjilab.sources import CONVERSION, PICKLES
 
@@ -110,6 +119,11 @@ class Lora:
 
     layers: dict[str, LowRank]
     metadata: dict[str, str]
+
+    @property
+    def parts(self) -> list[str]:
+        """Which parts of the pipeline it has layers of."""
+        return list(dict.fromkeys(name.partition(".")[0] for name in self.layers))
 
     def of_part(self, part: str) -> dict[str, LowRank]:
         """The layers of one part, by their names in it."""
@@ -454,7 +468,7 @@ def _original_names(layers: set[str]) -> dict[str, list[Alias]]:
 # ---------------------------------------------------------------------------------------------- use
 
 
-def stack_of(denoiser: nn.Module, lora: Lora, seed: int = 0) -> LoraStack:
+def stack_of(denoiser: nn.Module, lora: Lora, text_encoder: nn.Module | None = None, seed: int = 0) -> LoraStack:
     """A LoRA that was read, as an adapter to sample with or to look at.
 
     The targets are the narrowest choice that has all its layers; layers that it leaves out get zeros, and smaller
@@ -462,19 +476,24 @@ def stack_of(denoiser: nn.Module, lora: Lora, seed: int = 0) -> LoraStack:
 
     Args:
         denoiser: the model that it is for.
-        lora: of this denoiser.
+        lora: of this denoiser, and perhaps of the text encoder.
+        text_encoder: the base's, where it has one that stays loaded.
         seed: of the arm; nothing is drawn with it.
     Raises:
-        ValueError: it has layers of a text encoder.
+        ValueError: it has layers of another part.
     """
-    layers = lora.of_part(denoiser_part(target_layers(denoiser, "all")))
-    if others := sorted(lora.layers.keys() - {name for name in lora.layers if name.partition(".")[2] in layers}):
-        raise ValueError(f"a stack holds the denoiser's layers alone, got {_some(others)}")
+    part, reads = denoiser_part(target_layers(denoiser, "all")), any(name.startswith(TEXT) for name in lora.layers)
+    given = {part} | ({TEXT.rstrip(".")} if text_encoder is not None else set())
+    if others := [name for name in lora.layers if name.partition(".")[0] not in given]:
+        raise ValueError(f"expected layers of {' and '.join(sorted(given))} alone, got {_some(others)}")
+    layers = {name.removeprefix(f"{part}."): low for name, low in lora.layers.items()}
     choices = ("cross-attention", "attention", "attention+feed-forward", "all")
-    targets = next(choice for choice in choices if layers.keys() <= _layers_of(denoiser, choice))
+    found = {choice: _layers_of(denoiser, choice, text_encoder if reads else None) for choice in choices}
+    targets = next(choice for choice in choices if layers.keys() <= found[choice])
     rank = max(low.rank for low in layers.values())
     dora = any(low.magnitude is not None for low in layers.values())
-    stack = LoraStack(denoiser, [Arm(targets=targets, rank=rank, dora=dora, seed=seed)])
+    arm = Arm(targets=targets, rank=rank, dora=dora, train_text_encoder=reads, seed=seed)
+    stack = LoraStack(denoiser, [arm], text_encoder)
     state = {
         name: value if name.endswith(MAGNITUDE) else torch.zeros_like(value) for name, value in stack.state(0).items()
     }
@@ -483,7 +502,7 @@ def stack_of(denoiser: nn.Module, lora: Lora, seed: int = 0) -> LoraStack:
         up = state[f"{PEFT_PREFIX}{name}.lora_B.weight"]
         up[:, : low.rank] = _up_like(low)
         if dora:
-            lengths = _lengths(low, denoiser.get_submodule(name))
+            lengths = _lengths(low, stack.layers[name])
             state[f"{PEFT_PREFIX}{name}.{MAGNITUDE}"] = peft_magnitude(lengths, low.down.ndim)
     with torch.no_grad():
         stack.load_state(0, state)
@@ -496,8 +515,9 @@ def _lengths(low: LowRank, layer: nn.Module) -> Tensor:
     return row_norms(low.added_to(layer.weight)) if low.magnitude is None else low.magnitude
 
 
-def _layers_of(denoiser: nn.Module, targets: str) -> set[str]:
+def _layers_of(denoiser: nn.Module, targets: str, text_encoder: nn.Module | None) -> set[str]:
     try:
-        return set(target_layers(denoiser, targets))
+        layers = set(target_layers(denoiser, targets))
     except ValueError:  # an MMDiT has no layer for cross-attention alone
         return set()
+    return layers if text_encoder is None else layers | text_layers(text_encoder, targets).keys()

@@ -38,6 +38,7 @@ class Architecture:
         text_encoders: parameters of each.
         latent_channels, factor: of the autoencoder; factor pixels are one latent along an edge.
         text: (L, D) of a caption's token states.
+        text_encoder: configuration of transformers' model that a U-Net reads by; None for three that come and go.
     """
 
     family: str
@@ -47,6 +48,7 @@ class Architecture:
     latent_channels: int
     factor: int
     text: tuple[int, int]
+    text_encoder: dict[str, Any] | None = None
 
 
 CLIP_L, CLIP_L_PROJECTED, CLIP_G, T5_XXL = 123_060_480, 123_650_304, 694_659_840, 4_762_310_656
@@ -58,6 +60,14 @@ SD1 = Architecture(
     latent_channels=4,
     factor=8,
     text=(77, 768),
+    text_encoder=dict(
+        architectures=["CLIPTextModel"],
+        hidden_size=768,
+        intermediate_size=3072,
+        num_hidden_layers=12,
+        num_attention_heads=12,
+        hidden_act="quick_gelu",
+    ),
 )
 
 
@@ -164,6 +174,7 @@ def architecture(name: str | Path) -> Architecture:
         latent_channels=vae["latent_channels"],
         factor=2 ** (len(vae["block_out_channels"]) - 1),
         text=(length, config["cross_attention_dim"]) if family == "unet" else mmdit_text,
+        text_encoder=_config(folder / "text_encoder") if family == "unet" else None,
     )
 
 
@@ -194,6 +205,17 @@ def meta_denoiser(of: Architecture, dtype: torch.dtype = torch.float32) -> Any:
         return denoiser.to(dtype).requires_grad_(False).eval()
 
 
+def meta_text_encoder(of: Architecture) -> Any:
+    """The one text encoder of a U-Net, as `meta_denoiser`; None of other bases."""
+    if of.text_encoder is None:
+        return None
+    import transformers
+
+    kind = getattr(transformers, of.text_encoder["architectures"][0])
+    with torch.device("meta"):
+        return kind(kind.config_class.from_dict(of.text_encoder)).requires_grad_(False).eval()
+
+
 def memory_needed(of: Architecture, setting: Setting, size_px: int = 128, device: torch.device | None = None) -> Memory:
     """What a training needs, from a forward pass of the whole model on shapes alone.
 
@@ -205,9 +227,9 @@ def memory_needed(of: Architecture, setting: Setting, size_px: int = 128, device
         size_px: height and width of the images.
         device: where it is to run; on a processor some weights are held in further layouts.
     """
-    denoiser = meta_denoiser(of, DTYPES[setting.precision])
-    trainable = make_trainable(denoiser, setting.arms)
-    activations = _activation_bytes(denoiser, trainable, of, setting, size_px)
+    denoiser, text_encoder = meta_denoiser(of, DTYPES[setting.precision]), meta_text_encoder(of)
+    trainable = make_trainable(denoiser, setting.arms, text_encoder)
+    activations = _activation_bytes(denoiser, text_encoder, trainable, of, setting, size_px)
     weights = _weights_needed(of, setting, denoiser, trainable, device)
     return dataclasses.replace(weights, activations=activations)
 
@@ -250,20 +272,27 @@ def _trained_bytes(trainable: Trainable, setting: Setting) -> int:
     return numbers * (4 + 4 + 8 + copies + averages)
 
 
-def _activation_bytes(denoiser: Any, trainable: Trainable, of: Architecture, setting: Setting, size_px: int) -> int:
+def _activation_bytes(
+    denoiser: Any, text_encoder: Any, trainable: Trainable, of: Architecture, setting: Setting, size_px: int
+) -> int:
     images = sum(arm.batch for arm in setting.arms)
     dtype = DTYPES[setting.precision]
     edge = size_px // of.factor
+    reading = sum(setting.arms[k].batch for k in trainable.reading_arms)
     noisy = torch.empty(images, of.latent_channels, edge, edge, device="meta", dtype=dtype)
     clock = torch.empty(images, device="meta")
     text = torch.empty(images, *of.text, device="meta", dtype=dtype)
-    kept = _Kept([*denoiser.parameters(), *denoiser.buffers(), *trainable.leaves])
+    frozen = [value for model in (denoiser, text_encoder) if model for value in (*model.parameters(), *model.buffers())]
+    kept = _Kept([*frozen, *trainable.leaves])
     if setting.gradient_checkpointing:
         denoiser.enable_gradient_checkpointing(kept.checkpointed)
     whole = isinstance(trainable, WholeDenoiser)
     denoiser.requires_grad_(whole)  # in place of its copy, which autocast would have to turn into bf16
     attached = nullcontext(Segments()) if whole else trainable.attached()
     with attached as segments, kept.counting(), _FusedAttention():
+        if reading:
+            segments.pairs = tuple((k, setting.arms[k].batch) for k in trainable.reading_arms)
+            text_encoder(torch.empty(reading, of.text[0], device="meta", dtype=torch.long))
         segments.pairs = tuple((k, arm.batch) for k, arm in enumerate(setting.arms))
         if of.family == "unet":
             denoiser(noisy, clock, text)
@@ -393,7 +422,8 @@ def require_memory(
     message = f"{name}: this training needs {needed}, and {available / GIGABYTE:.1f} GB are free on {device.type}. "
     for what, smaller in smaller_settings(setting, device):
         denoiser = meta_denoiser(of, DTYPES[smaller.precision])
-        if _weights_needed(of, smaller, denoiser, make_trainable(denoiser, smaller.arms), device).peak > available:
+        trainable = make_trainable(denoiser, smaller.arms, meta_text_encoder(of))
+        if _weights_needed(of, smaller, denoiser, trainable, device).peak > available:
             continue
         found = memory_needed(of, smaller, size_px, device)
         if found.peak <= available:

@@ -16,7 +16,6 @@ from typing import Any
 import numpy as np
 import torch
 from accelerate import Accelerator
-from safetensors.torch import load_file
 
 from kanjilab.adapters import Trainable, make_trainable
 from kanjilab.bars import open_bar
@@ -26,7 +25,7 @@ from kanjilab.encode import Encoded
 from kanjilab.lab import Lab
 from kanjilab.metrics import mean_pairwise_distance
 from kanjilab.runs import RunFolder, write_json_atomic
-from kanjilab.sample import sample
+from kanjilab.sample import load_checkpoints, sample
 from kanjilab.schedules import checkpoint_steps
 from kanjilab.score import glyphs_of
 from kanjilab.settings import Arm, settings_hash
@@ -69,7 +68,8 @@ def cut_into_packs(
     """
     groups: dict[tuple, list[str]] = {}
     for key, (arm, data) in trainings.items():
-        groups.setdefault((data.identity, arm.batch, arm.accumulation, arm.targets), []).append(key)
+        alike = (data.identity, arm.batch, arm.accumulation, arm.targets, arm.train_text_encoder)
+        groups.setdefault(alike, []).append(key)
     packs = []
     for group in groups.values():
         pack: list[str] = []
@@ -201,7 +201,7 @@ def measure_steps(base: Base, data: Encoded, arms: Sequence[Arm], steps: int = 2
 
 
 def _seconds_per_image(lab: Lab, arm: Arm) -> float:
-    trainable = make_trainable(lab.base.denoiser, [arm])
+    trainable = make_trainable(lab.base.denoiser, [arm], lab.base.text_encoder)
     captions = lab.captions[: lab.drawn_together]
     one_step = dataclasses.replace(lab.study.sampling, steps=1)
     started = time.perf_counter()
@@ -349,8 +349,7 @@ def _arm_moments(lab: Lab, run: RunFolder, k: int, key: str, arm: Arm, data: Enc
     steps = sorted({min(step, there[-1]) for step in wanted})  # where all arms stopped early, the end is earlier
     for number, step in enumerate(steps, start=1):
         state = _state(run, step)
-        trainable = make_trainable(lab.base.denoiser, [arm])
-        trainable.load_state(0, load_file(run.checkpoint_path(step) / f"arm_{k}" / "adapter_model.safetensors"))
+        trainable = load_checkpoints(lab.base, run, [step], k)
         name = f"{key}-{step:06d}-{lab.drawing}"
         facts = {"arm": arm.to_json(), "key": key, "images_seen": state["arms"][k]["images_seen"]}
         if name not in run.samples():
@@ -401,11 +400,10 @@ def _held_out_loss(lab: Lab, trainable: Trainable) -> float | None:
     errors: list[float] = []
     shape = data.mean.shape[1:]
     draws = [draw_example(LOSS_SEED, i, len(data), shape, base.timesteps) for i in range(lab.study.loss_images)]
-    with trainable.attached() as segments:
+    with trainable.attached():
         for start in range(0, len(draws), lab.drawn_together):
             chunk = draws[start : start + lab.drawn_together]
-            segments.pairs = ((0, len(chunk)),)
             captions = data.caption[[draw.row for draw in chunk]]
-            errors += denoising_errors(base, data, chunk, captions)[0].tolist()
+            errors += denoising_errors(base, data, chunk, captions, trainable, [(0, len(chunk))])[0].tolist()
     loss = float(np.mean(errors))
     return loss if math.isfinite(loss) else None

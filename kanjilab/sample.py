@@ -120,22 +120,39 @@ def sample(
     if not prompts or not seeds:
         raise ValueError(f"expected at least one prompt and one seed, got {len(prompts)} and {len(seeds)}")
     sampling.scheduler(base)  # refuses a sampler that does not fit, before any text encoder is loaded
-    states = base.encode_text([sampling.negative_prompt, *(sampling.prefix + prompt for prompt in prompts)])
+    captions = [sampling.negative_prompt, *(sampling.prefix + prompt for prompt in prompts)]
     arms = 1 if trainable is None else len(trainable.arms)
+    states, apart = _states(base, captions, trainable)
     items = [(k, p, s) for k in range(arms) for p in range(len(prompts)) for s in range(len(seeds))]
     noise = initial_noise(seeds, base.latent_shape(size_px)).to(base.device)
     images = []
     for start in range(0, len(items), batch):
         chunk = items[start : start + batch]
-        text_rows = torch.tensor([p + 1 for _, p, _ in chunk], device=base.device)
+        # With guidance every image stands twice, side by side, so that arms stay in one stretch.
+        told = [(k * apart, k * apart + p + 1) for k, p, _ in chunk]
+        rows = [row for empty, own in told for row in ((empty, own) if sampling.guidance > 1 else (own,))]
+        text = states.select(torch.tensor(rows, device=base.device))
         latents = noise[[s for _, _, s in chunk]]
         owners = [k for k, _, _ in chunk]
-        told = _telling(on_latents, on_progress, (start, len(chunk), len(items)), sampling.steps)
-        drawn = _denoise_all(base, latents, states, text_rows, owners, sampling, trainable, told)
+        telling = _telling(on_latents, on_progress, (start, len(chunk), len(items)), sampling.steps)
+        drawn = _denoise_all(base, latents, text, owners, sampling, trainable, telling)
         images.append(base.decode(drawn))
         on_progress(start + len(chunk), len(items))
     pixels = np.concatenate(images)
     return pixels.reshape(arms, len(prompts), len(seeds), *pixels.shape[1:])
+
+
+@torch.no_grad()
+def _states(base: Base, captions: Sequence[str], trainable: Trainable | None) -> tuple[TextStates, int]:
+    """States of the captions, arm after arm, and how far the arms lie apart: not at all where all read alike."""
+    states, count = base.encode_text(captions), len(captions)
+    if trainable is None or not trainable.reading_arms:
+        return states, 0
+    arms = len(trainable.arms)
+    every = states.select(torch.arange(count, device=base.device).repeat(arms))
+    with trainable.attached():
+        pairs = [(k, count) for k in range(arms)]
+        return base.trained_text(trainable, pairs, [*captions] * arms, every), count
 
 
 def _telling(
@@ -160,8 +177,7 @@ def _telling(
 def _denoise_all(
     base: Base,
     latents: Tensor,
-    states: TextStates,
-    text_rows: Tensor,
+    text: TextStates,
     owners: list[int],
     sampling: Sampling,
     trainable: Trainable | None,
@@ -173,9 +189,6 @@ def _denoise_all(
         warnings.filterwarnings("ignore", "__array__ implementation", DeprecationWarning)
         scheduler.set_timesteps(sampling.steps, device=base.device)
     guided = sampling.guidance > 1
-    # With guidance every image stands twice, side by side, so that arms stay in one stretch.
-    rows = torch.stack([torch.zeros_like(text_rows), text_rows], 1).flatten() if guided else text_rows
-    text = states.select(rows)
     copies = 2 if guided else 1
     with trainable.attached() if trainable else nullcontext(Segments()) as segments:
         segments.pairs = tuple((k, copies * owners.count(k)) for k in dict.fromkeys(owners))
@@ -204,7 +217,7 @@ def load_checkpoints(base: Base, run: RunFolder, steps: Sequence[int], arm: int 
     if run.settings["base_identity"] != base.identity:
         raise ValueError(f"{run.path} was trained on base {run.settings['base']!r}, which differs from {base.name!r}")
     setting = Arm.from_json(run.settings["arms"][arm])
-    trainable = make_trainable(base.denoiser, [setting] * len(steps))
+    trainable = make_trainable(base.denoiser, [setting] * len(steps), base.text_encoder)
     for k, step in enumerate(steps):
         trainable.load_state(k, load_file(run.checkpoint_path(step) / f"arm_{arm}" / "adapter_model.safetensors"))
     return trainable

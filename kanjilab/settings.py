@@ -11,6 +11,8 @@ TARGETS = ("cross-attention", "attention", "attention+feed-forward", "all", "une
 SCHEDULES = ("constant", "linear", "cosine", "cosine-restarts", "constant-cooldown", "periodic")
 QUANTISED = ("8bit", "4bit")  # the frozen weights, through bitsandbytes on CUDA
 PRECISIONS = ("fp32", "bf16", *QUANTISED)
+# Settings that runs were stored without: where they are not used they are in no hash, so that those keep theirs.
+ADDED_LATER = ("dora", "train_text_encoder")
 
 
 def settings_hash(contents: Any) -> str:
@@ -46,6 +48,8 @@ class Arm:
         rslora: scale alpha / sqrt(r) in place of alpha / r (arXiv:2312.03732).
         dora: train the length of each output's weights apart from their direction, which the LoRA turns
             (arXiv:2402.09353); not of `unet`, and not over 8-bit or 4-bit weights.
+        train_text_encoder: put a LoRA of the same kind on the attention of the base's one text encoder too, and with
+            `attention+feed-forward` or `all` on its feed-forward; not of `unet`, and not of SD 3.
         peak_lr: the highest learning rate.
         schedule: one of `SCHEDULES`; see `kanjilab.schedules.lr_factor`.
         warmup_steps: optimizer steps of linear warm-up; of `periodic` the half period, and no warm-up.
@@ -75,6 +79,7 @@ class Arm:
     alpha: float | None = None
     rslora: bool = False
     dora: bool = False
+    train_text_encoder: bool = False
     peak_lr: float = 1e-4
     schedule: str = "cosine"
     warmup_steps: int = 0
@@ -106,7 +111,9 @@ class Arm:
             _require(value >= least, f"{name} must be a whole number >= {least}, got {value!r}")
         periodic = self.schedule == "periodic"
         _require(not periodic or self.warmup_steps > 0, "periodic takes warmup_steps as half period, expected >= 1")
-        _require(not (self.dora and self.targets == "unet"), "dora is of LoRA arms, got targets 'unet'")
+        for name in ("dora", "train_text_encoder"):
+            used = getattr(self, name)
+            _require(not (used and self.targets == "unet"), f"{name} is of LoRA arms, got targets 'unet'")
         self._make_floats()
         for name in ("peak_lr", "epochs", "clip_norm", "epsilon", "explosion_factor"):
             value = getattr(self, name)
@@ -160,14 +167,9 @@ class Arm:
         return max(1, math.ceil(images / self.images_per_step))
 
     def to_json(self) -> dict[str, Any]:
-        """A plain dictionary, ready for JSON; `dora` is in it only where it is used.
-
-        Runs and studies that were stored before there was such a setting are known by a hash without it.
-        """
+        """A plain dictionary, ready for JSON; of `ADDED_LATER` it holds what is used."""
         contents = dataclasses.asdict(self)
-        if not self.dora:
-            del contents["dora"]
-        return contents
+        return {name: value for name, value in contents.items() if value or name not in ADDED_LATER}
 
     @classmethod
     def from_json(cls, contents: dict[str, Any]) -> Self:

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from kanjilab.sources import quiet_diffusers
 
@@ -52,11 +52,13 @@ class TextSide(ABC):
         shape: (L, D) of a caption's token states.
         pooled_width: P, or None where there are no pooled states.
         passes: how often the captions are gone through, once an encoder.
+        encoder: the one that stays loaded and can be trained; None where each is loaded when it is needed.
     """
 
     shape: tuple[int, int]
     pooled_width: int | None = None
     passes = 1
+    encoder: nn.Module | None = None
 
     @abstractmethod
     def parts(self, captions: Sequence[str], batch: int) -> Iterator[TextPart]:
@@ -87,19 +89,23 @@ class OneEncoder(TextSide):
     """
 
     def __init__(self, tokenizer: Any, encoder: Any):
-        self.tokenizer, self.encoder = tokenizer, encoder
+        self.tokenizer = tokenizer
+        self.encoder: Any = encoder
         self.shape = (tokenizer.model_max_length, encoder.config.hidden_size)
 
     @torch.no_grad()
     def parts(self, captions: Sequence[str], batch: int) -> Iterator[TextPart]:
         """See `TextSide.parts`; captions are padded to the model's length."""
         for start in range(0, len(captions), batch):
-            chunk = list(captions[start : start + batch])
-            tokens = padded_tokens(self.tokenizer, chunk, self.shape[0]).to(self.encoder.device)
-            mask = tokens.attention_mask if getattr(self.encoder.config, "use_attention_mask", False) else None
-            states = self.encoder(tokens.input_ids, attention_mask=mask)[0]
-            rows = slice(start, start + len(chunk))
-            yield TextPart(rows, slice(0, self.shape[0]), slice(0, self.shape[1]), states.float())
+            states = self.encode(captions[start : start + batch])
+            rows = slice(start, start + len(states))
+            yield TextPart(rows, slice(0, self.shape[0]), slice(0, self.shape[1]), states)
+
+    def encode(self, captions: Sequence[str]) -> Tensor:
+        """(B, L, D) float32 states, through which gradients flow to what is trained in the encoder."""
+        tokens = padded_tokens(self.tokenizer, list(captions), self.shape[0]).to(self.encoder.device)
+        mask = tokens.attention_mask if getattr(self.encoder.config, "use_attention_mask", False) else None
+        return self.encoder(tokens.input_ids, attention_mask=mask)[0].float()
 
 
 def padded_tokens(tokenizer: Any, captions: list[str], length: int) -> Any:

@@ -104,12 +104,21 @@ def captions_of(arm: Arm, data: Encoded) -> np.ndarray:
     return shuffled
 
 
-def denoising_errors(base: Base, data: Encoded, draws: Sequence[Draw], captions: np.ndarray) -> tuple[Tensor, Tensor]:
-    """How far the denoiser, with whatever is attached to it, is from the target on some examples.
+def denoising_errors(
+    base: Base,
+    data: Encoded,
+    draws: Sequence[Draw],
+    captions: np.ndarray,
+    trainable: Trainable,
+    pairs: Sequence[tuple[int, int]],
+) -> tuple[Tensor, Tensor]:
+    """How far each arm's denoiser is from the target on some examples.
 
     Args:
         draws: N examples.
-        captions: (N,) int, the caption each is told, as a row of the data's text states.
+        captions: (N,) int, the caption each is told, as a row of the data's captions.
+        trainable: attached to the base.
+        pairs: (arm, count), whose examples stand where among the N.
     Returns:
         (N,) float32 squared errors, means over C, h and w; and (N,) int64 timesteps.
     """
@@ -118,7 +127,10 @@ def denoising_errors(base: Base, data: Encoded, draws: Sequence[Draw], captions:
     noise = torch.from_numpy(np.stack([draw.noise for draw in draws])).to(base.device)
     timesteps = torch.tensor([draw.timestep for draw in draws], device=base.device)
     noisy, target = base.noised(latents, noise, timesteps)
-    predicted = base.denoise(noisy, base.clock(timesteps), data.text(captions, base.device))
+    told = [data.captions[caption] for caption in captions]
+    text = base.trained_text(trainable, pairs, told, data.text(captions, base.device))
+    trainable.segments.pairs = tuple(pairs)
+    predicted = base.denoise(noisy, base.clock(timesteps), text)
     return (predicted - target).square().mean(dim=(1, 2, 3)), timesteps
 
 
@@ -158,7 +170,7 @@ class Trainer:
         self.base, self.data, self.accelerator = base, data, accelerator
         for arm in arms:
             base.check_arm(arm)
-        self.trainable: Trainable = make_trainable(base.denoiser, arms)
+        self.trainable: Trainable = make_trainable(base.denoiser, arms, base.text_encoder)
         self.rows = self.trainable.rows
         self.progress = [ArmProgress(arm, arm.total_steps(len(data))) for arm in arms]
         self.step, self.seconds = 0, 0.0
@@ -248,10 +260,10 @@ class Trainer:
         arms = [self.progress[k].arm for k in owners]
         dropped = np.array([draw.dropout < arm.caption_dropout for draw, arm in zip(draws, arms, strict=True)])
         captions = np.array([self.captions[k][draw.row] for k, draw in zip(owners, draws, strict=True)])
-        self.trainable.segments.pairs = tuple(pairs)
+        told, trainable = np.where(dropped, 0, captions), self.trainable
         mixed = torch.autocast(self.base.device.type, torch.bfloat16) if self.autocast else nullcontext()
         with mixed:
-            errors, timesteps = denoising_errors(self.base, self.data, draws, np.where(dropped, 0, captions))
+            errors, timesteps = denoising_errors(self.base, self.data, draws, told, trainable, pairs)
         start, weights = 0, []
         for k, count in pairs:
             arm = self.progress[k].arm

@@ -14,6 +14,10 @@ SCHEDULERS = {"sgm_uniform", "karras"}
 NODES = {
     "CheckpointLoaderSimple": (dict(ckpt_name=TEXT), ("MODEL", "CLIP", "VAE")),
     "TripleCLIPLoader": (dict(clip_name1=TEXT, clip_name2=TEXT, clip_name3=TEXT), ("CLIP",)),
+    "LoraLoader": (
+        dict(model="MODEL", clip="CLIP", lora_name=TEXT, strength_model=NUMBER, strength_clip=NUMBER),
+        ("MODEL", "CLIP"),
+    ),
     "LoraLoaderModelOnly": (dict(model="MODEL", lora_name=TEXT, strength_model=NUMBER), ("MODEL",)),
     "ModelSamplingSD3": (dict(model="MODEL", shift=NUMBER), ("MODEL",)),
     "CLIPTextEncode": (dict(text=TEXT, clip="CLIP"), ("CONDITIONING",)),
@@ -97,7 +101,8 @@ def test_what_is_drawn_is_what_was_asked_for(name):
     assert workflow[sampler["negative"][0]]["inputs"]["text"] == "blurry"
     latent = workflow[sampler["latent_image"][0]]["inputs"]
     assert latent == dict(width=256, height=256, batch_size=2)
-    assert one(workflow, "LoraLoaderModelOnly")["strength_model"] == 0.8
+    strengths = {key: value for node in workflow.values() for key, value in node["inputs"].items() if "stren" in key}
+    assert strengths == {"strength_model": 0.8} | ({"strength_clip": 0.8} if name == "sd1" else {})
 
 
 def test_sd3_takes_its_text_encoders_from_three_files_and_shifts_after_the_lora():

@@ -8,7 +8,7 @@ import re
 
 import pytest
 
-from kanjilab.settings import SCHEDULES, TARGETS, Arm, settings_hash
+from kanjilab.settings import ADDED_LATER, SCHEDULES, TARGETS, Arm, settings_hash
 
 
 def test_defaults_are_the_articles():
@@ -125,11 +125,12 @@ def test_hash_is_that_of_the_contents():
         settings_hash({"lr": math.nan})
 
 
-def test_runs_from_before_dora_keep_their_hash():
-    assert settings_hash(Arm()) == "62b24f2acd28dfe4"  # of the commit before
-    assert "dora" not in Arm().to_json()
-    assert Arm.from_json(Arm().to_json() | {"dora": False}) == Arm() == Arm.from_json(Arm().to_json())
-    with_it = Arm(dora=True)
+@pytest.mark.parametrize("name", ADDED_LATER)
+def test_runs_from_before_a_setting_keep_their_hash(name):
+    assert settings_hash(Arm()) == "62b24f2acd28dfe4"  # of the commit before the first of them
+    assert name not in Arm().to_json()
+    assert Arm.from_json(Arm().to_json() | {name: False}) == Arm() == Arm.from_json(Arm().to_json())
+    with_it = Arm(**{name: True})
     assert Arm.from_json(json.loads(json.dumps(with_it.to_json()))) == with_it
     assert settings_hash(with_it) != settings_hash(Arm())
 

@@ -73,6 +73,7 @@ def tiny_encoded(base: Base, size: int = 12, seed: int = 0) -> Encoded:
     return Encoded(
         mean=rng.standard_normal((size, *shape), dtype=np.float32),
         log_variance=np.full((size, *shape), -3, dtype=np.float32),
+        captions=("", *WORDS[:4]),
         tokens=rng.standard_normal((5, *base.text.shape)).astype(np.float16),
         caption=rng.integers(1, 5, size),
         pooled=None if base.text.pooled_width is None else _half_normal(rng, 5, base.text.pooled_width),
