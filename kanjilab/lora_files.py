@@ -139,7 +139,11 @@ def denoiser_part(layers: Mapping[str, Any]) -> str:
 
 
 def diffusers_tensors(lora: Lora) -> dict[str, Tensor]:
-    """Names and tensors as diffusers writes them, the scale folded into B; ComfyUI takes them for SD 3 alone."""
+    """Names and tensors as diffusers writes them, the scale folded into B; ComfyUI takes them for SD 3 alone.
+
+    Raises:
+        ValueError: the LoRA is also of a text encoder that is no CLIP.
+    """
     tensors = {}
     for name, low in lora.layers.items():
         key = _diffusers_name(name)
@@ -156,7 +160,7 @@ def kohya_tensors(lora: Lora) -> dict[str, Tensor]:
     Of a DoRA as they do through LyCORIS, which decomposes by output as we do (`wd_on_output`).
 
     Raises:
-        ValueError: the LoRA is one of an MMDiT.
+        ValueError: the LoRA is one of an MMDiT, or also of a text encoder that is no CLIP.
     """
     tensors = {}
     for name, low in lora.layers.items():
@@ -219,6 +223,11 @@ def _up_like(low: LowRank) -> Tensor:
 
 def _published_name(part: str, layer: str) -> str:
     """CLIP's layers lie under `text_model` in every file, though newer transformers leave it out."""
+    if part in TEXT_ENCODERS and layer.startswith("encoder.layer."):
+        raise ValueError(
+            f"{part}.{layer} is BERT's, as pocket has it, and diffusers and ComfyUI put a LoRA on no text encoder but "
+            "CLIP: write the form 'peft', or a whole pipeline"
+        )
     clip = part in TEXT_ENCODERS and layer.startswith("encoder.layers.")
     return f"text_model.{layer}" if clip else layer
 
@@ -394,6 +403,7 @@ def _names_of(part: str, layer: str) -> Iterator[str]:
     flat = layer.replace(".", "_")
     if part in TEXT_ENCODERS:
         for name in (layer, f"text_model.{layer}"):
+            yield PEFT_PREFIX + name
             for prefix in TEXT_PREFIXES[part]:
                 yield prefix + (name if prefix.endswith(".") else name.replace(".", "_"))
         return

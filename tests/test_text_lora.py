@@ -19,7 +19,7 @@ from kanjilab.dataset import open_dataset
 from kanjilab.encode import encode_dataset
 from kanjilab.export import LORA_FORMS, read_arm, to_comfyui, to_diffusers, to_peft, to_pipeline
 from kanjilab.families import Base
-from kanjilab.lora_files import read_lora, stack_of
+from kanjilab.lora_files import Lora, LowRank, comfyui_tensors, read_lora, stack_of
 from kanjilab.memory import KNOWN, Setting, architecture, memory_needed, meta_text_encoder
 from kanjilab.miniature import _grow, _letters_tokenizer
 from kanjilab.runs import RunFolder
@@ -263,8 +263,13 @@ def test_a_merged_pipeline_draws_what_the_adapters_drew(base, run, tmp_path, arm
     assert np.abs(drawn(merged) - drawn(base, load_checkpoints(base, run, [5], arm))).max() <= 1
 
 
+CLIP_ALONE = pytest.mark.parametrize("folder", ["CLIP"], indirect=True)
+OTHERS_READ = [form for form in LORA_FORMS if form != "peft"]
+
+
 @EACH
-@pytest.mark.parametrize("form", [form for form in LORA_FORMS if form != "peft"])
+@CLIP_ALONE
+@pytest.mark.parametrize("form", OTHERS_READ)
 def test_every_form_comes_back_and_draws_the_same(base, run, tmp_path, form, arm):
     found = read_lora(LORA_FORMS[form](run, 5, arm, tmp_path), parts_of(base))
     assert found.layers.keys() == read_arm(run, 5, arm).layers.keys()
@@ -276,9 +281,21 @@ def test_every_form_comes_back_and_draws_the_same(base, run, tmp_path, form, arm
         stack_of(base.denoiser, found)
 
 
+@pytest.mark.parametrize("folder", ["BERT"], indirect=True)
+@pytest.mark.parametrize("form", OTHERS_READ)
+def test_what_no_other_program_would_load_is_refused(run, tmp_path, form):
+    with pytest.raises(ValueError, match="text_encoder.encoder.layer.0.* is BERT's.* the form 'peft', or a whole pip"):
+        LORA_FORMS[form](run, 5, 0, tmp_path)
+    assert not list(tmp_path.iterdir())
+
+
 @EACH
 def test_peft_loads_a_folder_for_each_model(base, run, tmp_path, arm):
     path = to_peft(run, 5, arm, tmp_path / "peft").parent
+    again = [
+        read_lora(folder, parts_of(base)) for folder in (path / "adapter_model.safetensors", path / "text_encoder")
+    ]
+    assert {name for lora in again for name in lora.layers} == read_arm(run, 5, arm).layers.keys()
     reader = PeftModel.from_pretrained(copy.deepcopy(base.text_encoder), path / "text_encoder")
     denoiser = PeftModel.from_pretrained(copy.deepcopy(base.denoiser), path)
     own = base.text.encoder
@@ -297,7 +314,7 @@ def test_peft_loads_a_folder_for_each_model(base, run, tmp_path, arm):
     assert_close(found, denoiser(noisy, timesteps, text).sample.detach(), atol=1e-5, rtol=1e-5)
 
 
-@pytest.mark.parametrize("folder", ["CLIP"], indirect=True)
+@CLIP_ALONE
 @pytest.mark.parametrize("form", [to_diffusers, to_comfyui])
 @pytest.mark.parametrize("arm", [0, 1], ids=list(ARMS)[:2])
 def test_diffusers_loads_the_file_and_draws_the_same(folder, base, run, tmp_path, monkeypatch, form, arm):
@@ -313,14 +330,13 @@ def test_diffusers_loads_the_file_and_draws_the_same(folder, base, run, tmp_path
     assert_close(found, decoded[0], atol=1e-4, rtol=1e-4)
 
 
-@pytest.mark.parametrize("folder", ["CLIP"], indirect=True)
-def test_a_text_encoder_of_sd14_has_the_names_that_comfyui_knows(folder):
-    """As its rule has them: of each of twelve layers four of attention and two after it, in `text_model`."""
-    encoder = meta_text_encoder(KNOWN["sd14"])
-    names = {name.removeprefix("text_encoder.") for name in text_layers(encoder, "all")}
-    parts = [f"self_attn.{n}_proj" for n in ("q", "k", "v", "out")] + ["mlp.fc1", "mlp.fc2"]
-    assert {name.removeprefix("text_model.") for name in names} == {
-        f"encoder.layers.{number}.{part}" for number in range(12) for part in parts
+def test_a_text_encoder_of_sd14_has_the_names_that_comfyui_knows():
+    """By its rule: in `text_model`, of each of twelve layers four of attention and two after it."""
+    layers = text_layers(meta_text_encoder(KNOWN["sd14"]), "all")
+    lora = Lora({name: LowRank(torch.ones(1, 2), torch.ones(2, 1)) for name in layers}, {})
+    parts = [f"self_attn_{n}_proj" for n in ("q", "k", "v", "out")] + ["mlp_fc1", "mlp_fc2"]
+    assert {name.partition(".")[0] for name in comfyui_tensors(lora)} == {
+        f"lora_te_text_model_encoder_layers_{number}_{part}" for number in range(12) for part in parts
     }
 
 
