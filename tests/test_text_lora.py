@@ -25,7 +25,7 @@ from kanjilab.miniature import _grow, _letters_tokenizer
 from kanjilab.runs import RunFolder
 from kanjilab.sample import Sampling, initial_noise, load_checkpoints, sample
 from kanjilab.settings import Arm
-from kanjilab.train import Trainer, train
+from kanjilab.train import Trainer, draw_example, train
 from tests.tiny import save_tiny_pipeline, tiny_encoded
 from tests.tiny_study import four_radicals
 
@@ -102,24 +102,22 @@ def test_a_step_is_pefts_through_both_models(base, data, arm):
         for name, value in trainer.trainable.state(0).items()
     }
     trainer.trainable.load_state(0, state)
-    with torch.no_grad():
-        before = trainer.trainable.rows.values.clone()
+    before = trainer.trainable.rows.values.clone()
     losses, norms, _ = trainer.advance()
 
     denoiser, reader, parameters = peft_models(base, setting, state)
-    total = 0.0
-    for (_, draws), *_ in [trainer_batch(trainer)]:
-        for draw in draws:
-            caption = "" if draw.dropout < 0.5 else data.captions[data.caption[draw.row]]
-            tokens = base.text.tokenizer(
-                [caption], padding="max_length", max_length=base.text.shape[0], truncation=True, return_tensors="pt"
-            )
-            hides = getattr(base.text_encoder.config, "use_attention_mask", False)
-            text = reader(tokens.input_ids, attention_mask=tokens.attention_mask if hides else None)[0]
-            latents = data.latents(np.array([draw.row]), draw.posterior_noise[None])
-            noise, timestep = torch.from_numpy(draw.noise[None]), torch.tensor([draw.timestep])
-            noisy, target = base.noised(latents, noise, timestep)
-            total = total + (denoiser(noisy, timestep, text).sample - target).square().mean() / 3
+    total = torch.zeros(())
+    for draw in (draw_example(setting.seed, index, len(data), data.mean.shape[1:], 1000) for index in range(3)):
+        caption = "" if draw.dropout < 0.5 else data.captions[data.caption[draw.row]]
+        tokens = base.text.tokenizer(
+            [caption], padding="max_length", max_length=base.text.shape[0], truncation=True, return_tensors="pt"
+        )
+        hides = getattr(base.text_encoder.config, "use_attention_mask", False)
+        text = reader(tokens.input_ids, attention_mask=tokens.attention_mask if hides else None)[0]
+        latents = data.latents(np.array([draw.row]), draw.posterior_noise[None])
+        noise, timestep = torch.from_numpy(draw.noise[None]), torch.tensor([draw.timestep])
+        noisy, target = base.noised(latents, noise, timestep)
+        total = total + (denoiser(noisy, timestep, text).sample - target).square().mean() / 3
     total.backward()
     assert losses == pytest.approx([total.item()], rel=1e-5)
     norm = torch.stack([value.grad.norm() for value in parameters.values()]).norm().item()
@@ -131,12 +129,6 @@ def test_a_step_is_pefts_through_both_models(base, data, arm):
         assert_close(found.flatten(), (value.grad * clipped).flatten(), atol=1e-6, rtol=1e-3, msg=name)
     assert any(name.startswith("text_encoder.") for name in parameters)
     assert not torch.equal(before, trainer.trainable.rows.values)
-
-
-def trainer_batch(trainer):
-    """What the first step has seen, drawn once more."""
-    trainer.progress[0].steps = 0
-    return trainer._share_of_this_process([0], 0)
 
 
 def peft_models(base, arm, state):
