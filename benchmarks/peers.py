@@ -13,6 +13,10 @@ does not run here, is left out with what it said.
 diffusers' script puts its LoRA on all attention, and is compared with kanjilab doing so. kohya's puts it on every
 linear layer of the transformers and is compared with kanjilab's attention + feed-forward, which leaves out the 1 x 1
 projections before and after. kanjilab and kohya (--cache_latents) encode images once, diffusers' script at every step.
+
+With `--size sd3` all start from the miniature of Stable Diffusion 3, and the script is diffusers'
+`examples/dreambooth/train_dreambooth_lora_sd3.py`, which can keep latents (--cache_latents) and does so here; captions
+it encodes at every step. So small a model tells what a step costs beside its arithmetic, and nothing of a large one.
 """
 
 import argparse
@@ -47,7 +51,7 @@ class Job:
 
     Args:
         name: as it stands in the table.
-        kind: `kanjilab`, `diffusers` or `kohya`.
+        kind: `kanjilab`, `diffusers`, `diffusers-sd3` or `kohya`.
         script: of a peer.
         precision: `fp32` or `bf16`.
         arms: trained together, kanjilab's alone.
@@ -66,7 +70,10 @@ class Job:
 
 
 def save_base(folder: Path, size: str) -> None:
-    """A StableDiffusionPipeline folder with random weights: SD 1.4's architecture, or a narrow one of its shape."""
+    """A pipeline folder with random weights: SD 1.4's architecture, a narrow one of its shape, or a miniature SD 3."""
+    if size == "sd3":
+        save_sd3(folder)
+        return
     import torch
     from diffusers import AutoencoderKL, PNDMScheduler, StableDiffusionPipeline, UNet2DConditionModel
     from transformers import CLIPTextConfig, CLIPTextModel, CLIPTokenizer
@@ -110,6 +117,20 @@ def save_base(folder: Path, size: str) -> None:
         feature_extractor=None,
         requires_safety_checker=False,
     )
+    pipeline.save_pretrained(folder)
+
+
+def save_sd3(folder: Path) -> None:
+    """The miniature SD 3, with CLIPs of 77 positions as diffusers' script takes them for granted."""
+    from diffusers import StableDiffusion3Pipeline
+
+    from kanjilab.miniature import save_miniature_sd3
+
+    pipeline = StableDiffusion3Pipeline.from_pretrained(save_miniature_sd3(folder.with_name("miniature")))
+    for number in ("", "_2"):
+        short, tokenizer = getattr(pipeline, f"text_encoder{number}"), getattr(pipeline, f"tokenizer{number}")
+        short.config.max_position_embeddings = tokenizer.model_max_length = 77
+        pipeline.register_modules(**{f"text_encoder{number}": type(short)(short.config)})
     pipeline.save_pretrained(folder)
 
 
@@ -169,7 +190,9 @@ def work(job: Job, folder: Path, steps: int, rank: int, began: float) -> None:
             os._exit(0)  # what a script does after its last step is not compared
 
     register_optimizer_step_post_hook(clock)
-    {"kanjilab": _work_kanjilab, "diffusers": _work_diffusers, "kohya": _work_kohya}[job.kind](job, folder, steps, rank)
+    works = {"kanjilab": _work_kanjilab, "kohya": _work_kohya}
+    works |= {"diffusers": _work_diffusers, "diffusers-sd3": _work_diffusers_sd3}
+    works[job.kind](job, folder, steps, rank)
 
 
 def _peak_gigabytes() -> float:
@@ -205,9 +228,26 @@ def _work_kanjilab(job: Job, folder: Path, steps: int, rank: int) -> None:
 
 def _work_diffusers(job: Job, folder: Path, steps: int, rank: int) -> None:
     _provide_torchvision(("datasets", "Dataset"), ("peft", "LoraConfig"))
-    options = {
+    options = _options_of_diffusers(job, folder, steps, rank) | {"train_data_dir": folder / "data" / "images"}
+    _run_script(Path(job.script), options)
+
+
+def _work_diffusers_sd3(job: Job, folder: Path, steps: int, rank: int) -> None:
+    _provide_torchvision(("datasets", "Dataset"), ("peft", "LoraConfig"), ("diffusers", "StableDiffusion3Pipeline"))
+    options = _options_of_diffusers(job, folder, steps, rank) | {
+        "dataset_name": folder / "data" / "images",
+        "caption_column": "text",
+        "instance_prompt": "water",  # wanted, and not used where there are captions
+        "max_sequence_length": 77,
+        "center_crop": True,
+        "cache_latents": True,
+    }
+    _run_script(Path(job.script), options)
+
+
+def _options_of_diffusers(job: Job, folder: Path, steps: int, rank: int) -> dict[str, Any]:
+    return {
         "pretrained_model_name_or_path": folder / "base",
-        "train_data_dir": folder / "data" / "images",
         "output_dir": folder / "run",
         "resolution": 128,
         "train_batch_size": 1,
@@ -220,7 +260,6 @@ def _work_diffusers(job: Job, folder: Path, steps: int, rank: int) -> None:
         "mixed_precision": "bf16" if job.precision == "bf16" else "no",
         "seed": 0,
     }
-    _run_script(Path(job.script), options)
 
 
 def _work_kohya(job: Job, folder: Path, steps: int, rank: int) -> None:
@@ -277,7 +316,7 @@ def _provide_torchvision(*also: tuple[str, str]) -> None:
 
 
 def _stand_in_for_torchvision() -> dict[str, types.ModuleType]:
-    """The few transforms that diffusers' script uses, where torchvision has no build for this torch."""
+    """The few transforms that diffusers' scripts use, where torchvision has no build for this torch."""
     import numpy as np
     import torch
     from PIL import Image
@@ -305,11 +344,13 @@ def _stand_in_for_torchvision() -> dict[str, types.ModuleType]:
     transforms: Any = types.ModuleType("torchvision.transforms")
     transforms.Compose, transforms.ToTensor, transforms.Normalize = compose, to_tensor, normalize
     transforms.Resize, transforms.CenterCrop, transforms.RandomCrop = resize, crop, crop
-    transforms.Lambda, transforms.RandomHorizontalFlip = lambda function: function, lambda: lambda image: image
+    transforms.Lambda, transforms.RandomHorizontalFlip = lambda function: function, lambda p=0.5: lambda image: image
     transforms.InterpolationMode = types.SimpleNamespace(NEAREST=0, LANCZOS=1, BILINEAR=2, BICUBIC=3, BOX=4, HAMMING=5)
+    transforms.functional = functional = types.ModuleType("torchvision.transforms.functional")
+    functional.crop = crop  # type: ignore[attr-defined]  # imported, and not used where images are cropped at the center
     package: Any = types.ModuleType("torchvision")
     package.transforms = transforms
-    return {"torchvision": package, "torchvision.transforms": transforms}
+    return {module.__name__: module for module in (package, transforms, functional)}
 
 
 # ---------------------------------------------------------------------------------------------- rounds
@@ -322,7 +363,8 @@ def jobs_of(options: argparse.Namespace) -> list[Job]:
         for arms in options.arms:
             jobs.append(Job(f"kanjilab, {arms} arm{'s' * (arms > 1)}", "kanjilab", "", precision, arms))
         if options.diffusers_script:
-            jobs.append(Job("diffusers", "diffusers", str(options.diffusers_script.resolve()), precision))
+            kind = "diffusers-sd3" if options.size == "sd3" else "diffusers"
+            jobs.append(Job("diffusers", kind, str(options.diffusers_script.resolve()), precision))
         if options.kohya:
             targets = "attention+feed-forward"
             jobs.append(Job("kanjilab, + feed-forward", "kanjilab", "", precision, 1, targets))
@@ -439,10 +481,12 @@ def commit_of(path: Path) -> str:
 def main() -> None:
     """Measures in turns, and prints the table."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--diffusers-script", type=Path, help="train_text_to_image_lora.py of the installed diffusers")
+    parser.add_argument(
+        "--diffusers-script", type=Path, help="train_text_to_image_lora.py, of SD 3 train_dreambooth_lora_sd3.py"
+    )
     parser.add_argument("--kohya", type=Path, help="a checkout of sd-scripts")
     parser.add_argument("--kohya-python", type=Path, default=sys.executable, help="of an environment made for it")
-    parser.add_argument("--size", choices=SIZES, default="tiny")
+    parser.add_argument("--size", choices=[*SIZES, "sd3"], default="tiny")
     parser.add_argument("--precisions", nargs="+", choices=["fp32", "bf16"], default=["fp32", "bf16"])
     parser.add_argument("--arms", nargs="+", type=int, default=[1, 8], help="kanjilab's, trained together")
     parser.add_argument("--rank", type=int, default=64)
@@ -470,7 +514,7 @@ def compare(options: argparse.Namespace, folder: Path) -> None:
         save_base(folder / "base", options.size)
     if not (folder / "data").exists():
         save_images(folder / "data")
-    if not (folder / "tokenizers").exists():
+    if options.kohya and not (folder / "tokenizers").exists():
         save_tokenizer(folder / "base", folder / "tokenizers")
     results = measure(options, folder)
     print("\n".join([heading(options), "", *table(results, options.warm_up)]))
