@@ -34,12 +34,6 @@ TARGET_PATTERNS = {
 # Of CLIP, and of BERT.
 TEXT_ATTENTION = r"(\.self_attn\.(q|k|v|out)_proj|\.attention\.(self\.(query|key|value)|output\.dense))$"
 TEXT_FEED_FORWARD = r"(\.mlp\.fc[12]|\.intermediate\.dense|\.\d+\.output\.dense)$"
-TEXT_PATTERNS = {
-    "cross-attention": re.compile(TEXT_ATTENTION),
-    "attention": re.compile(TEXT_ATTENTION),
-    "attention+feed-forward": re.compile(f"{TEXT_ATTENTION}|{TEXT_FEED_FORWARD}"),
-    "all": re.compile(f"{TEXT_ATTENTION}|{TEXT_FEED_FORWARD}"),
-}
 TEXT = "text_encoder."  # before the names of its layers
 MAGNITUDE = "lora_magnitude_vector"  # PEFT's name of what DoRA trains beside A and B
 
@@ -290,7 +284,9 @@ def text_layers(text_encoder: nn.Module, targets: str) -> dict[str, nn.Linear | 
     Raises:
         ValueError: it has no layer that is known by its name; those of CLIP and BERT are.
     """
-    found = _layers_named(text_encoder, TEXT_PATTERNS[targets], targets)
+    wide = targets in ("attention+feed-forward", "all")
+    pattern = re.compile(f"{TEXT_ATTENTION}|{TEXT_FEED_FORWARD}" if wide else TEXT_ATTENTION)
+    found = _layers_named(text_encoder, pattern, targets)
     return {TEXT + name: layer for name, layer in found.items()}
 
 
@@ -337,7 +333,7 @@ class LoraStack:
     Args:
         denoiser: frozen here; its layers are wrapped only within `attached()`.
         arms: their targets, rank, alpha, dora, train_text_encoder and seed are used.
-        text_encoder: the same of the base's one text encoder, of use to arms that train it.
+        text_encoder: the base's, if it has one that stays loaded; wrapped likewise where an arm trains it.
     Raises:
         ValueError: an arm with DoRA over 8-bit or 4-bit weights; or one that trains a text encoder where there is none.
     """
@@ -366,8 +362,8 @@ class LoraStack:
             self._initialise()
 
     @property
-    def reading_arms(self) -> list[int]:
-        """Which arms read captions in their own way, with what they train of the text encoder."""
+    def text_arms(self) -> list[int]:
+        """Which arms train the text encoder, and so read captions each in its own way."""
         return [k for k, arm in enumerate(self.arms) if arm.train_text_encoder]
 
     def _layers_of(self, arm: Arm) -> dict[str, nn.Linear | nn.Conv2d]:
@@ -396,7 +392,7 @@ class LoraStack:
         """Where the model holds a layer, and what stands there while the adapters are attached."""
         leaves = self.rows.leaves
         down, up, magnitude = leaves[f"{name}.lora_A"], leaves[f"{name}.lora_B"], leaves.get(f"{name}.{MAGNITUDE}")
-        model = self.text_encoder if self.text_encoder and name.startswith(TEXT) else self.denoiser
+        model = self.denoiser if self.text_encoder is None or not name.startswith(TEXT) else self.text_encoder
         parent, _, leaf = name.removeprefix(TEXT).rpartition(".")
         wrapper = StackedLora(layer, down, up, scales, self.segments, magnitude, self.decomposed[name])
         return model.get_submodule(parent)._modules, leaf, wrapper
@@ -531,7 +527,7 @@ class WholeDenoiser:
         views = self.rows.views(self.rows.values)
         for name, value in original.items():
             views[name][0] = value.detach()
-        self.reading_arms: list[int] = []  # see `LoraStack`
+        self.text_arms: list[int] = []  # see `LoraStack`
         self.trained = {name: nn.Parameter(view[0]) for name, view in views.items()}
         self.leaves = list(self.trained.values())
         self.slots = [self._slot(name, parameter) for name, parameter in self.trained.items()]

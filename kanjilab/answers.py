@@ -107,7 +107,9 @@ def kept_arms(lab: Lab, folder: Path, name: str = "radicals") -> dict[str, pd.Da
         if json.loads(report.read_text()).get("drawing") == lab.drawing:
             table = pd.read_parquet(report.with_name(f"table-{name}.parquet"))
             table = table.drop_duplicates(["arm", "checkpoint", "split", "prompt", "noise_seed"])  # variants share arms
-            found |= {str(key): rows.loc[:, "run":].reset_index(drop=True) for key, rows in table.groupby("arm")}
+            labels = table.columns[: table.columns.get_loc("run")].drop("images_seen", errors="ignore")  # also an axis
+            for key, rows in table.groupby("arm"):
+                found[str(key)] = rows.drop(columns=labels).reset_index(drop=True)
     return found
 
 

@@ -15,6 +15,7 @@ from torch import Tensor
 from kanjilab.adapters import MAGNITUDE, TEXT, peft_magnitude
 from kanjilab.bases import base_folder
 from kanjilab.lora_files import (
+    PEFT_FILE,
     PEFT_PREFIX,
     TEXT_ENCODERS,
     Lora,
@@ -29,7 +30,6 @@ from kanjilab.settings import Arm
 from kanjilab.sources import HUB_BASES, PICKLES, appearing_folder
 
 DIFFUSERS_FILE = "pytorch_lora_weights.safetensors"
-PEFT_FILE = "adapter_model.safetensors"
 WEIGHTS = re.compile(r"(diffusion_pytorch_)?model(-\d+-of-\d+)?\.safetensors")  # no variant such as .fp16
 NOT_OF_A_PIPELINE = ("*.bin", "*.ckpt", "*.msgpack", "*.onnx*", "*.pb", ".*", "*.fp16.safetensors", "*.fp16-*")
 ABOUT_DORA = (
@@ -59,8 +59,8 @@ def to_diffusers(run: RunFolder, step: int, arm: int, path: Path | str) -> Path:
     Returns:
         The file.
     Raises:
-        ValueError: the run has no such arm, the arm trained the whole denoiser, or its weights are
-            not finite.
+        ValueError: the run has no such arm, the arm trained the whole denoiser, its weights are not finite, or
+            it has layers of a text encoder that is no CLIP.
         RunError: there is no complete checkpoint of that step.
     """
     return _write_lora(run, step, arm, Path(path) / DIFFUSERS_FILE, diffusers_tensors)
@@ -109,10 +109,12 @@ def to_peft(run: RunFolder, step: int, arm: int, path: Path | str) -> Path:
     Returns:
         The denoiser's file.
     Raises:
-        ValueError: as `to_diffusers`.
+        ValueError: as `to_diffusers`, but any text encoder will do.
         RunError: there is no complete checkpoint of that step.
     """
     lora, path = read_arm(run, step, arm), Path(path)
+    for name in (PEFT_FILE, "adapter_config.json"):  # of an arm that was written here before
+        (path / "text_encoder" / name).unlink(missing_ok=True)
     config = json.loads((_arm_folder(run, step, arm) / "adapter_config.json").read_bytes())
     for part in lora.parts:
         folder, layers = path / part if part in TEXT_ENCODERS else path, lora.of_part(part)

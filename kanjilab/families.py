@@ -189,7 +189,7 @@ class Base(ABC):
             captions: B strings.
             states: of them, as the base reads them.
         """
-        own = trainable.reading_arms
+        own = trainable.text_arms
         readers = [k for k, count in pairs for _ in range(count)]
         rows = [row for row, k in enumerate(readers) if k in own]
         if not rows:

@@ -4,7 +4,8 @@ A layer is known by its part of the pipeline and its own name there: `unet.mid_b
 `transformer.transformer_blocks.0.attn.to_q`, `text_encoder.encoder.layers.0.self_attn.q_proj`.
 
     diffusers, SimpleTuner   unet.X.lora_A.weight, transformer.X.lora_A.weight; alpha, if any, in the header
-    PEFT, our checkpoints    base_model.model.X.lora_A.weight; alpha in adapter_config.json
+    PEFT, our checkpoints    base_model.model.X.lora_A.weight; alpha in adapter_config.json. A text encoder's is a
+                             folder of its own with PEFT, and base_model.model.text_encoder.X in our checkpoints
     kohya, OneTrainer        lora_unet_X_with_underscores.lora_down.weight and .alpha, lora_te_..., lora_transformer_...
     SimpleTuner's LyCORIS    lycoris_X_with_underscores.lora_down.weight and .alpha
     kohya's SD 3             lora_unet_joint_blocks_...: the original's names, with q, k and v in one matrix
@@ -41,6 +42,7 @@ from kanjilab.settings import Arm
 from kanjilab.sources import CONVERSION, PICKLES
 
 PEFT_PREFIX = "base_model.model."
+PEFT_FILE = "adapter_model.safetensors"
 DIFFUSERS_METADATA = "lora_adapter_metadata"
 SUFFIXES = {
     ".lora_A.weight": "down",
@@ -60,7 +62,7 @@ SUFFIXES = {
 }
 TEXT_ENCODERS = ("text_encoder", "text_encoder_2", "text_encoder_3")
 TEXT_PREFIXES = {
-    "text_encoder": ("text_encoder.", "lora_te_", "lora_te1_"),
+    "text_encoder": ("text_encoder.", PEFT_PREFIX + "text_encoder.", "lora_te_", "lora_te1_"),
     "text_encoder_2": ("text_encoder_2.", "lora_te2_"),
     "text_encoder_3": ("text_encoder_3.", "lora_te3_"),
 }
@@ -150,7 +152,9 @@ def diffusers_tensors(lora: Lora) -> dict[str, Tensor]:
         tensors[f"{key}.lora_A.weight"] = low.down.contiguous()
         tensors[f"{key}.lora_B.weight"] = _up_like(low)
         if low.magnitude is not None:
-            tensors[f"{key}.{MAGNITUDE}"] = peft_magnitude(low.magnitude, low.down.ndim)
+            # transformers, which reads a text encoder's, wants the name of the parameter whole.
+            end = ".weight" if key.startswith(TEXT_ENCODERS) else ""
+            tensors[f"{key}.{MAGNITUDE}{end}"] = peft_magnitude(low.magnitude, low.down.ndim)
     return tensors
 
 
@@ -239,7 +243,8 @@ def read_lora(path: Path | str, parts: Mapping[str, nn.Module]) -> Lora:
     """Reads a LoRA file of any of the forms above.
 
     Args:
-        path: a `.safetensors` file, or a folder with one: PEFT's, diffusers', an arm of our checkpoints.
+        path: a `.safetensors` file, or a folder with one: PEFT's, diffusers', an arm of our checkpoints. Of a folder
+            of PEFT's that has another in it, `text_encoder`, both are read.
         parts: the models it may be about, by part: `{"unet": base.denoiser}` or `{"transformer": base.denoiser}`,
             and a text encoder as `text_encoder`.
     Raises:
@@ -247,7 +252,14 @@ def read_lora(path: Path | str, parts: Mapping[str, nn.Module]) -> Lora:
             a DoRA by input; numbers that are not finite; a pickle.
         FileNotFoundError: no such file.
     """
-    file = _find_file(Path(path))
+    path = Path(path)
+    if path.is_dir() and (path / "text_encoder" / PEFT_FILE).is_file():
+        denoiser, reader = (_read_file(folder / PEFT_FILE, parts) for folder in (path, path / "text_encoder"))
+        return Lora(denoiser.layers | reader.layers, denoiser.metadata)
+    return _read_file(_find_file(path), parts)
+
+
+def _read_file(file: Path, parts: Mapping[str, nn.Module]) -> Lora:
     with safe_open(file, "pt") as opened:
         metadata = opened.metadata() or {}
         tensors = {name: opened.get_tensor(name) for name in opened.keys()}
@@ -363,7 +375,7 @@ class _Alphas:
 
     def __init__(self, file: Path, metadata: Mapping[str, str]):
         beside = file.with_name("adapter_config.json")
-        peft = file.name == "adapter_model.safetensors" and beside.is_file()
+        peft = file.name == PEFT_FILE and beside.is_file()
         self.config: dict[str, Any] = json.loads(beside.read_bytes()) if peft else {}
         self.packed: dict[str, Any] = json.loads(metadata.get(DIFFUSERS_METADATA, "{}"))
 
@@ -403,7 +415,8 @@ def _names_of(part: str, layer: str) -> Iterator[str]:
     flat = layer.replace(".", "_")
     if part in TEXT_ENCODERS:
         for name in (layer, f"text_model.{layer}"):
-            yield PEFT_PREFIX + name
+            if part == "text_encoder":
+                yield PEFT_PREFIX + name
             for prefix in TEXT_PREFIXES[part]:
                 yield prefix + (name if prefix.endswith(".") else name.replace(".", "_"))
         return

@@ -205,9 +205,9 @@ def meta_denoiser(of: Architecture, dtype: torch.dtype = torch.float32) -> Any:
         return denoiser.to(dtype).requires_grad_(False).eval()
 
 
-def meta_text_encoder(of: Architecture) -> Any:
-    """The one text encoder of a U-Net, as `meta_denoiser`; None of other bases."""
-    if of.text_encoder is None:
+def meta_text_encoder(of: Architecture, arms: Sequence[Arm]) -> Any:
+    """The one text encoder of a U-Net, as `meta_denoiser`, if any arm trains it; else None."""
+    if of.text_encoder is None or not any(arm.train_text_encoder for arm in arms):
         return None
     import transformers
 
@@ -227,7 +227,7 @@ def memory_needed(of: Architecture, setting: Setting, size_px: int = 128, device
         size_px: height and width of the images.
         device: where it is to run; on a processor some weights are held in further layouts.
     """
-    denoiser, text_encoder = meta_denoiser(of, DTYPES[setting.precision]), meta_text_encoder(of)
+    denoiser, text_encoder = meta_denoiser(of, DTYPES[setting.precision]), meta_text_encoder(of, setting.arms)
     trainable = make_trainable(denoiser, setting.arms, text_encoder)
     activations = _activation_bytes(denoiser, text_encoder, trainable, of, setting, size_px)
     weights = _weights_needed(of, setting, denoiser, trainable, device)
@@ -278,11 +278,12 @@ def _activation_bytes(
     images = sum(arm.batch for arm in setting.arms)
     dtype = DTYPES[setting.precision]
     edge = size_px // of.factor
-    reading = sum(setting.arms[k].batch for k in trainable.reading_arms)
     noisy = torch.empty(images, of.latent_channels, edge, edge, device="meta", dtype=dtype)
     clock = torch.empty(images, device="meta")
     text = torch.empty(images, *of.text, device="meta", dtype=dtype)
-    frozen = [value for model in (denoiser, text_encoder) if model for value in (*model.parameters(), *model.buffers())]
+    frozen = [*denoiser.parameters(), *denoiser.buffers()]
+    if text_arms := trainable.text_arms:
+        frozen += [*text_encoder.parameters(), *text_encoder.buffers()]
     kept = _Kept([*frozen, *trainable.leaves])
     if setting.gradient_checkpointing:
         denoiser.enable_gradient_checkpointing(kept.checkpointed)
@@ -290,9 +291,10 @@ def _activation_bytes(
     denoiser.requires_grad_(whole)  # in place of its copy, which autocast would have to turn into bf16
     attached = nullcontext(Segments()) if whole else trainable.attached()
     with attached as segments, kept.counting(), _FusedAttention():
-        if reading:
-            segments.pairs = tuple((k, setting.arms[k].batch) for k in trainable.reading_arms)
-            text_encoder(torch.empty(reading, of.text[0], device="meta", dtype=torch.long))
+        if text_arms:
+            segments.pairs = tuple((k, setting.arms[k].batch) for k in text_arms)
+            captions = sum(count for _, count in segments.pairs)
+            text_encoder(torch.empty(captions, of.text[0], device="meta", dtype=torch.long))
         segments.pairs = tuple((k, arm.batch) for k, arm in enumerate(setting.arms))
         if of.family == "unet":
             denoiser(noisy, clock, text)
@@ -422,7 +424,7 @@ def require_memory(
     message = f"{name}: this training needs {needed}, and {available / GIGABYTE:.1f} GB are free on {device.type}. "
     for what, smaller in smaller_settings(setting, device):
         denoiser = meta_denoiser(of, DTYPES[smaller.precision])
-        trainable = make_trainable(denoiser, smaller.arms, meta_text_encoder(of))
+        trainable = make_trainable(denoiser, smaller.arms, meta_text_encoder(of, smaller.arms))
         if _weights_needed(of, smaller, denoiser, trainable, device).peak > available:
             continue
         found = memory_needed(of, smaller, size_px, device)

@@ -134,7 +134,7 @@ def _room(base: Base, most_arms: int, memory_gb: float | None, share: float) -> 
 
     def room(arm: Arm, data: Encoded) -> int:
         # What the memory of a step depends on.
-        shape = (arm.targets, arm.rank, arm.batch, arm.ema_decay is None)
+        shape = (arm.targets, arm.rank, arm.batch, arm.ema_decay is None, arm.dora, arm.train_text_encoder)
         if shape not in known:
             two = [arm, dataclasses.replace(arm, seed=arm.seed + 1)]
             _, peak = measure_steps(base, data, two, steps=0)

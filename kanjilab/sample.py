@@ -144,15 +144,13 @@ def sample(
 
 @torch.no_grad()
 def _states(base: Base, captions: Sequence[str], trainable: Trainable | None) -> tuple[TextStates, int]:
-    """States of the captions, arm after arm, and how far the arms lie apart: not at all where all read alike."""
+    """States of the captions, arm after arm, and the rows from one arm's to the next's: 0 where all share them."""
     states, count = base.encode_text(captions), len(captions)
-    if trainable is None or not trainable.reading_arms:
+    if trainable is None or not trainable.text_arms:
         return states, 0
-    arms = len(trainable.arms)
-    every = states.select(torch.arange(count, device=base.device).repeat(arms))
     with trainable.attached():
-        pairs = [(k, count) for k in range(arms)]
-        return base.trained_text(trainable, pairs, [*captions] * arms, every), count
+        every = [base.trained_text(trainable, [(k, count)], captions, states) for k in range(len(trainable.arms))]
+    return TextStates(torch.cat([own.tokens for own in every])), count
 
 
 def _telling(

@@ -82,6 +82,15 @@ def test_a_study_takes_what_others_have_and_trains_its_new_arms_alone(finished, 
     assert said.startswith("tiny: 0 arms beside 4 that are kept")  # of seed 5 from either, of seed 7 from the second
 
 
+def test_images_seen_are_kept_where_they_are_an_axis_too(finished, study, tmp_path):
+    kept, plain = tmp_path / "kept", dataclasses.replace(study, variants=study.variants[:2], contrasts=())
+    planned = [dataclasses.replace(v, axes={"images_seen": 1_000, "rank": 2}) for v in plain.variants]
+    run(dataclasses.replace(plain, variants=tuple(planned)), kept / "planned", kept=finished[0].parent)
+    assert list(table_of(kept / "planned").columns).index("images_seen") < 3  # before what is kept
+    run(plain, tmp_path / "new", kept=kept)
+    assert set(table_of(tmp_path / "new")["images_seen"]) == set(table_of(finished[0])["images_seen"])
+
+
 def test_arms_that_were_drawn_otherwise_are_not_taken(finished, study, tmp_path):
     other = dataclasses.replace(study, noise_seeds=(0, 3))
     _, said = run(other, tmp_path, kept=finished[0].parent, dry_run=True)

@@ -206,6 +206,15 @@ def test_the_readme_tells_the_exploratory_contrasts(name, judge):
     assert f"{value:+.1f} [{low:.1f}, {high:.1f}]" in readme
 
 
+@pytest.mark.parametrize("judge", ["radicals", "judge-b"])
+def test_the_readme_tells_the_schedules(judge):
+    readme = (ROOT / "README.md").read_text()
+    contrasts = {c.first: c for c in StoredStudy.read(STUDIES / "schedule-broad", judge).contrasts()}
+    for label in ("periodic", "constant + EMA"):
+        value, low, high = (100 * end for end in contrasts[label].difference)
+        assert f"{value:+.1f} [{low:.1f}, {high:.1f}]" in readme
+
+
 def test_the_readme_tells_the_stored_criteria_and_reinvention():
     readme = (ROOT / "README.md").read_text()
     scores = json.loads((ROOT / "figures" / "criteria_judge_b.json").read_text())["scores"]

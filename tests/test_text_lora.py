@@ -192,13 +192,25 @@ def test_the_base_keeps_its_bits(base, data, run):
     assert base.encode_text(["water"]).tokens.equal(load_base(base.name).encode_text(["water"]).tokens)
 
 
-def test_in_bf16_the_text_encoder_stays_in_fp32(folder, data, tmp_path):
+def test_with_gradient_checkpointing_it_is_the_same_training(folder, data, run, tmp_path):
+    """Whose forward pass runs once more in the backward pass, after the text encoder's own."""
+    arms = [*ARMS.values(), DENOISER]
+    again = trained(load_base(folder, gradient_checkpointing=True), data, arms, tmp_path / "thrifty")
+    for k in range(len(arms)):
+        for name, value in adapter(run, k).items():
+            assert_close(adapter(again, k)[name], value, atol=1e-4, rtol=1e-4, msg=name)
+
+
+def test_in_bf16_the_text_encoder_stays_in_fp32(folder, data, run, tmp_path):
     half = load_base(folder, "bf16")
     trainable = make_trainable(half.denoiser, [ARMS["attention"]], half.text_encoder)
     kinds = {name.startswith("text_encoder."): leaf.dtype for name, leaf in trainable.rows.leaves.items()}
     assert kinds == {True: torch.float32, False: torch.bfloat16}
-    found = adapter(trained(half, data, [ARMS["attention"]], tmp_path / "half"))
-    assert all(value.isfinite().all() for value in found.values())
+    found, start = adapter(trained(half, data, [ARMS["attention"]], tmp_path / "half")), adapter(run, step=0)
+    moved = {name: (value - start[name]).flatten() for name, value in adapter(run).items() if "text_encoder" in name}
+    for name, expected in moved.items():
+        way = (found[name] - start[name]).flatten()
+        assert torch.cosine_similarity(way, expected, dim=0) > 0.9, name
 
 
 def test_where_there_is_no_encoder_to_train_it_is_refused(sd3_base, base):
@@ -282,12 +294,28 @@ def test_what_no_other_program_would_load_is_refused(run, tmp_path, form):
 
 
 @EACH
+def test_a_checkpoint_is_read_as_it_lies(base, run, arm):
+    folder = run.checkpoint_path(5) / f"arm_{arm}"
+    assert_same_layers(read_lora(folder, parts_of(base)), read_arm(run, 5, arm))
+    with pytest.raises(ValueError, match=r"layers of the text encoder .* give it as parts\['text_encoder'\]"):
+        read_lora(folder, {"unet": base.denoiser})
+
+
+def assert_same_layers(found, expected):
+    assert found.layers.keys() == expected.layers.keys()
+    for name, low in expected.layers.items():
+        again = found.layers[name]
+        assert_close(again.folded().up @ again.down.flatten(1), low.folded().up @ low.down.flatten(1), msg=name)
+        assert_close(again.magnitude, low.magnitude, atol=0, rtol=0, msg=name)
+
+
+@EACH
 def test_peft_loads_a_folder_for_each_model(base, run, tmp_path, arm):
     path = to_peft(run, 5, arm, tmp_path / "peft").parent
-    again = [
-        read_lora(folder, parts_of(base)) for folder in (path / "adapter_model.safetensors", path / "text_encoder")
-    ]
-    assert {name for lora in again for name in lora.layers} == read_arm(run, 5, arm).layers.keys()
+    assert_same_layers(read_lora(path, parts_of(base)), read_arm(run, 5, arm))
+    assert to_peft(run, 5, 3, path).is_file()  # an arm without, into the same folder
+    assert read_lora(path, parts_of(base)).layers.keys() == read_arm(run, 5, 3).layers.keys()
+    to_peft(run, 5, arm, path)
     reader = PeftModel.from_pretrained(copy.deepcopy(base.text_encoder), path / "text_encoder")
     denoiser = PeftModel.from_pretrained(copy.deepcopy(base.denoiser), path)
     own = base.text.encoder
@@ -307,8 +335,9 @@ def test_peft_loads_a_folder_for_each_model(base, run, tmp_path, arm):
 
 
 @CLIP_ALONE
-@pytest.mark.parametrize("form", [to_diffusers, to_comfyui])
-@pytest.mark.parametrize("arm", [0, 1], ids=list(ARMS)[:2])
+@pytest.mark.parametrize(
+    ("form", "arm"), [(to_diffusers, 0), (to_diffusers, 1), (to_diffusers, 2), (to_comfyui, 0), (to_comfyui, 1)]
+)
 def test_diffusers_loads_the_file_and_draws_the_same(folder, base, run, tmp_path, monkeypatch, form, arm):
     file = form(run, 5, arm, tmp_path)
     pipeline = StableDiffusionPipeline.from_pretrained(folder, safety_checker=None, requires_safety_checker=False)
@@ -324,7 +353,8 @@ def test_diffusers_loads_the_file_and_draws_the_same(folder, base, run, tmp_path
 
 def test_a_text_encoder_of_sd14_has_the_names_that_comfyui_knows():
     """By its rule: in `text_model`, of each of twelve layers four of attention and two after it."""
-    layers = text_layers(meta_text_encoder(KNOWN["sd14"]), "all")
+    layers = text_layers(meta_text_encoder(KNOWN["sd14"], [ARMS["all"]]), "all")
+    assert meta_text_encoder(KNOWN["sd14"], [DENOISER]) is None
     lora = Lora({name: LowRank(torch.ones(1, 2), torch.ones(2, 1)) for name in layers}, {})
     parts = [f"self_attn_{n}_proj" for n in ("q", "k", "v", "out")] + ["mlp_fc1", "mlp_fc2"]
     assert {name.partition(".")[0] for name in comfyui_tensors(lora)} == {
