@@ -207,10 +207,13 @@ def test_the_readme_tells_the_exploratory_contrasts(name, judge):
 
 
 @pytest.mark.parametrize("judge", ["radicals", "judge-b"])
-def test_the_readme_tells_the_schedules(judge):
+@pytest.mark.parametrize(
+    ("name", "labels"), [("schedule", ("periodic", "constant + EMA")), ("batch", ("batch 4", "batch 64"))]
+)
+def test_the_readme_tells_what_the_broad_studies_found(name, labels, judge):
     readme = (ROOT / "README.md").read_text()
-    contrasts = {c.first: c for c in StoredStudy.read(STUDIES / "schedule-broad", judge).contrasts()}
-    for label in ("periodic", "constant + EMA"):
+    contrasts = {c.first: c for c in StoredStudy.read(STUDIES / f"{name}-broad", judge).contrasts()}
+    for label in labels:
         value, low, high = (100 * end for end in contrasts[label].difference)
         assert f"{value:+.1f} [{low:.1f}, {high:.1f}]" in readme
 
