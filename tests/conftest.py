@@ -41,8 +41,13 @@ def pytest_configure(config: pytest.Config) -> None:
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Plain tests, the browser's, then notebooks. Of several processes one takes a file whole; notebooks go singly."""
+    """Plain tests, the browser's, then notebooks. Of several processes one takes a file whole; notebooks go singly.
+
+    The later notebooks, which take longer, go first, so that in the end no process waits long for another.
+    """
     items.sort(key=lambda item: [item.get_closest_marker(name) is not None for name in ("notebook", "browser")])
+    first = sum(item.get_closest_marker("notebook") is None for item in items)
+    items[first:] = reversed(items[first:])
     for item in items:
         if item.get_closest_marker("notebook") is None:
             browser = item.get_closest_marker("browser") is not None
