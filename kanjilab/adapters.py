@@ -341,7 +341,7 @@ class LoraStack:
     def __init__(self, denoiser: nn.Module, arms: Sequence[Arm], text_encoder: nn.Module | None = None):
         self.denoiser, self.text_encoder = denoiser.requires_grad_(False), text_encoder
         self.arms = tuple(arms)
-        self.segments = Segments()
+        self.segments, self.text_segments = Segments(), Segments()
         per_arm = [self._layers_of(arm) for arm in arms]
         self.layers = {name: layer for layers in per_arm for name, layer in layers.items()}
         self.covered = {name: [name in layers for layers in per_arm] for name in self.layers}
@@ -372,7 +372,10 @@ class LoraStack:
         if not arm.train_text_encoder:
             return layers
         if self.text_encoder is None:
-            raise ValueError("train_text_encoder wants the base's text encoder, got none")
+            raise ValueError(
+                "train_text_encoder is of bases whose one text encoder stays loaded, as SD 1.x and pocket have it; of "
+                "others, such as SD 3, each is loaded for a while and what it says is kept: expected False, got True"
+            )
         return layers | text_layers(self.text_encoder.requires_grad_(False), arm.targets)
 
     def _shapes(self) -> dict[str, tuple[int, ...]]:
@@ -392,9 +395,11 @@ class LoraStack:
         """Where the model holds a layer, and what stands there while the adapters are attached."""
         leaves = self.rows.leaves
         down, up, magnitude = leaves[f"{name}.lora_A"], leaves[f"{name}.lora_B"], leaves.get(f"{name}.{MAGNITUDE}")
-        model = self.denoiser if self.text_encoder is None or not name.startswith(TEXT) else self.text_encoder
+        model, segments = self.denoiser, self.segments
+        if self.text_encoder is not None and name.startswith(TEXT):
+            model, segments = self.text_encoder, self.text_segments
         parent, _, leaf = name.removeprefix(TEXT).rpartition(".")
-        wrapper = StackedLora(layer, down, up, scales, self.segments, magnitude, self.decomposed[name])
+        wrapper = StackedLora(layer, down, up, scales, segments, magnitude, self.decomposed[name])
         return model.get_submodule(parent)._modules, leaf, wrapper
 
     def _initialise(self) -> None:
@@ -410,7 +415,10 @@ class LoraStack:
 
     @contextmanager
     def attached(self) -> Iterator[Segments]:
-        """Within it denoiser and text encoder run with the adapters; yields the segments to set per batch."""
+        """Within it denoiser and text encoder run with the adapters; yields the segments to set per batch.
+
+        The text encoder's own, `text_segments`, are set by who reads captions: `Base.trained_text`.
+        """
         with torch.no_grad():
             self.rows.refresh()
         with _swapped(self.slots):

@@ -9,7 +9,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from kanjilab.adapters import Trainable, compute_dtype
+from kanjilab.adapters import LoraStack, Trainable, compute_dtype
 from kanjilab.schedules import flow_sigmas, min_snr_weight, velocity_weight
 from kanjilab.settings import QUANTISED, Arm
 from kanjilab.text_states import OneEncoder, TextSide, TextStates
@@ -103,11 +103,6 @@ class Base(ABC):
         Raises:
             ValueError: with the setting, what was expected and what came.
         """
-        if arm.train_text_encoder and self.text_encoder is None:
-            raise ValueError(
-                f"{self.name} loads its text encoders one at a time and keeps what they say: "
-                "expected train_text_encoder = False, got True"
-            )
         if arm.targets == "unet" and self.precision in QUANTISED:
             raise ValueError(
                 f"{self.precision} weights are frozen: expected a LoRA, or fp32 or bf16, got targets 'unet'"
@@ -176,26 +171,21 @@ class Base(ABC):
         pooled = None if states.pooled is None else states.pooled.to(self.device)
         return TextStates(states.tokens.to(self.device), pooled)
 
-    def trained_text(
-        self, trainable: Trainable, pairs: Sequence[tuple[int, int]], captions: Sequence[str], states: TextStates
-    ) -> TextStates:
+    def trained_text(self, trainable: Trainable, captions: Sequence[str], states: TextStates) -> TextStates:
         """States of captions as each arm reads them: anew where it trains the text encoder, and else as they are.
 
-        To be called while the adapters are attached; what is to run with them next sets its own segments.
-
         Args:
-            trainable: adapters of K arms.
-            pairs: (arm, count), which arm reads which stretch of the captions.
+            trainable: adapters of K arms, attached; its segments say which arm reads which stretch of the captions.
             captions: B strings.
             states: of them, as the base reads them.
         """
-        own = trainable.text_arms
+        pairs = trainable.segments.pairs
         readers = [k for k, count in pairs for _ in range(count)]
-        rows = [row for row, k in enumerate(readers) if k in own]
+        rows = [row for row, k in enumerate(readers) if k in trainable.text_arms]
         if not rows:
             return states
-        assert isinstance(self.text, OneEncoder)
-        trainable.segments.pairs = tuple(pair for pair in pairs if pair[0] in own)
+        assert isinstance(self.text, OneEncoder) and isinstance(trainable, LoraStack)
+        trainable.text_segments.pairs = tuple((k, count) for k, count in pairs if k in trainable.text_arms)
         found = self.text.encode([captions[row] for row in rows])
         return TextStates(states.tokens.index_copy(0, torch.tensor(rows, device=self.device), found), states.pooled)
 

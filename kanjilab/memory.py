@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.overrides import TorchFunctionMode
 
-from kanjilab.adapters import Segments, Trainable, WholeDenoiser, make_trainable
+from kanjilab.adapters import LoraStack, Segments, Trainable, WholeDenoiser, make_trainable
 from kanjilab.bases import DTYPES, base_folder
 from kanjilab.packed import packed_bytes
 from kanjilab.settings import QUANTISED, Arm
@@ -227,9 +227,9 @@ def memory_needed(of: Architecture, setting: Setting, size_px: int = 128, device
         size_px: height and width of the images.
         device: where it is to run; on a processor some weights are held in further layouts.
     """
-    denoiser, text_encoder = meta_denoiser(of, DTYPES[setting.precision]), meta_text_encoder(of, setting.arms)
-    trainable = make_trainable(denoiser, setting.arms, text_encoder)
-    activations = _activation_bytes(denoiser, text_encoder, trainable, of, setting, size_px)
+    denoiser = meta_denoiser(of, DTYPES[setting.precision])
+    trainable = make_trainable(denoiser, setting.arms, meta_text_encoder(of, setting.arms))
+    activations = _activation_bytes(denoiser, trainable, of, setting, size_px)
     weights = _weights_needed(of, setting, denoiser, trainable, device)
     return dataclasses.replace(weights, activations=activations)
 
@@ -272,18 +272,16 @@ def _trained_bytes(trainable: Trainable, setting: Setting) -> int:
     return numbers * (4 + 4 + 8 + copies + averages)
 
 
-def _activation_bytes(
-    denoiser: Any, text_encoder: Any, trainable: Trainable, of: Architecture, setting: Setting, size_px: int
-) -> int:
+def _activation_bytes(denoiser: Any, trainable: Trainable, of: Architecture, setting: Setting, size_px: int) -> int:
     images = sum(arm.batch for arm in setting.arms)
     dtype = DTYPES[setting.precision]
     edge = size_px // of.factor
     noisy = torch.empty(images, of.latent_channels, edge, edge, device="meta", dtype=dtype)
     clock = torch.empty(images, device="meta")
     text = torch.empty(images, *of.text, device="meta", dtype=dtype)
-    frozen = [*denoiser.parameters(), *denoiser.buffers()]
-    if text_arms := trainable.text_arms:
-        frozen += [*text_encoder.parameters(), *text_encoder.buffers()]
+    text_encoder = trainable.text_encoder if isinstance(trainable, LoraStack) else None
+    models = [model for model in (denoiser, text_encoder) if model is not None]
+    frozen = [value for model in models for value in (*model.parameters(), *model.buffers())]
     kept = _Kept([*frozen, *trainable.leaves])
     if setting.gradient_checkpointing:
         denoiser.enable_gradient_checkpointing(kept.checkpointed)
@@ -291,11 +289,11 @@ def _activation_bytes(
     denoiser.requires_grad_(whole)  # in place of its copy, which autocast would have to turn into bf16
     attached = nullcontext(Segments()) if whole else trainable.attached()
     with attached as segments, kept.counting(), _FusedAttention():
-        if text_arms:
-            segments.pairs = tuple((k, setting.arms[k].batch) for k in text_arms)
-            captions = sum(count for _, count in segments.pairs)
-            text_encoder(torch.empty(captions, of.text[0], device="meta", dtype=torch.long))
         segments.pairs = tuple((k, arm.batch) for k, arm in enumerate(setting.arms))
+        if text_encoder is not None and isinstance(trainable, LoraStack):
+            trainable.text_segments.pairs = tuple(pair for pair in segments.pairs if pair[0] in trainable.text_arms)
+            captions = sum(count for _, count in trainable.text_segments.pairs)
+            text_encoder(torch.empty(captions, of.text[0], device="meta", dtype=torch.long))
         if of.family == "unet":
             denoiser(noisy, clock, text)
         else:

@@ -133,9 +133,7 @@ def _room(base: Base, most_arms: int, memory_gb: float | None, share: float) -> 
     known: dict[tuple, int] = {}
 
     def room(arm: Arm, data: Encoded) -> int:
-        # What the memory of a step depends on.
-        shape = (arm.targets, arm.rank, arm.batch, arm.ema_decay is None, arm.dora, arm.train_text_encoder)
-        if shape not in known:
+        if (shape := arm.step_shape) not in known:
             two = [arm, dataclasses.replace(arm, seed=arm.seed + 1)]
             _, peak = measure_steps(base, data, two, steps=0)
             known[shape] = max(1, min(most_arms, int((limit - idle) / max(1e-9, (peak - idle) / 2))))
@@ -400,10 +398,11 @@ def _held_out_loss(lab: Lab, trainable: Trainable) -> float | None:
     errors: list[float] = []
     shape = data.mean.shape[1:]
     draws = [draw_example(LOSS_SEED, i, len(data), shape, base.timesteps) for i in range(lab.study.loss_images)]
-    with trainable.attached():
+    with trainable.attached() as segments:
         for start in range(0, len(draws), lab.drawn_together):
             chunk = draws[start : start + lab.drawn_together]
+            segments.pairs = ((0, len(chunk)),)
             captions = data.caption[[draw.row for draw in chunk]]
-            errors += denoising_errors(base, data, chunk, captions, trainable, [(0, len(chunk))])[0].tolist()
+            errors += denoising_errors(base, data, chunk, captions, trainable)[0].tolist()
     loss = float(np.mean(errors))
     return loss if math.isfinite(loss) else None

@@ -148,9 +148,12 @@ def _states(base: Base, captions: Sequence[str], trainable: Trainable | None) ->
     states, count = base.encode_text(captions), len(captions)
     if trainable is None or not trainable.text_arms:
         return states, 0
-    with trainable.attached():
-        every = [base.trained_text(trainable, [(k, count)], captions, states) for k in range(len(trainable.arms))]
-    return TextStates(torch.cat([own.tokens for own in every])), count
+    every = []
+    with trainable.attached() as segments:
+        for k in range(len(trainable.arms)):
+            segments.pairs = ((k, count),)
+            every.append(base.trained_text(trainable, captions, states).tokens)
+    return TextStates(torch.cat(every)), count
 
 
 def _telling(

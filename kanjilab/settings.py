@@ -157,6 +157,12 @@ class Arm:
         """Images an optimizer step."""
         return self.batch * self.accumulation
 
+    @property
+    def step_shape(self) -> tuple[Any, ...]:
+        """What the time and memory of a step depend on."""
+        sizes = (self.targets, self.rank, self.batch, self.accumulation, self.ema_decay is None)
+        return *sizes, *(getattr(self, name) for name in ADDED_LATER)
+
     def total_steps(self, dataset_size: int) -> int:
         """Optimizer steps that cover the budget; the last one may go a little past it.
 

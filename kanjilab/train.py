@@ -105,20 +105,14 @@ def captions_of(arm: Arm, data: Encoded) -> np.ndarray:
 
 
 def denoising_errors(
-    base: Base,
-    data: Encoded,
-    draws: Sequence[Draw],
-    captions: np.ndarray,
-    trainable: Trainable,
-    pairs: Sequence[tuple[int, int]],
+    base: Base, data: Encoded, draws: Sequence[Draw], captions: np.ndarray, trainable: Trainable
 ) -> tuple[Tensor, Tensor]:
     """How far each arm's denoiser is from the target on some examples.
 
     Args:
         draws: N examples.
         captions: (N,) int, the caption each is told, as a row of the data's captions.
-        trainable: attached to the base.
-        pairs: (arm, count), whose examples stand where among the N.
+        trainable: attached to the base; its segments say whose examples stand where among the N.
     Returns:
         (N,) float32 squared errors, means over C, h and w; and (N,) int64 timesteps.
     """
@@ -128,8 +122,7 @@ def denoising_errors(
     timesteps = torch.tensor([draw.timestep for draw in draws], device=base.device)
     noisy, target = base.noised(latents, noise, timesteps)
     told = [data.captions[caption] for caption in captions]
-    text = base.trained_text(trainable, pairs, told, data.text(captions, base.device))
-    trainable.segments.pairs = tuple(pairs)
+    text = base.trained_text(trainable, told, data.text(captions, base.device))
     predicted = base.denoise(noisy, base.clock(timesteps), text)
     return (predicted - target).square().mean(dim=(1, 2, 3)), timesteps
 
@@ -260,10 +253,11 @@ class Trainer:
         arms = [self.progress[k].arm for k in owners]
         dropped = np.array([draw.dropout < arm.caption_dropout for draw, arm in zip(draws, arms, strict=True)])
         captions = np.array([self.captions[k][draw.row] for k, draw in zip(owners, draws, strict=True)])
-        told, trainable = np.where(dropped, 0, captions), self.trainable
+        self.trainable.segments.pairs = tuple(pairs)
+        told = np.where(dropped, 0, captions)
         mixed = torch.autocast(self.base.device.type, torch.bfloat16) if self.autocast else nullcontext()
         with mixed:
-            errors, timesteps = denoising_errors(self.base, self.data, draws, told, trainable, pairs)
+            errors, timesteps = denoising_errors(self.base, self.data, draws, told, self.trainable)
         start, weights = 0, []
         for k, count in pairs:
             arm = self.progress[k].arm

@@ -32,7 +32,7 @@ from kanjilab.radicals import rule_from_json
 from kanjilab.runs import RunError, RunFolder, write_json_atomic
 from kanjilab.sample import Sampling
 from kanjilab.schedules import checkpoint_steps
-from kanjilab.settings import ADDED_LATER, Arm, settings_hash
+from kanjilab.settings import Arm, settings_hash
 from kanjilab.train import StepReport
 from kanjilab.widgets.worker import Worker
 
@@ -91,10 +91,7 @@ class Recipe:
     @property
     def shape(self) -> str:
         """Identity of what a step's time and memory depend on."""
-        arm = self.arm
-        parts = [self.base, self.precision, arm.targets, arm.rank, arm.batch, arm.accumulation, arm.ema_decay is None]
-        parts += [name for name in ADDED_LATER if getattr(arm, name)]
-        return settings_hash([*parts, platform.node()])
+        return settings_hash([self.base, self.precision, *self.arm.step_shape, platform.node()])
 
     def title(self) -> str:
         """A short line for lists."""
