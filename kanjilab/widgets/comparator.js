@@ -66,7 +66,7 @@ class Comparator {
     this.state = structuredClone(model.get("state"));
     this.readings = new Map(Object.entries(model.get("readings")));
     this.askedReadings = new Set();
-    this.cells = []; // {place, step, canvas, button, reading} of each cell of the grid
+    this.cells = []; // {place, step, box, canvas, button, reading} of each cell of the grid
     this.zoom = 2;
     this.calm = window.matchMedia("(prefers-reduced-motion: reduce)");
     this.frames = new Frames(model, () => this.draw());
@@ -366,6 +366,7 @@ class Comparator {
     const { tracks, prompts, seeds } = this.state;
     const sources = tracks.flatMap((track) => seeds.map((seed) => [track, seed]));
     const table = node("table");
+    this.before = new Map(this.cells.map((cell) => [this.cellKey(cell.place, cell.step), cell]));
     this.cells = [];
     if (!prompts.length || !sources.length) {
       this.grid.replaceChildren(node("p", { text: "Choose at least one run, one prompt and one seed." }));
@@ -391,7 +392,7 @@ class Comparator {
       for (const [track, seed] of sources) {
         const place = [track, prompt, seed];
         if (!this.exists(place)) continue;
-        const cells = steps.map((step, column) => this.buildCell(place, step, row, column));
+        const cells = steps.map((step, column) => this.placeCell(place, step, row, column));
         const first = track === sources[0][0] && seed === sources[0][1];
         body.append(node("tr", { className: first ? "first" : "" }, this.rowHead(place, sources), ...cells));
         row += 1;
@@ -423,7 +424,7 @@ class Comparator {
         "tbody",
         {},
         ...prompts.map((prompt, row) => {
-          const cells = sources.map(([track, seed], column) => this.buildCell([track, prompt, seed], null, row, column));
+          const cells = sources.map(([track, seed], column) => this.placeCell([track, prompt, seed], null, row, column));
           const head = node("th", { scope: "row", text: this.catalogue.prompts[prompt] });
           return node("tr", { className: "first" }, head, ...cells);
         }),
@@ -431,13 +432,23 @@ class Comparator {
     );
   }
 
-  buildCell(place, step, row, column) {
+  // A cell that was shown before goes on as it is painted: making a hundred anew takes a tenth of a second.
+  placeCell(place, step, row, column) {
+    const cell = this.before.get(this.cellKey(place, step)) ?? this.buildCell(place, step);
+    Object.assign(cell, { row, column });
+    cell.button.dataset.index = this.cells.push(cell) - 1;
+    return cell.box;
+  }
+
+  buildCell(place, step) {
     const canvas = this.buildCanvas();
-    const index = this.cells.length;
     const reading = node("span", { className: "reading" });
-    const button = node("button", { type: "button", className: "cell", data: { index } }, canvas, reading);
-    this.cells.push({ place, step, row, column, canvas, button, reading });
-    return node("td", {}, button);
+    const button = node("button", { type: "button", className: "cell" }, canvas, reading);
+    return { place, step, box: node("td", {}, button), canvas, button, reading };
+  }
+
+  cellKey(place, step) {
+    return `${place} ${step}`;
   }
 
   draw() {
