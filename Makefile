@@ -42,7 +42,7 @@ lint: $(INSTALLED)
 	$(BIN)/pyright --pythonpath $(BIN)/python
 
 test: lint
-	$(BIN)/pytest -q -n 2 --dist loadgroup $(TESTS)
+	$(BIN)/pytest -q -n 3 --dist loadgroup $(TESTS)
 	@echo "Style, types, tests and notebooks: all passed (their files were temporary, nothing is left behind)"
 
 browser-test: $(INSTALLED)

@@ -1,4 +1,4 @@
-"""The command line: `kanjilab demo`, `data`, `train`, `sweep`, `strip`, `score`, `reinvent`, `diagnose`, `export`."""
+"""Curate kanji, train LoRAs over a frozen text-to-image base, draw checkpoint strips, and measure what came out."""
 
 import json
 from dataclasses import replace
@@ -171,7 +171,7 @@ def data(
 def train(
     data: Annotated[Path, typer.Argument(help="An image folder, anybody's.")],
     folder: Annotated[Path, typer.Argument(help="The run: new, or one to go on with.")],
-    preset: Annotated[str, typer.Option(help="A published training; other options change it.")] = "",
+    preset: Annotated[str, typer.Option(help="The demo's training, or a published one; other options change it.")] = "",
     base: Annotated[
         str | None, typer.Option(help="pocket, sd14, sd15, sd35-medium, sd35-large, a Hub id, a folder or a file.")
     ] = None,
@@ -185,8 +185,9 @@ def train(
 ) -> None:
     """Train one arm, or one per value of --vary, over one frozen base. Called again, it goes on.
 
-    With --preset: a published training (generative-kanji-article, generative-kanji-repo, instantkanji-sd15-full,
-    instantkanji-sd35-lora, instantkanji-sd35-lora-periodic), and at its end the strip, the LoRA and a ComfyUI workflow.
+    With --preset: the demo's training (pocket-demo), or a published one (generative-kanji-article,
+    generative-kanji-repo, instantkanji-sd15-full, instantkanji-sd35-lora, instantkanji-sd35-lora-periodic), and at its
+    end the strip, the LoRA and a ComfyUI workflow.
 
     Under `torchrun --nproc_per_node 2 -m kanjilab train ...` (or `accelerate launch` on GPUs) every process takes
     its part of each batch.
@@ -330,6 +331,7 @@ def score(
     folder: Annotated[Path, typer.Argument(help="A run.")],
     data: Annotated[Path, typer.Argument(help="The image folder it was trained on.")],
     captions_per_radical: Annotated[int, typer.Option(help="In each of the two prompt sets.")] = 6,
+    arm: Annotated[int, typer.Option(help="Which arm of the run, from 0.")] = 0,
 ) -> None:
     """How often the expected radical is found, before and after training."""
     from kanjilab.bases import load_base
@@ -340,7 +342,7 @@ def score(
     try:
         run = _open_run(folder)
         base = load_base(run.settings["base"], run.settings["precision"])
-        scores = score_run(base, run, open_dataset(data), captions_per_radical, fitting(DEMO_SAMPLING, base))
+        scores = score_run(base, run, open_dataset(data), captions_per_radical, fitting(DEMO_SAMPLING, base), arm)
     except (ValueError, OSError, RuntimeError) as error:
         raise _fail_plainly(error) from error
     typer.echo(scores.to_string(index=False, float_format="{:.3f}".format))
@@ -353,6 +355,7 @@ def criteria(
     judge: Annotated[JudgeName, typer.Option(help="A or B.")] = JudgeName.B,
     captions_per_radical: Annotated[int, typer.Option(help="Captions of held-out characters, for each radical.")] = 3,
     images: Annotated[int, typer.Option(help="Drawn of each caption.")] = 4,
+    arm: Annotated[int, typer.Option(help="Which arm of the run, from 0.")] = 0,
     shuffled: Annotated[Path | None, typer.Option(help="The run of shuffled captions, as a control.")] = None,
 ) -> None:
     """Two parts, distinct, novel, well-formed, and what was asked for? The five criteria beside their controls."""
@@ -378,10 +381,11 @@ def criteria(
             captions_per_radical=captions_per_radical,
             images=images,
             sampling=fitting(DEMO_SAMPLING, base),
+            arm=arm,
             shuffled=other,
         )
         scores = {name: json.loads(table.loc[name].to_json(orient="index")) for name in table.index.unique("control")}
-        runs = {"run": run.settings["hash"], "shuffled": other.settings["hash"] if other else None}
+        runs = {"run": run.settings["hash"], "arm": arm, "shuffled": other.settings["hash"] if other else None}
         path = write_json_atomic(folder / f"criteria-{judge.value.lower()}.json", runs | asked | {"scores": scores})
     except (ValueError, OSError, RuntimeError) as error:
         raise _fail_plainly(error) from error

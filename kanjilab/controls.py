@@ -37,19 +37,21 @@ def score_criteria(
     captions_per_radical: int = 3,
     images: int = 4,
     sampling: Sampling | None = None,
+    arm: int = 0,
     shuffled: RunFolder | None = None,
 ) -> pd.DataFrame:
     """The five criteria of a run's last checkpoint on captions of held-out characters, with all controls.
 
     Args:
         base: what the run was trained on.
-        run: its first arm counts.
+        run: one of its arms counts.
         dataset: all of its data, training and held out.
         judge: the one that reports.
         captions_per_radical: prompts, for each radical.
         images: of each prompt.
         sampling: how models draw.
-        shuffled: the same training with shuffled captions, for a control.
+        arm: which arm of the run.
+        shuffled: the same training with shuffled captions, for a control; its first arm counts.
     Returns:
         As `control_table`, with the run first, as "run".
     Raises:
@@ -59,7 +61,8 @@ def score_criteria(
         raise ValueError(f"{dataset.folder}: expected held-out characters, got a training split alone")
     prompts = caption_prompts(dataset.split(HELD_OUT), HELD_OUT, captions_per_radical).captions
     context = make_context(dataset.split("train"), judge)
-    last, other = (load_checkpoints(base, r, r.checkpoints()[-1:]) if r else None for r in (run, shuffled))
+    last = load_checkpoints(base, run, run.checkpoints()[-1:], arm)
+    other = load_checkpoints(base, shuffled, shuffled.checkpoints()[-1:]) if shuffled else None
     seeds = range(images)
     drawn = {"run": _sampled(base, prompts, seeds, sampling, last)}
     drawn |= controls(context, dataset, base, prompts, seeds, sampling, trained=last, shuffled=other)

@@ -517,8 +517,10 @@ def _write_folder(
         _write(partial / DESCRIPTION, json.dumps(description, ensure_ascii=False, indent=1) + "\n")
         partial.chmod(0o755)  # mkdtemp makes it private
         os.replace(partial, folder)
-    except BaseException:
+    except BaseException as error:
         shutil.rmtree(partial, ignore_errors=True)
+        if isinstance(error, OSError) and folder.is_dir():  # another process was first
+            return _reopen(folder, recipe)
         raise
     return replace(dataset, folder=folder)
 

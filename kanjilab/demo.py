@@ -29,7 +29,7 @@ from kanjilab.sample import Sampling, fitting, load_checkpoints
 from kanjilab.score import caption_prompts, expected_radical_share, grayscale, score_prompts
 from kanjilab.settings import Arm
 from kanjilab.strips import save_animation, save_strip
-from kanjilab.train import StepReport, train
+from kanjilab.train import StepReport, between_steps, is_finished, train
 
 # Of what was tried on pocket in a few minutes of two cores, this draws the clearest glyphs. What made
 # the difference was the weight on high noise, where the prompt decides which parts there are.
@@ -106,7 +106,7 @@ def run_training(
         base, data, arms, folder, checkpoints, save_every_seconds: as for `kanjilab.train.train`.
         accelerator: of several processes; its trackers, if any, get loss, gradient norm and rate.
         progress: show the bar.
-        on_step: told of every step; what it raises leaves a checkpoint behind.
+        on_step: told of every step; what it raises leaves a checkpoint behind, as an interrupt does.
     Returns:
         The run, finished unless a STOP file ended it.
     """
@@ -124,7 +124,7 @@ def run_training(
     )
     shown = open_bar(total=total, unit="img", desc="train", smoothing=0.05, disable=hidden)
     # Closed at once when interrupted: a notebook keeps the exception's frames, and with them the run's lock.
-    with closing(cast(Generator[StepReport], steps)), shown:
+    with closing(cast(Generator[StepReport], steps)), shown, between_steps() as check:
         for number, report in enumerate(steps):
             if number == 0:  # only now is there a run folder, which may hold the trackers' files
                 accelerator.init_trackers("kanjilab")
@@ -133,6 +133,7 @@ def run_training(
             accelerator.log(_tracked(report), step=report.step)
             if on_step is not None:
                 on_step(report)
+            check()
     accelerator.end_training()
     return RunFolder.open(folder)
 
@@ -171,6 +172,8 @@ def run_demo(
         sampling: of strip and scores; its sampler is changed where it does not fit the base.
     Returns:
         The report that was written: seconds of each part, images/s, peak memory, scores.
+    Raises:
+        InterruptedError: a STOP file ended the training.
     """
     folder.mkdir(parents=True, exist_ok=True)
     clock = Clock()
@@ -184,6 +187,8 @@ def run_demo(
         data = encode_dataset(base, dataset.split("train"), on_progress=bar("encode", kept=True))
     with clock.part("train"):
         run = run_training(base, data, [arm], folder / "run", scale.checkpoints)
+    if not is_finished(run):
+        raise InterruptedError(f"{run.path} was stopped before its end; the same command goes on with it")
     recipe = {"scale": dataclasses.asdict(scale), "sampling": sampling.to_json()}
     if report := _finished_report(folder, run, dataset, recipe):
         return report
@@ -227,12 +232,13 @@ def _title(run: RunFolder) -> str:
 
 
 def score_run(
-    base: Base, run: RunFolder, dataset: Dataset, captions_per_radical: int, sampling: Sampling
+    base: Base, run: RunFolder, dataset: Dataset, captions_per_radical: int, sampling: Sampling, arm: int = 0
 ) -> pd.DataFrame:
     """Expected radical found, before and after training, on training and on held-out captions, where there are any.
 
     Args:
         captions_per_radical: prompts drawn from each split, for each radical.
+        arm: which arm of the run.
     Returns:
         One row a prompt set and checkpoint: prompts, images, rate, low, high (95% interval).
     """
@@ -244,7 +250,7 @@ def score_run(
             continue
         prompts = caption_prompts(dataset.split(split), name, captions_per_radical)
         for when, step in (("before", steps[0]), ("after", steps[-1])):
-            trained = load_checkpoints(base, run, [step])
+            trained = load_checkpoints(base, run, [step], arm)
             readings, _ = score_prompts(base, judge, prompts, [0], sampling, trained)
             share = expected_radical_share(readings)
             rows.append((name, when, len(prompts.captions), len(readings), *share))

@@ -78,7 +78,8 @@ def encode_dataset(
         on_progress: called with (done, total) items.
     """
     identity = settings_hash([FORMAT, base.encoding_identity, dataset.content_hash])
-    folder = (cache or cache_folder() / "encoded") / identity
+    # Two bases of the same weights may differ in scale or in the length of captions.
+    folder = (cache or cache_folder() / "encoded") / settings_hash([identity, base.latent_scale, base.text.shape])
     if not folder.is_dir():
         with appearing_folder(folder) as temporary:
             _write(base, dataset, temporary, batch, on_progress)

@@ -205,7 +205,7 @@ def _refuse_ruined(run: RunFolder, step: int, arm: int, name: str, value: Tensor
 def _header(run: RunFolder, step: int, arm: int, folded: bool) -> dict[str, str]:
     """Text by text, as safetensors wants it."""
     facts, settings = run.settings, _arm_settings(run, arm)
-    state = json.loads((run.checkpoint_path(step) / "state.json").read_text())
+    state = run.read_state(step)
     return {
         "format": "pt",
         "base": facts["base"],

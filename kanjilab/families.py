@@ -123,10 +123,15 @@ class Base(ABC):
         """What encoded latents and text states depend on, of the base."""
         return self.identity
 
+    @property
+    def latent_px(self) -> int:
+        """Pixels of an image along the edge of one latent."""
+        return 2 ** (len(self.vae.config.block_out_channels) - 1)
+
     def latent_shape(self, size_px: int) -> tuple[int, int, int]:
         """(C, h, w) of the latents of a square image."""
-        factor = 2 ** (len(self.vae.config.block_out_channels) - 1)
-        return self.vae.config.latent_channels, size_px // factor, size_px // factor
+        edge = size_px // self.latent_px
+        return self.vae.config.latent_channels, edge, edge
 
     @torch.no_grad()
     def encode_images(self, pixels: np.ndarray) -> tuple[Tensor, Tensor]:
@@ -140,7 +145,7 @@ class Base(ABC):
         images = torch.from_numpy(pixels.astype(np.float32) / 127.5 - 1).to(self.device, self.vae.dtype)
         images = images[:, None] if images.ndim == 3 else images.permute(0, 3, 1, 2)
         posterior = self.vae.encode(images).latent_dist
-        factor, shift = self._latent_scale()
+        factor, shift = self.latent_scale
         return (posterior.mean.float() - shift) * factor, posterior.logvar.float() + 2 * float(np.log(factor))
 
     @torch.no_grad()
@@ -152,12 +157,13 @@ class Base(ABC):
         Returns:
             (B, H, W) or (B, H, W, 3) uint8.
         """
-        factor, shift = self._latent_scale()
+        factor, shift = self.latent_scale
         images = self.vae.decode(latents.to(self.vae.dtype) / factor + shift).sample
         pixels = ((images.float() + 1) * 127.5).round().clamp(0, 255).byte().cpu().numpy()
         return pixels[:, 0] if pixels.shape[1] == 1 else pixels.transpose(0, 2, 3, 1)
 
-    def _latent_scale(self) -> tuple[float, float]:
+    @property
+    def latent_scale(self) -> tuple[float, float]:
         """The autoencoder's scaling factor, and the shift before it."""
         return self.vae.config.scaling_factor, self.vae.config.get("shift_factor") or 0.0
 
@@ -242,6 +248,8 @@ class UNetBase(Base):
         if gamma is None and not velocity:
             return torch.ones(len(timesteps), device=self.device)
         alpha_bar = self.alpha_bar[timesteps]
+        if self.prediction == "v_prediction":
+            alpha_bar = alpha_bar.clamp(min=1e-8)  # 0 at pure noise, where the product below is 1 all the same
         if velocity:
             weight = velocity_weight(alpha_bar, gamma)
         else:

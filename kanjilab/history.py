@@ -1,17 +1,32 @@
 """What a run drew at each of its checkpoints: sampled once, stored in the run, shown as a strip."""
 
-from collections.abc import Callable, Sequence
-from typing import Any
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any, NamedTuple
 
 import numpy as np
 
+from kanjilab.adapters import Trainable
 from kanjilab.bases import Base
-from kanjilab.runs import RunFolder
-from kanjilab.sample import Sampling, checkpoint_images_seen, default_sampling, load_checkpoints, sample
+from kanjilab.runs import RunError, RunFolder
+from kanjilab.sample import (
+    Sampling,
+    checkpoint_images_seen,
+    default_sampling,
+    load_checkpoints,
+    sample,
+    trained_px,
+)
 from kanjilab.settings import settings_hash
 from kanjilab.strips import Strip
 
 LOADED_BYTES = 1_000_000_000  # of adapters, a rank of 768 having 4.5 GB
+
+
+class Column(NamedTuple):
+    """What one checkpoint drew: (P, S, H, W) or (P, S, H, W, 3) uint8, after so many images seen."""
+
+    images_seen: int
+    images: np.ndarray
 
 
 def sample_history(
@@ -38,23 +53,28 @@ def sample_history(
         batch: images drawn at a time.
         on_progress: called with (done, total) images of those that are drawn now.
     Returns:
-        (C, P, S, H, W) uint8 images, C checkpoints from "before training" on; and the facts: steps,
-        images_seen, prompts, seeds, sampling.
+        (C, P, S, H, W) uint8 images, C checkpoints from "before training" on, without those that the training removed
+        meanwhile; and the facts: steps, images_seen, prompts, seeds, sampling.
     Raises:
         ValueError: the run has no such arm, or no checkpoint yet.
     """
     sampling = sampling or default_sampling(base.family)
+    facts = {"base": base.name, "run": run.settings["hash"], "arm": arm}
     asked = {"prompts": list(prompts), "seeds": list(seeds), "sampling": sampling.to_json()}
-    facts = _facts(base, run, arm, steps) | asked
-    wanted, name = facts["steps"], _name(run, prompts, seeds, sampling, arm)
+    wanted, name = _wanted(run, arm, steps), _name(run, prompts, seeds, sampling, arm)
     stored = stored_history(run, prompts, seeds, sampling, arm=arm)
-    columns = dict(zip(stored[1]["steps"], stored[0], strict=True)) if stored else {}
-    if list(columns) != wanted:
-        left = [step for step in wanted if step not in columns]
-        columns |= _draw_columns(base, run, arm, left, (prompts, seeds, sampling), batch, on_progress)
-        columns = {step: columns[step] for step in wanted}
-        run.write_samples(name, np.stack(list(columns.values())), facts)
-    return np.stack(list(columns.values())), facts
+    columns = _stored_columns(run, *stored) if stored else {}
+
+    def told(shown: dict[int, Column]) -> tuple[np.ndarray, dict[str, Any]]:
+        seen = [column.images_seen for column in shown.values()]
+        images = np.stack([column.images for column in shown.values()])
+        return images, facts | {"steps": list(shown), "images_seen": seen} | asked
+
+    left = [step for step in wanted if step not in columns]
+    for drawn in _draw_columns(base, run, arm, left, (prompts, seeds, sampling), batch, on_progress):
+        columns = dict(sorted((columns | drawn).items()))
+        run.write_samples(name, *told(columns))
+    return told({step: columns[step] for step in wanted if step in columns})
 
 
 def stored_history(
@@ -84,19 +104,47 @@ def _draw_columns(
     asked: tuple[Sequence[str], Sequence[int], Sampling],
     batch: int,
     on_progress: Callable[[int, int], None],
-) -> dict[int, np.ndarray]:
-    """Step -> (P, S, H, W) or (P, S, H, W, 3), drawn together where they are small adapters of one base."""
+) -> Iterator[dict[int, Column]]:
+    """Columns by step, as many at once as are drawn together: small adapters of one base."""
     prompts, seeds, sampling = asked
     each, together = len(prompts) * len(seeds), _drawn_together(run, arm)
-    drawn: dict[int, np.ndarray] = {}
     if steps:
         on_progress(0, each * len(steps))
-    for group in [steps[start : start + together] for start in range(0, len(steps), together)]:
-        trainable = load_checkpoints(base, run, group, arm)
-        report = _shifted(on_progress, each * len(drawn), each * len(steps))
-        images = sample(base, prompts, seeds, sampling, trainable=trainable, batch=batch, on_progress=report)
-        drawn |= dict(zip(group, images, strict=True))
-    return drawn
+    for start in range(0, len(steps), together):
+        if (found := _load(base, run, steps[start : start + together], arm)) is None:
+            continue
+        seen, trainable = found
+        report = _shifted(on_progress, each * start, each * len(steps))
+        images = sample(
+            base,
+            prompts,
+            seeds,
+            sampling,
+            trainable=trainable,
+            batch=batch,
+            size_px=trained_px(run),
+            on_progress=report,
+        )
+        yield {step: Column(count, shown) for (step, count), shown in zip(seen.items(), images, strict=True)}
+
+
+def _load(base: Base, run: RunFolder, steps: Sequence[int], arm: int) -> tuple[dict[int, int], Trainable] | None:
+    """Images seen by step, and the adapters, of those that are still there: a training that goes on removes some."""
+    while there := [step for step in steps if step in run.checkpoints()]:
+        try:
+            seen = {step: checkpoint_images_seen(run, step, arm) for step in there}
+            return seen, load_checkpoints(base, run, there, arm)
+        except (RunError, FileNotFoundError):
+            if set(there) <= set(run.checkpoints()):
+                raise
+    return None
+
+
+def _stored_columns(run: RunFolder, images: np.ndarray, facts: dict[str, Any]) -> dict[int, Column]:
+    """What was drawn of the checkpoints that are still there."""
+    columns = map(Column, facts["images_seen"], images)
+    there = run.checkpoints()
+    return {step: column for step, column in zip(facts["steps"], columns, strict=True) if step in there}
 
 
 def _drawn_together(run: RunFolder, arm: int) -> int:
@@ -107,16 +155,13 @@ def _drawn_together(run: RunFolder, arm: int) -> int:
     return max(1, LOADED_BYTES // first.stat().st_size)
 
 
-def _facts(base: Base, run: RunFolder, arm: int, only: Sequence[int] | None) -> dict[str, Any]:
+def _wanted(run: RunFolder, arm: int, only: Sequence[int] | None) -> list[int]:
     steps, arms = run.checkpoints(), len(run.settings["arms"])
     if not 0 <= arm < arms:
         raise ValueError(f"{run.path} has arms 0 to {arms - 1}, got {arm}")
     if not steps:
         raise ValueError(f"{run.path} has no checkpoint yet: its training never began")
-    if only is not None:
-        steps = [step for step in steps if step in only]
-    seen = [checkpoint_images_seen(run, step, arm) for step in steps]
-    return {"base": base.name, "run": run.settings["hash"], "arm": arm, "steps": steps, "images_seen": seen}
+    return steps if only is None else [step for step in steps if step in only]
 
 
 def _shifted(on_progress: Callable[[int, int], None], before: int, total: int) -> Callable[[int, int], None]:

@@ -25,11 +25,11 @@ from kanjilab.encode import Encoded
 from kanjilab.lab import Lab
 from kanjilab.metrics import mean_pairwise_distance
 from kanjilab.runs import RunFolder, write_json_atomic
-from kanjilab.sample import load_checkpoints, sample
+from kanjilab.sample import load_checkpoints, sample, trained_px
 from kanjilab.schedules import checkpoint_steps
 from kanjilab.score import glyphs_of
 from kanjilab.settings import Arm, settings_hash
-from kanjilab.train import Trainer, denoising_errors, draw_example
+from kanjilab.train import Trainer, denoising_errors, draw_example, is_finished
 
 LOSS_SEED = 0  # of timesteps and noise of the held-out loss: the same for all arms of all studies
 GIGABYTE = 1e9
@@ -129,7 +129,7 @@ def _write_first(path: Path, content: Any) -> None:
 def _room(base: Base, most_arms: int, memory_gb: float | None, share: float) -> Callable[[Arm, Encoded], int]:
     """How many arms like a given one fit; what is measured once for a shape is remembered."""
     idle = _peak_gigabytes(base.device, reset=True)
-    limit = memory_gb or idle + share * _free_gigabytes(base.device)
+    limit = idle + share * _free_gigabytes(base.device) if memory_gb is None else memory_gb
     known: dict[tuple, int] = {}
 
     def room(arm: Arm, data: Encoded) -> int:
@@ -299,7 +299,7 @@ def run_pack(
             arm. What it raises ends the pack; the next call goes on.
     Raises:
         RunLocked: another process is at it.
-        InterruptedError: a STOP file ended the training.
+        InterruptedError: a STOP file ended the training, or the drawing after the arm that was drawn.
     """
     stored = stored_moments(lab)
     if not (keys := [key for key in pack.keys if key not in stored]):
@@ -320,11 +320,10 @@ def run_pack(
         on_step=lambda report: on_progress("train", max(report.images_seen), images),
     )
     with run.lock():
-        last = _state(run, run.checkpoints()[-1])["arms"]
-        if any(a["steps"] < arm.total_steps(len(data)) and not a["stopped"] for a, arm in zip(last, arms, strict=True)):
-            raise InterruptedError(f"{folder} was stopped before its end; the same call goes on with it")
         moments = []
         for k, key in enumerate(open_bar(keys, desc="draw", unit="arm", disable=not progress)):
+            if run.stop_requested() or not is_finished(run):
+                raise InterruptedError(f"{folder} was stopped before its end; the same call goes on with it")
             moments += _arm_moments(lab, run, k, key, arms[k], data)
             on_progress("draw", k + 1, len(keys))
         (folder / "results").mkdir(exist_ok=True)
@@ -336,37 +335,40 @@ def run_pack(
             run.truncate_checkpoints(-1)
 
 
-def _state(run: RunFolder, step: int) -> dict[str, Any]:
-    return json.loads((run.checkpoint_path(step) / "state.json").read_text())
-
-
 def _arm_moments(lab: Lab, run: RunFolder, k: int, key: str, arm: Arm, data: Encoded) -> Iterator[Moment]:
-    """Draws and measures one arm at each moment that is scored."""
-    there = run.checkpoints()
+    """Draws and measures one arm at each moment that is scored; one that ended early stays as it was then."""
+    last = run.checkpoints()[-1]
     wanted = checkpoint_steps(arm.total_steps(len(data)), lab.study.checkpoints)[1:]
-    steps = sorted({min(step, there[-1]) for step in wanted})  # where all arms stopped early, the end is earlier
-    for number, step in enumerate(steps, start=1):
-        state = _state(run, step)
-        trainable = load_checkpoints(lab.base, run, [step], k)
-        name = f"{key}-{step:06d}-{lab.drawing}"
-        facts = {"arm": arm.to_json(), "key": key, "images_seen": state["arms"][k]["images_seen"]}
-        if name not in run.samples():
-            run.write_samples(name, _draw(lab, trainable), facts | _drawn_facts(lab))
-        images, _ = run.read_samples(name)
-        yield Moment(
-            key=key,
-            number=number,
-            final=step == steps[-1],
-            step=step,
-            images_seen=state["arms"][k]["images_seen"],
-            stopped=state["arms"][k]["stopped"],
-            diversity=mean_pairwise_distance(glyphs_of(images)),
-            held_out_loss=_held_out_loss(lab, trainable),
-            samples=name,
-            run=run.settings["hash"],
-            folder="",
-            seconds=round(state["seconds"] / len(state["arms"]), 1),
-        )
+    moment: Moment | None = None
+    for number, step in enumerate((min(step, last) for step in wanted), start=1):
+        if moment is None or moment.step != step:
+            moment = _moment(lab, run, k, key, arm, step)
+        yield dataclasses.replace(moment, number=number, final=number == len(wanted))
+
+
+def _moment(lab: Lab, run: RunFolder, k: int, key: str, arm: Arm, step: int) -> Moment:
+    """One arm at one checkpoint, drawn if it is not yet, and measured."""
+    state = run.read_state(step)
+    trainable = load_checkpoints(lab.base, run, [step], k)
+    name = f"{key}-{step:06d}-{lab.drawing}"
+    facts = {"arm": arm.to_json(), "key": key, "images_seen": state["arms"][k]["images_seen"]}
+    if name not in run.samples():
+        run.write_samples(name, _draw(lab, trainable, trained_px(run)), facts | _drawn_facts(lab))
+    images, _ = run.read_samples(name)
+    return Moment(
+        key=key,
+        number=1,
+        final=True,
+        step=step,
+        images_seen=state["arms"][k]["images_seen"],
+        stopped=state["arms"][k]["stopped"],
+        diversity=mean_pairwise_distance(glyphs_of(images)),
+        held_out_loss=_held_out_loss(lab, trainable),
+        samples=name,
+        run=run.settings["hash"],
+        folder="",
+        seconds=round(state["seconds"] / len(state["arms"]), 1),
+    )
 
 
 def _drawn_facts(lab: Lab) -> dict[str, Any]:
@@ -380,13 +382,14 @@ def _drawn_facts(lab: Lab) -> dict[str, Any]:
     return {"prompts": prompts, "noise_seeds": list(study.noise_seeds), "sampling": study.sampling.to_json()}
 
 
-def _draw(lab: Lab, trainable: Trainable) -> np.ndarray:
+def _draw(lab: Lab, trainable: Trainable, size_px: int) -> np.ndarray:
     """(P, S, H, W) or (P, S, H, W, 3) uint8: every prompt in every noise.
 
     One arm at a time: its merged weights cost less than stacked adapters, and a kill loses one arm's images at most.
     """
     seeds, sampling = lab.study.noise_seeds, lab.study.sampling
-    return sample(lab.base, lab.captions, seeds, sampling, trainable=trainable, batch=lab.drawn_together)[0]
+    together = lab.drawn_together
+    return sample(lab.base, lab.captions, seeds, sampling, trainable=trainable, batch=together, size_px=size_px)[0]
 
 
 @torch.no_grad()

@@ -1,4 +1,4 @@
-"""Published trainings as settings: what was stated is repeated, and what was not is named, with the default taken.
+"""Trainings as settings: the demo's, and published ones: what was stated is repeated, what was not is named.
 
 Sources: the article and the repository "Generative Kanji" (LoRA on SD 1.4), and what is known of "InstantKanji" (every
 weight of SD 1.5; LoRA on SD 3.5 Large, trained with SimpleTuner).
@@ -9,7 +9,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from kanjilab.demo import ARTICLE_ARM
+from kanjilab.demo import ARTICLE_ARM, DEMO_ARM, DEMO_SAMPLING, SCALES
+from kanjilab.prompts import DEMO
 from kanjilab.sample import Sampling
 from kanjilab.settings import Arm
 
@@ -28,7 +29,7 @@ SD35_PERIODIC = dataclasses.replace(SD35_ARM, schedule="periodic", warmup_steps=
 
 @dataclass(frozen=True)
 class Preset:
-    """A published training.
+    """A training that others did, or the demo does.
 
     Attributes:
         about: what it repeats.
@@ -36,11 +37,11 @@ class Preset:
         precision: of the frozen base.
         arms: trained together over one base.
         images: how the training images are made with kanjilab.
-        training_images: how many the publication had.
+        training_images: how many there were.
         prompts: drawn at each checkpoint.
         sampling: how.
         checkpoints: after the one before training.
-        defaults: what was not published, and what is taken.
+        defaults: what was not published, and what is taken in its place.
     """
 
     about: str
@@ -58,7 +59,7 @@ class Preset:
         """What it is, which images it wants, and what was not published, a line each."""
         return [
             self.about,
-            f"images: {self.images} ({self.training_images:,} were published)",
+            f"images: {self.images} ({self.training_images:,} there)",
             *(f"not published: {name}; taken: {value}" for name, value in self.defaults.items()),
         ]
 
@@ -105,6 +106,18 @@ GENERATIVE_KANJI: dict[str, Any] = dict(
     sampling=SD1_SAMPLING,
 )
 PRESETS: dict[str, Preset] = {
+    "pocket-demo": Preset(
+        about="The demo's settings: LoRA of rank 64 on all layers of pocket, batch 16, 28,000 images seen",
+        base="pocket",
+        precision="bf16",
+        arms=(dataclasses.replace(DEMO_ARM, images_seen=SCALES["demo"].images_seen),),
+        images="kanjilab data data/left16",
+        training_images=1_408,
+        prompts=DEMO,
+        sampling=DEMO_SAMPLING,
+        checkpoints=SCALES["demo"].checkpoints,
+        defaults={},
+    ),
     "generative-kanji-article": Preset(
         about="Generative Kanji as its article tells it: LoRA of rank 64, alpha 4, on the cross-attention of SD 1.4, "
         "batch 1, 8 epochs, 1e-4, cosine, 128 px",

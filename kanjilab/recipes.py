@@ -19,6 +19,7 @@ from kanjilab.presets import Cost, Preset, arms_of, find_preset
 from kanjilab.release import pictures_of, release_arm
 from kanjilab.runs import RunFolder
 from kanjilab.settings import PRECISIONS, Arm
+from kanjilab.train import is_finished
 
 
 @dataclass(frozen=True)
@@ -31,7 +32,7 @@ class Recipe:
         checkpoints: after the one before training.
         preset: where it comes from, or None.
     Raises:
-        ValueError: an unknown precision.
+        ValueError: an unknown precision, or no checkpoints.
     """
 
     base: str
@@ -44,6 +45,8 @@ class Recipe:
     def __post_init__(self) -> None:
         if self.precision not in PRECISIONS:
             raise ValueError(f"precision must be one of {PRECISIONS}, got {self.precision!r}")
+        if self.checkpoints < 1:
+            raise ValueError(f"checkpoints must be >= 1, got {self.checkpoints}")
 
     @classmethod
     def of(
@@ -74,7 +77,7 @@ class Recipe:
             base=base or (found.base if found else "pocket"),
             precision=precision or (found.precision if found else "bf16"),
             arms=tuple(arms),
-            checkpoints=checkpoints or (found.checkpoints if found else 8),
+            checkpoints=checkpoints if checkpoints is not None else found.checkpoints if found else 8,
             preset=found,
         )
 
@@ -126,7 +129,7 @@ def run_recipe(
     before = RunFolder.open(folder).checkpoints() if begun else []
     run = run_training(base, encoded, recipe.arms, folder, recipe.checkpoints, accelerator=accelerator)
     _tell_how_it_ended(run, before, tell)
-    if recipe.preset and shown:
+    if recipe.preset and shown and is_finished(run):
         _release(base, run, recipe.preset, tell)
     return run
 
@@ -153,11 +156,14 @@ def _strip_cost(preset: Preset, recipe: Recipe) -> str:
 
 
 def _tell_how_it_ended(run: RunFolder, before: Sequence[int], say: Callable[[str], None]) -> None:
-    if run.checkpoints() == before:
+    if run.checkpoints() == before and is_finished(run):
         say(f"{run.path} was finished before; nothing was left to train")
-    for number, reason in enumerate(run.read_log()["stopped"].iloc[-1]):
-        if reason:
-            say(f"arm {number} stopped early: {reason}")
+    last = run.checkpoints()[-1]
+    if not is_finished(run):
+        say(f"{run.path} was stopped at step {last:,}; the same command goes on with it")
+    for number, arm in enumerate(run.read_state(last)["arms"]):
+        if arm["stopped"]:
+            say(f"arm {number} stopped early: {arm['stopped']}")
 
 
 def _release(base: Base, run: RunFolder, preset: Preset, say: Callable[[str], None]) -> None:

@@ -12,7 +12,7 @@ from kanjilab.comfyui import Drawing, workflow_for, write_workflow
 from kanjilab.export import LORA_FORMS, to_pipeline, write_card
 from kanjilab.history import history_strip, sample_history
 from kanjilab.runs import RunFolder
-from kanjilab.sample import Sampling
+from kanjilab.sample import Sampling, trained_px
 from kanjilab.settings import Arm
 from kanjilab.strips import Strip, save_strip
 
@@ -45,12 +45,12 @@ class Handover:
         if self.form not in FORMS:
             raise ValueError(f"format must be one of {', '.join(FORMS)}, got {self.form!r}")
 
-    @property
-    def drawing(self) -> Drawing:
-        """What the workflow draws."""
+    def drawing(self, size_px: int) -> Drawing:
+        """What the workflow draws, of this height and width."""
         sampling = self.sampling
         text = sampling.prefix + self.prompt
-        return Drawing(text, sampling.negative_prompt, steps=sampling.steps, guidance=sampling.guidance)
+        shape = {"steps": sampling.steps, "guidance": sampling.guidance, "size_px": size_px}
+        return Drawing(text, sampling.negative_prompt, **shape)
 
 
 def hand_over(run: RunFolder, step: int, arm: int, path: Path, handover: Handover) -> list[Path]:
@@ -70,7 +70,7 @@ def hand_over(run: RunFolder, step: int, arm: int, path: Path, handover: Handove
         written = [LORA_FORMS[handover.form](run, step, arm, path)]
     if handover.form == "comfyui":
         mmdit = run.settings.get("family") == "mmdit"
-        workflow = workflow_for(run.settings["base"], mmdit, written[0].name, handover.drawing)
+        workflow = workflow_for(run.settings["base"], mmdit, written[0].name, handover.drawing(trained_px(run)))
         written.append(write_workflow(path / "workflow.json", workflow))
     if handover.card:
         name = "" if handover.form == "pipeline" else written[0].name

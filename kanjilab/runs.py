@@ -474,6 +474,17 @@ class RunFolder:
             if (actual := hashlib.sha256((folder / name).read_bytes()).hexdigest()) != expected["sha256"]:
                 raise RunError(f"{folder / name}: expected SHA-256 {expected['sha256']}, got {actual}")
 
+    def read_state(self, step: int) -> dict[str, Any]:
+        """What a complete checkpoint tells of its training: `step`, `seconds`, and of each arm `steps`, `images_seen`,
+        `stopped`.
+
+        Args:
+            step: one of `checkpoints()`.
+        Raises:
+            RunError: there is no complete checkpoint of that step.
+        """
+        return json.loads((self.checkpoint_path(step) / "state.json").read_text())
+
     def rotate(self, keep: int, also: Sequence[int] = ()) -> list[int]:
         """Delete old checkpoints.
 

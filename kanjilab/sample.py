@@ -1,12 +1,10 @@
 """From checkpoints, prompts and seeds to images: the same noise everywhere."""
 
 import itertools
-import json
 import warnings
 from collections.abc import Callable, Sequence
 from contextlib import nullcontext
 from dataclasses import asdict, dataclass, replace
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -18,6 +16,7 @@ from torch import Tensor
 from kanjilab.adapters import Segments, Trainable, make_trainable
 from kanjilab.counted import counted_rng
 from kanjilab.families import Base, FlowBase, UNetBase
+from kanjilab.glyphs import SIZE_PX
 from kanjilab.runs import RunFolder
 from kanjilab.settings import Arm
 from kanjilab.text_states import TextStates
@@ -70,7 +69,8 @@ class Sampling:
         if self.sampler == "flow-euler":
             return FlowMatchEulerDiscreteScheduler.from_config(base.scheduler_config)
         if self.sampler == "ddim":
-            return DDIMScheduler.from_config(base.scheduler_config)
+            # Latents go beyond 1; where another scheduler's settings say nothing, diffusers would clip them.
+            return DDIMScheduler.from_config(base.scheduler_config, clip_sample=False)
         return DPMSolverMultistepScheduler.from_config(base.scheduler_config, algorithm_type="dpmsolver++")
 
 
@@ -98,7 +98,7 @@ def sample(
     *,
     trainable: Trainable | None = None,
     batch: int = 32,
-    size_px: int = 128,
+    size_px: int = SIZE_PX,
     on_progress: Callable[[int, int], None] = lambda done, total: None,
     on_latents: Callable[[Tensor], None] = lambda latents: None,
 ) -> np.ndarray:
@@ -213,8 +213,11 @@ def load_checkpoints(base: Base, run: RunFolder, steps: Sequence[int], arm: int 
         steps: some of `run.checkpoints()`.
         arm: which arm of the run.
     Raises:
-        ValueError: the run was trained on another base.
+        ValueError: the run was trained on another base, or has no such arm.
     """
+    last = len(run.settings["arms"]) - 1
+    if not 0 <= arm <= last:
+        raise ValueError(f"{run.path} has arms 0 to {last}, got {arm}")
     if run.settings["base_identity"] != base.identity:
         raise ValueError(f"{run.path} was trained on base {run.settings['base']!r}, which differs from {base.name!r}")
     setting = Arm.from_json(run.settings["arms"][arm])
@@ -226,5 +229,9 @@ def load_checkpoints(base: Base, run: RunFolder, steps: Sequence[int], arm: int 
 
 def checkpoint_images_seen(run: RunFolder, step: int, arm: int = 0) -> int:
     """Images that an arm had seen at a checkpoint."""
-    state = json.loads((Path(run.checkpoint_path(step)) / "state.json").read_text())
-    return state["arms"][arm]["images_seen"]
+    return run.read_state(step)["arms"][arm]["images_seen"]
+
+
+def trained_px(run: RunFolder) -> int:
+    """Height and width of the images that a run was trained on, and so is asked for; older runs do not tell."""
+    return run.settings.get("size_px", SIZE_PX)

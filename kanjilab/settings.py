@@ -36,8 +36,8 @@ def _require(condition: bool, message: str) -> None:
 class Arm:
     """One setting of an ablation: what is trained, how far, and how fast.
 
-    The defaults are those of the article "Generative Kanji": rank 64, batch 1, 8 epochs, 1e-4,
-    cosine.
+    The defaults are those of the article "Generative Kanji" (rank 64, batch 1, 8 epochs, 1e-4,
+    cosine) but for targets and alpha: see `kanjilab.demo.ARTICLE_ARM`.
 
     Args:
         targets: which layers get a LoRA: `cross-attention` (a U-Net's attn2), `attention`,

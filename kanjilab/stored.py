@@ -382,12 +382,13 @@ def variants_strip(lab: Lab, variants: Sequence[Variant] = (), seed: int | None 
     study, seed = lab.study, lab.study.seeds[0] if seed is None else seed
     asked = prompt_table(lab).drop_duplicates(["split", "radical"])
     chosen = variants or study.variants
-    before = sample(lab.base, list(asked["prompt"]), study.noise_seeds[:1], study.sampling)[0, :, 0]
-    rows = [before, *(last_images(lab, variant, seed)[asked.index, 0] for variant in chosen)]
+    rows = [last_images(lab, variant, seed)[asked.index, 0] for variant in chosen]
+    size_px = rows[0].shape[1]
+    before = sample(lab.base, list(asked["prompt"]), study.noise_seeds[:1], study.sampling, size_px=size_px)[0, :, 0]
     groups = tuple((spelled(str(split)), len(part)) for split, part in asked.groupby("split", sort=False))
     facts = {"study": study.hash, "seed": seed} | study.sampling.to_json()
     labels = ("before training", *(variant.label for variant in chosen))
-    return Strip(np.stack(rows), labels, tuple(asked["prompt"]), title, facts, column_groups=groups)
+    return Strip(np.stack([before, *rows]), labels, tuple(asked["prompt"]), title, facts, column_groups=groups)
 
 
 def measure_images(lab: Lab, measure: Callable[[np.ndarray], pd.DataFrame]) -> pd.DataFrame:

@@ -1,9 +1,10 @@
 """The training step, as a generator over steps: K arms at once over one frozen base."""
 
-import json
+import signal
+import threading
 import time
-from collections.abc import Iterator, Sequence
-from contextlib import nullcontext
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, field
 from functools import lru_cache
 from pathlib import Path
@@ -356,7 +357,9 @@ def run_settings(base: Base, data: Encoded, arms: Sequence[Arm], checkpoints: in
         "checkpoints": checkpoints,
     }
     settings["hash"] = settings_hash(settings)
-    settings |= {"family": base.family, "prediction": base.prediction}  # told by base_identity; for those who export
+    # Told by base_identity and data; for those who draw and export.
+    size_px = data.mean.shape[-1] * base.latent_px
+    settings |= {"family": base.family, "prediction": base.prediction, "size_px": size_px}
     settings["versions"] = {"kanjilab": __version__, "torch": torch.__version__}
     return settings
 
@@ -390,9 +393,11 @@ def train(
     Yields:
         StepReport.
     Raises:
-        ValueError: the folder holds a run of other settings.
+        ValueError: the folder holds a run of other settings, or no checkpoint is wanted.
         RunLocked: another process writes there.
     """
+    if checkpoints < 1:
+        raise ValueError(f"checkpoints must be >= 1, got {checkpoints}")
     accelerator = accelerator or Accelerator(cpu=base.device.type == "cpu")
     settings = run_settings(base, data, arms, checkpoints)
     trainer = Trainer(base, data, arms, accelerator)
@@ -408,10 +413,48 @@ def train(
         yield from _steps(trainer, run, checkpoints, save_every_seconds, log_every)
 
 
+def is_finished(run: RunFolder) -> bool:
+    """Whether every arm came to its end, or was stopped for good: nothing is left to train."""
+    if not (steps := run.checkpoints()):
+        return False
+    arms = [Arm.from_json(arm) for arm in run.settings["arms"]]
+    told = zip(arms, run.read_state(steps[-1])["arms"], strict=True)
+    size = run.settings["training_images"]
+    return all(state["steps"] >= arm.total_steps(size) or state["stopped"] for arm, state in told)
+
+
+@contextmanager
+def between_steps() -> Iterator[Callable[[], None]]:
+    """An interrupt (Ctrl-C) waits until the step is done, so that a checkpoint can be left; a second one acts at once.
+
+    Yields:
+        To be called between two steps: raises KeyboardInterrupt where one waits. It does nothing beside the main
+        thread, which alone hears of interrupts, and where they have another meaning than Python's.
+    """
+    usual, waiting = signal.getsignal(signal.SIGINT), threading.Event()
+    if threading.current_thread() is not threading.main_thread() or usual is not signal.default_int_handler:
+        yield lambda: None
+        return
+
+    def wait(_number: int, _frame: Any) -> None:
+        waiting.set()
+        signal.signal(signal.SIGINT, usual)
+
+    def check() -> None:
+        if waiting.is_set():
+            raise KeyboardInterrupt
+
+    signal.signal(signal.SIGINT, wait)
+    try:
+        yield check
+    finally:
+        signal.signal(signal.SIGINT, usual)
+
+
 def _differences(stored: Any, asked: Any, name: str = "") -> Iterator[str]:
     """Each setting in which a stored run and the one asked for differ, with both values."""
     if isinstance(stored, dict) and isinstance(asked, dict):
-        for key in sorted((stored.keys() | asked.keys()) - {"hash", "versions", "family", "prediction"}):
+        for key in sorted((stored.keys() | asked.keys()) - {"hash", "versions", "family", "prediction", "size_px"}):
             yield from _differences(stored.get(key), asked.get(key), f"{name}.{key}".lstrip("."))
     elif isinstance(stored, list) and isinstance(asked, list) and len(stored) == len(asked):
         for index, pair in enumerate(zip(stored, asked, strict=True)):
@@ -424,9 +467,8 @@ def _differences(stored: Any, asked: Any, name: str = "") -> Iterator[str]:
 
 def _resume(trainer: Trainer, run: RunFolder, accelerator: Accelerator) -> None:
     if stored := run.checkpoints():
-        folder = run.checkpoint_path(stored[-1])
-        state = json.loads((folder / "state.json").read_text())
-        trainer.restore(state, load_file(folder / "state.safetensors", device=str(trainer.base.device)))
+        tensors = run.checkpoint_path(stored[-1]) / "state.safetensors"
+        trainer.restore(run.read_state(stored[-1]), load_file(tensors, device=str(trainer.base.device)))
     if accelerator.is_main_process:
         run.truncate_log(trainer.step)
         if not stored:

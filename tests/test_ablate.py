@@ -212,6 +212,34 @@ def test_a_stop_file_ends_a_pack_and_the_next_call_goes_on(study, finished, tmp_
     assert_same_tables(table_of(tmp_path), table_of(finished[0]))
 
 
+def test_a_stop_file_ends_the_drawing_too(study, finished, tmp_path, monkeypatch):
+    def stopping(*arguments, **options):
+        drawn.append(original(*arguments, **options))
+        for found in find_runs(tmp_path):
+            found.request_stop()
+        return drawn[-1]
+
+    original, drawn = packs.sample, []
+    with monkeypatch.context() as patch:
+        patch.setattr(packs, "sample", stopping)
+        with pytest.raises(InterruptedError, match="stopped before its end"):
+            run(study, tmp_path)
+    assert len(drawn) == 1
+    run(study, tmp_path)
+    assert_same_tables(table_of(tmp_path), table_of(finished[0]))
+
+
+def test_an_arm_that_ends_early_stands_as_it_was_at_every_moment(study, tmp_path):
+    wild = Variant("wild", dict(targets="unet", peak_lr=1e30))  # alone in its pack
+    several = dataclasses.replace(study, variants=(*study.variants, wild), contrasts=(), checkpoints=3)
+    run(several, tmp_path)
+    table = table_of(tmp_path).query("variant == 'wild'").drop_duplicates(["seed", "checkpoint"])
+    for _, part in table.groupby("seed"):  # stopped at the second of four steps
+        assert list(part["checkpoint"]) == [1, 2, 3] and list(part["final"]) == [False, False, True]
+        assert list(part["stopped"].notna()) == [False, True, True]
+        assert part["images_seen"].iloc[1] == part["images_seen"].iloc[2]
+
+
 def test_what_was_drawn_before_an_interruption_is_not_drawn_again(study, finished, tmp_path, monkeypatch):
     drawn = []
 

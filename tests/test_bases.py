@@ -51,6 +51,11 @@ def test_loss_weight_at_hand_worked_points(base, velocity_base, monkeypatch):
     # Noise: min(SNR, gamma) / SNR. Velocity: min(SNR, gamma) / (SNR + 1).
     assert_close(base.loss_weight(timesteps, 2.0), torch.tensor([2 / 9, 1, 2 / 3]))
     assert_close(velocity_base.loss_weight(timesteps, 2.0), torch.tensor([2 / 10, 1 / 2, 2 / 4]))
+    # Where nothing of the signal is left, a velocity error is the velocity error, and min-SNR leaves none of it.
+    monkeypatch.setattr(velocity_base, "alpha_bar", torch.tensor([0.0, 0.5, 0.75]))
+    assert_close(velocity_base.loss_weight(timesteps, None, velocity=True), torch.ones(3))
+    assert_close(velocity_base.loss_weight(timesteps, 2.0, velocity=True), torch.tensor([1, 2 / 2, 3 / 4]))
+    assert_close(velocity_base.loss_weight(timesteps[:1], 2.0), torch.zeros(1))
 
 
 def test_images_are_encoded_as_the_autoencoder_does(base, pipeline):

@@ -420,6 +420,20 @@ def test_a_failure_while_writing_leaves_nothing(tmp_path, monkeypatch):
     assert list(tmp_path.iterdir()) == []
 
 
+def test_another_process_may_build_it_first(tmp_path, monkeypatch):
+    write_card, first = dataset_module._card, []
+
+    def beaten(*arguments):
+        monkeypatch.setattr(dataset_module, "_card", write_card)
+        first.append(build_dataset(EveryCharacter(), tmp_path / "set", characters=small_table()))
+        return write_card(*arguments)
+
+    monkeypatch.setattr(dataset_module, "_card", beaten)
+    second = build_dataset(EveryCharacter(), tmp_path / "set", characters=small_table())
+    assert second.content_hash == first[0].content_hash and second.folder == first[0].folder
+    assert [path.name for path in tmp_path.iterdir()] == ["set"]
+
+
 def test_a_folder_in_use_or_changed_since_is_left_alone(tmp_path):
     (tmp_path / "mine").mkdir()
     (tmp_path / "mine" / "letter.txt").write_text("keep me")

@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+import signal
 from pathlib import Path
 
 import numpy as np
@@ -19,7 +20,7 @@ from kanjilab.runs import RunFolder
 from kanjilab.sample import Sampling
 from kanjilab.score import caption_prompts
 from kanjilab.settings import Arm
-from kanjilab.train import train
+from kanjilab.train import Trainer, train
 from tests.tiny import save_tiny_pipeline, tiny_encoded
 
 FILES = ["strip.png", "strip.json", "queen.gif", "queen.json", "loss.png", "loss.json", "report.json"]
@@ -199,6 +200,48 @@ def test_training_from_python_tells_its_images(base_folder, tmp_path, capsys):
     run = run_training(base, tiny_encoded(base), [Arm(rank=2, images_seen=4)] * 2, tmp_path / "run", 1)
     assert run.checkpoints() == [0, 4]
     assert "4/4" in capsys.readouterr().err
+
+
+@pytest.fixture
+def interruptible():
+    """Interrupts are Python's own, which test runners may have turned off."""
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    signal.signal(signal.SIGINT, before)
+
+
+def test_an_interrupt_waits_for_the_steps_end_and_a_second_does_not(base_folder, tmp_path, monkeypatch, interruptible):
+    def advance(self):
+        for _ in range(interrupts.get(self.step + 1, 0)):
+            signal.raise_signal(signal.SIGINT)
+        return original(self)
+
+    original, interrupts = Trainer.advance, {3: 1}
+    monkeypatch.setattr(Trainer, "advance", advance)
+    base = demo.load_base(str(base_folder))
+    arguments = base, tiny_encoded(base), [Arm(rank=2, images_seen=9)], tmp_path / "run", 1
+    with pytest.raises(KeyboardInterrupt):
+        run_training(*arguments, progress=False)
+    run = RunFolder.open(tmp_path / "run")
+    assert run.checkpoints() == [0, 3]
+    assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
+    interrupts.update({3: 0, 6: 2})
+    with pytest.raises(KeyboardInterrupt):
+        run_training(*arguments, progress=False)
+    assert run.checkpoints() == [0, 3], "it was not waited for the sixth step"
+
+
+def test_a_demo_that_was_stopped_says_so_and_draws_nothing(base_folder, doubles, tmp_path, monkeypatch):
+    def stopped(*arguments, **options):
+        for report in train(*arguments, **options):
+            RunFolder.open(arguments[3]).request_stop()
+            yield report
+
+    monkeypatch.setattr(demo, "train", stopped)
+    options = dict(rule=Left16(per_radical=2), base_name=str(base_folder), precision="fp32")
+    with pytest.raises(InterruptedError, match="stopped before its end; the same command goes on"):
+        run_demo(tmp_path / "demo", arm=ARM, scale=SCALE, sampling=Sampling(steps=1, guidance=1.0), **options)
+    assert sorted(path.name for path in (tmp_path / "demo").iterdir()) == ["data", "run"]
 
 
 def test_what_the_demo_draws():

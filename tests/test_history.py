@@ -46,11 +46,12 @@ def forbid_sampling(monkeypatch):
 def test_columns_are_the_pictures_of_each_checkpoint(base, runs, kind, arm):
     run, told = runs[kind], []
     images, facts = draw_history(base, run, arm=arm, on_progress=lambda *count: told.append(count))
-    assert images.shape == (3, 2, 2, 128, 128)
-    plain = sample(base, PROMPTS, SEEDS, QUICK)[0]
+    assert images.shape == (3, 2, 2, 32, 32), "as large as what was trained on"
+    plain = sample(base, PROMPTS, SEEDS, QUICK, size_px=32)[0]
     assert gray_levels_apart(images[0], plain) <= 1  # the base alone, bar the rounding of a shared batch
     for column, step in enumerate(run.checkpoints()):
-        drawn = sample(base, PROMPTS, SEEDS, QUICK, trainable=load_checkpoints(base, run, [step], arm))[0]
+        trained = load_checkpoints(base, run, [step], arm)
+        drawn = sample(base, PROMPTS, SEEDS, QUICK, trainable=trained, size_px=32)[0]
         assert gray_levels_apart(images[column], drawn) <= 1
     assert gray_levels_apart(images[2], plain) > 5
     assert gray_levels_apart(images[2], images[1]) > 1
@@ -87,6 +88,54 @@ def test_only_some_checkpoints_and_few_adapters_at_a_time(base, runs, monkeypatc
     last, facts = draw_history(base, run, seeds=[3, 4], steps=run.checkpoints()[-1:], batch=1)
     assert gray_levels_apart(last[0, :, 0], everything[-1, :, 0]) <= 1
     assert (last.shape[0], facts["steps"], facts["images_seen"]) == (1, run.checkpoints()[-1:], [6])
+
+
+def test_what_was_drawn_of_other_checkpoints_stays_stored(base, runs, monkeypatch):
+    run = runs["lora"]
+    everything, facts = draw_history(base, run, seeds=[5])
+    forbid_sampling(monkeypatch)
+    last, _ = draw_history(base, run, seeds=[5], steps=run.checkpoints()[-1:])
+    again, _ = draw_history(base, run, seeds=[5])
+    assert np.array_equal(last[0], everything[-1]) and np.array_equal(again, everything)
+
+
+def test_a_strip_survives_a_kill_between_its_columns(base, runs, monkeypatch):
+    run, drawn = runs["lora"], []
+    monkeypatch.setattr(history, "LOADED_BYTES", 1)
+
+    def once(*arguments, **options):
+        if drawn:
+            raise KeyboardInterrupt
+        drawn.append(sample(*arguments, **options))
+        return drawn[0]
+
+    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+        patch.setattr(history, "sample", once)
+        draw_history(base, run, seeds=[6])
+    told = []
+    images, _ = draw_history(base, run, seeds=[6], on_progress=lambda *count: told.append(count))
+    assert told[-1] == (4, 4), "two columns of two pictures were left"
+    assert np.array_equal(images[0], drawn[0][0])
+
+
+def test_a_checkpoint_that_its_training_removes_meanwhile_is_left_out(base, tmp_path):
+    arm = Arm(targets="unet", images_seen=12, batch=2, peak_lr=0.01)
+    steps = train(base, tiny_encoded(base), [arm], tmp_path / "run", checkpoints=1, save_every_seconds=0)
+    for _ in range(3):
+        next(steps)
+    run = RunFolder.open(tmp_path / "run")
+    assert run.checkpoints() == [0, 3]
+
+    def go_on(done, total):
+        if done == 1 and run.checkpoints() == [0, 3]:
+            next(steps)
+
+    images, facts = draw_history(base, run, prompts=["queen"], seeds=[0], on_progress=go_on)
+    assert (len(images), facts["steps"], facts["images_seen"]) == (1, [0], [0])
+    for _ in steps:
+        pass
+    images, facts = draw_history(base, run, prompts=["queen"], seeds=[0])
+    assert (len(images), facts["steps"], facts["images_seen"]) == (2, [0, 6], [0, 12])
 
 
 @pytest.mark.parametrize("arm", [-1, 2])

@@ -4,7 +4,7 @@ import dataclasses
 
 import pytest
 
-from kanjilab.demo import ARTICLE_ARM
+from kanjilab.demo import ARTICLE_ARM, DEMO_ARM, SCALES
 from kanjilab.presets import PRESETS, Cost, arms_of, find_preset
 from kanjilab.schedules import lr_factor
 from kanjilab.settings import Arm
@@ -40,15 +40,22 @@ def test_every_preset_says_what_was_not_published(name):
     preset = find_preset(name)
     notes = preset.notes()
     assert notes[0] == preset.about
-    assert "kanjilab data" in notes[1] and f"{preset.training_images:,} were published" in notes[1]
+    assert "kanjilab data" in notes[1] and f"({preset.training_images:,} there)" in notes[1]
     for what in ("negative prompt", "style prefix", "steps and guidance"):
-        assert any(note.startswith("not published") and what in note for note in notes), what
+        told = any(note.startswith("not published") and what in note for note in notes)
+        assert told == (name != "pocket-demo"), what  # of which nothing is unknown
     for arm in preset.arms:
         assert Arm.from_json(arm.to_json()) == arm
 
 
+def test_the_demos_preset_is_the_demo():
+    scale = SCALES["demo"]
+    assert PRESETS["pocket-demo"].arms == (dataclasses.replace(DEMO_ARM, images_seen=scale.images_seen),)
+    assert PRESETS["pocket-demo"].checkpoints == scale.checkpoints
+
+
 def test_an_unknown_preset_is_refused_with_those_there_are():
-    with pytest.raises(ValueError, match="preset must be one of generative-kanji-article, .*, got 'sd3'"):
+    with pytest.raises(ValueError, match="preset must be one of pocket-demo, generative-kanji-article, .*, got 'sd3'"):
         find_preset("sd3")
 
 

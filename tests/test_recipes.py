@@ -8,8 +8,9 @@ from PIL import Image
 from safetensors import safe_open
 from test_cli import call, done, image_folder, refused
 
-from kanjilab import presets, recipes
+from kanjilab import demo, presets, recipes
 from kanjilab.runs import RunFolder
+from kanjilab.train import train
 
 SMALL = ["--set", "rank=3", "--set", "alpha=3", "--set", "images_seen=4", "--set", "batch=1"]
 
@@ -130,3 +131,27 @@ def test_what_does_not_fit_is_refused_before_anything_is_loaded(images, sd3_fold
     monkeypatch.setattr("kanjilab.memory.free_bytes", lambda device: 10**7)
     assert "0.0 GB are free on cpu. With" in refused("train", images, run, "--base", sd3_folder, *huge)
     assert not run.exists()
+
+
+def test_a_stopped_training_says_where_and_hands_nothing_over(images, sd3_folder, tmp_path, monkeypatch):
+    def stopping(*arguments, **options):
+        for report in train(*arguments, **options):
+            RunFolder.open(arguments[3]).request_stop()
+            yield report
+
+    arguments = ["train", images, tmp_path / "run", "--preset", "instantkanji-sd35-lora", "--base", sd3_folder, *SMALL]
+    arguments += ["--tracker", "none", "--checkpoints", 1]
+    with monkeypatch.context() as patch:
+        patch.setattr(demo, "train", stopping)
+        said = done(*arguments)
+    assert "was stopped at step 2; the same command goes on with it" in said
+    assert not (tmp_path / "run" / "release").exists()
+    assert "was stopped" not in done(*arguments)
+    assert (tmp_path / "run" / "release" / "arm_1" / "strip.png").exists()
+
+
+@pytest.mark.parametrize("count", [0, -1])
+def test_a_training_without_checkpoints_is_refused_and_leaves_nothing(images, folder, tmp_path, count):
+    complaint = refused("train", images, tmp_path / "run", "--base", folder, "--checkpoints", count)
+    assert f"checkpoints must be >= 1, got {count}" in complaint
+    assert not (tmp_path / "run").exists()

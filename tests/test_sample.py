@@ -184,3 +184,24 @@ def test_nothing_to_draw_is_refused(base):
     with pytest.raises(ValueError, match="one prompt and one seed, got 0 and 1"):
         draw(base, [], [0])
     assert json.loads(json.dumps(Sampling().to_json()))["guidance"] == 3
+
+
+def test_latents_are_never_clipped_whatever_scheduler_the_base_came_with(base, monkeypatch):
+    from diffusers import EulerDiscreteScheduler
+
+    kept = {name: base.scheduler_config[name] for name in ("beta_start", "beta_end", "beta_schedule")}
+    euler = dict(EulerDiscreteScheduler(**kept, num_train_timesteps=base.timesteps).config)
+    assert "clip_sample" not in euler
+    prompt, steps = ["water"], Sampling("ddim", steps=2, guidance=1)
+    expected = sample(base, prompt, [0], steps, size_px=32)
+    monkeypatch.setattr(base, "scheduler_config", euler | {"timestep_spacing": "leading", "steps_offset": 0})
+    told = []
+    sample(base, prompt, [0], steps, size_px=32, on_latents=lambda latents: told.append(latents.abs().max().item()))
+    assert max(told) > 1.5 and expected.shape == (1, 1, 1, 32, 32)
+
+
+@pytest.mark.parametrize("arm", [-1, 1])
+def test_an_arm_that_a_run_has_not_is_refused(base, tmp_path, arm):
+    settings = {"arms": [Arm().to_json()], "hash": "0", "base_identity": base.identity}
+    with pytest.raises(ValueError, match=f"has arms 0 to 0, got {arm}"):
+        load_checkpoints(base, RunFolder.create(tmp_path / "run", settings), [0], arm)

@@ -256,7 +256,8 @@ def test_images_and_prompts_lie_in_the_same_order(lab, monkeypatch):
 
 def test_a_strip_has_the_base_above_and_a_row_for_each_variant(lab, monkeypatch):
     monkeypatch.setattr(
-        "kanjilab.stored.sample", lambda base, captions, *_: np.zeros((1, len(captions), 1, 32, 32), "u1")
+        "kanjilab.stored.sample",
+        lambda base, captions, *_, size_px: np.zeros((1, len(captions), 1, size_px, size_px), "u1"),
     )
     order = lab.study.variants[::-1]
     strip = variants_strip(lab, order, seed=6, title="one seed")

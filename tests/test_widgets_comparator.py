@@ -336,3 +336,10 @@ def test_a_judge_reads_in_few_characters():
 def test_names_in_order_of_appearance(tracks):
     assert all_prompts(tracks) == ("water", "tree", HOSTILE)
     assert timeline(tracks[1:]) == (0, 150)
+
+
+def test_an_arm_that_ended_before_its_run_has_no_checkpoint_twice(tmp_path):
+    images = store_run(tmp_path / "a", images_seen=[0, 4, 8, 8, 8])
+    (track,) = read_tracks({"a": tmp_path / "a"})
+    assert track.images_seen == (0, 4, 8)
+    assert np.array_equal(track.images, images[:3])

@@ -1,5 +1,6 @@
 """The playground: what a request asks for and gives, how glyphs are ranked and told of, and the panel itself."""
 
+import dataclasses
 import json
 import shutil
 import threading
@@ -12,6 +13,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
+from kanjilab.bases import load_base
 from kanjilab.characters import load_characters
 from kanjilab.glyphs import default_font, draw_font
 from kanjilab.judges import load_judge
@@ -38,7 +40,7 @@ from kanjilab.widgets.drawing import (
     short_caption,
     turn,
 )
-from kanjilab.widgets.kept import HISTORY, kept_glyph, load_history, save_history
+from kanjilab.widgets.kept import HISTORY, Kept, kept_glyph, load_history, save_history
 from tests.tiny import tiny_encoded
 
 QUICK = Sampling(steps=3)
@@ -149,11 +151,11 @@ def test_the_same_request_gives_the_same_glyphs_whatever_was_drawn_before(base, 
     asked = [ask(base), ask(base, run=runs / "mine" / "run"), ask(base, run=runs / "mine" / "run", arm=1)]
     asked += [ask(base, run=runs / "mine" / "run", step=0), ask(base, seeds=(5,))]
     first = [draw_glyphs(request, models).images for request in asked]
+    plain = sample(base, ["water"], (0,), QUICK, size_px=32)[0, 0]
     for request, images in reversed(list(zip(asked, first, strict=True))):
         assert (draw_glyphs(request, models).images == images).all()
-    assert (np.abs(first[3].astype(int) - first[0]) <= 1).all()  # step 0 is the base, bar rounding
-    for other in (1, 2, 4):
-        assert (first[other] != first[0]).any()
+    assert (np.abs(first[3].astype(int) - plain) <= 1).all()  # step 0 is the base at the run's size, bar rounding
+    assert (first[1] != plain).any() and (first[2] != plain).any() and (first[4] != first[0]).any()
     assert (first[1] != first[2]).any()
 
 
@@ -416,6 +418,39 @@ def test_what_is_wrong_with_a_request_is_said(base):
     assert "type a prompt first" in panel.status.value and panel.box.code == ""
     with pytest.raises(ValueError, match="type a prompt"):
         panel.draw()
+
+
+def test_a_wrong_request_after_a_drawing_is_said_too(base):
+    panel = make_panel(base)
+    panel.draw()
+    panel.prompt.value = ""
+    with pytest.raises(ValueError, match="type a prompt"):
+        panel.draw()
+
+
+def test_a_kept_glyph_of_a_run_that_is_not_here_says_so(base, runs, tmp_path):
+    mine = runs / "mine" / "run"
+    here = ask(base, "fish", run=mine, step=RunFolder.open(mine).checkpoints()[-1])
+    away = dataclasses.replace(here, run=tmp_path / "elsewhere", step=7)
+    save_history([Kept(request, np.zeros((32, 32), np.uint8), "") for request in (here, away)], tmp_path / "kept")
+    panel = make_panel(base, runs, history=tmp_path / "kept")
+    panel.load()
+    for place, told in enumerate(("is not among the choices here", "Draw draws it again")):  # the latest first
+        panel.past.selected = place
+        wait_for(lambda told=told: told in panel.status.value)
+
+
+def test_a_run_is_drawn_by_its_base_in_its_precision(folder, tmp_path, monkeypatch):
+    base = load_base(folder, "bf16")
+    for _ in train(base, tiny_encoded(base), [Arm(rank=2, images_seen=2)], tmp_path / "run", checkpoints=1):
+        pass
+    request = ask(base, run=tmp_path / "run")
+    models = Models()
+    assert models.load(request)[0].precision == "bf16"
+    assert models.load(dataclasses.replace(request, run=None, base=str(folder)))[0].precision == "fp32"
+    given = load_base(folder)
+    assert Models(given).load(request)[0] is given
+    assert draw_glyphs(request, models).images.shape == (1, 32, 32), "as large as what was trained on"
 
 
 def test_the_history_is_saved_and_loaded(base, tmp_path):

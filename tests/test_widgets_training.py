@@ -376,6 +376,37 @@ def test_changed_settings_are_another_training_and_both_are_found_again(make_pan
     assert other.recipe.arm.rank == 1
 
 
+def test_of_two_trainings_of_a_panel_one_waits_for_the_other(make_panel, folder, images, tmp_path, monkeypatch):
+    reached, leave = threading.Event(), threading.Event()
+
+    def told(self, report):
+        original(self, report)
+        if not reached.is_set():
+            reached.set()
+            assert leave.wait(60)
+
+    original = Worker.told_of_step
+    monkeypatch.setattr(Worker, "told_of_step", told)
+    panel = make_panel()
+    first = panel.start()
+    assert reached.wait(60)
+    panel.inputs["seed"].value = 1
+    second = panel.start()
+    end = time.monotonic() + 30
+    while "wait for" not in second.stage and time.monotonic() < end:
+        time.sleep(0.02)
+    assert "wait for this panel's other job" in second.stage
+    leave.set()
+    assert first.join(60) and second.join(60) and (first.error, second.error) == (None, None)
+    base = load_base(folder, "fp32")
+    data = encode_dataset(base, open_dataset(images, size_px=32).split("train"))
+    for seed in (0, 1):
+        arm = dataclasses.replace(ARM, seed=seed)
+        plain = run_training(base, data, [arm], tmp_path / f"plain {seed}", 2, progress=False)
+        recipe = dataclasses.replace(panel.asked, arm=arm)
+        assert_same_training(RunFolder.open(panel.workshop.run_path(recipe)), plain)
+
+
 def test_the_code_does_the_same_training(make_panel):
     panel = make_panel()
     words = {}

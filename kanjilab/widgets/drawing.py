@@ -24,12 +24,13 @@ from kanjilab.bases import load_base
 from kanjilab.characters import load_characters
 from kanjilab.demo import DEMO_SAMPLING
 from kanjilab.families import Base
+from kanjilab.glyphs import SIZE_PX
 from kanjilab.judges import LAYOUT_WORDS, explain, load_judge
 from kanjilab.metrics import caption_words
 from kanjilab.plots import draw_glyph_sheet
 from kanjilab.reinvention import part_glosses
 from kanjilab.runs import RunFolder, find_runs
-from kanjilab.sample import Sampling, checkpoint_images_seen, load_checkpoints, sample
+from kanjilab.sample import Sampling, checkpoint_images_seen, load_checkpoints, sample, trained_px
 from kanjilab.score import glyphs_of
 from kanjilab.widgets.common import png_bytes
 
@@ -128,13 +129,14 @@ class Models:
     """Loaded bases and the checkpoint used last; for one thread at a time.
 
     Args:
-        loaded: bases that are loaded already.
+        loaded: bases that are loaded already; each draws whatever was trained on a base of its name.
         device: where to load others.
     """
 
     def __init__(self, *loaded: Base, device: str = "cpu"):
         self._device = device
-        self._bases = {base.name: base for base in loaded}
+        self._given = {base.name: base for base in loaded}
+        self._bases: dict[tuple[str, str], Base] = {}
         self._used: tuple[tuple, Trainable] | None = None
 
     def load(self, request: Request) -> tuple[Base, Trainable | None]:
@@ -145,9 +147,9 @@ class Models:
             ValueError: the run was trained on another base of that name.
         """
         if request.run is None:
-            return self._base(request.base), None
+            return self._base(request.base, "fp32"), None
         run = RunFolder.open(request.run)
-        base = self._base(run.settings["base"])
+        base = self._base(run.settings["base"], run.settings["precision"])
         step = run.checkpoints()[-1] if request.step is None else request.step
         key = (run.path, run.settings["hash"], request.arm, step)
         if self._used is None or self._used[0] != key:
@@ -155,10 +157,12 @@ class Models:
             self._used = key, load_checkpoints(base, run, [step], request.arm)
         return base, self._used[1]
 
-    def _base(self, name: str) -> Base:
-        if name not in self._bases:
-            self._bases[name] = load_base(name, device=self._device)
-        return self._bases[name]
+    def _base(self, name: str, precision: str) -> Base:
+        if name in self._given:
+            return self._given[name]
+        if (name, precision) not in self._bases:
+            self._bases[name, precision] = load_base(name, precision, self._device)
+        return self._bases[name, precision]
 
 
 @contextmanager
@@ -318,6 +322,7 @@ def draw_glyphs(
         request.sampling,
         trainable=trainable,
         batch=len(request.seeds),
+        size_px=SIZE_PX if request.run is None else trained_px(RunFolder.open(request.run)),
         on_latents=keep,
     )
     images = glyphs_of(images[0])  # (S, H, W)

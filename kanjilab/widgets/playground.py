@@ -201,6 +201,11 @@ class Playground(Panel):
         self.seed.value, self.count.value = request.seeds[0], len(request.seeds)
         self.prefix.value, self.negative.value = sampling.prefix, sampling.negative_prompt
 
+    def _asks_as(self, request: Request) -> bool:
+        """Whether the inputs name the model of a request, and its sampling."""
+        names = ("run", "arm", "step", "base", "sampling")
+        return all(getattr(self.request, name) == getattr(request, name) for name in names)
+
     def _number(self, label: str, least: float, most: float) -> Any:
         kind = widgets.BoundedFloatText if isinstance(least, float) else widgets.BoundedIntText
         return labelled(kind(min=least, max=most, layout={"width": f"{0.6 * len(label) + 6:g}em"}), label)
@@ -269,6 +274,7 @@ class Playground(Panel):
         """Begin to draw what the inputs ask for, in a thread; what is wrong with them is said in the panel."""
         if self._worker is not None and self._worker.alive:
             return
+        self._worker = None
         try:
             request = self.request
         except ValueError as error:
@@ -440,12 +446,13 @@ class Playground(Panel):
             return
         kept = self._kept[::-1][place]
         self._set_inputs(kept.request)
+        told = "Draw draws it again" if self._asks_as(kept.request) else "what drew it is not among the choices here"
 
         def job(_: Worker) -> None:
             with self._lock:
                 self._show_nothing()
                 self._explain(kept.image, kept.request.prompt)
-                self._say("From the history; Draw draws it again.")
+                self._say(f"From the history; {told}.")
 
         Worker(Path("playground"), job).start()
 

@@ -12,7 +12,9 @@ from __future__ import annotations
 import dataclasses
 import json
 import platform
-from collections.abc import Callable, Mapping, Sequence
+import threading
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Self
@@ -34,7 +36,7 @@ from kanjilab.sample import Sampling
 from kanjilab.schedules import checkpoint_steps
 from kanjilab.settings import Arm, settings_hash
 from kanjilab.train import StepReport
-from kanjilab.widgets.worker import Worker
+from kanjilab.widgets.worker import POLL_SECONDS, Worker
 
 NEW, GOING_ON, STOPPED, FINISHED = "new", "going on", "stopped", "finished"
 BUTTONS = {NEW: "Start", GOING_ON: "Running", STOPPED: "Resume", FINISHED: "Load"}
@@ -181,7 +183,7 @@ def _newest_state(run: RunFolder) -> dict[str, Any]:
     """state.json of the newest checkpoint; of a run without one, its beginning."""
     while steps := run.checkpoints():
         try:
-            return json.loads((run.checkpoint_path(steps[-1]) / "state.json").read_text())
+            return run.read_state(steps[-1])
         except (RunError, FileNotFoundError):  # a newer one has taken its place meanwhile
             if run.checkpoints() == steps:
                 raise
@@ -293,6 +295,7 @@ class Workshop:
     def __init__(self, folder: Path, device: str = "cpu", save_every_seconds: float = 60.0):
         self.folder, self.device, self.save_every_seconds = folder, device, save_every_seconds
         self._loaded: tuple[tuple, Base, Encoded] | None = None
+        self._turn = threading.RLock()
 
     def run_path(self, recipe: Recipe) -> Path:
         """Where a recipe's run lies, or will."""
@@ -336,16 +339,27 @@ class Workshop:
             self._loaded = (wanted, base, encode_dataset(base, dataset.split("train"), on_progress=told))
         return self._loaded[1], self._loaded[2]
 
+    @contextmanager
+    def _alone(self, worker: Worker) -> Iterator[None]:
+        """One job at a time: each attaches adapters of its own to the one base."""
+        while not self._turn.acquire(timeout=POLL_SECONDS):
+            worker.tell("wait for this panel's other job")
+        try:
+            yield
+        finally:
+            self._turn.release()
+
     def measure(self, recipe: Recipe, worker: Worker) -> None:
         """A job: measure and store what a step costs, where that is not known."""
         if self.cost(recipe) is not None:
             return
-        base, data = self.open(recipe, worker)
-        worker.tell("measure a few steps")
-        seconds, gigabytes = measure_steps(base, data, [recipe.arm])
-        cost = Cost(round(seconds, 5), round(gigabytes, 3))
-        self.folder.mkdir(parents=True, exist_ok=True)
-        write_json_atomic(self.folder / "costs.json", self._costs() | {recipe.shape: dataclasses.asdict(cost)})
+        with self._alone(worker):
+            base, data = self.open(recipe, worker)
+            worker.tell("measure a few steps")
+            seconds, gigabytes = measure_steps(base, data, [recipe.arm])
+            cost = Cost(round(seconds, 5), round(gigabytes, 3))
+            self.folder.mkdir(parents=True, exist_ok=True)
+            write_json_atomic(self.folder / "costs.json", self._costs() | {recipe.shape: dataclasses.asdict(cost)})
 
     def train(self, recipe: Recipe, drawing: Drawing, worker: Worker) -> None:
         """A job: measure, train to the end or to a stop, and draw a column at every checkpoint of the strip.
@@ -353,6 +367,10 @@ class Workshop:
         The columns are drawn between two steps, in the training's own thread: its adapters are not attached then, and
         what is drawn at random is a function of the seed, so the training is the same with and without them.
         """
+        with self._alone(worker):
+            self._train(recipe, drawing, worker)
+
+    def _train(self, recipe: Recipe, drawing: Drawing, worker: Worker) -> None:
         self.measure(recipe, worker)
         base, data = self.open(recipe, worker)
         path = self.run_path(recipe)

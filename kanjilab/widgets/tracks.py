@@ -127,8 +127,15 @@ def _histories(run: RunFolder) -> list[Track]:
         images, facts = run.read_samples(name)
         seen, prompts, seeds = (tuple(facts[key]) for key in ("images_seen", "prompts", "seeds"))
         asked = repr([facts.get("arm"), prompts, seeds, sorted(facts["sampling"].items())])
+        kept = _moments(seen)
+        seen, images = tuple(seen[at] for at in kept), images[kept]
         tracks.setdefault(asked, Track(name, seen, prompts, seeds, images, facts))
     return list(tracks.values())
+
+
+def _moments(images_seen: Sequence[int]) -> list[int]:
+    """Where more was seen than before: an arm that ends before its run does stays as it is from then on."""
+    return [at for at, seen in enumerate(images_seen) if seen not in images_seen[:at]]
 
 
 def _study_samples(run: RunFolder) -> list[Track]:
@@ -142,6 +149,7 @@ def _study_samples(run: RunFolder) -> list[Track]:
     tracks = []
     for stored in arms.values():
         stored.sort(key=lambda entry: entry[1]["images_seen"])
+        stored = [stored[at] for at in _moments([entry["images_seen"] for _, entry in stored])]
         facts = stored[-1][1]
         seen = tuple(entry["images_seen"] for _, entry in stored)
         prompts = tuple(dict.fromkeys(entry["prompt"] for entry in facts["prompts"]))
