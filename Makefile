@@ -41,6 +41,7 @@ lint: $(INSTALLED)
 	$(BIN)/ruff format --check .
 	$(BIN)/pyright --pythonpath $(BIN)/python
 
+# Three processes for two cores: one of them has the browser, which waits most of the time.
 test: lint
 	$(BIN)/pytest -q -n 3 --dist loadgroup $(TESTS)
 	@echo "Style, types, tests and notebooks: all passed (their files were temporary, nothing is left behind)"
