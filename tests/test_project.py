@@ -208,7 +208,12 @@ def test_the_readme_tells_the_exploratory_contrasts(name, judge):
 
 @pytest.mark.parametrize("judge", ["radicals", "judge-b"])
 @pytest.mark.parametrize(
-    ("name", "labels"), [("schedule", ("periodic", "constant + EMA")), ("batch", ("batch 4", "batch 64"))]
+    ("name", "labels"),
+    [
+        ("schedule", ("periodic", "constant + EMA")),
+        ("batch", ("batch 4", "batch 64", "batch 64, equal steps")),
+        ("rank", ("rank 16",)),
+    ],
 )
 def test_the_readme_tells_what_the_broad_studies_found(name, labels, judge):
     readme = (ROOT / "README.md").read_text()
