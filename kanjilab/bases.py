@@ -12,12 +12,12 @@ import torch
 from torch import nn
 
 from kanjilab.families import Base, FlowBase, UNetBase
+from kanjilab.files import appearing_folder
 from kanjilab.minilm import TOKENS, minilm_folder, sha256_file
 from kanjilab.packed import pack_layers
 from kanjilab.settings import PRECISIONS, QUANTISED
 from kanjilab.sources import (
     UNUSED_PARTS,
-    appearing_folder,
     cache_folder,
     family_of,
     folder_digest,

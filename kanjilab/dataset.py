@@ -6,8 +6,6 @@ import io
 import itertools
 import json
 import os
-import shutil
-import tempfile
 import unicodedata
 import warnings
 from collections import Counter
@@ -23,6 +21,7 @@ from PIL import Image, ImageOps
 
 from kanjilab import __version__
 from kanjilab.characters import load_characters, rows_of
+from kanjilab.files import appearing_folder
 from kanjilab.glyphs import (
     KANJIVG_SHA256,
     SIZE_PX,
@@ -449,13 +448,19 @@ def _versions() -> dict[str, str]:
     return {"kanjilab": __version__, **{name: metadata.version(name) for name in ("jamdict-data", "pillow")}}
 
 
-def _reopen(folder: Path, recipe: dict[str, Any]) -> Dataset:
+def _described(folder: Path) -> dict[str, Any]:
+    """What a folder says of itself; nothing where it is not one of ours."""
     path = folder / DESCRIPTION
     try:
         known = json.loads(path.read_text("utf-8")) if path.is_file() else {}
     except ValueError:
-        known = {}
-    if not isinstance(known, dict) or any(known.get(key) != value for key, value in recipe.items()):
+        return {}
+    return known if isinstance(known, dict) else {}
+
+
+def _reopen(folder: Path, recipe: dict[str, Any]) -> Dataset:
+    known = _described(folder)
+    if any(known.get(key) != value for key, value in recipe.items()):
         raise DatasetError(
             folder, ["expected a new folder or the same dataset, got a folder that holds something else"]
         )
@@ -504,10 +509,8 @@ def _write_folder(
     recipe: dict[str, Any],
     on_progress: Callable[[int, int], None],
 ) -> Dataset:
-    folder.parent.mkdir(parents=True, exist_ok=True)
-    partial = Path(tempfile.mkdtemp(dir=folder.parent, prefix=f".{folder.name}."))
     saved = itertools.count(1)
-    try:
+    with appearing_folder(folder) as partial:
         for name, part in rows.groupby("split", sort=False):
             _write_split(partial / str(name), part, images, lambda: on_progress(next(saved), len(rows)))
         dataset = open_dataset(partial)
@@ -515,13 +518,9 @@ def _write_folder(
         description = {**recipe, "content_hash": dataset.content_hash, "rows": len(rows), "balance": balance}
         _write(partial / "README.md", _card(rows, description))
         _write(partial / DESCRIPTION, json.dumps(description, ensure_ascii=False, indent=1) + "\n")
-        partial.chmod(0o755)  # mkdtemp makes it private
-        os.replace(partial, folder)
-    except BaseException as error:
-        shutil.rmtree(partial, ignore_errors=True)
-        if isinstance(error, OSError) and folder.is_dir():  # another process was first
-            return _reopen(folder, recipe)
-        raise
+        partial.chmod(0o755)  # a temporary folder is private
+    if _described(folder).get("content_hash") != dataset.content_hash:  # another process was first
+        return _reopen(folder, recipe)
     return replace(dataset, folder=folder)
 
 

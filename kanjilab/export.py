@@ -14,6 +14,7 @@ from torch import Tensor
 
 from kanjilab.adapters import MAGNITUDE, TEXT, peft_magnitude
 from kanjilab.bases import base_folder
+from kanjilab.files import appearing_folder
 from kanjilab.lora_files import (
     PEFT_FILE,
     PEFT_PREFIX,
@@ -27,7 +28,7 @@ from kanjilab.lora_files import (
 )
 from kanjilab.runs import RunFolder, write_bytes_atomic, write_json_atomic
 from kanjilab.settings import Arm
-from kanjilab.sources import HUB_BASES, PICKLES, appearing_folder
+from kanjilab.sources import HUB_BASES, PICKLES
 
 DIFFUSERS_FILE = "pytorch_lora_weights.safetensors"
 WEIGHTS = re.compile(r"(diffusion_pytorch_)?model(-\d+-of-\d+)?\.safetensors")  # no variant such as .fp16

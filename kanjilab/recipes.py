@@ -156,11 +156,11 @@ def _strip_cost(preset: Preset, recipe: Recipe) -> str:
 
 
 def _tell_how_it_ended(run: RunFolder, before: Sequence[int], say: Callable[[str], None]) -> None:
-    if run.checkpoints() == before and is_finished(run):
-        say(f"{run.path} was finished before; nothing was left to train")
     last = run.checkpoints()[-1]
     if not is_finished(run):
         say(f"{run.path} was stopped at step {last:,}; the same command goes on with it")
+    elif run.checkpoints() == before:
+        say(f"{run.path} was finished before; nothing was left to train")
     for number, arm in enumerate(run.read_state(last)["arms"]):
         if arm["stopped"]:
             say(f"arm {number} stopped early: {arm['stopped']}")

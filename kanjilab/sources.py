@@ -3,7 +3,6 @@
 import hashlib
 import json
 import os
-import shutil
 import tempfile
 from collections import Counter
 from collections.abc import Iterator
@@ -14,6 +13,7 @@ from typing import Any
 import torch
 from safetensors import safe_open
 
+from kanjilab.files import appearing_folder
 from kanjilab.minilm import sha256_file
 
 # A revision of None is the newest: no commit of these is known to us well enough to be named.
@@ -42,25 +42,6 @@ UNUSED_PARTS: dict[str, Any] = dict(safety_checker=None, feature_extractor=None,
 def cache_folder() -> Path:
     """Where kanjilab keeps what it derives: `$KANJILAB_CACHE`, else `~/.cache/kanjilab`."""
     return Path(os.environ.get("KANJILAB_CACHE") or Path.home() / ".cache" / "kanjilab")
-
-
-@contextmanager
-def appearing_folder(target: Path) -> Iterator[Path]:
-    """A temporary folder to fill, which takes the target's name at the end: whole, or not at all.
-
-    Where another process was first, its folder stays and this one is dropped.
-    """
-    target.parent.mkdir(parents=True, exist_ok=True)
-    temporary = Path(tempfile.mkdtemp(prefix=f".{target.name}-", dir=target.parent))
-    try:
-        yield temporary
-        try:
-            temporary.rename(target)
-        except OSError:
-            if not target.is_dir():
-                raise
-    finally:
-        shutil.rmtree(temporary, ignore_errors=True)
 
 
 @contextmanager

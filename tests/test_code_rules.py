@@ -14,7 +14,7 @@ PACKAGE = Path(__file__).parents[1] / "kanjilab"
 SOURCES = sorted(PACKAGE.rglob("*.py"))
 
 LAYERS = (
-    {"characters", "radicals", "prompts", "settings", "schedules", "counted", "bars"},
+    {"characters", "radicals", "prompts", "settings", "schedules", "counted", "bars", "files"},
     {"glyphs", "adapters", "minilm", "corpus", "text_states", "families", "sources", "packed"},
     {"bases", "dataset", "runs", "components", "lora_files", "miniature"},
     {"encode", "memory", "export", "typeset"},

@@ -123,7 +123,7 @@ def test_a_ruined_arm_does_not_keep_the_other_from_being_written(images, sd3_fol
 
 def test_what_does_not_fit_is_refused_before_anything_is_loaded(images, sd3_folder, tmp_path, monkeypatch):
     run = tmp_path / "run"
-    assert "preset must be one of generative" in refused("train", images, run, "--preset", "sd9")
+    assert "preset must be one of pocket-demo, generative" in refused("train", images, run, "--preset", "sd9")
     complaint = refused("train", images, run, "--preset", "generative-kanji-article", "--base", sd3_folder)
     assert "has no cross-attention" in complaint
     monkeypatch.setattr(recipes, "load_base", lambda *_, **__: pytest.fail("loaded"))
