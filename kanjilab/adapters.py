@@ -342,6 +342,7 @@ class LoraStack:
         self.denoiser, self.text_encoder = denoiser.requires_grad_(False), text_encoder
         self.arms = tuple(arms)
         self.segments, self.text_segments = Segments(), Segments()
+        self.size_px: int | None = None  # of the images that were trained on, where that is known
         per_arm = [self._layers_of(arm) for arm in arms]
         self.layers = {name: layer for layers in per_arm for name, layer in layers.items()}
         self.covered = {name: [name in layers for layers in per_arm] for name in self.layers}
@@ -529,6 +530,7 @@ class WholeDenoiser:
         self.denoiser = denoiser
         self.arms = tuple(arms)
         self.segments = Segments()
+        self.size_px: int | None = None  # of the images that were trained on, where that is known
         original = dict(denoiser.named_parameters())
         device = next(denoiser.parameters()).device
         self.rows = Rows({name: tuple(value.shape) for name, value in original.items()}, 1, device)

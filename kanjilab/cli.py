@@ -465,5 +465,5 @@ def export(
     except (ValueError, OSError, RuntimeError) as error:
         raise _fail_plainly(error) from error
     typer.echo("\n".join([*map(str, written), *([address] if push else [])]))
-    if form in ("comfyui", "kohya") and run.settings["arms"][arm].get("dora"):
+    if form in ("comfyui", "kohya") and run.arm(arm).dora:
         typer.echo(ABOUT_DORA)

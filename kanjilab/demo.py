@@ -225,7 +225,7 @@ def draw_pictures(base: Base, run: RunFolder, folder: Path, scale: Scale, sampli
 
 
 def _title(run: RunFolder) -> str:
-    arm = Arm.from_json(run.settings["arms"][0])
+    arm = run.arm(0)
     layers = "all layers" if arm.targets == "all" else arm.targets
     trained = "every weight" if arm.targets == "unet" else f"LoRA of rank {arm.rank} on {layers}"
     return f"{run.settings['base']}, {trained}" + (", shuffled captions" if arm.shuffled_captions else "")

@@ -111,13 +111,10 @@ def diagnose(run: RunFolder, arm: int = 0) -> Diagnosis:
     Raises:
         ValueError: the run has no such arm, or has logged nothing yet.
     """
-    arms = run.settings["arms"]
-    if not 0 <= arm < len(arms):
-        raise ValueError(f"{run.path} has arms 0 to {len(arms) - 1}, got {arm}")
-    log = run.read_log()
+    settings, log = run.arm(arm), run.read_log()
     if log.empty:
         raise ValueError(f"{run.path} has logged nothing yet")
-    return diagnose_log(log, Arm.from_json(arms[arm]), arm)
+    return diagnose_log(log, settings, arm)
 
 
 def diagnose_log(log: pd.DataFrame, settings: Arm, arm: int = 0) -> Diagnosis:

@@ -149,7 +149,7 @@ def read_arm(run: RunFolder, step: int, arm: int) -> Lora:
         ValueError: as `to_diffusers`.
         RunError: there is no complete checkpoint of that step.
     """
-    settings = _arm_settings(run, arm)
+    settings = run.arm(arm)
     if settings.targets == "unet":
         raise ValueError(f"arm {arm} of {run.path} trained the whole denoiser: it has no LoRA to write")
     stored = load_file(_arm_folder(run, step, arm) / PEFT_FILE)
@@ -186,15 +186,8 @@ def _write_lora(run: RunFolder, step: int, arm: int, file: Path, form: Callable[
     return write_bytes_atomic(file, save(tensors, _header(run, step, arm, folded=True)))
 
 
-def _arm_settings(run: RunFolder, arm: int) -> Arm:
-    arms = run.settings["arms"]
-    if not 0 <= arm < len(arms):
-        raise ValueError(f"{run.path} has arms 0 to {len(arms) - 1}, got {arm}")
-    return Arm.from_json(arms[arm])
-
-
 def _arm_folder(run: RunFolder, step: int, arm: int) -> Path:
-    _arm_settings(run, arm)
+    run.arm(arm)
     return run.checkpoint_path(step) / f"arm_{arm}"
 
 
@@ -205,7 +198,7 @@ def _refuse_ruined(run: RunFolder, step: int, arm: int, name: str, value: Tensor
 
 def _header(run: RunFolder, step: int, arm: int, folded: bool) -> dict[str, str]:
     """Text by text, as safetensors wants it."""
-    facts, settings = run.settings, _arm_settings(run, arm)
+    facts, settings = run.settings, run.arm(arm)
     state = run.read_state(step)
     return {
         "format": "pt",
@@ -280,7 +273,7 @@ def _left_out(parts: Sequence[Path]) -> Callable[[str, list[str]], set[str]]:
 
 def _changes(run: RunFolder, step: int, arm: int) -> dict[str, dict[str, Callable[[Tensor], Tensor]]]:
     """By the part that was trained, what becomes of its tensors, by name."""
-    if _arm_settings(run, arm).targets != "unet":
+    if run.arm(arm).targets != "unet":
         lora = read_arm(run, step, arm)
         return {
             part: {f"{name}.weight": low.added_to for name, low in lora.of_part(part).items()} for part in lora.parts
@@ -322,7 +315,7 @@ def model_card(run: RunFolder, step: int, arm: int, *, file: str, strip: str | N
     Returns:
         Markdown; what comes from the run is shown as text, never as markup.
     """
-    header, settings = _header(run, step, arm, folded=True), _arm_settings(run, arm)
+    header, settings = _header(run, step, arm, folded=True), run.arm(arm)
     adapter = f"a {'DoRA' if settings.dora else 'LoRA'} of rank {settings.rank}"
     trained = "every weight of the denoiser" if settings.targets == "unet" else adapter
     rows = {

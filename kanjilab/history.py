@@ -8,14 +8,7 @@ import numpy as np
 from kanjilab.adapters import Trainable
 from kanjilab.bases import Base
 from kanjilab.runs import RunError, RunFolder
-from kanjilab.sample import (
-    Sampling,
-    checkpoint_images_seen,
-    default_sampling,
-    load_checkpoints,
-    sample,
-    trained_px,
-)
+from kanjilab.sample import Sampling, checkpoint_images_seen, default_sampling, load_checkpoints, sample
 from kanjilab.settings import settings_hash
 from kanjilab.strips import Strip
 
@@ -115,16 +108,7 @@ def _draw_columns(
             continue
         seen, trainable = found
         report = _shifted(on_progress, each * start, each * len(steps))
-        images = sample(
-            base,
-            prompts,
-            seeds,
-            sampling,
-            trainable=trainable,
-            batch=batch,
-            size_px=trained_px(run),
-            on_progress=report,
-        )
+        images = sample(base, prompts, seeds, sampling, trainable=trainable, batch=batch, on_progress=report)
         yield {step: Column(count, shown) for (step, count), shown in zip(seen.items(), images, strict=True)}
 
 
@@ -149,17 +133,15 @@ def _stored_columns(run: RunFolder, images: np.ndarray, facts: dict[str, Any]) -
 
 def _drawn_together(run: RunFolder, arm: int) -> int:
     """How many of an arm's checkpoints are loaded at once."""
-    if run.settings["arms"][arm]["targets"] == "unet":
+    if run.arm(arm).targets == "unet":
         return 1
     first = run.checkpoint_path(run.checkpoints()[0]) / f"arm_{arm}" / "adapter_model.safetensors"
     return max(1, LOADED_BYTES // first.stat().st_size)
 
 
 def _wanted(run: RunFolder, arm: int, only: Sequence[int] | None) -> list[int]:
-    steps, arms = run.checkpoints(), len(run.settings["arms"])
-    if not 0 <= arm < arms:
-        raise ValueError(f"{run.path} has arms 0 to {arms - 1}, got {arm}")
-    if not steps:
+    run.arm(arm)
+    if not (steps := run.checkpoints()):
         raise ValueError(f"{run.path} has no checkpoint yet: its training never began")
     return steps if only is None else [step for step in steps if step in only]
 

@@ -25,7 +25,7 @@ from kanjilab.encode import Encoded
 from kanjilab.lab import Lab
 from kanjilab.metrics import mean_pairwise_distance
 from kanjilab.runs import RunFolder, write_json_atomic
-from kanjilab.sample import load_checkpoints, sample, trained_px
+from kanjilab.sample import load_checkpoints, sample
 from kanjilab.schedules import checkpoint_steps
 from kanjilab.score import glyphs_of
 from kanjilab.settings import Arm, settings_hash
@@ -353,7 +353,7 @@ def _moment(lab: Lab, run: RunFolder, k: int, key: str, arm: Arm, step: int) -> 
     name = f"{key}-{step:06d}-{lab.drawing}"
     facts = {"arm": arm.to_json(), "key": key, "images_seen": state["arms"][k]["images_seen"]}
     if name not in run.samples():
-        run.write_samples(name, _draw(lab, trainable, trained_px(run)), facts | _drawn_facts(lab))
+        run.write_samples(name, _draw(lab, trainable), facts | _drawn_facts(lab))
     images, _ = run.read_samples(name)
     return Moment(
         key=key,
@@ -382,14 +382,13 @@ def _drawn_facts(lab: Lab) -> dict[str, Any]:
     return {"prompts": prompts, "noise_seeds": list(study.noise_seeds), "sampling": study.sampling.to_json()}
 
 
-def _draw(lab: Lab, trainable: Trainable, size_px: int) -> np.ndarray:
+def _draw(lab: Lab, trainable: Trainable) -> np.ndarray:
     """(P, S, H, W) or (P, S, H, W, 3) uint8: every prompt in every noise.
 
     One arm at a time: its merged weights cost less than stacked adapters, and a kill loses one arm's images at most.
     """
     seeds, sampling = lab.study.noise_seeds, lab.study.sampling
-    together = lab.drawn_together
-    return sample(lab.base, lab.captions, seeds, sampling, trainable=trainable, batch=together, size_px=size_px)[0]
+    return sample(lab.base, lab.captions, seeds, sampling, trainable=trainable, batch=lab.drawn_together)[0]
 
 
 @torch.no_grad()

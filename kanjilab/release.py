@@ -12,8 +12,7 @@ from kanjilab.comfyui import Drawing, workflow_for, write_workflow
 from kanjilab.export import LORA_FORMS, to_pipeline, write_card
 from kanjilab.history import history_strip, sample_history
 from kanjilab.runs import RunFolder
-from kanjilab.sample import Sampling, trained_px
-from kanjilab.settings import Arm
+from kanjilab.sample import Sampling
 from kanjilab.strips import Strip, save_strip
 
 OTHER_NOISES = (1, 2, 3)  # seeds in which the last checkpoint is drawn besides
@@ -70,7 +69,7 @@ def hand_over(run: RunFolder, step: int, arm: int, path: Path, handover: Handove
         written = [LORA_FORMS[handover.form](run, step, arm, path)]
     if handover.form == "comfyui":
         mmdit = run.settings.get("family") == "mmdit"
-        workflow = workflow_for(run.settings["base"], mmdit, written[0].name, handover.drawing(trained_px(run)))
+        workflow = workflow_for(run.settings["base"], mmdit, written[0].name, handover.drawing(run.size_px))
         written.append(write_workflow(path / "workflow.json", workflow))
     if handover.card:
         name = "" if handover.form == "pipeline" else written[0].name
@@ -104,7 +103,7 @@ def release_arm(
     folder = run.path / "release" / f"arm_{arm}"
     folder.mkdir(parents=True, exist_ok=True)
     strip = save_strip(_drawn_strip(base, run, arm, prompts, sampling, on_progress), folder / "strip.png")
-    if Arm.from_json(run.settings["arms"][arm]).targets == "unet":
+    if run.arm(arm).targets == "unet":
         return [strip]  # a whole pipeline is gigabytes: only when asked for
     handover = Handover("comfyui", card=True, strip=strip, prompt=prompts[0], sampling=sampling)
     return [strip, *hand_over(run, run.checkpoints()[-1], arm, folder, handover)]

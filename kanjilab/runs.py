@@ -30,6 +30,8 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
+from kanjilab.settings import Arm
+
 TEMPORARY_PREFIX = ".tmp_"
 MANIFEST = "manifest.json"
 STEP_FOLDER = re.compile(r"step_(\d{6,})")
@@ -189,6 +191,24 @@ class RunFolder:
     def settings(self) -> dict[str, Any]:
         """A copy of what settings.json holds."""
         return copy.deepcopy(self._settings)
+
+    def arm(self, number: int) -> Arm:
+        """Settings of one of the arms that are trained together here.
+
+        Args:
+            number: from 0.
+        Raises:
+            ValueError: the run has no such arm.
+        """
+        arms = self._settings["arms"]
+        if not 0 <= number < len(arms):
+            raise ValueError(f"{self.path} has arms 0 to {len(arms) - 1}, got {number}")
+        return Arm.from_json(arms[number])
+
+    @property
+    def size_px(self) -> int:
+        """Height and width of the images that it was trained on; older runs, which do not tell, had 128."""
+        return self._settings.get("size_px", 128)
 
     @classmethod
     def create(cls, path: Path | str, settings: Mapping[str, Any]) -> RunFolder:

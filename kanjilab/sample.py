@@ -18,7 +18,6 @@ from kanjilab.counted import counted_rng
 from kanjilab.families import Base, FlowBase, UNetBase
 from kanjilab.glyphs import SIZE_PX
 from kanjilab.runs import RunFolder
-from kanjilab.settings import Arm
 from kanjilab.text_states import TextStates
 
 SAMPLERS = (*UNetBase.samplers, *FlowBase.samplers)
@@ -98,7 +97,7 @@ def sample(
     *,
     trainable: Trainable | None = None,
     batch: int = 32,
-    size_px: int = SIZE_PX,
+    size_px: int | None = None,
     on_progress: Callable[[int, int], None] = lambda done, total: None,
     on_latents: Callable[[Tensor], None] = lambda latents: None,
 ) -> np.ndarray:
@@ -109,7 +108,7 @@ def sample(
         sampling: sampler, steps, guidance; `default_sampling` of the base's family if none is given.
         trainable: adapters to draw with, K arms (see `load_checkpoints`); None for the base alone.
         batch: images at a time; it does not change the images beyond rounding.
-        size_px: height and width.
+        size_px: height and width; by default those of the images that the adapters were trained on.
         on_progress: called with (done, total) images; each denoising step counts as its share of a batch.
         on_latents: called after each denoising step with a batch's latents (N, C, h, w), for `base.decode`; N are
             pairs of prompt and seed in order, arm by arm. What it raises ends the drawing.
@@ -117,6 +116,7 @@ def sample(
         (K, P, S, H, W) or (K, P, S, H, W, 3) uint8; K = 1 for the base alone.
     """
     sampling = sampling or default_sampling(base.family)
+    size_px = size_px or (trainable and trainable.size_px) or SIZE_PX
     if not prompts or not seeds:
         raise ValueError(f"expected at least one prompt and one seed, got {len(prompts)} and {len(seeds)}")
     sampling.scheduler(base)  # refuses a sampler that does not fit, before any text encoder is loaded
@@ -215,13 +215,11 @@ def load_checkpoints(base: Base, run: RunFolder, steps: Sequence[int], arm: int 
     Raises:
         ValueError: the run was trained on another base, or has no such arm.
     """
-    last = len(run.settings["arms"]) - 1
-    if not 0 <= arm <= last:
-        raise ValueError(f"{run.path} has arms 0 to {last}, got {arm}")
+    setting = run.arm(arm)
     if run.settings["base_identity"] != base.identity:
         raise ValueError(f"{run.path} was trained on base {run.settings['base']!r}, which differs from {base.name!r}")
-    setting = Arm.from_json(run.settings["arms"][arm])
     trainable = make_trainable(base.denoiser, [setting] * len(steps), base.text_encoder)
+    trainable.size_px = run.size_px
     for k, step in enumerate(steps):
         trainable.load_state(k, load_file(run.checkpoint_path(step) / f"arm_{arm}" / "adapter_model.safetensors"))
     return trainable
@@ -230,8 +228,3 @@ def load_checkpoints(base: Base, run: RunFolder, steps: Sequence[int], arm: int 
 def checkpoint_images_seen(run: RunFolder, step: int, arm: int = 0) -> int:
     """Images that an arm had seen at a checkpoint."""
     return run.read_state(step)["arms"][arm]["images_seen"]
-
-
-def trained_px(run: RunFolder) -> int:
-    """Height and width of the images that a run was trained on, and so is asked for; older runs do not tell."""
-    return run.settings.get("size_px", SIZE_PX)

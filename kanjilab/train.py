@@ -417,10 +417,8 @@ def is_finished(run: RunFolder) -> bool:
     """Whether every arm came to its end, or was stopped for good: nothing is left to train."""
     if not (steps := run.checkpoints()):
         return False
-    arms = [Arm.from_json(arm) for arm in run.settings["arms"]]
-    told = zip(arms, run.read_state(steps[-1])["arms"], strict=True)
-    size = run.settings["training_images"]
-    return all(state["steps"] >= arm.total_steps(size) or state["stopped"] for arm, state in told)
+    size, states = run.settings["training_images"], run.read_state(steps[-1])["arms"]
+    return all(state["steps"] >= run.arm(k).total_steps(size) or state["stopped"] for k, state in enumerate(states))
 
 
 @contextmanager

@@ -113,6 +113,21 @@ def assert_same_training(one, other):
     assert logs[0] == logs[1]
 
 
+def hold_at(monkeypatch, step):
+    """Makes the first worker that has done so many steps wait: an event that it has, and one that lets it go on."""
+    reached, leave = threading.Event(), threading.Event()
+
+    def told(self, report):
+        original(self, report)
+        if report.step == step and not reached.is_set():
+            reached.set()
+            assert leave.wait(60)
+
+    original = Worker.told_of_step
+    monkeypatch.setattr(Worker, "told_of_step", told)
+    return reached, leave
+
+
 def stop_after(monkeypatch, step):
     """Asks the panel's own worker to stop once it has done so many steps."""
 
@@ -330,17 +345,7 @@ def test_what_is_finished_is_loaded_not_trained(make_finished, monkeypatch):
 
 
 def test_a_panel_built_again_finds_the_training_of_this_kernel(make_panel, monkeypatch):
-    leave = threading.Event()
-    reached = threading.Event()
-
-    def told(self, report):
-        original(self, report)
-        if report.step == 3:
-            reached.set()
-            assert leave.wait(30)
-
-    original = Worker.told_of_step
-    monkeypatch.setattr(Worker, "told_of_step", told)
+    reached, leave = hold_at(monkeypatch, 3)
     panel = make_panel()
     worker = panel.start()
     assert reached.wait(60)
@@ -377,16 +382,7 @@ def test_changed_settings_are_another_training_and_both_are_found_again(make_pan
 
 
 def test_of_two_trainings_of_a_panel_one_waits_for_the_other(make_panel, folder, images, tmp_path, monkeypatch):
-    reached, leave = threading.Event(), threading.Event()
-
-    def told(self, report):
-        original(self, report)
-        if not reached.is_set():
-            reached.set()
-            assert leave.wait(60)
-
-    original = Worker.told_of_step
-    monkeypatch.setattr(Worker, "told_of_step", told)
+    reached, leave = hold_at(monkeypatch, 1)
     panel = make_panel()
     first = panel.start()
     assert reached.wait(60)

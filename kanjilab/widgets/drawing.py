@@ -24,13 +24,12 @@ from kanjilab.bases import load_base
 from kanjilab.characters import load_characters
 from kanjilab.demo import DEMO_SAMPLING
 from kanjilab.families import Base
-from kanjilab.glyphs import SIZE_PX
 from kanjilab.judges import LAYOUT_WORDS, explain, load_judge
 from kanjilab.metrics import caption_words
 from kanjilab.plots import draw_glyph_sheet
 from kanjilab.reinvention import part_glosses
 from kanjilab.runs import RunFolder, find_runs
-from kanjilab.sample import Sampling, checkpoint_images_seen, load_checkpoints, sample, trained_px
+from kanjilab.sample import Sampling, checkpoint_images_seen, load_checkpoints, sample
 from kanjilab.score import glyphs_of
 from kanjilab.widgets.common import png_bytes
 
@@ -322,7 +321,6 @@ def draw_glyphs(
         request.sampling,
         trainable=trainable,
         batch=len(request.seeds),
-        size_px=SIZE_PX if request.run is None else trained_px(RunFolder.open(request.run)),
         on_latents=keep,
     )
     images = glyphs_of(images[0])  # (S, H, W)

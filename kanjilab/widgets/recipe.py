@@ -157,7 +157,7 @@ def read_state(path: Path) -> RunState:
     run = RunFolder.open(path)
     writer = run.writer()  # before the rest, which may only be newer
     settings, saved = run.settings, _newest_state(run)
-    arm = Arm.from_json(settings["arms"][0])
+    arm = run.arm(0)
     total = arm.total_steps(settings["training_images"])
     progress = saved["arms"][0]
     finished = progress["steps"] >= total or progress["stopped"] is not None
