@@ -36,6 +36,13 @@ class ReinventionScaleName(StrEnum):
     demo = "demo"
 
 
+class PairScaleName(StrEnum):
+    """How much of the pairs' study is done."""
+
+    smoke = "smoke"
+    full = "full"
+
+
 class StudyScale(StrEnum):
     """How much of a study is done."""
 
@@ -411,6 +418,26 @@ def reinvent(
     except (ValueError, OSError, RuntimeError) as error:
         raise _fail_plainly(error) from error
     typer.echo(report_table(report))
+    typer.echo(str(folder / "strip.png"))
+
+
+@app.command()
+def pairs(
+    folder: Annotated[Path | None, typer.Option(help="Where everything goes; runs/slot-pairs by default.")] = None,
+    base: Annotated[str, typer.Option(help="A base.")] = "pocket",
+    scale: Annotated[PairScaleName, typer.Option(help="smoke: a minute; full: an hour of one core.")] = (
+        PairScaleName.full
+    ),
+) -> None:
+    """Ask for two radicals together: of one slot, and of two different ones."""
+    from kanjilab.slot_pairs import SCALES, report_text, run_pairs
+
+    folder = folder or Path("runs") / ("slot-pairs" + ("" if scale.value == "full" else f"-{scale.value}"))
+    try:
+        report = run_pairs(folder, base_name=base, scale=SCALES[scale.value])
+    except (ValueError, OSError, RuntimeError) as error:
+        raise _fail_plainly(error) from error
+    typer.echo(report_text(report))
     typer.echo(str(folder / "strip.png"))
 
 

@@ -150,7 +150,8 @@ def withhold(rule: Rule, count: int) -> tuple[list[Item], Without]:
     items = choose_items(characters, components, set(rule.pool(characters, drawable).index), count)
     if not items:
         raise ValueError(f"expected two-part characters to withhold from {rule.name}, got none")
-    return items, Without.items(rule, items, characters, components)
+    withheld = {character for item in items for character in item.withheld}
+    return items, Without.known(rule, withheld, characters, components)
 
 
 def tasks(items: Sequence[Item], new: Sequence[Item]) -> dict[str, Asked]:
@@ -168,18 +169,21 @@ def tasks(items: Sequence[Item], new: Sequence[Item]) -> dict[str, Asked]:
     return asked | ({NEW_PAIRS: Asked(tuple(new), tuple(item.by_parts for item in new))} if new else {})
 
 
-def draw(base: Base, run: RunFolder, prompts: Sequence[str], seeds: Sequence[int], sampling: Sampling) -> np.ndarray:
-    """Every prompt with every seed from the run's last checkpoint; read, where an earlier call stored them.
+def draw(
+    base: Base, run: RunFolder, prompts: Sequence[str], seeds: Sequence[int], sampling: Sampling, arm: int = 0
+) -> np.ndarray:
+    """Every prompt with every seed from an arm's last checkpoint; read, where an earlier call stored them.
 
     Args:
         prompts: P. seeds: S.
+        arm: of the run.
     Returns:
         (P, S, H, W) uint8 glyphs.
     """
-    facts = {"step": run.checkpoints()[-1], "prompts": list(prompts), "seeds": list(seeds)}
+    facts = {"step": run.checkpoints()[-1], "arm": arm, "prompts": list(prompts), "seeds": list(seeds)}
     facts |= {"sampling": sampling.to_json()}
     if (name := f"asked_{settings_hash(facts)}") not in run.samples():
-        images = sample(base, prompts, seeds, sampling, trainable=load_checkpoints(base, run, [facts["step"]]))[0]
+        images = sample(base, prompts, seeds, sampling, trainable=load_checkpoints(base, run, [facts["step"]], arm))[0]
         with run.lock():
             run.write_samples(name, glyphs_of(images).reshape(*images.shape[:4]), facts)
     return run.read_samples(name)[0]

@@ -257,17 +257,17 @@ class Without:
     name: ClassVar[str] = "without"
 
     @classmethod
-    def items(cls, rule: Rule, items: Iterable[Item], characters: pd.DataFrame, components: Components) -> Self:
-        """Without all that the items withhold, and without what the list does not know: it may contain them.
+    def known(cls, rule: Rule, withheld: Iterable[str], characters: pd.DataFrame, components: Components) -> Self:
+        """Without some characters, and without what the list does not know: it may contain what they are made of.
 
         Args:
             rule: to wrap.
-            items: of `choose_items`.
+            withheld: characters.
             characters: a table of `load_characters`.
             components: the list of decompositions.
         """
         unknown = {str(character) for character in characters.index if components.of(str(character)) is None}
-        return cls(rule, tuple(sorted(unknown.union(*(item.withheld for item in items)))))
+        return cls(rule, tuple(sorted(unknown.union(withheld))))
 
     def pool(self, characters: pd.DataFrame, drawable: Iterable[str]) -> pd.DataFrame:
         """The wrapped rule's pool, less what is withheld."""

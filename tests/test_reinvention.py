@@ -161,7 +161,7 @@ def test_a_rule_without_them_chooses_as_if_they_did_not_exist(tmp_path):
     )
     rows = characters.loc[characters["radical"].isin([85, 75])]
     item = Item("沐", "⿰", ("水", "木"), ("water", "tree"), "wash", withheld_with("沐", characters, components))
-    rule = Without.items(EveryCharacter(), [item], characters, components)
+    rule = Without.known(EveryCharacter(), item.withheld, characters, components)
     selected = rule.select(rows, drawable)
     full = EveryCharacter().select(rows, drawable)
     gone = set(full.index) - set(selected.index)
