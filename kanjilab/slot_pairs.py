@@ -41,7 +41,6 @@ from kanjilab.strips import Strip, save_strip
 # Radicals of seed16 that stand in one slot almost wherever they stand, by classical number.
 SLOT_OF = {85: "left", 167: "left", 149: "left", 120: "left", 140: "top", 118: "top"}
 ALONE, SAME, DIFFERENT = "alone", "same slot", "different slots"
-REAL = "both, in real characters"
 SHARES = ("any", "both", "first", "second", "another two")
 
 
@@ -121,7 +120,7 @@ def run_pairs(
     base_name: str = "pocket",
     arm: Arm = DEMO_ARM,
     scale: PairScale = SCALES["full"],
-    judge: Judge | None = None,
+    judges: Sequence[Judge] = (),
     precision: str = "bf16",
     sampling: Sampling = DEMO_SAMPLING,
 ) -> dict[str, Any]:
@@ -132,14 +131,15 @@ def run_pairs(
         base_name: as for `load_base`.
         arm: what is trained, once with each seed; its budget is the scale's.
         scale: how much of everything.
-        judge: who looks for the parts; B by default.
+        judges: who look for the parts; A and B by default.
         precision: of the frozen denoiser.
         sampling: how images are drawn.
     Returns:
-        The report that was written, see `report_of`, with what made it.
+        The report that was written: what made it, and by the name of each judge `report_of` and `read_real`.
     """
     folder.mkdir(parents=True, exist_ok=True)
-    judge, asked, characters, components = judge or load_judge("B"), questions(), load_characters(), load_components()
+    judges = judges or [load_judge("A"), load_judge("B")]
+    asked, characters, components = questions(), load_characters(), load_components()
     together = shown_together({part for question in asked for part in question.parts}, components)
     rule = Without.known(Only(Seed16(scale.per_radical), tuple(SLOT_OF)), together, characters, components)
     dataset = build_dataset(rule, folder / "data")
@@ -150,17 +150,19 @@ def run_pairs(
     prompts = [question.prompt for question in asked]
     images = np.stack([draw(base, run, prompts, range(scale.noises), sampling, k) for k in range(len(arms))])
     save_strip(pair_strip(asked, images[0, :, 0], run), folder / "strip.png")
-    table = read_pairs(judge, asked, scale.seeds, images)
-    write_bytes_atomic(folder / "table.parquet", table.to_parquet())
+    tables = {judge.name: read_pairs(judge, asked, scale.seeds, images) for judge in judges}
+    table = pd.concat(tables, names=["judge"]).reset_index(level="judge")
+    write_bytes_atomic(folder / "table.parquet", table.to_parquet(index=False))
     report = {
         "run": run.settings["hash"],
         "settings": run.settings,
         "data": {"images": len(data), "hash": dataset.content_hash},
         "sampling": sampling.to_json(),
         "noises": scale.noises,
-        "judge": judge.name,
-        "real": read_real(judge, asked, together),
-    } | report_of(table)
+        "judges": {
+            judge.name: report_of(tables[judge.name]) | {"real": read_real(judge, asked, together)} for judge in judges
+        },
+    }
     write_json_atomic(folder / "report.json", report)
     return report
 
@@ -278,27 +280,32 @@ def pair_strip(asked: Sequence[Question], images: np.ndarray, run: RunFolder) ->
     )
 
 
-def rates_table(report: Mapping[str, Any]) -> pd.DataFrame:
-    """Kinds of questions in columns, shares of images in rows, each with its 95% interval."""
+def rates_table(told: Mapping[str, Any]) -> pd.DataFrame:
+    """Kinds of questions in columns, shares of images in rows, each with its 95% interval.
+
+    Args:
+        told: what the report says of one judge.
+    """
 
     def cell(values: Sequence[float]) -> str:
         return "{:.1%} [{:.1%}, {:.1%}]".format(*values)
 
-    cells = {kind: {name: cell(values) for name, values in shares.items()} for kind, shares in report["rates"].items()}
-    for kind, real in report["real"].items():
-        cells[kind][REAL] = f"{cell(real['both'])} of {len(real['characters'])}"
+    cells = {kind: {name: cell(values) for name, values in shares.items()} for kind, shares in told["rates"].items()}
+    for kind, real in told["real"].items():
+        cells[kind]["both, if each came as often as alone"] = f"{told['independent'][kind]:.1%}"
+        cells[kind]["both, in real characters"] = f"{cell(real['both'])} of {len(real['characters'])}"
     return pd.DataFrame(cells).fillna("")
+
+
+def findings_of(report: Mapping[str, Any]) -> dict[str, str]:
+    """What each judge says of both parts, different slots against one, in a sentence."""
+    place = f"in {Path(report['settings']['base']).name}"
+    return {name: sentence(Contrast.from_json(told["contrast"]), place) for name, told in report["judges"].items()}
 
 
 def report_text(report: Mapping[str, Any]) -> str:
     """The report in words and numbers."""
-    chance = ", ".join(f"{kind} {value:.1%}" for kind, value in report["independent"].items())
-    trainings = len(report["settings"]["arms"])
-    return "\n".join(
-        [
-            f"{trainings} trainings, {report['noises']} images a prompt, judge {report['judge']}",
-            rates_table(report).to_string(),
-            f"both, if each came as often as alone: {chance}",
-            sentence(Contrast.from_json(report["contrast"]), f"in {Path(report['settings']['base']).name}"),
-        ]
-    )
+    lines = [f"{len(report['settings']['arms'])} trainings, {report['noises']} images a prompt"]
+    for name, finding in findings_of(report).items():
+        lines += ["", f"judge {name}:", rates_table(report["judges"][name]).to_string(), finding]
+    return "\n".join(lines)
