@@ -425,7 +425,7 @@ def reinvent(
 def pairs(
     folder: Annotated[Path | None, typer.Option(help="Where everything goes; runs/slot-pairs by default.")] = None,
     base: Annotated[str, typer.Option(help="A base.")] = "pocket",
-    scale: Annotated[PairScaleName, typer.Option(help="smoke: a minute; full: an hour of one core.")] = (
+    scale: Annotated[PairScaleName, typer.Option(help="smoke: a minute; full: forty minutes of one core.")] = (
         PairScaleName.full
     ),
 ) -> None:
