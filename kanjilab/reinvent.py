@@ -104,12 +104,12 @@ def run_reinvention(
     Raises:
         ValueError: the rule leaves no item to withhold.
     """
-    folder.mkdir(parents=True, exist_ok=True)
+    base = load_base(base_name, precision)
     judge = judge or load_judge("B")
     items, without = withhold(rule or Left16(), scale.items)
+    folder.mkdir(parents=True, exist_ok=True)
     write_json_atomic(folder / "items.json", [dataclasses.asdict(item) for item in items])
     dataset = build_dataset(without, folder / "data")
-    base = load_base(base_name, precision)
     data = encode_dataset(base, dataset.split("train"))
     arm = dataclasses.replace(arm, images_seen=scale.images_seen)
     run = run_training(base, data, [arm], folder / "run", checkpoints=1)

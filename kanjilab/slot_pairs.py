@@ -136,14 +136,16 @@ def run_pairs(
         sampling: how images are drawn.
     Returns:
         The report that was written: what made it, and by the name of each judge `report_of` and `read_real`.
+    Raises:
+        ValueError: an unknown base, or an earlier call's settings were others.
     """
+    base = load_base(base_name, precision)  # refused before anything is written
     folder.mkdir(parents=True, exist_ok=True)
     judges = judges or [load_judge("A"), load_judge("B")]
     asked, characters, components = questions(), load_characters(), load_components()
     together = shown_together({part for question in asked for part in question.parts}, components)
     rule = Without.known(Only(Seed16(scale.per_radical), tuple(SLOT_OF)), together, characters, components)
     dataset = build_dataset(rule, folder / "data")
-    base = load_base(base_name, precision)
     data = encode_dataset(base, dataset.split("train"))
     arms = [replace(arm, images_seen=scale.images_seen, seed=seed) for seed in scale.seeds]
     run = run_training(base, data, arms, folder / "run", checkpoints=1)

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import dataclasses
 import html
+import itertools
 import json
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -391,17 +392,20 @@ def variants_strip(lab: Lab, variants: Sequence[Variant] = (), seed: int | None 
     return Strip(np.stack([before, *rows]), labels, tuple(asked["prompt"]), title, facts, column_groups=groups)
 
 
-def measure_images(lab: Lab, measure: Callable[[np.ndarray], pd.DataFrame]) -> pd.DataFrame:
+def measure_images(
+    lab: Lab, measure: Callable[[np.ndarray], pd.DataFrame], variants: Sequence[Variant] = ()
+) -> pd.DataFrame:
     """Measures everything that was drawn at the end of training; nothing is trained or drawn.
 
     Args:
         measure: (N, H, W) uint8, 0 = black, to a table of N rows.
+        variants: of the study; all by default.
     Returns:
         One row an image: variant, seed, split, prompt, noise_seed and the measure's columns.
     """
     asked, noises = prompt_table(lab), lab.study.noise_seeds
     parts = []
-    for variant, seed in lab.study.cells():
+    for variant, seed in itertools.product(variants or lab.study.variants, lab.study.seeds):
         rows = asked.loc[asked.index.repeat(len(noises)), ["split", "prompt"]].reset_index(drop=True)
         rows.insert(0, "variant", variant.label)
         rows.insert(1, "seed", seed)

@@ -31,6 +31,7 @@ COMMANDS = [
     "score",
     "criteria",
     "reinvent",
+    "pairs",
     "diagnose",
     "export",
 ]
@@ -394,6 +395,13 @@ def test_train_refuses_what_it_cannot_use(tmp_path, images, base):
     (tmp_path / "full" / "thesis.txt").touch()
     assert "found ['thesis.txt']" in refused("train", images, tmp_path / "full", *options)
     assert not run.exists()
+
+
+@pytest.mark.parametrize("command", ["reinvent", "pairs"])
+def test_an_unknown_base_is_refused_before_anything_is_written(tmp_path, command):
+    folder = tmp_path / "new"
+    assert "nowhere" in refused(command, "--scale", "smoke", "--base", "nowhere", "--folder", folder)
+    assert not folder.exists()
 
 
 @pytest.mark.parametrize("command", ["strip", "export", "score"])

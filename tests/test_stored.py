@@ -244,7 +244,11 @@ def test_images_and_prompts_lie_in_the_same_order(lab, monkeypatch):
     asked = prompt_table(lab)
     assert asked["split"].tolist() == ["held_out"] * 4 + ["train"] * 4
     assert asked["radical"].tolist() == [RADICALS[prompt.split()[0]] for prompt in asked["prompt"]]
-    measured = measure_images(lab, lambda images: pd.DataFrame({"light": images.mean(axis=(1, 2))}))
+
+    def light(images):
+        return pd.DataFrame({"light": images.mean(axis=(1, 2))})
+
+    measured = measure_images(lab, light)
     assert len(measured) == 3 * 2 * 8 * 2
     variant = lab.study.variants[1]
     images = last_images(lab, variant, 6)  # (P, S, H, W)
@@ -252,6 +256,8 @@ def test_images_and_prompts_lie_in_the_same_order(lab, monkeypatch):
     assert rows["light"].tolist() == pytest.approx(images.mean(axis=(2, 3)).ravel().tolist())
     assert rows["prompt"].tolist() == [prompt for prompt in asked["prompt"] for _ in range(2)]
     assert rows["noise_seed"].tolist() == [0, 1] * 8
+    alone = measure_images(lab, light, [variant])
+    assert alone[alone["seed"] == 6].reset_index(drop=True).equals(rows) and set(alone["variant"]) == {"rank 3"}
 
 
 def test_a_strip_has_the_base_above_and_a_row_for_each_variant(lab, monkeypatch):
