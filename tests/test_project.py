@@ -213,7 +213,7 @@ def test_the_readme_tells_the_exploratory_contrasts(name, judge):
         ("balance", ("imbalance 3", "imbalance 10", "imbalance 30")),
         ("schedule", ("periodic", "constant + EMA")),
         ("batch", ("batch 4", "batch 64", "batch 64, equal steps")),
-        ("rank", ("rank 16", "rank 64, rsLoRA", "rank 64, alpha 4")),
+        ("rank", ("rank 16", "rank 256", "rank 64, rsLoRA", "rank 64, alpha 4")),
         ("epochs", ("4,800 images seen", "88 kanji")),
     ],
 )
