@@ -138,6 +138,18 @@ def run_training(
     return RunFolder.open(folder)
 
 
+def finished_training(base: Base, data: Encoded, arms: Sequence[Arm], folder: Path, checkpoints: int) -> RunFolder:
+    """`run_training` for those who can do nothing with half of one.
+
+    Raises:
+        InterruptedError: a STOP file ended the training.
+    """
+    run = run_training(base, data, arms, folder, checkpoints)
+    if not is_finished(run):
+        raise InterruptedError(f"{run.path} was stopped before its end; the same command goes on with it")
+    return run
+
+
 def _tracked(report: StepReport) -> dict[str, float]:
     values = {"loss": report.loss, "gradient_norm": report.gradient_norm, "lr": report.lr}
     return {
@@ -186,9 +198,7 @@ def run_demo(
     with clock.part("encode"):
         data = encode_dataset(base, dataset.split("train"), on_progress=bar("encode", kept=True))
     with clock.part("train"):
-        run = run_training(base, data, [arm], folder / "run", scale.checkpoints)
-    if not is_finished(run):
-        raise InterruptedError(f"{run.path} was stopped before its end; the same command goes on with it")
+        run = finished_training(base, data, [arm], folder / "run", scale.checkpoints)
     recipe = {"scale": dataclasses.asdict(scale), "sampling": sampling.to_json()}
     if report := _finished_report(folder, run, dataset, recipe):
         return report

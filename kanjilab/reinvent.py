@@ -22,7 +22,7 @@ from kanjilab.bases import Base, load_base
 from kanjilab.characters import load_characters
 from kanjilab.components import load_components
 from kanjilab.dataset import build_dataset
-from kanjilab.demo import DEMO_ARM, DEMO_SAMPLING, run_training
+from kanjilab.demo import DEMO_ARM, DEMO_SAMPLING, finished_training
 from kanjilab.encode import encode_dataset
 from kanjilab.glyphs import default_font, draw_font, drawable_characters
 from kanjilab.judges import Judge, judge_facts, load_judge
@@ -103,6 +103,7 @@ def run_reinvention(
         same images read as answers to another item.
     Raises:
         ValueError: the rule leaves no item to withhold.
+        InterruptedError: a STOP file ended the training.
     """
     base = load_base(base_name, precision)
     judge = judge or load_judge("B")
@@ -112,7 +113,7 @@ def run_reinvention(
     dataset = build_dataset(without, folder / "data")
     data = encode_dataset(base, dataset.split("train"))
     arm = dataclasses.replace(arm, images_seen=scale.images_seen)
-    run = run_training(base, data, [arm], folder / "run", checkpoints=1)
+    run = finished_training(base, data, [arm], folder / "run", checkpoints=1)
     trained_on = set(dataset.split("train").table["character"])
     asked = tasks(items, choose_novel_items(load_characters(), load_components(), trained_on, scale.items))
     images = {name: draw(base, run, task.prompts, range(scale.seeds), sampling) for name, task in asked.items()}

@@ -24,7 +24,7 @@ from kanjilab.characters import load_characters
 from kanjilab.components import Components, load_components, normal_form
 from kanjilab.counted import counted_rng
 from kanjilab.dataset import build_dataset
-from kanjilab.demo import DEMO_ARM, DEMO_SAMPLING, run_training
+from kanjilab.demo import DEMO_ARM, DEMO_SAMPLING, finished_training
 from kanjilab.encode import encode_dataset
 from kanjilab.glyphs import default_font, draw_font, drawable_characters
 from kanjilab.inference import Contrast, compare, sentence
@@ -138,6 +138,7 @@ def run_pairs(
         The report that was written: what made it, and by the name of each judge `report_of` and `read_real`.
     Raises:
         ValueError: an unknown base, or an earlier call's settings were others.
+        InterruptedError: a STOP file ended the training.
     """
     base = load_base(base_name, precision)  # refused before anything is written
     folder.mkdir(parents=True, exist_ok=True)
@@ -148,7 +149,7 @@ def run_pairs(
     dataset = build_dataset(rule, folder / "data")
     data = encode_dataset(base, dataset.split("train"))
     arms = [replace(arm, images_seen=scale.images_seen, seed=seed) for seed in scale.seeds]
-    run = run_training(base, data, arms, folder / "run", checkpoints=1)
+    run = finished_training(base, data, arms, folder / "run", checkpoints=1)
     prompts = [question.prompt for question in asked]
     images = np.stack([draw(base, run, prompts, range(scale.noises), sampling, k) for k in range(len(arms))])
     save_strip(pair_strip(asked, images[0, :, 0], run), folder / "strip.png")

@@ -105,6 +105,13 @@ def test_the_second_call_draws_and_trains_nothing(done, monkeypatch):
     assert call() == report
 
 
+def test_half_a_training_is_asked_nothing(done, monkeypatch):
+    _, _, call = done
+    monkeypatch.setattr("kanjilab.demo.is_finished", lambda run: False)
+    with pytest.raises(InterruptedError, match="was stopped before its end"):
+        call()
+
+
 def test_perfect_answers_come_first_and_the_floor_sees_that_others_were_asked(judge):
     """Real glyphs of the items as answers: what a run that re-invents perfectly would score."""
     items, _ = withhold(Left16(per_radical=8), 12)

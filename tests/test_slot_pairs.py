@@ -168,6 +168,13 @@ def test_a_run_reads_every_image_of_every_training(done):
     assert text.count("in base, different slots against same slot") == 2
 
 
+def test_half_a_training_is_asked_nothing(done, monkeypatch):
+    _, _, call = done
+    monkeypatch.setattr("kanjilab.demo.is_finished", lambda run: False)
+    with pytest.raises(InterruptedError, match="was stopped before its end"):
+        call()
+
+
 def test_the_trainings_differ_and_a_second_call_draws_nothing(done, monkeypatch):
     folder, report, call = done
     run = reinvent.RunFolder.open(folder / "run")
