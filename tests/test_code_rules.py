@@ -24,7 +24,7 @@ LAYERS = (
     {"plots", "history", "criteria", "reinvention", "material"},
     {"demo", "summary", "judge_card", "comfyui", "diagnosis"},
     {"reinvent", "controls", "judge_training", "presets", "release"},
-    {"study"},
+    {"study", "slot_pairs"},
     {"lab"},
     {"packs"},
     {"answers", "recipes"},
