@@ -141,6 +141,8 @@ def run_training(
 def finished_training(base: Base, data: Encoded, arms: Sequence[Arm], folder: Path, checkpoints: int) -> RunFolder:
     """`run_training` for those who can do nothing with half of one.
 
+    Args:
+        base, data, arms, folder, checkpoints: as there.
     Raises:
         InterruptedError: a STOP file ended the training.
     """
