@@ -1,6 +1,7 @@
 """Curate kanji, train LoRAs over a frozen text-to-image base, draw checkpoint strips, and measure what came out."""
 
 import json
+from collections.abc import Callable
 from dataclasses import replace
 from enum import StrEnum
 from pathlib import Path
@@ -29,15 +30,8 @@ class ScaleName(StrEnum):
     full = "full"
 
 
-class ReinventionScaleName(StrEnum):
-    """How much of the re-invention is done."""
-
-    smoke = "smoke"
-    demo = "demo"
-
-
-class PairScaleName(StrEnum):
-    """How much of the pairs' study is done."""
+class AskingScale(StrEnum):
+    """How much of the re-invention or of the pairs is done."""
 
     smoke = "smoke"
     full = "full"
@@ -404,40 +398,45 @@ def criteria(
 def reinvent(
     folder: Annotated[Path | None, typer.Option(help="Where everything goes; runs/reinvention by default.")] = None,
     base: Annotated[str, typer.Option(help="One that has never seen a kanji.")] = "pocket",
-    scale: Annotated[ReinventionScaleName, typer.Option(help="smoke: a minute; demo: a quarter of an hour.")] = (
-        ReinventionScaleName.demo
-    ),
+    scale: Annotated[AskingScale, typer.Option(help="smoke: a minute; full: a quarter of an hour.")] = AskingScale.full,
 ) -> None:
     """Train without some characters, ask for them by their parts and meanings, and see whether they come back."""
     from kanjilab.reinvent import SCALES, report_table, run_reinvention
 
-    name = "reinvention" + ("" if scale.value == "demo" else f"-{scale.value}")
-    folder = folder or Path("runs") / name
-    try:
-        report = run_reinvention(folder, base_name=base, scale=SCALES[scale.value])
-    except (ValueError, OSError, RuntimeError) as error:
-        raise _fail_plainly(error) from error
-    typer.echo(report_table(report))
-    typer.echo(str(folder / "strip.png"))
+    _ask(
+        "reinvention",
+        folder,
+        scale,
+        lambda target: report_table(run_reinvention(target, base_name=base, scale=SCALES[scale.value])),
+    )
 
 
 @app.command()
 def pairs(
     folder: Annotated[Path | None, typer.Option(help="Where everything goes; runs/slot-pairs by default.")] = None,
     base: Annotated[str, typer.Option(help="A base.")] = "pocket",
-    scale: Annotated[PairScaleName, typer.Option(help="smoke: a minute; full: forty minutes of one core.")] = (
-        PairScaleName.full
+    scale: Annotated[AskingScale, typer.Option(help="smoke: a minute; full: forty minutes of a core.")] = (
+        AskingScale.full
     ),
 ) -> None:
     """Ask for two radicals together: of one slot, and of two different ones."""
     from kanjilab.slot_pairs import SCALES, report_text, run_pairs
 
-    folder = folder or Path("runs") / ("slot-pairs" + ("" if scale.value == "full" else f"-{scale.value}"))
+    _ask(
+        "slot-pairs",
+        folder,
+        scale,
+        lambda target: report_text(run_pairs(target, base_name=base, scale=SCALES[scale.value])),
+    )
+
+
+def _ask(name: str, folder: Path | None, scale: AskingScale, run: Callable[[Path], str]) -> None:
+    folder = folder or Path("runs") / (name + ("" if scale == AskingScale.full else f"-{scale.value}"))
     try:
-        report = run_pairs(folder, base_name=base, scale=SCALES[scale.value])
+        told = run(folder)
     except (ValueError, OSError, RuntimeError) as error:
         raise _fail_plainly(error) from error
-    typer.echo(report_text(report))
+    typer.echo(told)
     typer.echo(str(folder / "strip.png"))
 
 

@@ -64,7 +64,7 @@ class ReinventionScale:
 
 SCALES = {
     "smoke": ReinventionScale(images_seen=64, items=4, seeds=2),
-    "demo": ReinventionScale(images_seen=28_000, items=300, seeds=8),
+    "full": ReinventionScale(images_seen=28_000, items=300, seeds=8),
 }
 
 
@@ -82,7 +82,7 @@ def run_reinvention(
     rule: Rule | None = None,
     base_name: str = "pocket",
     arm: Arm = DEMO_ARM,
-    scale: ReinventionScale = SCALES["demo"],
+    scale: ReinventionScale = SCALES["full"],
     judge: Judge | None = None,
     precision: str = "bf16",
     sampling: Sampling = DEMO_SAMPLING,

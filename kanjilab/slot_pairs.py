@@ -82,17 +82,13 @@ class Question:
     prompt: str
 
 
-def questions(slot_of: Mapping[int, str] = SLOT_OF) -> list[Question]:
-    """Every radical alone, then every ordered two of them.
-
-    Args:
-        slot_of: the slot that each radical wants, by classical number.
-    """
+def questions() -> list[Question]:
+    """Every radical of `SLOT_OF` alone, then every ordered two of them."""
     glosses, found = part_glosses(load_characters()), []
     for count in (1, 2):
-        for numbers in itertools.permutations(slot_of, count):
+        for numbers in itertools.permutations(SLOT_OF, count):
             parts = tuple(normal_form(radical_character(number)) for number in numbers)
-            slots = {slot_of[number] for number in numbers}
+            slots = {SLOT_OF[number] for number in numbers}
             kind = ALONE if count == 1 else SAME if len(slots) == 1 else DIFFERENT
             found.append(Question(kind, parts, " ".join(glosses[part] for part in parts)))
     return found
