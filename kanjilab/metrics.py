@@ -7,7 +7,8 @@ counts them. Every interval is a plain ``Estimate``; every resampling takes its 
 from __future__ import annotations
 
 import re
-from collections.abc import Collection, Sequence
+from collections import Counter
+from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass
 from statistics import NormalDist
 from typing import NamedTuple
@@ -15,6 +16,8 @@ from typing import NamedTuple
 import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
+
+from kanjilab.components import normal_form
 
 COPY_RATIO = 1 / 3  # d1/d2 below it counts as a copy
 COMPARE_PX = 32  # glyphs are compared at this size: a one-pixel shift at 128 px hardly moves them
@@ -86,7 +89,8 @@ def expected_part_hits(readings: pd.DataFrame, expected: Sequence[Collection[str
 
     Args:
         readings: one row per image with a column ``parts`` (tuples of str), as judges A and B read.
-        expected: one set of radicals per image, of which any will do.
+        expected: one set of radicals per image, of which any will do; one that is listed under another form among
+            the parts (月 for 肉) counts as that.
     Returns:
         (N,) bool.
     Raises:
@@ -94,7 +98,9 @@ def expected_part_hits(readings: pd.DataFrame, expected: Sequence[Collection[str
     """
     if len(readings) != len(expected):
         raise ValueError(f"expected one set of radicals per reading: {len(readings)} readings, {len(expected)} sets")
-    return np.array([bool(set(parts) & set(wanted)) for parts, wanted in zip(readings["parts"], expected, strict=True)])
+    return np.array(
+        [bool(shown & _parts(wanted)) for shown, wanted in zip(shown_radicals(readings), expected, strict=True)]
+    )
 
 
 def expected_radical_rate(
@@ -119,11 +125,39 @@ def expected_radical_rate(
     return wilson_interval(int(hits.sum()), len(hits), confidence)
 
 
+def shown_radicals(readings: pd.DataFrame) -> list[frozenset[str]]:
+    """What a judge read in each image, whatever was asked for.
+
+    Args:
+        readings: with ``parts``, as judges A and B read, or the first judge's ``radical`` and ``abstain``.
+    Returns:
+        N sets of normal forms: the parts; of the first judge its one radical, or nothing where it abstains.
+    """
+    if "parts" in readings:
+        return [_parts(parts) for parts in readings["parts"]]
+    pairs = zip(readings["radical"], readings["abstain"], strict=True)
+    return [_parts(() if abstain else (radical,)) for radical, abstain in pairs]
+
+
+def answered_prompts(shown: Sequence[frozenset[str]], expected: Sequence[str | Collection[str]]) -> NDArray[np.float64]:
+    """For each image the share of these prompts that it would answer: its chance, were they dealt out at random.
+
+    Args:
+        shown: as ``shown_radicals`` returns it.
+        expected: one radical per prompt, or a set of which any will do; not empty.
+    Returns:
+        (N,) float in [0, 1].
+    """
+    asked = Counter(_parts([wanted] if isinstance(wanted, str) else wanted) for wanted in expected)
+    chances = {parts: sum(n for wanted, n in asked.items() if parts & wanted) / len(expected) for parts in set(shown)}
+    return np.array([chances[parts] for parts in shown], dtype=np.float64)
+
+
 def shuffled_prompt_rate(readings: pd.DataFrame, expected: Sequence[str | Collection[str]]) -> float:
     """Rate that these images would reach if the prompts were dealt to them at random.
 
     The mean over every pairing of an image with a prompt, so it is exact. A generator that draws one
-    radical whatever it is asked gets the same here as in ``expected_radical_rate``.
+    radical whatever it is asked gets the same here as in ``expected_radical_hits``.
 
     Args:
         readings: as in ``expected_radical_hits``.
@@ -136,9 +170,7 @@ def shuffled_prompt_rate(readings: pd.DataFrame, expected: Sequence[str | Collec
     _require_readings(readings, expected)
     if len(readings) == 0:
         raise ValueError("expected at least one reading, got none")
-    shown = readings.loc[~readings["abstain"].astype(bool), "radical"].value_counts()
-    matches = sum(int(n) * sum(_is_expected(radical, wanted) for wanted in expected) for radical, n in shown.items())
-    return matches / len(readings) ** 2
+    return float(answered_prompts(shown_radicals(readings), expected).mean())
 
 
 def balanced_rate(hits: NDArray[np.bool_], groups: Sequence[str]) -> float:
@@ -164,6 +196,10 @@ def _require_readings(readings: pd.DataFrame, expected: Sequence[str | Collectio
         raise ValueError(f"expected the columns radical and abstain, missing {sorted(missing)}")
     if len(readings) != len(expected):
         raise ValueError(f"expected one radical per reading: {len(readings)} readings, {len(expected)} expected")
+
+
+def _parts(names: Iterable[str]) -> frozenset[str]:
+    return frozenset(normal_form(name) for name in names)
 
 
 def _is_expected(radical: object, wanted: str | Collection[str]) -> bool:

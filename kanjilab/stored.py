@@ -12,16 +12,18 @@ import itertools
 import json
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Any, Self
 
 import numpy as np
 import pandas as pd
 
-from kanjilab.answers import arm_contrasts, outcomes
+from kanjilab.answers import arm_contrasts, contrasts, outcomes
+from kanjilab.components import normal_form
 from kanjilab.inference import SIGNIFICANCE, Contrast, compare, sentence
 from kanjilab.lab import Lab
-from kanjilab.metrics import shuffled_prompt_rate
+from kanjilab.metrics import answered_prompts, shown_radicals
 from kanjilab.packs import stored_moments
 from kanjilab.plots import arm_values
 from kanjilab.radicals import radical_character
@@ -34,6 +36,7 @@ from kanjilab.studies import TUNED_SUFFIX, claims, is_tuned
 from kanjilab.study import Study, Variant, place
 
 HITS, LOSS, DIVERSITY = "images with the expected radical", "held-out loss", "diversity"
+DEALT = "dealt at random"
 MOSTLY = 0.9  # a judge that abstains from more than this share saw hardly a glyph
 SHARED = ("images_seen", "batch", "peak_lr", "schedule", "rank", "targets", "ema_decay", "beta2")
 LOGGED = ("images_seen", "loss", "gradient_norm", "lr", "update_norm")
@@ -126,6 +129,23 @@ class StoredStudy:
         """Whether variants were also trained at rates of their own."""
         return any(label.endswith(TUNED_SUFFIX) for label in self.labels)
 
+    @cached_property
+    def chances(self) -> pd.DataFrame:
+        """The table's final images, as read, with what stands behind a hit.
+
+        Three columns more: shown, the radicals that the judge read; dealt, the share of the split's prompts that the
+        image would answer; above, its hit less that.
+        """
+        final = self.table.loc[self.table["final"]]
+        final = final.assign(shown=shown_radicals(final))
+        # Every arm drew the same prompts, so the prompts of all arms have the shares of each.
+        dealt = [
+            pd.Series(answered_prompts(part["shown"].tolist(), [set(e) for e in part["expected"]]), part.index)
+            for _, part in final.groupby("split")
+        ]
+        final["dealt"] = pd.concat(dealt)
+        return final.assign(above=final["hit"] - final["dealt"])
+
     # ------------------------------------------------------------------------------------------ numbers
 
     def contrasts(self, split: str | None = None) -> list[Contrast]:
@@ -145,10 +165,34 @@ class StoredStudy:
         ]
         return pd.DataFrame(rows)
 
+    def above_chance(self, split: str | None = None) -> list[Contrast]:
+        """The contrasts in hits above chance: less what the same images reach with the prompts dealt at random.
+
+        Who draws one radical whatever is asked for gains nothing here, as many hits as it may have. Corrected among
+        themselves as the study's own are; on the first split by default.
+        """
+        return contrasts(self.study, self.chances, split or self.splits[0], "above")
+
+    def by_radical(self) -> pd.DataFrame:
+        """How often each radical was read where it was asked for, and where it was not; of the first split.
+
+        Returns:
+            One row a variant; two columns a radical: ("asked for", radical) and ("not asked for", radical), shares of
+            images over all seeds. A prompt asks for every radical that will do.
+        """
+        drawn = self.chances.loc[self.chances["split"] == self.splits[0]]
+        columns = {}
+        for radical in sorted(set("".join(drawn["expected"]))):
+            asked, form = drawn["expected"].str.contains(radical), normal_form(radical)
+            seen = drawn.assign(seen=[form in shown for shown in drawn["shown"]])
+            for name, rows in (("asked for", seen.loc[asked]), ("not asked for", seen.loc[~asked])):
+                columns[name, radical] = rows.groupby("variant")["seen"].mean()
+        return pd.DataFrame(columns).loc[self.labels].sort_index(axis=1, level=0, sort_remaining=False)
+
     def blocks(self) -> dict[str, pd.DataFrame]:
         """Hits of the first split, held-out loss and diversity: by name a table of blocks (rows) and variants."""
         rates, table = self.rates(), self.table.loc[self.table["final"]]
-        hits = pd.DataFrame(dict(zip(rates["variant"], rates["blocks"], strict=True)), index=list(self.study.seeds))
+        hits = pd.DataFrame(dict(zip(rates["variant"], rates["blocks"], strict=True)), index=sorted(self.study.seeds))
         arms = table.groupby(["seed", "variant"])[["held_out_loss", "diversity"]].mean().unstack()
         tables = {HITS: hits.rename_axis("seed"), LOSS: arms["held_out_loss"], DIVERSITY: arms["diversity"]}
         return {name: values.loc[:, self.labels] for name, values in tables.items()}
@@ -162,13 +206,12 @@ class StoredStudy:
         """
         rows = {}
         for label in self.labels:
-            part: Any = self.table.loc[self.table["final"] & (self.table["variant"] == label)]
+            part: Any = self.chances.loc[self.chances["variant"] == label]
             asked = {split: part.loc[part["split"] == split] for split in self.splits}
             first = asked[self.splits[0]]
             rows[label] = {f"hits, {spelled(split)}": some["hit"].mean() for split, some in asked.items()}
-            rows[label] |= {"dealt at random": shuffled_prompt_rate(first, [set(e) for e in first["expected"]])}
-            rows[label] |= {"abstained": first["abstain"].mean(), DIVERSITY: part["diversity"].mean()}
-            rows[label] |= {LOSS: part["held_out_loss"].mean()}
+            rows[label] |= {DEALT: first["dealt"].mean(), "abstained": first["abstain"].mean()}
+            rows[label] |= {DIVERSITY: part["diversity"].mean(), LOSS: part["held_out_loss"].mean()}
         return pd.DataFrame.from_dict(rows, orient="index").rename_axis("variant")
 
     def measured(self, column: str, table: pd.DataFrame | None = None) -> pd.DataFrame:
@@ -203,9 +246,10 @@ class StoredStudy:
         if other.report["hash"] != self.report["hash"]:
             raise ValueError(f"expected readings of study {self.report['hash']}, got {other.report['hash']}")
         hits: Any = self.rates().set_index("variant")["value"]
-        table, name = other.table, other.report["judge"]
-        read: Any = table.loc[table["final"] & (table["split"] == self.splits[0])].groupby("variant")
-        second = read[["hit", *READ_TOO]].mean().rename(columns={"hit": f"hits, {name}"} | READ_TOO)
+        table, name = other.chances, other.report["judge"]
+        read: Any = table.loc[table["split"] == self.splits[0]].groupby("variant")
+        second = read[["hit", "dealt", *READ_TOO]].mean()
+        second = second.rename(columns={"hit": f"hits, {name}", "dealt": DEALT} | READ_TOO)
         second.insert(0, "hits, first judge", hits)
         return second.loc[self.labels]
 
@@ -234,7 +278,13 @@ class StoredStudy:
     def sentences_text(self) -> str:
         """What was found on every split, as Markdown."""
         parts = [f"**{spelled(split)} prompts**\n\n{as_list(some)}" for split, some in self.report["sentences"].items()]
-        return "\n\n".join(parts)
+        return "\n\n".join([*parts, self._correction()])
+
+    def _correction(self) -> str:
+        """For what the p values of `contrasts` are corrected, as Markdown."""
+        others = len(self.study.contrasts) - 1
+        own = "The p of the first contrast is its own" if others else "The p is that of this contrast by itself"
+        return f"*{own}{'; those of the others are corrected among themselves' * bool(others)}.*"
 
     def measured_text(self, name: str, measured: pd.DataFrame, more: str, less: str) -> str:
         """The contrasts of `measured` in words, as a Markdown list.
@@ -255,6 +305,23 @@ class StoredStudy:
             lines.append(f"{label}: {name} {ends}, {difference}, p = {row['p']:.3g}: {verdict}")
         return as_list(lines)
 
+    def above_chance_text(self) -> str:
+        """The contrasts of `above_chance` on the first split in words, as Markdown."""
+        lines = as_list(sentence(contrast, place(self.study)) for contrast in self.above_chance())
+        return f"{lines}\n\n{self._correction()}"
+
+    def other_prompts_text(self, pilot: pd.DataFrame) -> str:
+        """The contrasts on those prompts of the first split that a pilot did not ask, as Markdown.
+
+        Args:
+            pilot: its table.
+        """
+        table = self.table.loc[~self.table["prompt"].isin(pilot["prompt"])]
+        asked = table.loc[table["split"] == self.splits[0], "prompt"].nunique()
+        found = contrasts(self.study, table, self.splits[0])
+        lines = as_list(sentence(contrast, place(self.study)) for contrast in found)
+        return f"On the {asked} prompts that the pilot did not ask:\n\n{lines}\n\n{self._correction()}"
+
     def stopped_text(self) -> str:
         """Which trainings did not come to their end, and what the contrasts are in the other blocks, as Markdown."""
         arms = self.table.loc[self.table["final"] & self.table["stopped"].notna()]
@@ -265,9 +332,9 @@ class StoredStudy:
         seen = "{0.variant}, seed {0.seed}: {0.images_seen:,} images seen of {1}. {0.stopped}"
         lines = [seen.format(row, budget[str(row.variant)]) for row in arms.itertuples()]
         rest = as_list(sentence(contrast, place(self.study)) for contrast in self._without(arms))
-        return f"Stopped early, and drawn and counted as they were then:\n\n{as_list(lines)}" + (
-            f"\n\nWithout the blocks in which one of the two stopped early:\n\n{rest}" if rest else ""
-        )
+        told = f"Stopped early, and drawn and counted as they were then:\n\n{as_list(lines)}"
+        without = f"Without the blocks in which one of the two stopped early, p of each by itself:\n\n{rest}"
+        return f"{told}\n\n{without}" if rest else told
 
     def _without(self, stopped: pd.DataFrame) -> Iterator[Contrast]:
         """The contrasts that lose blocks when those with a stopped arm are left out, over the others."""
@@ -308,7 +375,7 @@ class StoredStudy:
         lines = [
             f"{label} had hardly begun to draw: the judge abstained from {share:.0%} of its images. A difference from "
             "it is one between beginning sooner and later."
-            for label, share in self.beside()["abstained"].to_dict().items()
+            for label, share in (self.beside()["abstained"].to_dict() if "abstain" in self.table else {}).items()
             if share > MOSTLY
         ]
         if self.has_tuned:

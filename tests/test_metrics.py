@@ -8,6 +8,7 @@ import pytest
 
 from kanjilab.metrics import (
     CaptionBayes,
+    answered_prompts,
     balanced_rate,
     caption_words,
     expected_part_hits,
@@ -16,6 +17,7 @@ from kanjilab.metrics import (
     mean_pairwise_distance,
     nearest_training_images,
     paired_difference,
+    shown_radicals,
     shuffled_prompt_rate,
     text_only_ceiling,
     two_way_bootstrap,
@@ -77,6 +79,12 @@ def test_shuffled_rate_is_the_mean_over_all_permutations():
 def test_drawing_one_radical_for_all_gains_nothing_over_shuffled_prompts():
     readings, expected = readings_of("水" * 8), ["水", "水", *"木木金金人人"]
     assert expected_radical_rate(readings, expected).value == shuffled_prompt_rate(readings, expected) == 0.25
+
+
+def test_an_image_answers_every_prompt_that_asks_for_one_of_its_parts():
+    parts = pd.DataFrame({"parts": [("水", "木"), ("月",), ()]})
+    assert answered_prompts(shown_radicals(parts), [{"水"}, {"木", "金"}, {"肉"}, {"人"}]).tolist() == [0.5, 0.25, 0]
+    assert answered_prompts(shown_radicals(readings_of("水-")), ["水", "水", "木"]).tolist() == [2 / 3, 0]
 
 
 def test_balanced_rate_weighs_groups_alike():
@@ -227,5 +235,6 @@ def test_an_expected_part_counts_wherever_it_stands():
     readings = pd.DataFrame({"parts": [("水", "木"), ("木",), (), ("火", "木")]})
     hits = expected_part_hits(readings, [{"木"}, {"水", "火"}, {"木"}, {"水", "火"}])
     assert hits.tolist() == [True, False, False, True]
+    assert expected_part_hits(pd.DataFrame({"parts": [("月",), ("肉",), ("水",)]}), [{"肉"}] * 3).tolist() == [1, 1, 0]
     with pytest.raises(ValueError, match="4 readings, 1 sets"):
         expected_part_hits(readings, [{"木"}])

@@ -132,6 +132,53 @@ def test_beside_a_rate_stands_what_luck_would_reach(tmp_path):
     assert list(beside.columns[:3]) == ["hits, held-out", "hits, train", "dealt at random"]
 
 
+def test_whoever_draws_one_radical_for_all_gains_nothing_above_chance(tmp_path):
+    def answering(share):  # b draws fire for so many of the prompts that ask for it; all else is water
+        stored = written(tmp_path, {"a": 5, "b": 5})
+        table = stored.table.copy()
+        right = (table["variant"] == "b") & (table["prompt"].astype(int) >= 10 - share)
+        table["radical"] = table["expected"].where(right, "水")
+        return dataclasses.replace(stored, table=table.assign(hit=table["radical"] == table["expected"]))
+
+    (none,), (two,) = answering(0).above_chance(), answering(2).above_chance()
+    assert none.difference == (0, 0, 0) and none.rates == (0, 0)
+    # Two of ten images show fire, and half of the prompts ask for it: each is still one of two by chance.
+    assert (two.difference.value, two.rates, two.p) == (pytest.approx(0.2), (pytest.approx(0.2), 0), 2 / 256)
+    assert "b against a: +20.0 points" in answering(2).above_chance_text()
+
+
+def test_each_radical_is_counted_where_it_was_asked_for_and_where_not(tmp_path):
+    stored = written(tmp_path, {"a": 5, "b": 5})
+    shown = [("水", "月") if prompt in "01" else ("月",) for prompt in stored.table["prompt"]]
+    table = stored.table.drop(columns=["radical", "abstain"]).assign(parts=shown)
+    table["expected"] = np.where(table["prompt"].isin(["0", "2"]), "水肉", table["expected"])  # 肉 is listed as 月
+    shares = dataclasses.replace(stored, table=table).by_radical()
+    assert shares.loc["b"].to_dict() == {
+        **{("asked for", "水"): 2 / 5, ("asked for", "火"): 0, ("asked for", "肉"): 1},
+        **{("not asked for", "水"): 0, ("not asked for", "火"): 0, ("not asked for", "肉"): 1},
+    }
+
+
+def test_prompts_that_a_pilot_asked_can_be_left_out(tmp_path):
+    stored = written(tmp_path, {"a": 2, "b": 4})
+    table = stored.table.copy()
+    table["hit"] = (table["variant"] == "b") & (table["prompt"].astype(int) < 6)
+    stored = dataclasses.replace(stored, table=table)
+    text = stored.other_prompts_text(pd.DataFrame({"prompt": list("01234")}))
+    assert text.startswith("On the 5 prompts") and "b against a: +20.0 points" in text  # one of 5, not 6 of 10
+
+
+def test_blocks_stand_under_their_seeds_in_whatever_order_these_were_given(tmp_path):
+    given = Study("batch-full", "b", STUDY_ARM, (Variant("a"), Variant("b")), tuple(range(7, -1, -1)))
+    hits = written(tmp_path, {"a": 2, "b": 4}, study=given).blocks()[HITS]
+    assert hits["a"].to_dict() == pytest.approx({seed: 0.2 + 0.1 * (seed % 2) for seed in range(8)})
+
+
+def test_p_values_say_what_they_are_corrected_for(tmp_path):
+    assert written(tmp_path, {"a": 2, "b": 4}).sentences_text().endswith("by itself.*")
+    assert written(tmp_path, {"a": 2, "b": 4, "c": 3}).sentences_text().endswith("corrected among themselves.*")
+
+
 def test_measured_compares_the_means_of_arms(tmp_path):
     stored = written(tmp_path, {"a": 4, "b": 2})
     losses = stored.measured("held_out_loss")
@@ -217,7 +264,7 @@ def test_judges_agree_or_not(tmp_path):
     assert first.judges_text(same).endswith("held: the same verdict")
     assert first.judges_text(other).endswith("refuted: where the first judge says held, with the opposite sign")
     beside = first.beside_another(other)
-    assert beside.loc["a"].tolist() == pytest.approx([0.25, 0.45, 1, 0])
+    assert beside.loc["a"].tolist() == pytest.approx([0.25, 0.45, 0.5, 1, 0])
     stranger = dataclasses.replace(other, report={**other.report, "hash": "0"})
     with pytest.raises(ValueError, match="expected readings of study"):
         first.beside_another(stranger)
@@ -226,6 +273,9 @@ def test_judges_agree_or_not(tmp_path):
 def test_a_variant_that_has_hardly_begun_is_named(tmp_path):
     assert "hardly begun" not in written(tmp_path, {"a": 2, "b": 4}).limits_text()
     assert written(tmp_path, {"a": 2, "b": 4}, abstain=True).limits_text().count("had hardly begun to draw") == 2
+    second = written(tmp_path, {"a": 2, "b": 4}, judge="judge-b")
+    second = dataclasses.replace(second, table=second.table.drop(columns="abstain").assign(parts=[()] * 320))
+    assert "hardly begun" not in second.limits_text()  # judges A and B do not abstain
 
 
 def test_markup_in_a_study_is_only_text(tmp_path):
