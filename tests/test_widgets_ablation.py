@@ -4,16 +4,19 @@ import asyncio
 import dataclasses
 import json
 import shutil
+import time
 
 import pytest
 
 from kanjilab import packs
 from kanjilab.ablate import ablate
+from kanjilab.judges import load_judge
+from kanjilab.metrics import expected_part_hits
 from kanjilab.runs import RunFolder, find_runs
 from kanjilab.settings import Arm
 from kanjilab.studies import BUDGETS, make_study
 from kanjilab.study import Study
-from kanjilab.widgets import AblationPanel
+from kanjilab.widgets import AblationPanel, work_panel
 from kanjilab.widgets.ablation import FREE, study_code
 from kanjilab.widgets.study_state import (
     StudyState,
@@ -119,6 +122,20 @@ def test_the_code_makes_the_same_study(study, tmp_path):
     assert Study.from_json(seeded.to_json()) == seeded
 
 
+def test_the_code_names_who_reads(study, tmp_path, monkeypatch):
+    reading = {"judge": load_judge("B"), "name": "judge-b", "hits": expected_part_hits}
+    monkeypatch.setattr("kanjilab.ablate.ablate", lambda *given, **named: (given, named))
+    words = {}
+    exec(study_code(study, tmp_path, None, **reading), words)
+    assert words["report"] == ((study, tmp_path), reading)
+    own = study_code(study, tmp_path, None, DarknessJudge(), hits=lambda *_: None)
+    with pytest.raises(NameError, match="'judge'"):
+        exec(own, {})
+    given = {"judge": DarknessJudge(), "hits": list}
+    exec(own, words := dict(given))
+    assert words["report"] == ((study, tmp_path), given)
+
+
 # ---------------------------------------------------------------------------------- stored studies
 
 
@@ -149,6 +166,18 @@ def test_the_strip_shows_what_each_seed_drew(stored, finished, study):
     rows = [number for number, asked in enumerate(facts["prompts"]) if asked["split"] == "held_out"]
     assert (strip.images[:, 1] == images[rows, 0]).all()
     assert variant_strip(report, folder / "nowhere", "rank 3") is None
+
+
+def test_images_of_another_drawing_are_not_shown(stored, finished, study):
+    folder, report = stored / study.name, finished[1]
+    before = variant_strip(report, folder, "rank 3").images
+    for run in find_runs(folder):
+        for name in run.samples():
+            images, facts = run.read_samples(name)
+            run.write_samples(f"{name[:16]}-999999-{'0' * 16}", 255 - images, facts)
+    assert (variant_strip(report, folder, "rank 3").images == before).all()
+    undated = {name: value for name, value in report.items() if name != "drawing"}
+    assert (variant_strip(undated, folder, "rank 3").images == 255 - before).all(), "the latest of any"
 
 
 def test_another_studys_report_is_not_shown(stored, study):
@@ -210,6 +239,49 @@ def test_what_another_process_does_is_shown(make_panel, stored, study):
         assert run.stop_requested()
     panel.refresh()
     assert not panel.start_button.disabled
+
+
+def wait_for(condition, seconds=10):
+    end = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < end, "it never came"
+        time.sleep(0.01)
+
+
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnhandledThreadExceptionWarning")
+def test_a_panel_that_could_not_be_shown_once_goes_on_being_shown(make_panel, stored, monkeypatch):
+    def failing():
+        raise OSError("a file went away")
+
+    monkeypatch.setattr(work_panel, "REDRAW_SECONDS", 0.01)
+    panel = make_panel()
+    with find_runs(stored)[0].lock():
+        panel.refresh()
+        with monkeypatch.context() as patch:
+            patch.setattr(panel, "_show_cells", failing)
+            wait_for(lambda: not panel._watcher.is_alive())
+        panel.refresh()
+        panel.claim.value = ""
+        wait_for(lambda: panel.claim.value)
+    wait_for(lambda: panel._watcher is None)
+
+
+def test_judges_of_parts_read_with_their_own_hits(stored, study, monkeypatch):
+    for name in ("run_training", "sample"):
+        monkeypatch.setattr(packs, name, lambda *_, **__: pytest.fail("done again"))
+    judge = {"judge": load_judge("B"), "name": "judge-b"}
+    panel = AblationPanel(stored, study, **judge, hits=expected_part_hits)
+    asyncio.run(panel.run_now())
+    assert panel.start_button.description == "Load" and panel.state.report["judge"] == "judge-b"
+    table = table_of(panel.folder, "judge-b")
+    assert (table["hit"] == expected_part_hits(table, list(map(set, table["expected"])))).all()
+
+
+def test_hits_that_a_judge_does_not_tell_are_refused_before_anything_is_done(study, tmp_path):
+    with pytest.raises(ValueError, match="expected hits that fit the judge.*radical and abstain"):
+        AblationPanel(tmp_path, study, judge=load_judge("B"), name="judge-b")
+    with pytest.raises(ValueError, match="expected hits that fit the judge"):
+        AblationPanel(tmp_path, study, judge=DarknessJudge(), hits=lambda readings, expected: readings["parts"])
 
 
 def test_a_failure_is_told_and_raised(make_panel, monkeypatch):

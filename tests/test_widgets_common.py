@@ -12,7 +12,18 @@ from matplotlib.figure import Figure
 from PIL import Image
 
 from kanjilab import widgets as panels
-from kanjilab.widgets.common import CodeBox, Panel, escape, html_text, labelled, picture_html, png_bytes, progress_html
+from kanjilab.widgets.common import (
+    Code,
+    CodeBox,
+    Panel,
+    escape,
+    html_text,
+    labelled,
+    picture_html,
+    png_bytes,
+    progress_html,
+    stacked,
+)
 from kanjilab.widgets.common import python_call as call
 
 HOSTILE = """<img src=x onerror="alert('1')">"""
@@ -46,6 +57,10 @@ def test_a_call_writes_plain_numbers_and_only_changes():
     assert np.isnan(evaluated(call("f", float("nan")))[0][0])
 
 
+def test_source_is_written_as_it_stands():
+    assert call("f", Code("study"), judge=Code('load("B")'), word="study") == 'f(study, judge=load("B"), word="study")'
+
+
 def test_a_long_call_is_broken_one_argument_a_line():
     source = call("f", "a" * 60, option="b" * 60)
     assert source == f'f(\n    "{"a" * 60}",\n    option="{"b" * 60}",\n)'
@@ -77,6 +92,12 @@ def test_pictures_become_png_with_the_same_pixels():
     assert Image.open(io.BytesIO(png_bytes(Figure(figsize=(1, 2), dpi=50)))).size == (50, 100)
     with pytest.raises(ValueError, match=r"got \(3, 4\) float64"):
         png_bytes(gray / 2)
+
+
+def test_stacked_pictures_are_as_wide_as_the_first_each_on_its_own_paper():
+    pixels = [np.full(shape, level, np.uint8) for shape, level in (((2, 4), 255), ((1, 2), 90), ((2, 8), 30))]
+    page = np.asarray(stacked([Image.fromarray(one) for one in pixels]).convert("L"))
+    assert page.tolist() == [[255] * 4] * 2 + [[90] * 4] + [[30] * 4]
 
 
 def test_progress_says_itself_in_words_too():

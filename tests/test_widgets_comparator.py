@@ -81,6 +81,22 @@ def test_several_histories_of_a_run_are_told_apart_by_their_sampling(tmp_path):
     assert first_view(tracks).tracks == ("a: guidance 7.0",), "the newest alone"
 
 
+@pytest.mark.parametrize(
+    ("told", "labels"),
+    [
+        ([{"arm": 0}, {"arm": 1}], ["a: arm 0", "a: arm 1"]),
+        ([{"arm": {"alpha": None}}, {"arm": {"alpha": 8.0}}], ["a: alpha 8.0", "a: alpha None"]),
+        ([{"sampling": {"prefix": ""}}, {"sampling": {"prefix": "ink"}}], ["a: no prefix", "a: prefix ink"]),
+    ],
+)
+def test_nought_nothing_and_no_text_tell_tracks_apart_too(tmp_path, told, labels):
+    run = RunFolder.create(tmp_path / "a", {})
+    for number, facts in enumerate(told):
+        stored = {"images_seen": [0], "prompts": ["water"], "seeds": [0], "sampling": {}} | facts
+        run.write_samples(f"history_{number}", distinct_glyphs((1, 1, 1), number), stored)
+    assert sorted(track.label for track in read_tracks({"a": run.path})) == labels
+
+
 def test_of_samples_that_were_asked_for_twice_the_newest_count(tmp_path):
     store_run(tmp_path / "a", images_seen=(0, 100), seed=1)
     newer = store_run(tmp_path / "a", images_seen=(0, 100, 200), seed=2)

@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+import os
 import shutil
 import threading
 import time
@@ -167,7 +168,14 @@ def test_a_glyph_forms_up_to_its_picture(base):
     assert (
         len(frames) == len(steps) == FRAMES_SHOWN and (steps[0], steps[-1]) == (1, 30) and steps == sorted(set(steps))
     )
-    assert many.picture().width >= few.picture().width // 2 and few.picture(1).mode == "P"
+    assert many.picture().width == few.picture().width and few.picture(1).mode == "P"
+
+
+def test_the_judge_that_reports_reads_nothing_before_it_explains(base, monkeypatch):
+    asked = []
+    monkeypatch.setattr(drawing, "load_judge", lambda name: asked.append(name) or load_judge(name))
+    drawn(base)
+    assert asked == [drawing.CHOOSER]
 
 
 # Ranking and telling
@@ -252,6 +260,19 @@ def test_a_wait_can_be_ended(tmp_path):
     with turn(tmp_path / "lock", stop, stop):
         with pytest.raises(InterruptedError), turn(tmp_path / "lock", stop, lambda: None):
             pytest.fail("two at once")
+
+
+def test_the_lock_of_another_user_can_be_taken(tmp_path, monkeypatch):
+    lock, own_files = tmp_path / "lock", os.umask(0o077)
+    try:
+        with turn(lock, pytest.fail, pytest.fail):
+            assert lock.stat().st_mode & 0o777 == 0o644, "for others to read"
+    finally:
+        os.umask(own_files)
+    written_to, taken = [], drawing._taken
+    monkeypatch.setattr(drawing, "_taken", lambda file: written_to.append(file.writable()) or taken(file))
+    with turn(lock, pytest.fail, pytest.fail):
+        assert written_to == [False], "which others' files do not allow"
 
 
 # What can draw
@@ -476,6 +497,18 @@ def test_strangers_see_no_code_no_paths_and_no_studies(base, runs):
     assert panel.model.options == ("mine, arm 0", "mine, arm 1", BASE_ALONE)
     assert panel.box not in panel.widget.children
     assert not any(isinstance(child, widgets.Text) and child.description == "Folder" for child in panel.widget.children)
+
+
+def test_strangers_neither_save_nor_load(base, tmp_path):
+    panel = make_panel(base, public=True, history=tmp_path / "kept")
+    panel.draw()
+    for action in (panel.save, panel.load):
+        with pytest.raises(PermissionError, match="neither saves nor loads"):
+            action()
+    assert not (tmp_path / "kept").exists() and len(panel.history) == 1
+    made = [value for value in vars(panel).values() if isinstance(value, widgets.DOMWidget)]
+    names = {widget.description for widget in made if hasattr(widget, "description")}
+    assert "Draw" in names and not names & {"Folder", "Save history", "Load history"}, "a page reaches hidden ones too"
 
 
 def test_strangers_cannot_lift_the_bounds(base):

@@ -12,12 +12,16 @@ from typing import Any
 
 import anywidget
 import ipywidgets as widgets
+import numpy as np
 import traitlets
 from PIL import Image
 
 from kanjilab.ablate import ablate, own_share
-from kanjilab.answers import Judge
+from kanjilab.answers import Hits, Judge
+from kanjilab.judges import Judge as PartsJudge
+from kanjilab.judges import load_judge
 from kanjilab.lab import open_lab
+from kanjilab.metrics import expected_part_hits, expected_radical_hits
 from kanjilab.packs import plan
 from kanjilab.runs import RunFolder, find_runs
 from kanjilab.strips import draw_strip, encode_png
@@ -25,6 +29,7 @@ from kanjilab.studies import BUDGETS, DESIGNS, make_study
 from kanjilab.study import Study
 from kanjilab.widgets.common import (
     FOLDER,
+    Code,
     CodeBox,
     changed_fields,
     escape,
@@ -33,6 +38,7 @@ from kanjilab.widgets.common import (
     picture_html,
     progress_html,
     python_call,
+    stacked,
 )
 from kanjilab.widgets.study_state import (
     AXES,
@@ -48,11 +54,11 @@ from kanjilab.widgets.study_state import (
     variant_strip,
     write_plan,
 )
-from kanjilab.widgets.training import stacked
 from kanjilab.widgets.work_panel import WorkPanel
 from kanjilab.widgets.worker import Worker
 
 FREE, GIVEN, NONE = "free axes", "the given study", "none"
+BLANK = np.full((1, 64, 64), 255, dtype=np.uint8)
 WIDE = widgets.Layout(width="24em")
 
 
@@ -72,15 +78,60 @@ class RatePoints(anywidget.AnyWidget):
     selected = traitlets.Unicode().tag(sync=True)
 
 
-def study_code(study: Study, folder: Path, named: tuple[str, str] | None) -> str:
+def check_reading(judge: Judge, hits: Hits) -> None:
+    """Try out on a blank image whether hits can be told from what a judge reads.
+
+    Raises:
+        ValueError: they cannot.
+    """
+    try:
+        hits(judge.read(BLANK), [frozenset()])
+    except (LookupError, ValueError) as error:
+        raise ValueError(f"expected hits that fit the judge, as expected_part_hits do A and B: {error}") from error
+
+
+def reading_code(judge: Judge | None, name: str, hits: Hits) -> tuple[list[str], dict[str, Any]]:
+    """Who reads a study's images, as Python.
+
+    Args:
+        judge, name, hits: as for `ablate`.
+    Returns:
+        imports, and keyword arguments of `ablate`; what the package does not hold is called `judge` or `hits` there.
+    """
+    imports, options = [], {}
+    if isinstance(judge, PartsJudge) and judge.report == load_judge(judge.name).report:
+        imports.append("from kanjilab.judges import load_judge")
+        options["judge"] = Code(python_call("load_judge", judge.name))
+    elif judge is not None:
+        options["judge"] = Code("judge")
+    if name != "radicals":
+        options["name"] = name
+    if hits is expected_part_hits:
+        imports.append("from kanjilab.metrics import expected_part_hits")
+        options["hits"] = Code("expected_part_hits")
+    elif hits is not expected_radical_hits:
+        options["hits"] = Code("hits")
+    return imports, options
+
+
+def study_code(
+    study: Study,
+    folder: Path,
+    named: tuple[str, str] | None,
+    judge: Judge | None = None,
+    name: str = "radicals",
+    hits: Hits = expected_radical_hits,
+) -> str:
     """Python that does the same study without a panel, in the same folder.
 
     Args:
         study: what is asked.
         folder: of the study.
         named: design and scale of which it is made, or None.
+        judge, name, hits: as for `ablate`; see `reading_code`.
     """
-    lines = ["from pathlib import Path", "", "from kanjilab.ablate import ablate"]
+    imports, reading = reading_code(judge, name, hits)
+    lines = ["from pathlib import Path", "", "from kanjilab.ablate import ablate", *imports]
     if named and make_study(*named, seeds=study.seeds) == study:
         seeds = {} if make_study(*named) == study else {"seeds": study.seeds}
         lines.append("from kanjilab.studies import make_study")
@@ -89,7 +140,8 @@ def study_code(study: Study, folder: Path, named: tuple[str, str] | None) -> str
         lines += ["from kanjilab.sample import Sampling", "from kanjilab.settings import Arm"]
         lines.append("from kanjilab.study import Study, Variant")
         made = python_call("Study", **changed_fields(study))
-    return "\n".join([*lines, "", f"study = {made}", f"report = ablate(study, {python_call('Path', str(folder))})"])
+    answered = python_call("ablate", Code("study"), folder, **reading)
+    return "\n".join([*lines, "", f"study = {made}", f"report = {answered}"])
 
 
 def plan_study(study: Study, folder: Path, worker: Worker) -> None:
@@ -109,7 +161,7 @@ def answer_study(study: Study, folder: Path, worker: Worker, **reading: Any) -> 
         study: what is asked.
         folder: of the study.
         worker: told how far it has come.
-        **reading: judge and name, as for `ablate`.
+        **reading: judge, name and hits, as for `ablate`.
     """
     plan_study(study, folder, worker)
 
@@ -133,6 +185,9 @@ class AblationPanel(WorkPanel):
         seeds: blocks in place of the scale's.
         judge: who reads the images; the first judge by default.
         name: of the judge, for its files.
+        hits: which of its readings show what was expected; `expected_part_hits` for judges A and B.
+    Raises:
+        ValueError: the hits cannot be told from what the judge reads.
     """
 
     def __init__(
@@ -145,10 +200,13 @@ class AblationPanel(WorkPanel):
         seeds: Sequence[int] = (),
         judge: Judge | None = None,
         name: str = "radicals",
+        hits: Hits = expected_radical_hits,
     ):
         super().__init__()
+        if judge is not None:
+            check_reading(judge, hits)
         self.root, self.given = Path(folder), study
-        self.reading: dict[str, Any] = {"judge": judge, "name": name}
+        self.reading: dict[str, Any] = {"judge": judge, "name": name, "hits": hits}
         self.study = study or make_study(design, scale, seeds)
         self._problem, self._shown = "", ()
         self._make_inputs(design, scale, seeds)
@@ -313,7 +371,7 @@ class AblationPanel(WorkPanel):
         """Python that does the same study without a panel."""
         design = self.design.value
         named = (design, self.scale.value) if design in DESIGNS else None
-        return study_code(self.study, self.folder, named)
+        return study_code(self.study, self.folder, named, **self.reading)
 
     def picture(self) -> Image.Image:
         """The study's figure, and below it what the selected variant drew.

@@ -8,7 +8,7 @@ import html
 import io
 import math
 from abc import ABC, abstractmethod
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path, PurePath
 from typing import Any, TypeVar
 
@@ -24,6 +24,7 @@ from kanjilab.plots import figure_png
 FOLDER = Path(__file__).parent
 AnyInput = TypeVar("AnyInput", bound=widgets.DOMWidget)
 LINE_CHARACTERS = 100  # a longer call is broken, one argument a line
+COLOURS = 64  # of a static picture: notebooks keep them
 # ipywidgets ties the description of these to their input by <label for>: it is their accessible name.
 NAMED_BY_DESCRIPTION = (
     widgets.Text,
@@ -63,13 +64,17 @@ def html_text(text: object, tag: str = "span", role: str = "") -> widgets.HTML:
 # ---------------------------------------------------------------------------------------------- code
 
 
+class Code(str):
+    """Python source, which `python_call` writes as it stands."""
+
+
 def python_call(name: str, /, *args: Any, **options: Any) -> str:
     """A call as Python source: `StripComparator(Path("runs/a"), seed=3)`.
 
     Args:
         name: of what is called.
         *args: positional arguments: numbers, text, paths, containers of these, NumPy scalars, dataclasses (of which
-            only what differs from the default is written), None.
+            only what differs from the default is written), None, and `Code`.
         **options: keyword arguments, likewise.
     Returns:
         one line, or one argument a line where it would be longer than 100 characters.
@@ -88,6 +93,8 @@ def _words(args: Iterable[Any], options: Mapping[str, Any]) -> list[str]:
 def _source(value: Any) -> str:
     if isinstance(value, np.generic):
         value = value.item()
+    if isinstance(value, Code):
+        return value
     if isinstance(value, PurePath):
         return f"Path({_quoted(str(value))})"
     if isinstance(value, str):
@@ -175,6 +182,19 @@ def picture_html(png: bytes, alternative: str, width: str = "100%") -> str:
     data = base64.b64encode(png).decode()
     style = f"max-width:min(100%,{escape(width)});height:auto"  # never beyond a narrow or zoomed window
     return f'<img src="data:image/png;base64,{data}" alt="{escape(alternative)}" style="{style}">'
+
+
+def stacked(pictures: Sequence[Image.Image]) -> Image.Image:
+    """Pictures below each other, each at most as wide as the first, and on its own paper where it is narrower."""
+    width = pictures[0].width
+    fitting = [p if p.width <= width else p.resize((width, round(p.height * width / p.width))) for p in pictures]
+    sheet = Image.new("RGB", (width, sum(picture.height for picture in fitting)))
+    top = 0
+    for picture in (picture.convert("RGB") for picture in fitting):
+        sheet.paste(picture.resize((width, picture.height), box=(0, 0, 1, 1)), (0, top))
+        sheet.paste(picture, (0, top))
+        top += picture.height
+    return sheet.quantize(COLOURS)
 
 
 # ---------------------------------------------------------------------------------------------- names

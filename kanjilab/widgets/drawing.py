@@ -6,7 +6,7 @@ import fcntl
 import io
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass
 from functools import cache
 from pathlib import Path
@@ -31,11 +31,11 @@ from kanjilab.reinvention import part_glosses
 from kanjilab.runs import RunFolder, find_runs
 from kanjilab.sample import Sampling, checkpoint_images_seen, load_checkpoints, sample
 from kanjilab.score import glyphs_of
-from kanjilab.widgets.common import png_bytes
+from kanjilab.widgets.common import png_bytes, stacked
 
 CHOOSER, REPORTER = "A", "B"  # one judge chooses, the other reports, so that no score praises its own choice
 FRAMES_SHOWN = 12
-COLOURS = 32  # of a static picture: notebooks keep them
+COLUMNS = 6  # of a static picture: no wider than a glyph explained
 BASE_ALONE = "the base alone, before any training"
 WAIT_SECONDS = 0.2
 
@@ -169,11 +169,14 @@ def turn(lock: Path, check: Callable[[], None], on_wait: Callable[[], None]) -> 
     """Wait until nobody else draws: of all processes that use this lock, one at a time.
 
     Args:
-        lock: a file, made if need be.
+        lock: a file, made if need be; of whichever user.
         check: called again and again while waiting; what it raises ends the wait.
         on_wait: called once where there is a wait.
     """
-    with lock.open("a") as file:
+    with suppress(FileExistsError):
+        lock.touch(exist_ok=False)
+        lock.chmod(0o644)  # whatever the umask: who may read the file can wait for it
+    with lock.open("rb") as file:
         told = False
         while not _taken(file):
             if not told:
@@ -245,7 +248,6 @@ class Glyphs:
         latents: (steps, S, C, h, w), after each denoising step.
         base: that decodes the latents.
         ranking: of `rank_glyphs`, S rows, by the judge that chooses.
-        readings: of `Judge.read`, S rows, by the judge that reports.
         expected: parts that were wanted.
     """
 
@@ -254,7 +256,6 @@ class Glyphs:
     latents: Tensor
     base: Base
     ranking: pd.DataFrame
-    readings: pd.DataFrame
     expected: tuple[str, ...]
 
     @property
@@ -275,30 +276,18 @@ class Glyphs:
         frames, steps = self.forming(index)
         labels = [f"step {step}" for step in steps]
         sheets = [explain(load_judge(REPORTER), self.images[index], self.request.prompt)]
-        sheets.append(draw_glyph_sheet(frames, labels, columns=FRAMES_SHOWN))
+        sheets.append(draw_glyph_sheet(frames, labels, columns=COLUMNS))
         if len(self.images) > 1:
             order = list(np.argsort(self.ranking["order"]))
             captions = [short_caption(self.ranking.iloc[one], self.request.seeds[one]) for one in order]
-            sheets.append(draw_glyph_sheet(self.images[order], captions, columns=FRAMES_SHOWN))
-        page = stacked([Image.open(io.BytesIO(png_bytes(sheet))).convert("RGB") for sheet in sheets])
-        return page.quantize(COLOURS)
-
-
-def stacked(pictures: Sequence[Image.Image]) -> Image.Image:
-    """Pictures one below the other on white, as wide as the widest."""
-    size = max(one.width for one in pictures), sum(one.height for one in pictures)
-    page = Image.new("RGB", size, "white")
-    top = 0
-    for one in pictures:
-        page.paste(one, (0, top))
-        top += one.height
-    return page
+            sheets.append(draw_glyph_sheet(self.images[order], captions, columns=COLUMNS))
+        return stacked([Image.open(io.BytesIO(png_bytes(sheet))) for sheet in sheets])
 
 
 def draw_glyphs(
     request: Request, models: Models | None = None, on_step: Callable[[Tensor], None] = lambda latents: None
 ) -> Glyphs:
-    """Draw a request, rank the glyphs and read them.
+    """Draw a request and rank the glyphs.
 
     Args:
         request: what to draw.
@@ -327,7 +316,7 @@ def draw_glyphs(
     chooser = load_judge(CHOOSER)
     expected = request.parts or named_parts(request.prompt, chooser.parts)
     ranking = rank_glyphs(chooser.read(images), expected)
-    return Glyphs(request, images, torch.stack(latents), base, ranking, load_judge(REPORTER).read(images), expected)
+    return Glyphs(request, images, torch.stack(latents), base, ranking, expected)
 
 
 @cache

@@ -74,7 +74,7 @@ class Playground(Panel):
         base: draws where no run is chosen: a name, a folder, or loaded already.
         device: where to load models.
         public: for strangers: bounded requests, one drawing at a time on this machine, no code, no paths.
-        history: folder to save glyphs in.
+        history: folder to save glyphs in; strangers save nothing.
     Raises:
         RunError: a run's settings cannot be read.
     """
@@ -106,7 +106,9 @@ class Playground(Panel):
         self._told = ""  # what was said of it
         self._lock = threading.Lock()  # over models and figures: one glyph is drawn or explained at a time
         self._make_inputs()
-        self._make_outputs(Path(history))
+        self._make_outputs()
+        if not public:
+            self._make_saving(Path(history))
         self._make_layout()
         run, arm = self._drawn_by
         self._set_inputs(request or Request("fish king", seeds=(0, 1, 2, 3), run=run, arm=arm))
@@ -224,7 +226,7 @@ class Playground(Panel):
         if fitting != self.sampler.options:
             self.sampler.options = fitting
 
-    def _make_outputs(self, history: Path) -> None:
+    def _make_outputs(self) -> None:
         self.button = widgets.Button(description="Draw", button_style="primary")
         self.stop_button = widgets.Button(description="Stop", disabled=True)
         self.button.on_click(lambda _: self.start())
@@ -238,12 +240,15 @@ class Playground(Panel):
         self.candidates.observe(lambda _: self._explain_choice(), "selected")
         self.forming.observe(lambda _: self._enlarge(), "selected")
         self.past.observe(lambda _: self._recall(), "selected")
+        self.enlarged, self.box = widgets.HTML(), CodeBox(label="These glyphs as code")
+
+    def _make_saving(self, history: Path) -> None:
+        """Never where strangers are: a page reaches every widget that there is, shown or not."""
         self.folder = labelled(widgets.Text(value=str(history)), "Folder")
         self.save_button = widgets.Button(description="Save history")
         self.load_button = widgets.Button(description="Load history")
         self.save_button.on_click(lambda _: self._try(self.save))
         self.load_button.on_click(lambda _: self._try(self.load))
-        self.enlarged, self.box = widgets.HTML(), CodeBox(label="These glyphs as code")
 
     def _about(self) -> str:
         if len(self._choices) > 1:
@@ -417,7 +422,12 @@ class Playground(Panel):
     # ------------------------------------------------------------------------------------------ history
 
     def save(self) -> None:
-        """Write the history into the folder that the panel names."""
+        """Write the history into the folder that the panel names.
+
+        Raises:
+            PermissionError: the panel is for strangers.
+        """
+        self._refuse_strangers()
         save_history(self._kept, Path(self.folder.value))
         self._say(f"{len(self._kept)} glyphs saved in {self.folder.value}")
 
@@ -425,11 +435,17 @@ class Playground(Panel):
         """Take the history from the folder that the panel names.
 
         Raises:
+            PermissionError: the panel is for strangers.
             ValueError: there is none, or a damaged one.
         """
+        self._refuse_strangers()
         self._kept = load_history(Path(self.folder.value))[-HISTORY_MOST:]
         self._show_history()
         self._say(f"{len(self._kept)} glyphs loaded from {self.folder.value}")
+
+    def _refuse_strangers(self) -> None:
+        if self._public:
+            raise PermissionError("a public playground neither saves nor loads a history")
 
     def _remember(self, kept: Kept) -> None:
         self._kept = [*self._kept, kept][-HISTORY_MOST:]

@@ -263,7 +263,7 @@ def variant_strip(report: Mapping[str, Any], folder: Path, label: str, split: st
     columns, seeds, rows = [], [], []
     for seed in report["study"]["seeds"]:
         keys = {arm["arm"] for arm in report["arms"] if (arm["variant"], arm["seed"]) == (label, seed)}
-        if (found := _final_images(folder, keys)) is None:
+        if (found := _final_images(folder, keys, report.get("drawing", "*"))) is None:
             continue
         images, facts = found
         rows = [number for number, asked in enumerate(facts["prompts"]) if asked["split"] == split]
@@ -281,9 +281,9 @@ def variant_strip(report: Mapping[str, Any], folder: Path, label: str, split: st
     )
 
 
-def _final_images(folder: Path, keys: set[str]) -> tuple[np.ndarray, dict[str, Any]] | None:
-    """(P, S, H, W) uint8 of an arm's latest moment, and its facts."""
-    paths = [path for key in sorted(keys) for path in folder.rglob(f"samples/{key}-*.safetensors")]
+def _final_images(folder: Path, keys: set[str], drawing: str) -> tuple[np.ndarray, dict[str, Any]] | None:
+    """(P, S, H, W) uint8 of an arm's latest moment, and its facts; drawing "*" for whatever was drawn."""
+    paths = [path for key in sorted(keys) for path in folder.rglob(f"samples/{key}-*-{drawing}.safetensors")]
     steps = {path: int(match["step"]) for path in paths if (match := SAMPLES.fullmatch(path.stem))}
     if not steps:
         return None

@@ -165,10 +165,14 @@ def _labelled(name: str, tracks: Sequence[Track]) -> list[Track]:
         return [replace(tracks[0], label=name, run=name)]
     told = [_choices(track) for track in tracks]
     differing = [key for key in told[0] if len({str(choices.get(key)) for choices in told}) > 1]
-    labels = [", ".join(f"{key} {choices[key]}" for key in differing if choices.get(key)) for choices in told]
+    labels = [", ".join(_told(key, choices[key]) for key in differing if key in choices) for choices in told]
     if len(set(labels)) < len(labels):
         labels = [f"{label}, no. {number}".removeprefix(", ") for number, label in enumerate(labels, start=1)]
     return [replace(track, label=f"{name}: {label}", run=name) for track, label in zip(tracks, labels, strict=True)]
+
+
+def _told(key: str, value: Any) -> str:
+    return f"no {key}" if value == "" else f"{key} {value}"
 
 
 def _choices(track: Track) -> dict[str, Any]:

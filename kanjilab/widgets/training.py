@@ -37,6 +37,7 @@ from kanjilab.widgets.common import (
     picture_html,
     progress_html,
     python_call,
+    stacked,
 )
 from kanjilab.widgets.recipe import (
     FINISHED,
@@ -56,7 +57,6 @@ from kanjilab.widgets.recipe import (
 from kanjilab.widgets.work_panel import WorkPanel
 from kanjilab.widgets.worker import Worker
 
-COLOURS = 64  # of a static picture: notebooks keep them
 BASES = ("pocket", "sd14", "sd15")
 RULES = ("left16", "seed16", "all")
 FIELD = widgets.Layout(width="16em")
@@ -142,19 +142,6 @@ def draw_curves(log: pd.DataFrame, title: str = "") -> Figure | None:
     if title:
         figure.suptitle(printable(title).replace("$", r"\$"), x=0.01, ha="left", fontsize=9)
     return figure
-
-
-def stacked(pictures: Sequence[Image.Image]) -> Image.Image:
-    """Pictures below each other, each at most as wide as the first, and on its own paper where it is narrower."""
-    width = pictures[0].width
-    fitting = [p if p.width <= width else p.resize((width, round(p.height * width / p.width))) for p in pictures]
-    sheet = Image.new("RGB", (width, sum(picture.height for picture in fitting)))
-    top = 0
-    for picture in (picture.convert("RGB") for picture in fitting):
-        sheet.paste(picture.resize((width, picture.height), box=(0, 0, 1, 1)), (0, top))
-        sheet.paste(picture, (0, top))
-        top += picture.height
-    return sheet.quantize(COLOURS)
 
 
 # ---------------------------------------------------------------------------------------------- the panel

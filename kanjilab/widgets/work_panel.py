@@ -95,7 +95,7 @@ class WorkPanel(Panel):
         """Refreshes every second until it is called with False."""
         if not going_on:
             self._watcher = None
-        elif self._watcher is None:
+        elif self._watcher is None or not self._watcher.is_alive():  # what a refresh raises ends its thread
             self._watcher = threading.Thread(target=self._watch, name="kanjilab panel", daemon=True)
             self._watcher.start()
 
