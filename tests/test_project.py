@@ -1,5 +1,6 @@
 """What the repository promises besides its code: pins, commands, sizes, and texts free of one machine's traces."""
 
+import itertools
 import json
 import re
 import subprocess
@@ -8,6 +9,7 @@ from collections.abc import Iterable
 from importlib.metadata import PackageNotFoundError, distribution
 from pathlib import Path
 
+import pandas as pd
 import pytest
 from packaging.requirements import Requirement
 from packaging.specifiers import SpecifierSet
@@ -16,8 +18,9 @@ from packaging.version import Version
 
 from kanjilab.controls import STYLE
 from kanjilab.criteria import ALL_FIVE, CRITERIA
+from kanjilab.inference import Contrast
 from kanjilab.stored import StoredStudy
-from kanjilab.studies import TUNED_SUFFIX, findings
+from kanjilab.studies import CLAIMS, TUNED_SUFFIX, findings
 
 ROOT = Path(__file__).parents[1]
 STUDIES = ROOT / "figures" / "studies"
@@ -197,13 +200,25 @@ def test_the_readme_tells_the_stored_findings(judge, unit, suffix):
         assert text.replace(" points", unit) in readme
 
 
+def points(contrast: Contrast) -> str:
+    value, low, high = (100 * end for end in contrast.difference)
+    return f"{value:+.1f} [{low:.1f}, {high:.1f}]".replace("-0.0", "0.0")
+
+
 @pytest.mark.parametrize("judge", ["radicals", "judge-b"])
 @pytest.mark.parametrize("name", ["targets", "full", "position"])
 def test_the_readme_tells_the_exploratory_contrasts(name, judge):
     readme = (ROOT / "README.md").read_text().replace(" points", "")
-    contrast = StoredStudy.read(STUDIES / f"{name}-full", judge).contrasts()[0]
-    value, low, high = (100 * end for end in contrast.difference)
-    assert f"{value:+.1f} [{low:.1f}, {high:.1f}]" in readme
+    stored = StoredStudy.read(STUDIES / f"{name}-full", judge)
+    assert points(stored.contrasts()[0]) in readme and points(stored.above_chance()[0]) in readme
+
+
+@pytest.mark.parametrize("judge", ["radicals", "judge-b"])
+@pytest.mark.parametrize("name", CLAIMS)
+def test_the_readme_tells_the_claims_above_chance(name, judge):
+    readme = (ROOT / "README.md").read_text()
+    for contrast in StoredStudy.read(STUDIES / f"{name}-full", judge).above_chance():
+        assert points(contrast) in readme, contrast.first
 
 
 @pytest.mark.parametrize("judge", ["radicals", "judge-b"])
@@ -219,11 +234,33 @@ def test_the_readme_tells_the_exploratory_contrasts(name, judge):
 )
 def test_the_readme_tells_what_the_broad_studies_found(name, labels, judge):
     readme = (ROOT / "README.md").read_text()
-    stored = StoredStudy.read(STUDIES / f"{name}-broad", judge).contrasts()
-    contrasts = {variant: c for c in stored for variant in (c.first, c.second)}
-    for label in labels:
-        value, low, high = (100 * end for end in contrasts[label].difference)
-        assert f"{value:+.1f} [{low:.1f}, {high:.1f}]" in readme
+    stored = StoredStudy.read(STUDIES / f"{name}-broad", judge)
+    for found in (stored.contrasts(), stored.above_chance()):
+        contrasts = {variant: c for c in found for variant in (c.first, c.second)}
+        for label in labels:
+            assert points(contrasts[label]) in readme, label
+
+
+def test_the_readme_tells_where_water_is_drawn_unasked():
+    readme = (ROOT / "README.md").read_text()
+    first, second = (
+        StoredStudy.read(STUDIES / "balance-broad", judge).by_radical() for judge in ("radicals", "judge-b")
+    )
+    one, other = ([f"{100 * share:.0f}" for share in table["not asked for", "水"]] for table in (first, second))
+    assert f"{', '.join(one[:3])} and {one[3]}% of the images for *other* prompts" in readme
+    assert f"(B: {', '.join(other)}%)" in readme
+    rare = [f"{100 * share:.1f}".removesuffix(".0") for share in first["asked for", "虫"]]
+    assert f"falls from {rare[0]}% of its prompts to {', '.join(rare[1:3])} and {rare[3]}%" in readme
+    ways = StoredStudy.read(STUDIES / "full-full", "judge-b").by_radical()["not asked for", "水"]
+    assert f"(B: {100 * ways['every weight']:.0f} against {100 * ways['LoRA']:.0f}%)" in readme
+
+
+def test_the_readme_tells_how_many_drawings_are_nearest_to_their_own_kanji():
+    stored = pd.read_parquet(STUDIES / "epochs-broad" / "nearest.parquet").query("split == 'train'")
+    own = stored.groupby("variant")["its own"].agg(["sum", "count"])
+    few, many = own.loc["88 kanji"], own.loc["2,400 images seen", "sum"]
+    told = f"{few['sum']} of {few['count']} images, where luck alone would give 3 or 4; with 352 kanji in {many}."
+    assert told in (ROOT / "README.md").read_text()
 
 
 def test_the_readme_tells_the_stored_criteria_reinvention_and_pairs():
@@ -235,15 +272,16 @@ def test_the_readme_tells_the_stored_criteria_reinvention_and_pairs():
         (line,) = re.findall(rf"^\| {label}.*", readme, re.MULTILINE)
         shares = [float(cell.strip(" *").split()[0].strip("*")) for cell in line.split("|")[2:-1]]
         assert shares == [round(100 * scores[name][score]["value"], 1) for score in (*CRITERIA, ALL_FIVE, STYLE)]
-    asked = json.loads((ROOT / "figures" / "reinvention_report.json").read_text())["scores"]["T1, by parts"]
-    for score in ("part-set recall", "top-10, among all"):
-        value, low, high = (100 * asked[score][end] for end in ("value", "low", "high"))
+    asked = json.loads((ROOT / "figures" / "reinvention_report.json").read_text())["scores"]
+    for kind, score in itertools.product(("T1, by parts", "T2, by meaning"), ("part-set recall", "top-10, among all")):
+        value, low, high = (100 * asked[kind][score][end] for end in ("value", "low", "high"))
         assert f"{value:.1f}% [{low:.1f}, {high:.1f}]" in readme
     pairs = json.loads((ROOT / "figures" / "slot_pairs_report.json").read_text())["judges"]["B"]
     for kind, shares in pairs["rates"].items():
         for value, low, high in (shares[name] for name in ("any", "both") if name in shares):
             assert f"in {100 * value:.1f}% [{100 * low:.1f}, {100 * high:.1f}]" in readme, kind
-    assert f"both would come in {100 * pairs['independent']['different slots']:.1f}%" in readme
+    for share in pairs["independent"].values():
+        assert f"both would come in {100 * share:.1f}%" in readme
 
 
 def test_no_text_names_one_machine_or_a_package_index():
