@@ -23,10 +23,9 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from accelerate import Accelerator
 
 from kanjilab.answers import Hits, Judge, kept_arms, write_report
-from kanjilab.bases import cache_folder
+from kanjilab.bases import cache_folder, usual_device
 from kanjilab.judge import RadicalJudge
 from kanjilab.lab import open_lab
 from kanjilab.metrics import expected_radical_hits
@@ -53,14 +52,13 @@ def own_share() -> Iterator[Share]:
 
     Within it nothing else sees the others: each process does whole packs by itself, and none waits for another.
     """
+    device = usual_device()
     told = {name: os.environ.pop(name) for name in LAUNCHER if name in os.environ}
     try:
-        local, device = told.get("LOCAL_RANK", "0"), Accelerator().device.type
-        if device == "cuda":
-            torch.cuda.set_device(int(local))
-            device = f"cuda:{local}"
+        if device.type == "cuda":
+            torch.cuda.set_device(device)
         index, processes = int(told.get("RANK", 0)), int(told.get("WORLD_SIZE", 1))
-        yield Share(index, processes, int(told.get("LOCAL_WORLD_SIZE", 1)), device)
+        yield Share(index, processes, int(told.get("LOCAL_WORLD_SIZE", 1)), str(device))
     finally:
         os.environ.update(told)
 

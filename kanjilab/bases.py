@@ -3,6 +3,7 @@
 import hashlib
 import importlib.util
 import json
+import os
 import shutil
 from importlib.resources import files
 from pathlib import Path
@@ -12,13 +13,12 @@ import torch
 from torch import nn
 
 from kanjilab.families import Base, FlowBase, UNetBase
-from kanjilab.files import appearing_folder
+from kanjilab.files import appearing_folder, cache_folder
 from kanjilab.minilm import TOKENS, minilm_folder, sha256_file
 from kanjilab.packed import pack_layers
 from kanjilab.settings import PRECISIONS, QUANTISED
 from kanjilab.sources import (
     UNUSED_PARTS,
-    cache_folder,
     family_of,
     folder_digest,
     model_folder,
@@ -28,6 +28,13 @@ from kanjilab.text_states import OneEncoder, ThreeEncoders
 
 # Of 8-bit and 4-bit weights, what is computed with them.
 DTYPES = {"fp32": torch.float32} | dict.fromkeys(("bf16", *QUANTISED), torch.bfloat16)
+
+
+def usual_device() -> torch.device:
+    """This process's CUDA device, else the processor: Apple's GPUs were not tried."""
+    if torch.cuda.is_available():
+        return torch.device("cuda", int(os.environ.get("LOCAL_RANK", "0")))
+    return torch.device("cpu")
 
 
 def load_base(

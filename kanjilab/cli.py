@@ -101,6 +101,13 @@ def _open_run(folder: Path) -> Any:
     return run
 
 
+def _load_base(run: Any) -> Any:
+    """What a run was trained on, where a training would run: 4-bit weights are for an accelerator alone."""
+    from kanjilab.bases import load_base, usual_device
+
+    return load_base(run.settings["base"], run.settings["precision"], usual_device())
+
+
 def _fail_plainly(error: Exception) -> typer.Exit:
     typer.echo(f"kanjilab: {error}", err=True)
     return typer.Exit(1)
@@ -304,7 +311,6 @@ def strip(
     prefix: Annotated[str, typer.Option(help="Put before every prompt.")] = "",
 ) -> None:
     """Draw every prompt at every checkpoint of a run, with the same noise."""
-    from kanjilab.bases import load_base
     from kanjilab.history import history_strip, sample_history
     from kanjilab.prompts import PROMPT_SETS
     from kanjilab.sample import Sampling, fitting
@@ -316,10 +322,11 @@ def strip(
         if not prompt and prompts not in PROMPT_SETS:
             raise ValueError(f"prompts must be one of {sorted(PROMPT_SETS)}, got {prompts!r}")
         run = _open_run(folder)
-        base = load_base(run.settings["base"], run.settings["precision"])
+        base = _load_base(run)
         sampling = Sampling(sampler or "dpm-solver++", steps, guidance, negative_prompt, prefix)
         sampling = sampling if sampler else fitting(sampling, base)
         wanted = prompt or PROMPT_SETS[prompts]
+        path.parent.mkdir(parents=True, exist_ok=True)
         images, facts = sample_history(base, run, wanted, list(range(seeds)), sampling, arm=arm)
         save_strip(history_strip(images, facts), path)
     except (ValueError, OSError, RuntimeError) as error:
@@ -335,14 +342,13 @@ def score(
     arm: Annotated[int, typer.Option(help="Which arm of the run, from 0.")] = 0,
 ) -> None:
     """How often the expected radical is found, before and after training."""
-    from kanjilab.bases import load_base
     from kanjilab.dataset import open_dataset
     from kanjilab.demo import DEMO_SAMPLING, score_run
     from kanjilab.sample import fitting
 
     try:
         run = _open_run(folder)
-        base = load_base(run.settings["base"], run.settings["precision"])
+        base = _load_base(run)
         scores = score_run(base, run, open_dataset(data), captions_per_radical, fitting(DEMO_SAMPLING, base), arm)
     except (ValueError, OSError, RuntimeError) as error:
         raise _fail_plainly(error) from error
@@ -360,7 +366,6 @@ def criteria(
     shuffled: Annotated[Path | None, typer.Option(help="The run of shuffled captions, as a control.")] = None,
 ) -> None:
     """Two parts, distinct, novel, well-formed, and what was asked for? The five criteria beside their controls."""
-    from kanjilab.bases import load_base
     from kanjilab.controls import criteria_text, score_criteria
     from kanjilab.dataset import open_dataset
     from kanjilab.demo import DEMO_SAMPLING
@@ -372,7 +377,7 @@ def criteria(
         raise typer.BadParameter("expected A or B: the first judge reads one radical only", param_hint="--judge")
     try:
         run, other = _open_run(folder), _open_run(shuffled) if shuffled else None
-        base = load_base(run.settings["base"], run.settings["precision"])
+        base = _load_base(run)
         asked = {"captions_per_radical": captions_per_radical, "images": images, "judge": judge.value}
         table = score_criteria(
             base,
@@ -387,7 +392,8 @@ def criteria(
         )
         scores = {name: json.loads(table.loc[name].to_json(orient="index")) for name in table.index.unique("control")}
         runs = {"run": run.settings["hash"], "arm": arm, "shuffled": other.settings["hash"] if other else None}
-        path = write_json_atomic(folder / f"criteria-{judge.value.lower()}.json", runs | asked | {"scores": scores})
+        name = f"criteria-{judge.value.lower()}" + (f"-arm-{arm}" if arm else "")
+        path = write_json_atomic(folder / f"{name}.json", runs | asked | {"scores": scores})
     except (ValueError, OSError, RuntimeError) as error:
         raise _fail_plainly(error) from error
     typer.echo(criteria_text(table))

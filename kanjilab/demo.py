@@ -16,14 +16,14 @@ import pandas as pd
 from accelerate import Accelerator
 
 from kanjilab.bars import bar, open_bar
-from kanjilab.bases import Base, cache_folder, load_base
+from kanjilab.bases import Base, cache_folder, load_base, usual_device
 from kanjilab.dataset import Dataset, build_dataset
 from kanjilab.encode import Encoded, encode_dataset
 from kanjilab.history import history_strip, sample_history
 from kanjilab.judge import RadicalJudge
 from kanjilab.plots import draw_loss, save_figure
 from kanjilab.prompts import DEMO
-from kanjilab.radicals import Left16, Rule
+from kanjilab.radicals import RADICALS_WANTED, Left16, Rule
 from kanjilab.runs import RunFolder, write_json_atomic
 from kanjilab.sample import Sampling, fitting, load_checkpoints
 from kanjilab.score import caption_prompts, expected_radical_share, grayscale, score_prompts
@@ -195,7 +195,7 @@ def run_demo(
     with clock.part("curate"):
         dataset = build_dataset(rule or Left16(), folder / "data", on_progress=bar("curate", kept=True))
     with clock.part("load the base"):
-        base = load_base(base_name, precision)
+        base = load_base(base_name, precision, usual_device())
     sampling = fitting(sampling, base)
     with clock.part("encode"):
         data = encode_dataset(base, dataset.split("train"), on_progress=bar("encode", kept=True))
@@ -276,6 +276,7 @@ def describe(run: RunFolder, dataset: Dataset, scores: pd.DataFrame, clock: Cloc
     # Linux counts in KiB, macOS in bytes.
     unit = 1 if sys.platform == "darwin" else 1024
     losses = log["loss"].map(lambda values: values[0])
+    radicals = set(dataset.split("train").table["radical_character"])
     return {
         "run": run.settings["hash"],
         "settings": run.settings,
@@ -285,7 +286,7 @@ def describe(run: RunFolder, dataset: Dataset, scores: pd.DataFrame, clock: Cloc
         "loss_first_tenth": float(losses.iloc[: max(1, len(losses) // 10)].mean()),
         "loss_last_tenth": float(losses.iloc[-max(1, len(losses) // 10) :].mean()),
         "scores": scores.to_dict("records"),
-        "chance": "one radical in sixteen, 6%",
+        "chance": "one radical in sixteen, 6%" if len(radicals) == RADICALS_WANTED else None,
         "seconds": clock.seconds,
         "peak_memory_gb": round(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit / 1e9, 2),
     }
@@ -293,11 +294,12 @@ def describe(run: RunFolder, dataset: Dataset, scores: pd.DataFrame, clock: Cloc
 
 def report_table(report: dict[str, Any]) -> str:
     """The report as a few lines of text."""
+    chance = "chance 6%, " if report["chance"] else ""
     lines = [
         f"{report['images_seen']:,} images seen at {report['images_per_second']:g} images/s; "
         f"loss {report['loss_first_tenth']:.3f} -> {report['loss_last_tenth']:.3f}; "
         f"peak memory {report['peak_memory_gb']:g} GB",
-        "expected radical found (chance 6%, 95% interval over prompts and seeds):",
+        f"expected radical found ({chance}95% interval over prompts and seeds):",
     ]
     for row in report["scores"]:
         lines.append(

@@ -11,9 +11,8 @@ from torch import Tensor
 
 from kanjilab.dataset import Dataset
 from kanjilab.families import Base
-from kanjilab.files import appearing_folder
+from kanjilab.files import appearing_folder, cache_folder
 from kanjilab.settings import settings_hash
-from kanjilab.sources import cache_folder
 from kanjilab.text_states import TextStates
 
 FORMAT = 1

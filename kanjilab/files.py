@@ -1,10 +1,18 @@
-"""Folders that are there whole or not at all."""
+"""Folders that are there whole or not at all, and where the cache is."""
 
+import os
 import shutil
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+
+
+def cache_folder() -> Path:
+    """Where downloads and results are kept: `KANJILAB_CACHE`, else `kanjilab` in `XDG_CACHE_HOME` or `~/.cache`."""
+    if own := os.environ.get("KANJILAB_CACHE"):
+        return Path(own)
+    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "kanjilab"
 
 
 @contextmanager

@@ -15,6 +15,8 @@ from xml.etree.ElementTree import Element, ParseError
 import numpy as np
 from PIL import Image, ImageChops, ImageDraw, ImageFont
 
+from kanjilab.files import cache_folder
+
 SIZE_PX = 128
 FONT_SHARE = 120 / 128  # font size over image size
 INK_MAX = 200  # a pixel darker than this counts as ink
@@ -211,11 +213,6 @@ class KanjiVG:
         if name not in self._files:
             raise GlyphError(f"KanjiVG has no strokes for {_named(character)}")
         return _parse_svg(name, self._files[name])
-
-
-def cache_folder() -> Path:
-    """Where downloads are kept: `kanjilab` in `XDG_CACHE_HOME`, or in `~/.cache`."""
-    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "kanjilab"
 
 
 def local_kanjivg() -> Path | None:

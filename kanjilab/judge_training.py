@@ -13,7 +13,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 from safetensors import safe_open
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file, save
 from torch import Tensor
 from torch.nn import functional as F
 
@@ -39,7 +39,7 @@ from kanjilab.material import (
     recogniser_characters,
     save_glyphs,
 )
-from kanjilab.runs import write_json_atomic
+from kanjilab.runs import write_bytes_atomic, write_json_atomic
 
 SAVE_EVERY = 500  # steps
 SEEDS = {"A": 1, "B": 2}  # of weights and order
@@ -193,9 +193,7 @@ class JudgeTraining:
             for key, value in self.optimizer.state[parameter].items():
                 state[f"optimizer.{key}.{name}"] = value
         facts = {"step": str(self.step), "seconds": str(self.seconds)}
-        temporary = path.with_suffix(".tmp")
-        save_file({name: value.detach().contiguous() for name, value in state.items()}, temporary, facts)
-        temporary.replace(path)
+        write_bytes_atomic(path, save({name: value.detach().contiguous() for name, value in state.items()}, facts))
 
     def load(self, path: Path) -> None:
         """Take up what `save` stored."""

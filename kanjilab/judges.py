@@ -263,10 +263,6 @@ class Judge:
         """(N, P, 8, 8) float32 in [0, 1], where each part lies in the glyph's frame (see `frame_glyphs`)."""
         return self._answer(images, maps=True).maps
 
-    def layout_probabilities(self, images: Images) -> NDArray[np.float32]:
-        """(N, L) float32; what is left to 1 is the probability that there is no glyph with a layout."""
-        return self._answer(images).layout[:, : len(self.layouts)]
-
     def legal_probability(self, images: Images) -> NDArray[np.float32]:
         """(N,) float32, how probably this is a well-formed glyph rather than junk; 0 for a blank image."""
         return self._answer(images).legality

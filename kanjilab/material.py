@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 from safetensors.numpy import load_file as load_arrays
-from safetensors.numpy import save_file as save_arrays
+from safetensors.numpy import save
 
 from kanjilab.characters import load_characters
 from kanjilab.components import LAYOUTS, Box, Components, Part, load_components
@@ -28,6 +28,7 @@ from kanjilab.junk import (
     shuffled_patches,
     through_pocket,
 )
+from kanjilab.runs import write_bytes_atomic
 from kanjilab.typeset import Pair, Typesetter, novel_pairs
 
 NONE = len(LAYOUTS)  # the layout of what is no glyph
@@ -291,7 +292,6 @@ def joined(several: Sequence[Glyphs]) -> Glyphs:
 class Amounts:
     """How many glyphs of each sort a judge's material holds."""
 
-    characters: int | None = None  # the first so many of the recogniser's classes; None for all
     typeset_per_font: int = 4000
     junk_per_kind: int = 3000
     through_pocket: int = 2500
@@ -387,9 +387,7 @@ def junk_pictures(
 def save_glyphs(glyphs: Glyphs, path: Path) -> None:
     """Write glyphs with their truth as one safetensors file, whole or not at all."""
     arrays = {field.name: np.ascontiguousarray(getattr(glyphs, field.name)) for field in fields(Glyphs)}
-    temporary = path.with_suffix(".tmp")
-    save_arrays(arrays, temporary)
-    temporary.replace(path)
+    write_bytes_atomic(path, save(arrays))
 
 
 def load_glyphs(path: Path) -> Glyphs:

@@ -23,6 +23,7 @@ from kanjilab.sources import family_of, quiet_diffusers
 from kanjilab.text_states import T5_TOKENS
 
 GIGABYTE, MEGABYTE = 1e9, 1e6
+GROUPS, OWN_GROUP = Path("/sys/fs/cgroup"), Path("/proc/self/cgroup")
 # A weight's bytes; of 4-bit ones with a float32 scale for each block of 64.
 BYTES = {"fp32": 4.0, "bf16": 2.0, "8bit": 1.0, "4bit": 0.5 + 4 / 64}
 
@@ -348,14 +349,26 @@ class _Kept:
 
 
 def free_bytes(device: torch.device) -> int:
-    """Memory that a new training may take on a device."""
+    """Memory that a new training may take on a device; of a host's no more than control groups leave."""
     if device.type == "cuda":
         return torch.cuda.mem_get_info(device)[0]
     meminfo = Path("/proc/meminfo")
     if meminfo.exists():
         fields = dict(line.split(":") for line in meminfo.read_text().splitlines())
-        return int(fields["MemAvailable"].split()[0]) * 1024
+        return min([int(fields["MemAvailable"].split()[0]) * 1024, *_left_in_groups()])
     return os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+
+
+def _left_in_groups() -> Iterator[int]:
+    """What the limits of this process's control group (version 2) and of those above it leave."""
+    told = OWN_GROUP.read_text() if OWN_GROUP.exists() else ""
+    own = next((line.removeprefix("0::/") for line in told.splitlines() if line.startswith("0::/")), "")
+    for group in (GROUPS / own, *(GROUPS / own).parents):
+        limit = (group / "memory.max").read_text().strip() if (group / "memory.max").exists() else "max"
+        if limit != "max":
+            used = int((group / "memory.current").read_text())
+            stat = dict(line.split() for line in (group / "memory.stat").read_text().splitlines())
+            yield max(0, int(limit) - used + int(stat["inactive_file"]))  # page cache that the system takes back
 
 
 def smaller_settings(setting: Setting, device: torch.device) -> Iterator[tuple[str, Setting]]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import json
 import math
@@ -23,8 +24,9 @@ from kanjilab.bases import Base
 from kanjilab.demo import run_training
 from kanjilab.encode import Encoded
 from kanjilab.lab import Lab
+from kanjilab.memory import free_bytes
 from kanjilab.metrics import mean_pairwise_distance
-from kanjilab.runs import RunFolder, write_json_atomic
+from kanjilab.runs import RunFolder, RunLocked, write_json_atomic
 from kanjilab.sample import load_checkpoints, sample
 from kanjilab.schedules import checkpoint_steps
 from kanjilab.score import glyphs_of
@@ -35,6 +37,7 @@ LOSS_SEED = 0  # of timesteps and noise of the held-out loss: the same for all a
 GIGABYTE = 1e9
 CHECKPOINT_COPIES = 10  # of the arms' weights: a checkpoint's five, as tensors and as bytes
 SAVE_EVERY_SECONDS = 600.0
+EMPTYING = "emptying"  # a file in the folder of a pack that is drawn and whose checkpoints are to go
 
 
 # ---------------------------------------------------------------------------------------------- the plan
@@ -73,12 +76,14 @@ def cut_into_packs(
     packs = []
     for group in groups.values():
         pack: list[str] = []
+        room = math.inf
         # Smaller ranks are padded to the widest, which so decides how many find room.
         for key in sorted(group, key=lambda key: _length_and_rank(*trainings[key])):
-            room = 1 if trainings[key][0].targets == "unet" else most(*trainings[key])
+            own = 1 if trainings[key][0].targets == "unet" else most(*trainings[key])
+            room = min(room, own)
             if len(pack) >= room:
                 packs.append(tuple(pack))
-                pack = []
+                pack, room = [], own
             pack.append(key)
         packs.append(tuple(pack))
     return packs
@@ -103,7 +108,8 @@ def plan(lab: Lab, most_arms: int = 8, memory_gb: float | None = None, share: fl
     asked = settings_hash([list(trainings), lab.drawing, most_arms, memory_gb])
     path = lab.folder / "plans" / f"{asked}.json"
     if not path.exists():
-        claimed = {lab.key(v, seed) for v, seed in lab.study.cells() if v.label in lab.study.contrasts[0]}
+        first = next(iter(lab.study.contrasts), ())  # a single variant has none
+        claimed = {lab.key(v, seed) for v, seed in lab.study.cells() if v.label in first}
         stored = stored_moments(lab)
         parts: tuple[dict[str, tuple[Arm, Encoded]], ...] = ({}, {}, {})
         for key, training in trainings.items():
@@ -129,7 +135,7 @@ def _write_first(path: Path, content: Any) -> None:
 def _room(base: Base, most_arms: int, memory_gb: float | None, share: float) -> Callable[[Arm, Encoded], int]:
     """How many arms like a given one fit; what is measured once for a shape is remembered."""
     idle = _peak_gigabytes(base.device, reset=True)
-    limit = idle + share * _free_gigabytes(base.device) if memory_gb is None else memory_gb
+    limit = idle + share * free_bytes(base.device) / GIGABYTE if memory_gb is None else memory_gb
     known: dict[tuple, int] = {}
 
     def room(arm: Arm, data: Encoded) -> int:
@@ -205,16 +211,6 @@ def _seconds_per_image(lab: Lab, arm: Arm) -> float:
     started = time.perf_counter()
     sample(lab.base, captions, [0], one_step, trainable=trainable, batch=lab.drawn_together)
     return (time.perf_counter() - started) / len(captions) * lab.study.sampling.steps
-
-
-def _free_gigabytes(device: torch.device) -> float:
-    if device.type == "cuda":
-        return torch.cuda.mem_get_info(device)[0] / GIGABYTE
-    meminfo = Path("/proc/meminfo")
-    if meminfo.exists():
-        fields = dict(line.split(":") for line in meminfo.read_text().splitlines())
-        return int(fields["MemAvailable"].split()[0]) * 1024 / GIGABYTE
-    return os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE") / GIGABYTE
 
 
 def _peak_gigabytes(device: torch.device, reset: bool = False) -> float:
@@ -303,6 +299,8 @@ def run_pack(
     """
     stored = stored_moments(lab)
     if not (keys := [key for key in pack.keys if key not in stored]):
+        for name in {stored[key][0].folder for key in pack.keys}:
+            _finish_emptying(lab.folder / name)
         return
     trainings = lab.trainings()
     arms, data = [trainings[key][0] for key in keys], trainings[keys[0]][1]
@@ -327,12 +325,23 @@ def run_pack(
             moments += _arm_moments(lab, run, k, key, arms[k], data)
             on_progress("draw", k + 1, len(keys))
         (folder / "results").mkdir(exist_ok=True)
+        if keep_adapters:
+            (folder / EMPTYING).unlink(missing_ok=True)
+        else:
+            (folder / EMPTYING).touch()
         write_json_atomic(folder / "results" / f"{lab.drawing}.json", [dataclasses.asdict(m) for m in moments])
-        # Optimizers and adapters are many times larger than all that was drawn.
         if keep_adapters:
             run.rotate(1)
-        else:
+    _finish_emptying(folder)
+
+
+def _finish_emptying(folder: Path) -> None:
+    """Drops a pack's checkpoints: optimizers and adapters are many times larger than all that was drawn."""
+    if (folder / EMPTYING).exists():
+        run = RunFolder.open(folder)
+        with contextlib.suppress(RunLocked), run.lock():
             run.truncate_checkpoints(-1)
+            (folder / EMPTYING).unlink(missing_ok=True)  # another process may have been first
 
 
 def _arm_moments(lab: Lab, run: RunFolder, k: int, key: str, arm: Arm, data: Encoded) -> Iterator[Moment]:

@@ -22,7 +22,7 @@ from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from matplotlib.text import Text
-from matplotlib.ticker import FuncFormatter
+from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter
 from PIL import Image
 
 from kanjilab.glyphs import default_font
@@ -107,7 +107,8 @@ def draw_loss(
     """Loss of each arm over training: smoothed, with the raw values faintly behind.
 
     Args:
-        log: as `RunFolder.read_log` gives it, with the columns `loss` and x.
+        log: as `RunFolder.read_log` gives it, with the columns `loss` and x; arms that its column `stopped` gives a
+            reason for are marked.
         arms: names of the K arms.
         x: column of the horizontal axis.
         span: of the moving average in records; default a twentieth of the records.
@@ -174,32 +175,39 @@ def _draw_curves(
     log_scale: bool = False,
 ) -> Figure:
     values = arm_values(log, column)  # (N, K)
-    positions = arm_values(log, x)[:, 0]
+    positions = np.broadcast_to(arm_values(log, x), values.shape)
     names = tuple(arms) or (("",) if values.shape[1] == 1 else tuple(f"arm {k}" for k in range(values.shape[1])))
     if len(names) != values.shape[1]:
         raise ValueError(f"expected {values.shape[1]} arm names, one per arm of {column!r}, got {len(names)}")
-    values[~np.isfinite(values) | (values <= 0 if log_scale else False)] = np.nan
+    values[~np.isfinite(values + positions) | (values <= 0 if log_scale else False)] = np.nan
     span = max(1.0, np.isfinite(values).any(axis=1).sum() / 20) if span is None else span
     figure, ax = _axes(ax)
     if log_scale:
-        ax.set_yscale("log")
+        _make_logarithmic(ax)
     smoothed = smooth(values, span)
     for k in range(values.shape[1]):
         color = PALETTE[k % len(PALETTE)]
         dashes = LINE_STYLES[k // len(PALETTE) % len(LINE_STYLES)]
         shown = np.isfinite(values[:, k])
         if span > 1 and values.shape[1] <= MOST_RAW_CURVES:
-            ax.plot(positions[shown], values[shown, k], color=color, linewidth=0.6, alpha=0.18, zorder=1)
-        ax.plot(positions[shown], smoothed[shown, k], color=color, linestyle=dashes, linewidth=1.6, gid=SMOOTHED)
+            ax.plot(positions[shown, k], values[shown, k], color=color, linewidth=0.6, alpha=0.18, zorder=1)
+        ax.plot(positions[shown, k], smoothed[shown, k], color=color, linestyle=dashes, linewidth=1.6, gid=SMOOTHED)
     _set_limits(ax, positions, values, smoothed)
     ax.set_xlabel(x.replace("_", " "))
     ax.set_ylabel(ylabel)
     ax.xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:,.0f}"))
     if not log_scale:
         ax.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
-    _name_lines(ax, names, positions)
+    _name_lines(ax, names, ["(stopped)" * bool(reason) for reason in _reasons(log, len(names))])
     _finish(ax)
     return figure
+
+
+def _reasons(log: pd.DataFrame, arms: int) -> Sequence[str | None]:
+    """Per arm, why it stopped early, or None; the newest record that tells of it counts."""
+    entries = log["stopped"] if "stopped" in log else ()
+    told = [entry for entry in entries if isinstance(entry, (list, tuple)) and len(entry) == arms]
+    return told[-1] if told else [None] * arms
 
 
 def _set_limits(ax: Axes, positions: np.ndarray, values: np.ndarray, smoothed: np.ndarray) -> None:
@@ -218,24 +226,29 @@ def _set_limits(ax: Axes, positions: np.ndarray, values: np.ndarray, smoothed: n
     ax.set_xlim(first - pad, last + pad)
 
 
-def _name_lines(ax: Axes, names: Sequence[str], positions: np.ndarray) -> None:
-    """Write each line's name beside its end, pushed apart where ends are close; tell arms that ended early."""
+def _name_lines(ax: Axes, names: Sequence[str], endings: Sequence[str]) -> None:
+    """Write each line's name and ending beside its end, pushed apart where ends are close; cross the stopped ones."""
     ends = []
     lines = [line for line in ax.lines if line.get_gid() == SMOOTHED][-len(names) :]
-    for line, name in zip(lines, (_label(name, 28) for name in names), strict=True):
+    for line, name, ending in zip(lines, (_label(name, 28) for name in names), endings, strict=True):
         data = np.asarray(line.get_xydata())
         if not len(data):
             continue
-        if stopped := data[-1, 0] < np.nanmax(positions):
+        if ending:
             ax.plot(*data[-1], "x", color=line.get_color(), markersize=6)
-        if name or stopped:
+        if text := f"{name} {ending}".strip():
             height = ax.transAxes.inverted().transform(ax.transData.transform(data[-1]))[1]
-            ends.append((height, f"{name} (stopped)".strip() if stopped else name, line.get_color()))
+            ends.append((height, text, line.get_color()))
     ends.sort(key=lambda end: end[0])
     spacing = NAME_PITCH_INCHES * ax.figure.dpi / ax.get_window_extent().height
     places = _spread([height for height, _, _ in ends], spacing)
     for place, (_, name, color) in zip(places, ends, strict=True):
         ax.annotate(name, (1.015, place), xycoords="axes fraction", color=color, fontsize=9, va="center")
+
+
+def _stopped_trainings(names: Sequence[str], stopped: Mapping[str, int]) -> list[str]:
+    """What stands beside the names of variants of which trainings stopped early, whose numbers are given."""
+    return [f"({stopped[name]} stopped)" if stopped.get(name) else "" for name in names]
 
 
 def _spread(heights: Sequence[float], spacing: float) -> list[float]:
@@ -490,7 +503,8 @@ def draw_budget(rates: pd.DataFrame, *, title: str = "", note: str = "", ax: Axe
     """Share of images that show what was asked, over the images seen in training; a line per variant.
 
     Args:
-        rates: rows of variant, images_seen, value, low, high (shares).
+        rates: rows of variant, images_seen, value, low, high (shares); where there is `stopped` (number of trainings),
+            it stands beside the name.
         title: above the chart.
         note: a second, smaller line.
         ax: axes to draw into; default a figure of its own.
@@ -515,7 +529,8 @@ def draw_budget(rates: pd.DataFrame, *, title: str = "", note: str = "", ax: Axe
     ax.xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:,.0f}"))
     ax.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{100 * value:g}%"))
     _write_title(ax, title, note)
-    _name_lines(ax, names, rates["images_seen"].to_numpy(float))
+    stopped: Any = rates.groupby("variant")["stopped"].max() if "stopped" in rates else {}
+    _name_lines(ax, names, _stopped_trainings(names, stopped))
     _finish(ax)
     return figure
 
@@ -554,7 +569,8 @@ def draw_logs(logs: pd.DataFrame, columns: Sequence[str], *, title: str = "", no
     """How trainings went, a chart for each quantity: thin a training, bold the median of a variant's.
 
     Args:
-        logs: rows of variant, seed, images_seen and the columns, as `kanjilab.stored.read_logs` gives them.
+        logs: rows of variant, seed, images_seen and the columns, as `kanjilab.stored.read_logs` gives them; where there
+            is `stopped` (reasons), the number of trainings with one stands beside the name.
         columns: what is drawn; gradient norms on a logarithmic axis.
         title: above the charts.
         note: a smaller line below.
@@ -571,18 +587,28 @@ def draw_logs(logs: pd.DataFrame, columns: Sequence[str], *, title: str = "", no
     names = list(dict.fromkeys(logs["variant"]))
     for ax, column in zip(axes, columns, strict=True):
         if column == "gradient_norm":
-            ax.set_yscale("log")
+            _make_logarithmic(ax)
         for k, name in enumerate(names):
             _draw_trainings(ax, logs.loc[logs["variant"] == name], column, k)
         ax.set_xlabel("images seen")
-        ax.set_ylabel(column.replace("_", " "))
+        ax.set_ylabel({"lr": "learning rate"}.get(column, column.replace("_", " ")))
         ax.xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:,.0f}"))
         ax.autoscale_view()
-    _name_lines(axes[-1], names, logs["images_seen"].to_numpy(float))
+    told: Any = logs.loc[logs["stopped"].notna()] if "stopped" in logs else logs[:0]
+    stopped = told.drop_duplicates(["variant", "seed"])["variant"].value_counts()
+    _name_lines(axes[-1], names, _stopped_trainings(names, stopped))
     for ax in axes:
         _finish(ax)
     _write_around(figure, title, note)
     return figure
+
+
+def _make_logarithmic(ax: Axes) -> None:
+    """A logarithmic axis with plain numbers at 1, 2 and 5 of each power, so that a short one has a few, too."""
+    ax.set_yscale("log")
+    ax.yaxis.set_major_locator(LogLocator(subs=(1.0, 2.0, 5.0)))
+    ax.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
+    ax.yaxis.set_minor_formatter(NullFormatter())
 
 
 def _draw_trainings(ax: Axes, logs: pd.DataFrame, column: str, k: int) -> None:

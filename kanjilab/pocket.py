@@ -16,15 +16,16 @@ import numpy as np
 import pandas as pd
 import torch
 from diffusers import AutoencoderKL, DDIMScheduler, UNet2DConditionModel
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file, save
 from torch import Tensor
 from torch.nn import functional as F
 
 from kanjilab.bars import open_bar
 from kanjilab.bases import assemble_pipeline
 from kanjilab.corpus import build_corpus, corpus_list
+from kanjilab.files import appearing_folder
 from kanjilab.minilm import TOKENS, minilm_folder
-from kanjilab.runs import write_json_atomic
+from kanjilab.runs import write_bytes_atomic, write_json_atomic
 from kanjilab.schedules import min_snr_weight, velocity_weight
 
 VAE_CONFIG: dict[str, Any] = dict(
@@ -301,9 +302,7 @@ class UnetTraining:
         for name, parameter in self.parameters.items():
             for key, value in self.optimizer.state[parameter].items():
                 state[f"optimizer.{key}.{name}"] = value
-        temporary = path.with_suffix(".tmp")
-        save_file(state, temporary, metadata={"step": str(self.step)})
-        temporary.replace(path)
+        write_bytes_atomic(path, save(state, metadata={"step": str(self.step)}))
 
     def load(self, path: Path) -> None:
         """Takes up what `save` stored."""
@@ -376,7 +375,7 @@ def encode_glyphs(vae: AutoencoderKL, table: pd.DataFrame, images: np.ndarray, f
     path = folder / "latents.safetensors"
     if not path.exists():
         mean, log_variance = encode_corpus(vae, images)
-        save_file({"mean": mean.contiguous(), "log_variance": log_variance.contiguous()}, path)
+        write_bytes_atomic(path, save({"mean": mean.contiguous(), "log_variance": log_variance.contiguous()}))
     latents = load_file(path)
     held_out = table["held_out"].to_numpy(dtype=bool)
     factor = 1 / latents["mean"][torch.from_numpy(~held_out)].std().item()
@@ -464,11 +463,12 @@ def build_pocket(
 
 
 def _trained_vae(images: np.ndarray, folder: Path, recipe: VaeRecipe) -> AutoencoderKL:
-    if not (folder / "config.json").exists():
+    if not folder.exists():
         vae = new_vae(recipe)
         with open_bar(total=recipe.steps, desc="autoencoder") as bar:
             for _, loss in train_vae(images, vae, recipe):
                 bar.update()
                 bar.set_postfix_str(f"loss {loss:.3f}", refresh=False)
-        vae.save_pretrained(folder)
+        with appearing_folder(folder) as partial:
+            vae.save_pretrained(partial)
     return AutoencoderKL.from_pretrained(folder).eval()

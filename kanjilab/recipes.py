@@ -9,7 +9,7 @@ from typing import Any
 from accelerate import Accelerator
 
 from kanjilab.bars import bar
-from kanjilab.bases import Base, load_base
+from kanjilab.bases import Base, load_base, usual_device
 from kanjilab.dataset import Dataset, open_dataset
 from kanjilab.demo import run_training
 from kanjilab.encode import blank_encoded, encode_dataset
@@ -104,7 +104,11 @@ def run_recipe(
     Raises:
         ValueError: no training images, settings that do not fit the base or the memory, a run of other settings.
     """
-    accelerator = Accelerator(log_with=None if tracker == "none" else tracker, project_dir=str(folder / "trackers"))
+    accelerator = Accelerator(
+        cpu=usual_device().type == "cpu",
+        log_with=None if tracker == "none" else tracker,
+        project_dir=str(folder / "trackers"),
+    )
     tell = say if accelerator.is_main_process else _say_nothing
     images = _training_images(data)
     for line in recipe.preset.notes() if recipe.preset else ():

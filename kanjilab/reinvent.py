@@ -18,7 +18,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from kanjilab.bases import Base, load_base
+from kanjilab.bases import Base, load_base, usual_device
 from kanjilab.characters import load_characters
 from kanjilab.components import load_components
 from kanjilab.dataset import build_dataset
@@ -105,7 +105,7 @@ def run_reinvention(
         ValueError: the rule leaves no item to withhold.
         InterruptedError: a STOP file ended the training.
     """
-    base = load_base(base_name, precision)
+    base = load_base(base_name, precision, usual_device())
     judge = judge or load_judge("B")
     items, without = withhold(rule or Left16(), scale.items)
     folder.mkdir(parents=True, exist_ok=True)
@@ -185,8 +185,7 @@ def draw(
     facts |= {"sampling": sampling.to_json()}
     if (name := f"asked_{settings_hash(facts)}") not in run.samples():
         images = sample(base, prompts, seeds, sampling, trainable=load_checkpoints(base, run, [facts["step"]], arm))[0]
-        with run.lock():
-            run.write_samples(name, glyphs_of(images).reshape(*images.shape[:4]), facts)
+        run.write_samples(name, glyphs_of(images).reshape(*images.shape[:4]), facts)
     return run.read_samples(name)[0]
 
 
@@ -234,7 +233,8 @@ def report_table(report: dict[str, Any]) -> str:
     def estimate(row: dict[str, float]) -> str:
         return f"{row['value']:.1%} [{row['low']:.1%}, {row['high']:.1%}]"
 
-    lines = [f"{report['items'][BY_PARTS]} characters withheld, {report['seeds']} images a prompt, judge B"]
+    judge = f"judge {report['judge']['name']}"
+    lines = [f"{report['items'][BY_PARTS]} characters withheld, {report['seeds']} images a prompt, {judge}"]
     for floor in (False, True):
         tasks = {name: scores for name, scores in report["scores"].items() if name.endswith(FLOOR) == floor}
         cells = {name: {score: estimate(row) for score, row in scores.items()} for name, scores in tasks.items()}

@@ -92,19 +92,8 @@ def two_parts(character: str, components: Components) -> tuple[Part, Part] | Non
     return (first, second) if set(first.strokes) | set(second.strokes) == whole else None
 
 
-def withheld_with(character: str, characters: pd.DataFrame, components: Components) -> tuple[str, ...]:
-    """What has to leave the training set together with a character: see `Item`.
-
-    Args:
-        character: of two parts.
-        characters: a table of `load_characters`.
-        components: the list of decompositions.
-    """
-    return _Families(characters, components).of(character)
-
-
 class _Families:
-    """Finds what belongs with a character; the tables are turned round once."""
+    """Finds what has to leave the training set with a character, see `Item`; the tables are turned round once."""
 
     def __init__(self, characters: pd.DataFrame, components: Components):
         self.variants: dict[str, set[str]] = {}

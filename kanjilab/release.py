@@ -1,7 +1,7 @@
 """What is handed on of a finished training: the strip, the LoRA, a ComfyUI workflow and a model card, arm by arm."""
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +12,7 @@ from kanjilab.comfyui import Drawing, workflow_for, write_workflow
 from kanjilab.export import LORA_FORMS, to_pipeline, write_card
 from kanjilab.history import history_strip, sample_history
 from kanjilab.runs import RunFolder
-from kanjilab.sample import Sampling
+from kanjilab.sample import Sampling, fitting
 from kanjilab.strips import Strip, save_strip
 
 OTHER_NOISES = (1, 2, 3)  # seeds in which the last checkpoint is drawn besides
@@ -98,8 +98,7 @@ def release_arm(
     Raises:
         ValueError: the last checkpoint is not finite.
     """
-    if sampling.sampler not in base.samplers:
-        sampling = replace(sampling, sampler=base.samplers[0])
+    sampling = fitting(sampling, base)
     folder = run.path / "release" / f"arm_{arm}"
     folder.mkdir(parents=True, exist_ok=True)
     strip = save_strip(_drawn_strip(base, run, arm, prompts, sampling, on_progress), folder / "strip.png")

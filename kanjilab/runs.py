@@ -432,14 +432,16 @@ class RunFolder:
             its folder, `checkpoints/step_000400`.
         Raises:
             RunError: the run is not locked.
-            RunExists: that step has its checkpoint already (`truncate_checkpoints` drops later ones).
+            RunExists: that step has its complete checkpoint already (`truncate_checkpoints` drops later ones).
             ValueError, TypeError: a path leaves the folder, or a content does not fit the file's name.
         """
         self._need_lock()
         contents = _checkpoint_contents(step, files)
         target = self._step_folder(step)
-        if target.exists():
+        if _is_complete(target):
             raise RunExists(f"{target} exists already; drop it first to write step {step} again")
+        if target.exists():  # half copied from another machine
+            self._delete_checkpoint(step)
         temporary = target.with_name(_temporary_name(target.name))
         try:
             _write_folder(temporary, contents)

@@ -2,7 +2,6 @@
 
 import hashlib
 import json
-import os
 import tempfile
 from collections import Counter
 from collections.abc import Iterator
@@ -13,7 +12,7 @@ from typing import Any
 import torch
 from safetensors import safe_open
 
-from kanjilab.files import appearing_folder
+from kanjilab.files import appearing_folder, cache_folder
 from kanjilab.minilm import sha256_file
 
 # A revision of None is the newest: no commit of these is known to us well enough to be named.
@@ -37,11 +36,6 @@ ENCODER_PREFIXES = {  # of a text encoder's tensors in a single file
     "text_encoder_3": ("text_encoders.t5xxl.",),
 }
 UNUSED_PARTS: dict[str, Any] = dict(safety_checker=None, feature_extractor=None, image_encoder=None)
-
-
-def cache_folder() -> Path:
-    """Where kanjilab keeps what it derives: `$KANJILAB_CACHE`, else `~/.cache/kanjilab`."""
-    return Path(os.environ.get("KANJILAB_CACHE") or Path.home() / ".cache" / "kanjilab")
 
 
 @contextmanager

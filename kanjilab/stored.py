@@ -486,14 +486,17 @@ def read_logs(lab: Lab) -> pd.DataFrame:
 
     Returns:
         One row an arm and record: variant, seed, step, images_seen, loss, gradient_norm, lr, update_norm (how far the
-        weights are from where they began); records after an arm's end are left out.
+        weights are from where they began), stopped (why the arm ended early, or None); records after an arm's end are
+        left out.
     """
     stored, parts = stored_moments(lab), []
     for variant, seed in lab.study.cells():
-        run = RunFolder.open(lab.folder / stored[lab.key(variant, seed)][-1].folder)
+        last = stored[lab.key(variant, seed)][-1]
+        run = RunFolder.open(lab.folder / last.folder)
         arm = run.settings["arms"].index(lab.study.arm_of(variant, seed).to_json())
         log = run.read_log()
         columns = {name: arm_values(log, name)[:, arm] for name in LOGGED}
         rows = pd.DataFrame({"variant": variant.label, "seed": seed, "step": log["step"], **columns})
+        rows["stopped"] = last.stopped
         parts.append(rows.loc[np.isfinite(rows["loss"])])
     return pd.concat(parts, ignore_index=True)

@@ -345,10 +345,10 @@ def best_rates(table: pd.DataFrame) -> pd.DataFrame:
 
 
 def is_tuned(study: Study) -> bool:
-    """Whether a full study's own rates are those that a pilot chose for the variants of its first contrast."""
+    """Whether a full study's own rates are a pilot's choice for the variants of its first contrast, or its only one."""
     tuned = TUNED.get(study.name.removesuffix("-full"), {})
     arms = {variant.label: study.arm_of(variant, study.seeds[0]) for variant in study.variants}
-    return all(tuned.get(label) == arms[label].peak_lr for label in study.contrasts[0])
+    return all(tuned.get(label) == arms[label].peak_lr for label in next(iter(study.contrasts), arms))
 
 
 def claims(
@@ -367,7 +367,7 @@ def claims(
         if path.exists():
             report = json.loads(path.read_text())
             study, known = Study.from_json(report["study"]), report["contrasts"][split]
-            wanted = tuple(label + suffix * (not is_tuned(study)) for label in study.contrasts[0])
+            wanted = tuple(label + suffix * (not is_tuned(study)) for label in next(iter(study.contrasts), ()))
             found += [(study, Contrast.from_json(c)) for c in known if (c["first"], c["second"]) == wanted]
     corrected = holm([contrast.p for _, contrast in found])
     return [(study, dataclasses.replace(c, p_corrected=p)) for (study, c), p in zip(found, corrected, strict=True)]

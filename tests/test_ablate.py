@@ -34,6 +34,7 @@ def test_what_is_stored_is_not_done_again(finished, study, monkeypatch):
     again, said = run(study, folder, judge=judge)
     assert again == report
     assert judge.read_images == 0  # its readings are stored too
+    assert all(found.checkpoints() for found in find_runs(folder))  # which were to be kept
     assert "stored" in said and "about 0.0 min to go" in said
 
 
@@ -187,6 +188,12 @@ def test_several_moments_of_arms_of_several_lengths(study, tmp_path):
     assert len(at_eight[0]) == len(at_eight[1]) == 32
 
 
+def test_a_single_variant_is_trained_and_read_though_nothing_is_compared(study, tmp_path):
+    report, _ = run(dataclasses.replace(study, variants=study.variants[:1], contrasts=(), seeds=(5,)), tmp_path)
+    assert report["contrasts"] == {"held_out": [], "train": []}
+    assert {rate["variant"] for rate in report["rates"]} == {"rank 2"}
+
+
 def test_every_weight_is_a_pack_of_its_own(study, tmp_path):
     whole = Variant("every weight", dict(targets="unet", peak_lr=1e-3))
     pair = dataclasses.replace(study, variants=(study.variants[0], whole), contrasts=())
@@ -258,6 +265,25 @@ def test_what_was_drawn_before_an_interruption_is_not_drawn_again(study, finishe
     assert_same_tables(table_of(tmp_path), table_of(finished[0]))
 
 
+def test_checkpoints_go_with_the_next_call_where_the_first_was_killed(study, tmp_path, monkeypatch):
+    def killed(*arguments):
+        raise KeyboardInterrupt
+
+    one = dataclasses.replace(study, variants=study.variants[:1], contrasts=(), seeds=(5,))
+    with monkeypatch.context() as patch:
+        patch.setattr(RunFolder, "truncate_checkpoints", killed)
+        with pytest.raises(KeyboardInterrupt):
+            run(one, tmp_path)
+    (trained,) = find_runs(tmp_path)
+    assert trained.checkpoints() == [0, 4] and missing(open_lab(one, tmp_path)) == 0
+    forbid(monkeypatch, "run_training", "sample")
+    with trained.lock():
+        run(one, tmp_path)  # another process is at it
+    assert trained.checkpoints() == [0, 4]
+    run(one, tmp_path)
+    assert trained.checkpoints() == []
+
+
 # ---------------------------------------------------------------------------------- killed, and in several processes
 
 
@@ -273,6 +299,12 @@ def test_a_share_hides_the_launcher_and_gives_it_back(monkeypatch):
         monkeypatch.delenv(name)
     with own_share() as share:
         assert (share.index, share.processes, share.on_this_machine) == (0, 1, 1)
+        assert share.device == "cpu"
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "set_device", lambda device: None)
+    monkeypatch.setenv("LOCAL_RANK", "1")
+    with own_share() as share:
+        assert share.device == "cuda:1"
 
 
 @pytest.fixture(scope="module")

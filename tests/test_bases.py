@@ -168,7 +168,11 @@ def test_what_is_no_base_is_refused(folder, tmp_path):
 def test_caches_go_where_they_are_told(monkeypatch, tmp_path):
     monkeypatch.setenv("KANJILAB_CACHE", str(tmp_path))
     assert cache_folder() == tmp_path
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "xdg"))
+    assert cache_folder() == tmp_path
     monkeypatch.delenv("KANJILAB_CACHE")
+    assert cache_folder() == tmp_path / "xdg" / "kanjilab"
+    monkeypatch.delenv("XDG_CACHE_HOME")
     monkeypatch.setenv("HOME", str(tmp_path))
     assert cache_folder() == tmp_path / ".cache" / "kanjilab"
 

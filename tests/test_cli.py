@@ -6,11 +6,12 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 import pytest
+import torch
 from PIL import Image
 from safetensors import safe_open
 from typer.testing import CliRunner
 
-from kanjilab import ablate, controls, demo, history, judges, packs, studies
+from kanjilab import ablate, bases, controls, demo, history, judges, packs, reinvent, slot_pairs, studies
 from kanjilab.cli import _settings, app
 from kanjilab.criteria import ALL_FIVE, CRITERIA
 from kanjilab.dataset import open_dataset
@@ -190,6 +191,30 @@ def test_strip_draws_a_run(trained, tmp_path):
         assert list(picture.size) == facts["picture"]["size_px"]
 
 
+def test_strip_makes_its_folder_before_it_draws(trained, tmp_path, monkeypatch):
+    def draw(*arguments, **options):
+        assert (tmp_path / "new" / "folder").is_dir()
+        return drawn(*arguments, **options)
+
+    drawn = history.sample_history
+    monkeypatch.setattr(history, "sample_history", draw)
+    done("strip", trained[0].path, tmp_path / "new" / "folder" / "strip.png", "--prompt", "queen", *QUICK)
+    assert {path.name for path in (tmp_path / "new" / "folder").iterdir()} == {"strip.png", "strip.json"}
+
+
+def test_bases_are_loaded_where_a_training_runs(trained, images, tmp_path, monkeypatch):
+    def refuse(name, precision, device="cpu"):
+        raise ValueError(f"{precision} on {device}")
+
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    for module in (bases, reinvent, slot_pairs):
+        monkeypatch.setattr(module, "load_base", refuse)
+    for command, target in (("strip", tmp_path / "strip.png"), ("score", images), ("criteria", images)):
+        assert "fp32 on cuda:0" in refused(command, trained[0].path, target)
+    for command in ("reinvent", "pairs"):
+        assert "bf16 on cuda:0" in refused(command, "--folder", tmp_path / "new")
+
+
 def test_export_writes_the_arm_that_was_asked_for(trained, tmp_path):
     run, _ = trained
     for arm, rank in ((0, 2), (1, 4)):
@@ -234,7 +259,10 @@ def test_criteria_of_a_run_are_printed_and_stored(trained, images, monkeypatch):
     assert lines[3].split() == ["noise", *["10.0"] * 7]
     stored = json.loads(Path(lines[4]).read_text())
     assert stored["scores"]["noise"]["novel"] == {"value": 0.1, "low": None, "high": 0.2}
-    assert (stored["run"], stored["judge"]) == (trained[0].settings["hash"], "A")
+    assert (stored["run"], stored["judge"], stored["arm"]) == (trained[0].settings["hash"], "A", 0)
+    other = Path(done("criteria", trained[0].path, images, "--judge", "A", "--arm", 1).splitlines()[-1])
+    assert json.loads(other.read_text())["arm"] == 1
+    assert json.loads(Path(lines[4]).read_text()) == stored
 
 
 def test_criteria_want_a_judge_of_parts_and_held_out_characters(trained, images):

@@ -369,8 +369,15 @@ def test_a_second_build_reads_what_is_there(left16, monkeypatch):
     monkeypatch.setattr(dataset_module, "draw_font", None)  # would fail if anything were drawn
     again = build_dataset(Left16(), left16.folder)
     assert again.content_hash == left16.content_hash
-    with pytest.raises(DatasetError, match="holds something else"):
+    with pytest.raises(DatasetError, match="holds something else: other rule$"):
         build_dataset(Seed16(), left16.folder)
+
+
+def test_a_folder_made_by_other_versions_is_read_by_its_content(tmp_path, monkeypatch):
+    built = build_dataset(EveryCharacter(), tmp_path / "set", characters=small_table())
+    monkeypatch.setattr(dataset_module, "_versions", lambda: {"kanjilab": "9.9", "jamdict-data": "9", "pillow": "99"})
+    again = build_dataset(EveryCharacter(), tmp_path / "set", characters=small_table())
+    assert again.content_hash == built.content_hash
 
 
 def small_table() -> pd.DataFrame:

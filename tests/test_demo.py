@@ -8,6 +8,7 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 import pytest
+import torch
 from PIL import Image
 
 from kanjilab import dataset as dataset_module
@@ -175,6 +176,15 @@ def test_the_table_says_what_the_report_holds(calls):
     assert lines[0].split()[:4] == ["training", "captions", "before", "6.2%"]
 
 
+def test_chance_is_told_of_sixteen_radicals_alone(calls, some_kanji):
+    report = calls.reports[0]
+    assert report["chance"] == "one radical in sixteen, 6%"
+    assert "(chance 6%, 95% interval over prompts and seeds)" in report_table(report)
+    three = demo.describe(calls.run, some_kanji, pd.DataFrame(report["scores"]), demo.Clock())
+    assert three["chance"] is None
+    assert "(95% interval over prompts and seeds)" in report_table(three)
+
+
 def test_further_training_makes_the_report_anew(calls, doubles, base_folder):
     """A report of a run that was stopped early, by a STOP file say, is not taken for the finished one's."""
     path = calls.folder / "report.json"
@@ -185,6 +195,19 @@ def test_further_training_makes_the_report_anew(calls, doubles, base_folder):
     report = run_demo(calls.folder, arm=ARM, scale=SCALE, sampling=Sampling(steps=1, guidance=1.0), **options)
     path.write_bytes(before)
     assert report["images_seen"] == 24
+
+
+def test_the_base_goes_where_a_training_runs(calls, doubles, monkeypatch):
+    class Loaded(Exception):
+        pass
+
+    def load(name, precision, device="cpu"):
+        raise Loaded(f"{name} on {device}")
+
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(demo, "load_base", load)
+    with pytest.raises(Loaded, match="tiny on cuda:0"):
+        run_demo(calls.folder, rule=Left16(per_radical=2), base_name="tiny", arm=ARM, scale=SCALE)
 
 
 def test_training_pictures_alone_can_be_scored(calls, doubles, base_folder):

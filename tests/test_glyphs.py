@@ -283,6 +283,14 @@ def test_a_local_copy_is_found_and_the_mirror_comes_first(tmp_path, monkeypatch)
         assert local_kanjivg() == folder / glyphs.KANJIVG_FILE
 
 
+def test_strokes_lie_in_the_cache_that_is_told(tmp_path, monkeypatch):
+    monkeypatch.delenv("KANJILAB_MIRROR", raising=False)
+    monkeypatch.setenv("KANJILAB_CACHE", str(tmp_path))
+    assert local_kanjivg() is None
+    (tmp_path / glyphs.KANJIVG_FILE).touch()
+    assert local_kanjivg() == tmp_path / glyphs.KANJIVG_FILE
+
+
 @pytest.fixture(scope="module")
 def kanjivg() -> KanjiVG:
     mirror = os.environ.get("KANJILAB_MIRROR")

@@ -156,6 +156,24 @@ def test_free_memory_is_what_the_system_says():
     assert 10**8 < memory.free_bytes(CPU) < 10**14
 
 
+def test_free_memory_is_no_more_than_control_groups_leave(tmp_path, monkeypatch):
+    own = tmp_path / "own"
+    own.write_text("9:name=systemd:/\n0::/slice/unit\n")
+    monkeypatch.setattr(memory, "OWN_GROUP", own)
+    monkeypatch.setattr(memory, "GROUPS", tmp_path / "groups")
+    unlimited = memory.free_bytes(CPU)
+    for name, limit, used, cache in (("slice", "5000", 4500, 100), ("slice/unit", "max", 4000, 900)):
+        group = tmp_path / "groups" / name
+        group.mkdir(parents=True)
+        for file, content in dict(max=limit, current=used, stat=f"anon 7\ninactive_file {cache}").items():
+            (group / f"memory.{file}").write_text(f"{content}\n")
+    assert unlimited > 10**8 and memory.free_bytes(CPU) == 5000 - 4500 + 100
+    (tmp_path / "groups/slice/unit/memory.max").write_text("4950\n")
+    assert memory.free_bytes(CPU) == 600
+    (tmp_path / "groups/slice/unit/memory.max").write_text("3000\n")
+    assert memory.free_bytes(CPU) == 0
+
+
 def test_packed_layers_are_counted_where_they_are_held():
     setting = Setting((Arm(rank=4),), "bf16")
     plain, packed = (memory_needed(KNOWN["sd14"], setting, device=torch.device(name)) for name in ("cuda", "cpu"))

@@ -73,6 +73,13 @@ def test_the_widest_arm_decides_how_many_fit():
     assert packs == [("10", "11", "12"), ("80", "81"), ("82",)]
 
 
+def test_a_wide_arm_keeps_its_room_when_longer_narrow_ones_join_it():
+    settings = [Arm(rank=rank, images_seen=100 + 300 * (k > 0), seed=k) for k, rank in enumerate((8, 1, 1, 1, 1))]
+    trainings = {str(k): (arm, ONE) for k, arm in enumerate(settings)}
+    packs = cut_into_packs(trainings, lambda arm, data: {1: 4, 8: 2}[arm.rank])
+    assert packs == [("0", "1"), ("2", "3", "4")]
+
+
 def test_a_plan_is_made_once_and_has_the_claims_arms_first(study, tmp_path, monkeypatch):
     longer = Variant("longer", dict(images_seen=16))
     four = dataclasses.replace(study, variants=(*study.variants, longer), contrasts=(("longer", "rank 3"),))
@@ -105,6 +112,12 @@ def test_little_memory_makes_small_packs(study, tmp_path, measured):
     assert [len(pack.keys) for pack in plan(lab, memory_gb=1e6)] == [2]
 
 
+def test_no_pack_is_larger_than_what_is_free(study, tmp_path, measured, monkeypatch):
+    one = dataclasses.replace(study, variants=study.variants[:1], contrasts=())
+    monkeypatch.setattr(packs, "free_bytes", lambda device: 1_000)
+    assert [len(pack.keys) for pack in plan(open_lab(one, tmp_path))] == [1, 1]
+
+
 def test_memory_is_measured_at_its_peak():
     packs._peak_gigabytes(torch.device("cpu"), reset=True)
     before = packs._peak_gigabytes(torch.device("cpu"))
@@ -114,7 +127,6 @@ def test_memory_is_measured_at_its_peak():
     assert packs._peak_gigabytes(torch.device("cpu")) - before == pytest.approx(0.1, abs=0.03)
     assert packs._peak_gigabytes(torch.device("cpu"), reset=True) > 0
     assert packs._peak_gigabytes(torch.device("cpu")) - before < 0.05
-    assert 0.1 < packs._free_gigabytes(torch.device("cpu")) < 10_000
 
 
 def test_a_pack_is_measured_by_its_own_steps(study, tmp_path, monkeypatch):

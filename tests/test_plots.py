@@ -50,6 +50,7 @@ def log():
             "loss": [[1 / step, 2 / step, None if step > 40 else 3.0] for step in steps],
             "gradient_norm": [[step * 1.0, 10.0, float("nan")] for step in steps],
             "lr": 1e-4 * (1 - steps / 100),
+            "stopped": [(None, None, "step 41: loss nan" if step > 40 else None) for step in steps],
         }
     )
 
@@ -91,6 +92,26 @@ def test_loss_curves_are_the_smoothed_log_up_to_where_each_arm_ends(log):
         assert_allclose(line.get_ydata(), smooth(values[:end], 7)[:, k])
     assert {"reference", "twice", "stopped early (stopped)"} <= set(texts(figure))
     assert len({line.get_color() for line in curves(figure)}) == 3
+
+
+@pytest.mark.parametrize("draw", [draw_loss, draw_gradient_norm, draw_learning_rate])
+def test_each_arm_stands_at_its_own_images_and_is_marked_only_if_it_stopped(draw):
+    """Batches of 1 and 16 where the first ends early; the second stops at the very last record."""
+    steps = np.arange(1, 9)
+    values = [[0.1 if step <= 4 else None, 0.2, 0.3] for step in steps]
+    seen = [[min(step, 4), 16 * step, None if step == 1 else step] for step in steps]
+    log = pd.DataFrame({"images_seen": seen, "loss": values, "gradient_norm": values, "lr": values})
+    log["stopped"] = [[None, "step 8: too steep" if step == 8 else None, None] for step in steps]
+    figure = draw(log)
+    assert [np.asarray(line.get_xdata()).tolist() for line in curves(figure)] == [
+        [1, 2, 3, 4],
+        [16 * step for step in steps],
+        [2, 3, 4, 5, 6, 7, 8],
+    ]
+    low, high = figure.axes[0].get_xlim()
+    assert low < 1 and high > 128
+    assert {"arm 0", "arm 1 (stopped)", "arm 2"} <= set(texts(figure))
+    assert [line.get_xydata().tolist() for line in figure.axes[0].lines if line.get_marker() == "x"] == [[[128, 0.2]]]
 
 
 def test_names_stand_beside_their_lines_in_order_without_overlap(log):
@@ -229,6 +250,16 @@ def test_budget_curves_run_over_images_seen_whatever_the_order():
         draw_budget(RATES[:0])
 
 
+def test_a_smaller_budget_is_no_stop_and_a_stop_is_told_wherever_it_is():
+    rates = RATES[:3].assign(stopped=[2, 0, 2])  # rank 64 has the smaller budget, rank 4 stopped twice
+    assert {"rank 4 (2 stopped)", "rank 64"} <= set(texts(draw_budget(rates)))
+    budget = draw_study(rates.assign(final=[False, True, True]), DIFFERENCES).axes[-1]
+    assert {"rank 4 (2 stopped)", "rank 64"} <= {text.get_text() for text in budget.texts}
+    logs = pd.DataFrame({"variant": ["a", "a", "b", "b"], "seed": [1, 2, 1, 1], "images_seen": [16, 8, 8, 4]})
+    logs = logs.assign(loss=0.1, stopped=[None, "step 2: too steep", None, None])
+    assert {"a (1 stopped)", "b"} <= set(texts(draw_logs(logs, ["loss"])))
+
+
 def test_a_study_shows_its_ends_its_contrasts_and_the_way_there():
     figure = draw_study(RATES, DIFFERENCES, title="rank", note="2 seeds")
     rates, differences, budget = figure.axes
@@ -257,14 +288,14 @@ def test_blocks_are_lines_from_the_second_of_a_pair_to_its_first():
 
 def test_logs_are_drawn_as_medians_of_the_trainings():
     rows = [("a", seed, seen, seed * seen, 1.0) for seed in (1, 2, 6) for seen in (8, 16)]
-    rows += [("b", 1, 8, 5.0, 1.0)]  # ended early
+    rows += [("b", 1, 8, 5.0, 1.0)]  # of a smaller budget
     logs = pd.DataFrame(rows, columns=["variant", "seed", "images_seen", "update_norm", "gradient_norm"])
     figure = draw_logs(logs, ["update_norm", "gradient_norm"], title=HOSTILE, note=HOSTILE)
     walked, norms = figure.axes
     bold = [np.asarray(line.get_xydata()).tolist() for line in walked.lines if line.get_gid() == "smoothed"]
     assert bold == [[[8, 16], [16, 32]], [[8, 5]]]
     assert (walked.get_yscale(), norms.get_yscale()) == ("linear", "log")
-    assert {"a", "b (stopped)"} <= set(texts(figure))
+    assert {"a", "b"} <= set(texts(figure))
     figure_png(figure)
     with pytest.raises(ValueError, match="expected records and columns"):
         draw_logs(logs, [])

@@ -7,7 +7,7 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
-from diffusers import DDIMScheduler, StableDiffusionPipeline
+from diffusers import AutoencoderKL, DDIMScheduler, StableDiffusionPipeline
 from torch.testing import assert_close
 
 from kanjilab import pocket
@@ -231,6 +231,31 @@ def test_a_built_pipeline_draws_the_same_in_plain_diffusers(built):
 
 def test_the_packaged_base_draws_the_same_in_plain_diffusers():
     check_both_ways(pocket_folder(), load_base("pocket"))
+
+
+def test_a_stage_that_was_cut_short_is_done_again(tiny, tmp_path, monkeypatch):
+    def cut_short(self, folder):
+        (folder / "config.json").write_text("{}")
+        raise KeyboardInterrupt
+
+    images = np.full((2, 128, 128), 255, np.uint8)
+    recipe = VaeRecipe(steps=1, batch=2)
+    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+        patch.setattr(AutoencoderKL, "save_pretrained", cut_short)
+        pocket._trained_vae(images, tmp_path / "vae", recipe)
+    vae = pocket._trained_vae(images, tmp_path / "vae", recipe)
+    table = pd.DataFrame(dict(caption=["a", "b"], common_name=["a", "b"], weight=1.0, held_out=False))
+    monkeypatch.setattr(pocket, "encode_captions", lambda captions, path: np.zeros((len(captions), 5, 384)))
+    with monkeypatch.context() as patch, pytest.raises(OSError, match="no space"):
+        patch.setattr("kanjilab.runs.os.fsync", full_disk)
+        pocket.encode_glyphs(vae, table, images, tmp_path)
+    assert [path.name for path in tmp_path.iterdir()] == ["vae"]
+    encoded = pocket.encode_glyphs(vae, table, images, tmp_path)
+    assert torch.equal(encoded.mean, pocket.encode_glyphs(vae, table, images, tmp_path).mean)
+
+
+def full_disk(descriptor):
+    raise OSError("no space left")
 
 
 def test_the_whole_recipe_goes_on_from_what_is_there(tiny, tmp_path, monkeypatch):

@@ -24,6 +24,7 @@ from kanjilab.reinvent import (
     withhold,
 )
 from kanjilab.reinvention import Item
+from kanjilab.runs import RunFolder
 from kanjilab.sample import Sampling
 from kanjilab.settings import Arm
 from tests.tiny import save_tiny_pipeline
@@ -92,7 +93,8 @@ def test_every_task_is_scored_beside_its_floor(done):
     recall = table.loc[table["task"] == BY_PARTS, "recall"].mean()
     assert report["scores"][BY_PARTS]["part-set recall"]["value"] == pytest.approx(recall)
     text = report_table(report)
-    assert "3 characters withheld, 2 images a prompt" in text and "another item" in text
+    assert "3 characters withheld, 2 images a prompt, judge B" in text and "another item" in text
+    assert "2 images a prompt, judge A" in report_table(report | {"judge": report["judge"] | {"name": "A"}})
 
 
 def test_the_second_call_draws_and_trains_nothing(done, monkeypatch):
@@ -103,6 +105,15 @@ def test_the_second_call_draws_and_trains_nothing(done, monkeypatch):
 
     monkeypatch.setattr(reinvent, "sample", refuse)
     assert call() == report
+
+
+def test_what_was_drawn_is_stored_while_another_holds_the_run(done, monkeypatch):
+    folder, *_ = done
+    run = RunFolder.open(folder / "run")
+    base = reinvent.load_base(run.settings["base"])
+    with run.lock():
+        images = reinvent.draw(base, RunFolder.open(run.path), ["rest"], [0], Sampling("ddim", steps=1, guidance=1.0))
+    assert images.shape == (1, 1, 128, 128)
 
 
 def test_half_a_training_is_asked_nothing(done, monkeypatch):

@@ -12,6 +12,7 @@ from kanjilab.radicals import EveryCharacter, Left16
 from kanjilab.reinvention import (
     Item,
     Without,
+    _Families,
     choose_items,
     choose_novel_items,
     part_glosses,
@@ -19,7 +20,6 @@ from kanjilab.reinvention import (
     reinvention_summary,
     score_items,
     two_parts,
-    withheld_with,
     word_order_consistency,
 )
 
@@ -78,15 +78,15 @@ def test_a_prompt_names_the_parts_in_either_order():
 
 def test_pair_variants_holders_and_containers_leave_together():
     table, components = toy()
-    assert withheld_with("休", table, components) == ("休", *sorted("烋伏憩"))
-    assert withheld_with("沐", table, components) == ("沐",)
-    assert withheld_with("伏", table, components) == ("伏", "休", "烋")  # variants both ways, and what contains one
+    assert _Families(table, components).of("休") == ("休", *sorted("烋伏憩"))
+    assert _Families(table, components).of("沐") == ("沐",)
+    assert _Families(table, components).of("伏") == ("伏", "休", "烋")  # variants both ways, and what contains one
 
 
 def test_the_same_pair_in_another_character_leaves_too():
     table, components = toy()
     doubled = Components(components.parts, {**components.decompositions, "杁": beside("杁", "木", "人")})
-    assert "杁" in withheld_with("休", table, doubled)
+    assert "杁" in _Families(table, doubled).of("休")
 
 
 def test_items_are_the_pairs_whose_parts_remain_in_sight():
@@ -160,7 +160,7 @@ def test_a_rule_without_them_chooses_as_if_they_did_not_exist(tmp_path):
         [c for c in characters.index if characters.at[c, "radical"] in (85, 75)], default_font()
     )
     rows = characters.loc[characters["radical"].isin([85, 75])]
-    item = Item("沐", "⿰", ("水", "木"), ("water", "tree"), "wash", withheld_with("沐", characters, components))
+    item = Item("沐", "⿰", ("水", "木"), ("water", "tree"), "wash", _Families(characters, components).of("沐"))
     rule = Without.known(EveryCharacter(), item.withheld, characters, components)
     selected = rule.select(rows, drawable)
     full = EveryCharacter().select(rows, drawable)

@@ -234,6 +234,19 @@ def test_damaged_checkpoints_are_not_listed(run):
         run.verify_checkpoint(0)
 
 
+def test_a_broken_checkpoint_is_replaced_when_training_comes_there_again(run):
+    with run.lock():
+        for step in (0, 400):
+            run.write_checkpoint(step, {"state.json": {"step": step}, "arm_0/w.bin": b"12345678"})
+        (run.path / "checkpoints/step_000400/arm_0/w.bin").write_bytes(b"1234")
+        folder = run.write_checkpoint(400, {"state.json": {"step": 400}, "arm_1/w.bin": b"87654321"})
+        assert run.checkpoints() == [0, 400]
+        assert not (folder / "arm_0").exists() and (folder / "arm_1/w.bin").read_bytes() == b"87654321"
+        assert os.listdir(run.path / "checkpoints") == ["step_000000", "step_000400"]
+        with pytest.raises(RunExists):
+            run.write_checkpoint(400, {"state.json": {}})
+
+
 def test_rotation_keeps_the_first_the_last_and_the_listed(run):
     with run.lock():
         for step in range(0, 600, 100):

@@ -331,4 +331,12 @@ def test_logs_are_those_of_each_arm(lab, finished):
     found = logs[(logs["variant"] == "rank 3") & (logs["seed"] == 6)]
     assert found["loss"].tolist() == pytest.approx([losses[k] for losses in run.read_log()["loss"]])
     assert found["images_seen"].iloc[-1] == stored_moments(lab)[key][-1].images_seen == 8
-    assert set(logs["variant"]) == {variant.label for variant in lab.study.variants}
+    assert set(logs["variant"]) == {variant.label for variant in lab.study.variants} and logs["stopped"].isna().all()
+
+
+def test_logs_tell_who_was_stopped(lab, monkeypatch):
+    moments, key = stored_moments(lab), lab.key(lab.study.variants[1], 6)
+    moments[key] = [dataclasses.replace(moment, stopped="too steep") for moment in moments[key]]
+    monkeypatch.setattr("kanjilab.stored.stored_moments", lambda lab: moments)
+    told = read_logs(lab).dropna(subset="stopped")
+    assert set(zip(told["variant"], told["seed"], told["stopped"], strict=True)) == {("rank 3", 6, "too steep")}

@@ -218,6 +218,18 @@ def test_rates_that_were_tuned_anyway_add_nothing_and_count_as_tuned(tmp_path, m
     assert not is_tuned(plain) and findings(tmp_path, suffix=TUNED_SUFFIX) == []
 
 
+def test_a_single_variant_is_tuned_if_it_has_its_pilots_rate_and_makes_no_claim(tmp_path, monkeypatch):
+    plain = make_study("schedule", "full")
+    single = dataclasses.replace(plain, variants=plain.variants[:1], contrasts=())
+    assert not is_tuned(single)
+    monkeypatch.setitem(studies.TUNED, "schedule", {single.variants[0].label: STUDY_ARM.peak_lr})
+    assert is_tuned(single)
+    path = tmp_path / "schedule-full" / "report-radicals.json"
+    path.parent.mkdir()
+    path.write_text(json.dumps({"study": single.to_json(), "contrasts": {"held_out": []}}))
+    assert findings(tmp_path) == []
+
+
 def test_best_rates_are_those_with_most_hits_at_the_end():
     rows = [("a", 1e-3, hit, True) for hit in (1, 0)] + [("a", 3e-3, 1, True), ("a", 9e-3, 0, True)]
     rows += [("a", 9e-3, 1, False)] * 5  # on the way there
