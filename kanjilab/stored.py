@@ -355,11 +355,13 @@ class StoredStudy:
         return as_list(lines)
 
     def answer_text(self) -> str:
-        """The answer to the claim, at the shared rate and, if there are such variants, at tuned ones, as Markdown.
+        """The answer to the claim, at the shared rate and, where a pilot chose others, at those, as Markdown.
 
         It is corrected together with the other claims whose studies lie in the same folder.
         """
         ways = {"": "At one learning rate for all", TUNED_SUFFIX: "At the rate that a pilot chose for each"}
+        if is_tuned(self.study):
+            ways = {TUNED_SUFFIX: "At one learning rate for all, which a pilot chose for each"}
         parts = []
         for suffix, way in ways.items():
             found = claims(self.folder.parent, self.report["judge"], self.splits[0], suffix)

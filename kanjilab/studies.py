@@ -84,6 +84,8 @@ RATES = tuple(STUDY_ARM.peak_lr * 3.0**power for power in (-2, -1, 0, 1, 2, 3))
 TUNED: dict[str, dict[str, float]] = {
     "rank": {"rank 4": RATES[4], "rank 64": RATES[2]},
     "batch": {"batch 8": RATES[2], "batch 1": RATES[2]},
+    "epochs": {"2,400 images seen": RATES[2], "9,600 images seen": RATES[2]},
+    "schedule": {"constant": RATES[2], "cosine": RATES[2]},
 }
 TUNED_SUFFIX = ", tuned"
 CLAIMS = ("rank", "batch", "epochs", "schedule")  # the article's four, corrected together

@@ -195,8 +195,8 @@ def traces(text: str) -> list[str]:
 def test_the_readme_tells_the_stored_findings(judge, unit, suffix):
     readme = (ROOT / "README.md").read_text()
     told = [sentence.split(": ")[-2].split(", 8 blocks")[0] for sentence in findings(STUDIES, judge, suffix=suffix)]
-    assert len(told) == (2 if suffix else 4)
-    for text in told[:1] if suffix else told:  # batch, tuned, is batch
+    assert len(told) == 4
+    for text in told:
         assert text.replace(" points", unit) in readme
 
 

@@ -7,6 +7,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
+from kanjilab import studies
 from kanjilab.answers import outcomes
 from kanjilab.inference import compare
 from kanjilab.lab import open_lab
@@ -241,6 +242,13 @@ def test_both_ways_to_choose_a_rate_are_answered(tmp_path):
     )
     assert not written(tmp_path / "other", {"a": 2, "b": 4}).has_tuned
     assert "tuned for none" in written(tmp_path / "other", {"a": 2, "b": 4}).limits_text()
+
+
+def test_a_rate_for_all_that_a_pilot_chose_for_each_is_answered_once(tmp_path, monkeypatch):
+    monkeypatch.setitem(studies.TUNED, "batch", dict.fromkeys("ab", STUDY_ARM.peak_lr))
+    answer = written(tmp_path, {"a": 2, "b": 4}).answer_text()
+    assert answer.startswith("At one learning rate for all, which a pilot chose for each, the claim **holds**")
+    assert answer.count("b against a") == 1
 
 
 def test_claims_are_corrected_together(tmp_path):
