@@ -18,6 +18,7 @@ from packaging.version import Version
 
 from kanjilab.controls import STYLE
 from kanjilab.criteria import ALL_FIVE, CRITERIA
+from kanjilab.demo import report_table
 from kanjilab.inference import Contrast
 from kanjilab.stored import StoredStudy
 from kanjilab.studies import CLAIMS, TUNED_SUFFIX, findings
@@ -228,7 +229,7 @@ def test_the_readme_tells_the_claims_above_chance(name, judge):
         ("balance", ("imbalance 3", "imbalance 10", "imbalance 30")),
         ("schedule", ("periodic", "constant + EMA")),
         ("batch", ("batch 4", "batch 64", "batch 64, equal steps")),
-        ("rank", ("rank 16", "rank 256", "rank 64, rsLoRA", "rank 64, alpha 4")),
+        ("rank", ("rank 16", "rank 256", "rank 64, rsLoRA", "rank 256, rsLoRA", "rank 256, alpha 4")),
         ("epochs", ("4,800 images seen", "88 kanji")),
     ],
 )
@@ -239,6 +240,15 @@ def test_the_readme_tells_what_the_broad_studies_found(name, labels, judge):
         contrasts = {variant: c for c in found for variant in (c.first, c.second)}
         for label in labels:
             assert points(contrasts[label]) in readme, label
+
+
+def test_the_readme_tells_the_demos_report():
+    readme = (ROOT / "README.md").read_text()
+    report = json.loads((ROOT / "figures" / "demo_report.json").read_text())
+    assert report_table(report).partition("seconds:")[0] in readme
+    rates = [[100 * score[end] for end in ("rate", "low", "high")] for score in report["scores"][1::2]]
+    cells = [f"**{value:.1f}%** [{low:.1f}, {high:.1f}]" for value, low, high in rates]
+    assert f"`make demo` | 28,000 | {' | '.join(cells)} |" in readme
 
 
 def test_the_readme_tells_where_water_is_drawn_unasked():
