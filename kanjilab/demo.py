@@ -16,7 +16,7 @@ import pandas as pd
 from accelerate import Accelerator
 
 from kanjilab.bars import bar, open_bar
-from kanjilab.bases import Base, cache_folder, load_base, usual_device
+from kanjilab.bases import Base, cache_folder, load_base
 from kanjilab.dataset import Dataset, build_dataset
 from kanjilab.encode import Encoded, encode_dataset
 from kanjilab.history import history_strip, sample_history
@@ -195,7 +195,7 @@ def run_demo(
     with clock.part("curate"):
         dataset = build_dataset(rule or Left16(), folder / "data", on_progress=bar("curate", kept=True))
     with clock.part("load the base"):
-        base = load_base(base_name, precision, usual_device())
+        base = load_base(base_name, precision)
     sampling = fitting(sampling, base)
     with clock.part("encode"):
         data = encode_dataset(base, dataset.split("train"), on_progress=bar("encode", kept=True))

@@ -18,7 +18,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from kanjilab.bases import Base, load_base, usual_device
+from kanjilab.bases import Base, load_base
 from kanjilab.characters import load_characters
 from kanjilab.components import load_components
 from kanjilab.dataset import build_dataset
@@ -105,7 +105,7 @@ def run_reinvention(
         ValueError: the rule leaves no item to withhold.
         InterruptedError: a STOP file ended the training.
     """
-    base = load_base(base_name, precision, usual_device())
+    base = load_base(base_name, precision)
     judge = judge or load_judge("B")
     items, without = withhold(rule or Left16(), scale.items)
     folder.mkdir(parents=True, exist_ok=True)

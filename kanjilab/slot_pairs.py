@@ -19,7 +19,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from kanjilab.bases import load_base, usual_device
+from kanjilab.bases import load_base
 from kanjilab.characters import load_characters
 from kanjilab.components import Components, load_components, normal_form
 from kanjilab.counted import counted_rng
@@ -136,7 +136,7 @@ def run_pairs(
         ValueError: an unknown base, or an earlier call's settings were others.
         InterruptedError: a STOP file ended the training.
     """
-    base = load_base(base_name, precision, usual_device())  # refused before anything is written
+    base = load_base(base_name, precision)  # refused before anything is written
     folder.mkdir(parents=True, exist_ok=True)
     judges = judges or [load_judge("A"), load_judge("B")]
     asked, characters, components = questions(), load_characters(), load_components()

@@ -11,7 +11,7 @@ from PIL import Image
 from safetensors import safe_open
 from typer.testing import CliRunner
 
-from kanjilab import ablate, bases, controls, demo, history, judges, packs, reinvent, slot_pairs, studies
+from kanjilab import ablate, bases, controls, demo, history, judges, packs, studies
 from kanjilab.cli import _settings, app
 from kanjilab.criteria import ALL_FIVE, CRITERIA
 from kanjilab.dataset import open_dataset
@@ -207,12 +207,9 @@ def test_bases_are_loaded_where_a_training_runs(trained, images, tmp_path, monke
         raise ValueError(f"{precision} on {device}")
 
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
-    for module in (bases, reinvent, slot_pairs):
-        monkeypatch.setattr(module, "load_base", refuse)
+    monkeypatch.setattr(bases, "load_base", refuse)
     for command, target in (("strip", tmp_path / "strip.png"), ("score", images), ("criteria", images)):
         assert "fp32 on cuda:0" in refused(command, trained[0].path, target)
-    for command in ("reinvent", "pairs"):
-        assert "bf16 on cuda:0" in refused(command, "--folder", tmp_path / "new")
 
 
 def test_export_writes_the_arm_that_was_asked_for(trained, tmp_path):

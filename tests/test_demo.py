@@ -8,7 +8,6 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 import pytest
-import torch
 from PIL import Image
 
 from kanjilab import dataset as dataset_module
@@ -195,19 +194,6 @@ def test_further_training_makes_the_report_anew(calls, doubles, base_folder):
     report = run_demo(calls.folder, arm=ARM, scale=SCALE, sampling=Sampling(steps=1, guidance=1.0), **options)
     path.write_bytes(before)
     assert report["images_seen"] == 24
-
-
-def test_the_base_goes_where_a_training_runs(calls, doubles, monkeypatch):
-    class Loaded(Exception):
-        pass
-
-    def load(name, precision, device="cpu"):
-        raise Loaded(f"{name} on {device}")
-
-    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
-    monkeypatch.setattr(demo, "load_base", load)
-    with pytest.raises(Loaded, match="tiny on cuda:0"):
-        run_demo(calls.folder, rule=Left16(per_radical=2), base_name="tiny", arm=ARM, scale=SCALE)
 
 
 def test_training_pictures_alone_can_be_scored(calls, doubles, base_folder):
