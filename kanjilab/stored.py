@@ -168,7 +168,7 @@ class StoredStudy:
     def above_chance(self, split: str | None = None) -> list[Contrast]:
         """The contrasts in hits above chance: less what the same images reach with the prompts dealt at random.
 
-        Who draws one radical whatever is asked for gains nothing here, as many hits as it may have. Corrected among
+        Whoever draws one radical whatever is asked for gains nothing here, however many the hits. Corrected among
         themselves as the study's own are; on the first split by default.
         """
         return contrasts(self.study, self.chances, split or self.splits[0], "above")

@@ -208,6 +208,7 @@ def test_tuned_rates_enter_the_full_study(monkeypatch):
 
 
 def test_rates_that_were_tuned_anyway_add_nothing_and_count_as_tuned(tmp_path, monkeypatch):
+    monkeypatch.delitem(studies.TUNED, "schedule")
     plain = make_study("schedule", "full")
     assert not is_tuned(plain)
     monkeypatch.setitem(studies.TUNED, "schedule", dict.fromkeys(["constant", "cosine"], STUDY_ARM.peak_lr))
@@ -219,6 +220,7 @@ def test_rates_that_were_tuned_anyway_add_nothing_and_count_as_tuned(tmp_path, m
 
 
 def test_a_single_variant_is_tuned_if_it_has_its_pilots_rate_and_makes_no_claim(tmp_path, monkeypatch):
+    monkeypatch.delitem(studies.TUNED, "schedule")
     plain = make_study("schedule", "full")
     single = dataclasses.replace(plain, variants=plain.variants[:1], contrasts=())
     assert not is_tuned(single)
