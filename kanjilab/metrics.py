@@ -157,7 +157,7 @@ def shuffled_prompt_rate(readings: pd.DataFrame, expected: Sequence[str | Collec
     """Rate that these images would reach if the prompts were dealt to them at random.
 
     The mean over every pairing of an image with a prompt, so it is exact. A generator that draws one
-    radical whatever it is asked gets the same here as in ``expected_radical_hits``.
+    radical whatever it is asked gets the same here as in ``expected_radical_rate``.
 
     Args:
         readings: as in ``expected_radical_hits``.

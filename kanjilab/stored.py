@@ -307,8 +307,7 @@ class StoredStudy:
 
     def above_chance_text(self) -> str:
         """The contrasts of `above_chance` on the first split in words, as Markdown."""
-        lines = as_list(sentence(contrast, place(self.study)) for contrast in self.above_chance())
-        return f"{lines}\n\n{self._correction()}"
+        return self._told(self.above_chance())
 
     def other_prompts_text(self, pilot: pd.DataFrame) -> str:
         """The contrasts on those prompts of the first split that a pilot did not ask, as Markdown.
@@ -318,9 +317,12 @@ class StoredStudy:
         """
         table = self.table.loc[~self.table["prompt"].isin(pilot["prompt"])]
         asked = table.loc[table["split"] == self.splits[0], "prompt"].nunique()
-        found = contrasts(self.study, table, self.splits[0])
-        lines = as_list(sentence(contrast, place(self.study)) for contrast in found)
-        return f"On the {asked} prompts that the pilot did not ask:\n\n{lines}\n\n{self._correction()}"
+        told = self._told(contrasts(self.study, table, self.splits[0]))
+        return f"On the {asked} prompts that the pilot did not ask:\n\n{told}"
+
+    def _told(self, found: Iterable[Contrast]) -> str:
+        """All of the study's contrasts in words, as Markdown."""
+        return f"{as_list(sentence(contrast, place(self.study)) for contrast in found)}\n\n{self._correction()}"
 
     def stopped_text(self) -> str:
         """Which trainings did not come to their end, and what the contrasts are in the other blocks, as Markdown."""
