@@ -124,7 +124,7 @@ def save_sd3(folder: Path) -> None:
     """The miniature SD 3, with CLIPs of 77 positions as diffusers' script takes them for granted."""
     from diffusers import StableDiffusion3Pipeline
 
-    from kanjilab.miniature import save_miniature_sd3
+    from kanjilab.models.tiny_sd3 import save_miniature_sd3
 
     pipeline = StableDiffusion3Pipeline.from_pretrained(save_miniature_sd3(folder.with_name("miniature")))
     for number in ("", "_2"):
@@ -209,11 +209,11 @@ def _peak_gigabytes() -> float:
 def _work_kanjilab(job: Job, folder: Path, steps: int, rank: int) -> None:
     from accelerate import Accelerator
 
-    from kanjilab.bases import load_base
-    from kanjilab.dataset import open_dataset
-    from kanjilab.encode import encode_dataset
-    from kanjilab.settings import Arm
-    from kanjilab.train import train
+    from kanjilab.core.config import Arm
+    from kanjilab.data.image_folder import open_dataset
+    from kanjilab.models.loading import load_base
+    from kanjilab.training.encoded import encode_dataset
+    from kanjilab.training.trainer import train
 
     accelerator = Accelerator()
     base = load_base(folder / "base", job.precision, accelerator.device)

@@ -15,10 +15,10 @@ import torch
 from accelerate import Accelerator
 from torch.utils.flop_counter import FlopCounterMode
 
-from kanjilab.bases import load_base
-from kanjilab.encode import Encoded
-from kanjilab.settings import Arm
-from kanjilab.train import Trainer
+from kanjilab.core.config import Arm
+from kanjilab.models.loading import load_base
+from kanjilab.training.encoded import Encoded
+from kanjilab.training.trainer import Trainer
 
 CASES = {"1 arm x batch 1": (1, 1), "4 arms x batch 1": (4, 1), "8 arms x batch 1": (8, 1), "1 arm x batch 8": (1, 8)}
 

@@ -1,5 +1,5 @@
 """`python -m kanjilab` is the command line."""
 
-from kanjilab.cli import app
+from kanjilab.cli.main import app
 
 app()

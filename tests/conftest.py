@@ -73,7 +73,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="module")
 def base(folder: Path):
     """The same, loaded."""
-    from kanjilab.bases import load_base
+    from kanjilab.models.loading import load_base
 
     return load_base(folder)
 
@@ -81,7 +81,7 @@ def base(folder: Path):
 @pytest.fixture(scope="session")
 def sd3_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A tiny Stable Diffusion 3 in diffusers' format."""
-    from kanjilab.miniature import save_miniature_sd3
+    from kanjilab.models.tiny_sd3 import save_miniature_sd3
 
     return save_miniature_sd3(tmp_path_factory.mktemp("tiny") / "sd3")
 
@@ -89,7 +89,7 @@ def sd3_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="module")
 def sd3_base(sd3_folder: Path):
     """The same, loaded."""
-    from kanjilab.bases import load_base
+    from kanjilab.models.loading import load_base
 
     return load_base(sd3_folder)
 
@@ -118,9 +118,9 @@ def finished(study, tmp_path_factory: pytest.TempPathFactory):
 @pytest.fixture(scope="session")
 def some_kanji(tmp_path_factory: pytest.TempPathFactory):
     """Some 190 of the kanji with water, tree or person on the left, a fifth of them held out."""
-    from kanjilab.characters import load_characters
-    from kanjilab.dataset import build_dataset
-    from kanjilab.radicals import EveryCharacter
+    from kanjilab.data.dictionary import load_characters
+    from kanjilab.data.image_folder import build_dataset
+    from kanjilab.data.radicals import EveryCharacter
 
     table = load_characters()
     rows = table.loc[table["radical"].isin([85, 75, 9]) & (table["jis_order"] < 4000).fillna(False)]

@@ -2,9 +2,9 @@
 
 import csv
 
-from kanjilab.characters import load_characters
-from kanjilab.glyphs import default_font, draw_font
-from kanjilab.radicals import visible_position
+from kanjilab.data.dictionary import load_characters
+from kanjilab.data.radicals import visible_position
+from kanjilab.data.rendering import default_font, draw_font
 
 HOSTILE = """<img src=x onerror="window.obeyed=1">"""
 CHARACTERS = "鯉鮒鯨信仏柵淵火"

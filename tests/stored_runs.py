@@ -5,7 +5,7 @@ from pathlib import Path
 
 import numpy as np
 
-from kanjilab.runs import RunFolder
+from kanjilab.core.run_folder import RunFolder
 
 
 def distinct_glyphs(shape: tuple[int, ...], seed: int, size_px: int = 64) -> np.ndarray:

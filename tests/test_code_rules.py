@@ -115,14 +115,14 @@ def test_imports_run_downwards(path):
 @pytest.mark.parametrize(
     "code",
     [
-        "import kanjilab.train",
+        "import kanjilab.training.trainer",
         "from kanjilab import train",
-        "from kanjilab.train import step",
+        "from kanjilab.training.trainer import step",
         "from .train import step",
         "from . import train",
-        "def late():\n    from kanjilab.train import step",
-        "if TYPE_CHECKING:\n    from kanjilab.train import Arm",
-        "importlib.import_module('kanjilab.train')",
+        "def late():\n    from kanjilab.training.trainer import step",
+        "if TYPE_CHECKING:\n    from kanjilab.training.trainer import Arm",
+        "importlib.import_module('kanjilab.training.trainer')",
     ],
 )
 def test_every_way_to_import_is_seen(code):

@@ -16,12 +16,12 @@ from packaging.specifiers import SpecifierSet
 from packaging.utils import canonicalize_name
 from packaging.version import Version
 
-from kanjilab.controls import STYLE
-from kanjilab.criteria import ALL_FIVE, CRITERIA
-from kanjilab.demo import report_table
-from kanjilab.inference import Contrast
-from kanjilab.stored import StoredStudy
-from kanjilab.studies import CLAIMS, TUNED_SUFFIX, findings
+from kanjilab.evaluation.controls import STYLE
+from kanjilab.evaluation.criteria import ALL_FIVE, CRITERIA
+from kanjilab.evaluation.statistics import Contrast
+from kanjilab.experiments.demo import report_table
+from kanjilab.experiments.designs import CLAIMS, TUNED_SUFFIX, findings
+from kanjilab.experiments.report import StoredStudy
 
 ROOT = Path(__file__).parents[1]
 STUDIES = ROOT / "figures" / "studies"

@@ -7,10 +7,10 @@ import torch
 from diffusers import AutoencoderKL, DDIMScheduler, StableDiffusionPipeline, UNet2DConditionModel
 from transformers import BertConfig, BertModel, BertTokenizer
 
-from kanjilab.encode import Encoded
-from kanjilab.families import Base
-from kanjilab.miniature import WORDS
-from kanjilab.pocket import SCHEDULER_CONFIG
+from kanjilab.models.diffusion import Base
+from kanjilab.models.tiny_sd3 import WORDS
+from kanjilab.training.encoded import Encoded
+from kanjilab.training.pocket_base import SCHEDULER_CONFIG
 
 
 def save_tiny_pipeline(folder: Path, prediction: str = "epsilon") -> Path:

@@ -4,11 +4,11 @@ from dataclasses import replace
 
 import numpy as np
 
-from kanjilab.components import load_components
-from kanjilab.counted import counted_rng
-from kanjilab.glyphs import default_font
-from kanjilab.junk import noise, scribbles
-from kanjilab.material import KINDS, Glyphs, joined, junk_glyphs, real_glyphs, taken
+from kanjilab.core.rng import counted_rng
+from kanjilab.data.components import load_components
+from kanjilab.data.rendering import default_font
+from kanjilab.evaluation.judges.negatives import noise, scribbles
+from kanjilab.evaluation.judges.training_glyphs import KINDS, Glyphs, joined, junk_glyphs, real_glyphs, taken
 
 CHARACTERS = tuple("休体林森校村杉松枝枚析杯板柱桂梅植海国道言明好村銀鉄針語話読花草茶")
 

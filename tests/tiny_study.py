@@ -6,12 +6,13 @@ import numpy as np
 import pandas as pd
 from PIL import Image
 
-from kanjilab import lab, packs
-from kanjilab.ablate import ablate
-from kanjilab.dataset import open_dataset
-from kanjilab.sample import Sampling, sample
-from kanjilab.settings import Arm
-from kanjilab.study import Study, Variant
+from kanjilab.core.config import Arm
+from kanjilab.data.image_folder import open_dataset
+from kanjilab.experiments import context as lab
+from kanjilab.experiments import packs
+from kanjilab.experiments.run_study import ablate
+from kanjilab.experiments.study import Study, Variant
+from kanjilab.models.sampling import Sampling, sample
 
 RADICALS = {"water": "水", "tree": "木", "person": "人", "fire": "火"}
 ARM = Arm(targets="attention", rank=2, batch=2, images_seen=8, peak_lr=0.01)

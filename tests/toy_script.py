@@ -3,12 +3,12 @@
 import numpy as np
 import pandas as pd
 
-from kanjilab.components import Components, Decomposition, Part
-from kanjilab.criteria import Context, Thresholds, judge_hash
-from kanjilab.glyphs import default_font, draw_font
-from kanjilab.legality import MEASURES, Bounds
-from kanjilab.meaning import PartMeaning
-from kanjilab.neighbours import Neighbours
+from kanjilab.data.components import Components, Decomposition, Part
+from kanjilab.data.rendering import default_font, draw_font
+from kanjilab.evaluation.criteria import Context, Thresholds, judge_hash
+from kanjilab.evaluation.judges.nearest_character import Neighbours
+from kanjilab.evaluation.prompt_parts import PartMeaning
+from kanjilab.evaluation.well_formed import MEASURES, Bounds
 
 PARTS = ("水", "木", "人", "火", "土")  # drawn as one to five bars
 LEFT, RIGHT, TOP, BOTTOM = (0.0, 0.0, 0.5, 1.0), (0.5, 0.0, 1.0, 1.0), (0.0, 0.0, 1.0, 0.5), (0.0, 0.5, 1.0, 1.0)

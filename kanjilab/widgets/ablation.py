@@ -1,6 +1,6 @@
 """The ablation panel: a study from its axes to its verdict, with what is stored, what the rest costs, and its images.
 
-A thin shell over `kanjilab.ablate` and stored studies: the work goes on in a thread of the kernel (`worker.py`), and
+A thin shell over `kanjilab.experiments.run_study` and stored studies: the work goes on in a thread of the kernel (`worker.py`), and
 what is shown is read from the study's folder (`study_state.py`).
 """
 
@@ -16,17 +16,17 @@ import numpy as np
 import traitlets
 from PIL import Image
 
-from kanjilab.ablate import ablate, own_share
-from kanjilab.answers import Hits, Judge
-from kanjilab.judges import Judge as PartsJudge
-from kanjilab.judges import load_judge
-from kanjilab.lab import open_lab
-from kanjilab.metrics import expected_part_hits, expected_radical_hits
-from kanjilab.packs import plan
-from kanjilab.runs import RunFolder, find_runs
-from kanjilab.strips import draw_strip, encode_png
-from kanjilab.studies import BUDGETS, DESIGNS, make_study
-from kanjilab.study import Study
+from kanjilab.core.run_folder import RunFolder, find_runs
+from kanjilab.evaluation.judges.part_judge import Judge as PartsJudge
+from kanjilab.evaluation.judges.part_judge import load_judge
+from kanjilab.evaluation.metrics import expected_part_hits, expected_radical_hits
+from kanjilab.experiments.context import open_lab
+from kanjilab.experiments.designs import BUDGETS, DESIGNS, make_study
+from kanjilab.experiments.packs import plan
+from kanjilab.experiments.results import Hits, Judge
+from kanjilab.experiments.run_study import ablate, own_share
+from kanjilab.experiments.study import Study
+from kanjilab.viz.strip import draw_strip, encode_png
 from kanjilab.widgets.common import (
     FOLDER,
     Code,
@@ -100,14 +100,14 @@ def reading_code(judge: Judge | None, name: str, hits: Hits) -> tuple[list[str],
     """
     imports, options = [], {}
     if isinstance(judge, PartsJudge) and judge.report == load_judge(judge.name).report:
-        imports.append("from kanjilab.judges import load_judge")
+        imports.append("from kanjilab.evaluation.judges.part_judge import load_judge")
         options["judge"] = Code(python_call("load_judge", judge.name))
     elif judge is not None:
         options["judge"] = Code("judge")
     if name != "radicals":
         options["name"] = name
     if hits is expected_part_hits:
-        imports.append("from kanjilab.metrics import expected_part_hits")
+        imports.append("from kanjilab.evaluation.metrics import expected_part_hits")
         options["hits"] = Code("expected_part_hits")
     elif hits is not expected_radical_hits:
         options["hits"] = Code("hits")
@@ -131,14 +131,14 @@ def study_code(
         judge, name, hits: as for `ablate`; see `reading_code`.
     """
     imports, reading = reading_code(judge, name, hits)
-    lines = ["from pathlib import Path", "", "from kanjilab.ablate import ablate", *imports]
+    lines = ["from pathlib import Path", "", "from kanjilab.experiments.run_study import ablate", *imports]
     if named and make_study(*named, seeds=study.seeds) == study:
         seeds = {} if make_study(*named) == study else {"seeds": study.seeds}
-        lines.append("from kanjilab.studies import make_study")
+        lines.append("from kanjilab.experiments.designs import make_study")
         made = python_call("make_study", *named, **seeds)
     else:
-        lines += ["from kanjilab.sample import Sampling", "from kanjilab.settings import Arm"]
-        lines.append("from kanjilab.study import Study, Variant")
+        lines += ["from kanjilab.models.sampling import Sampling", "from kanjilab.core.config import Arm"]
+        lines.append("from kanjilab.experiments.study import Study, Variant")
         made = python_call("Study", **changed_fields(study))
     answered = python_call("ablate", Code("study"), folder, **reading)
     return "\n".join([*lines, "", f"study = {made}", f"report = {answered}"])
@@ -181,7 +181,7 @@ class AblationPanel(WorkPanel):
     Args:
         folder: of studies, such as runs/studies.
         study: one to begin with, in place of a design by name.
-        design: one of `kanjilab.studies.DESIGNS`. scale: one of `BUDGETS`.
+        design: one of `kanjilab.experiments.designs.DESIGNS`. scale: one of `BUDGETS`.
         seeds: blocks in place of the scale's.
         judge: who reads the images; the first judge by default.
         name: of the judge, for its files.

@@ -19,7 +19,7 @@ import traitlets
 from matplotlib.figure import Figure
 from PIL import Image
 
-from kanjilab.plots import figure_png
+from kanjilab.viz.charts import figure_png
 
 FOLDER = Path(__file__).parent
 AnyInput = TypeVar("AnyInput", bound=widgets.DOMWidget)

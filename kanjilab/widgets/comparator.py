@@ -21,10 +21,10 @@ import numpy as np
 import traitlets
 from PIL import Image
 
-from kanjilab.judges import frame_glyphs, load_judge
-from kanjilab.runs import write_bytes_atomic
-from kanjilab.score import grayscale
-from kanjilab.strips import draw_strip, save_animation, save_strip
+from kanjilab.core.run_folder import write_bytes_atomic
+from kanjilab.evaluation.judges.part_judge import frame_glyphs, load_judge
+from kanjilab.evaluation.scoring import grayscale
+from kanjilab.viz.strip import draw_strip, save_animation, save_strip
 from kanjilab.widgets.common import FOLDER, CodeBox, Panel, escape, png_bytes, python_call
 from kanjilab.widgets.tracks import (
     Cell,

@@ -15,13 +15,13 @@ from matplotlib.figure import Figure
 from numpy.typing import NDArray
 from PIL import Image
 
-from kanjilab.bases import cache_folder
-from kanjilab.characters import load_characters
-from kanjilab.dataset import Dataset, open_dataset
-from kanjilab.glyphs import default_font
-from kanjilab.neighbours import Neighbours
-from kanjilab.plots import draw_glyph_sheet, draw_radical_balance
-from kanjilab.radicals import radical_character
+from kanjilab.data.dictionary import load_characters
+from kanjilab.data.image_folder import Dataset, open_dataset
+from kanjilab.data.radicals import radical_character
+from kanjilab.data.rendering import default_font
+from kanjilab.evaluation.judges.nearest_character import Neighbours
+from kanjilab.models.loading import cache_folder
+from kanjilab.viz.charts import draw_glyph_sheet, draw_radical_balance
 from kanjilab.widgets.common import (
     CodeBox,
     Panel,

@@ -15,14 +15,14 @@ import numpy as np
 from PIL import Image
 from torch import Tensor
 
-from kanjilab.bases import cache_folder
-from kanjilab.characters import load_characters
-from kanjilab.families import Base, FlowBase, UNetBase
-from kanjilab.judges import explain, load_judge
-from kanjilab.neighbours import Neighbours
-from kanjilab.runs import RunFolder
-from kanjilab.sample import SAMPLERS, Sampling
-from kanjilab.score import glyphs_of
+from kanjilab.core.run_folder import RunFolder
+from kanjilab.data.dictionary import load_characters
+from kanjilab.evaluation.judges.nearest_character import Neighbours
+from kanjilab.evaluation.judges.part_judge import explain, load_judge
+from kanjilab.evaluation.scoring import glyphs_of
+from kanjilab.models.diffusion import Base, FlowBase, UNetBase
+from kanjilab.models.loading import cache_folder
+from kanjilab.models.sampling import SAMPLERS, Sampling
 from kanjilab.widgets.common import (
     CodeBox,
     Panel,
@@ -34,7 +34,7 @@ from kanjilab.widgets.common import (
     progress_html,
     python_call,
 )
-from kanjilab.widgets.drawing import (
+from kanjilab.widgets.generation import (
     FRAMES_SHOWN,
     PUBLIC,
     REPORTER,
@@ -52,7 +52,7 @@ from kanjilab.widgets.drawing import (
     turn,
 )
 from kanjilab.widgets.glyph_grid import NONE, GlyphGrid
-from kanjilab.widgets.kept import Kept, kept_glyph, load_history, save_history
+from kanjilab.widgets.saved_glyphs import Kept, kept_glyph, load_history, save_history
 from kanjilab.widgets.worker import POLL_SECONDS, Stopped, Worker
 
 NEIGHBOURS_LOCK = threading.Lock()  # panels of one kernel fit them once

@@ -18,14 +18,14 @@ from typing import Any
 
 import numpy as np
 
-from kanjilab.lab import Lab
-from kanjilab.packs import Pack
-from kanjilab.runs import RunFolder, find_runs, write_json_atomic
-from kanjilab.score import grayscale
-from kanjilab.strips import Strip
-from kanjilab.studies import BUDGETS, STUDY_ARM
-from kanjilab.study import Study, Variant
-from kanjilab.widgets.recipe import duration
+from kanjilab.core.run_folder import RunFolder, find_runs, write_json_atomic
+from kanjilab.evaluation.scoring import grayscale
+from kanjilab.experiments.context import Lab
+from kanjilab.experiments.designs import BUDGETS, STUDY_ARM
+from kanjilab.experiments.packs import Pack
+from kanjilab.experiments.study import Study, Variant
+from kanjilab.viz.strip import Strip
+from kanjilab.widgets.training_job import duration
 
 SAMPLES = re.compile(r"(?P<key>[0-9a-f]{16})-(?P<step>\d{6,})-[0-9a-f]{16}")
 AXES: dict[str, tuple[Any, ...]] = {  # what is offered; any other value can be added

@@ -11,9 +11,9 @@ from typing import Any
 
 import numpy as np
 
-from kanjilab.runs import RunFolder, find_runs
-from kanjilab.score import grayscale
-from kanjilab.strips import Strip
+from kanjilab.core.run_folder import RunFolder, find_runs
+from kanjilab.evaluation.scoring import grayscale
+from kanjilab.viz.strip import Strip
 
 COLUMNS = ("checkpoints", "runs")
 COMPARE = ("side by side", "blink", "difference")
@@ -113,7 +113,9 @@ def read_tracks(runs: Mapping[str, Path]) -> list[Track]:
         run = RunFolder.open(path)
         found = [*_histories(run), *_study_samples(run)]
         if not found:
-            raise ValueError(f"{path} has no stored samples: kanjilab.history.sample_history draws and stores them")
+            raise ValueError(
+                f"{path} has no stored samples: kanjilab.training.history.sample_history draws and stores them"
+            )
         tracks += _labelled(name, found)
     return tracks
 

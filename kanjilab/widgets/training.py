@@ -19,15 +19,15 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from PIL import Image
 
-from kanjilab.demo import DEMO_SAMPLING
-from kanjilab.history import history_strip
-from kanjilab.plots import DOTS_PER_INCH, draw_gradient_norm, draw_loss, figure_png
-from kanjilab.prompts import DEMO
-from kanjilab.radicals import Rule
-from kanjilab.runs import RunFolder
-from kanjilab.sample import Sampling
-from kanjilab.settings import SCHEDULES, TARGETS, Arm
-from kanjilab.strips import draw_strip, encode_png, printable
+from kanjilab.core.config import SCHEDULES, TARGETS, Arm
+from kanjilab.core.run_folder import RunFolder
+from kanjilab.data.prompts import DEMO
+from kanjilab.data.radicals import Rule
+from kanjilab.experiments.demo import DEMO_SAMPLING
+from kanjilab.models.sampling import Sampling
+from kanjilab.training.history import history_strip
+from kanjilab.viz.charts import DOTS_PER_INCH, draw_gradient_norm, draw_loss, figure_png
+from kanjilab.viz.strip import draw_strip, encode_png, printable
 from kanjilab.widgets.common import (
     CodeBox,
     changed_fields,
@@ -39,7 +39,7 @@ from kanjilab.widgets.common import (
     python_call,
     stacked,
 )
-from kanjilab.widgets.recipe import (
+from kanjilab.widgets.training_job import (
     FINISHED,
     GOING_ON,
     NEW,
@@ -112,11 +112,11 @@ def training_code(recipe: Recipe, workshop: Workshop) -> str:
         [
             "from pathlib import Path",
             "",
-            "from kanjilab.bases import load_base",
-            "from kanjilab.demo import run_training",
-            "from kanjilab.encode import encode_dataset",
-            "from kanjilab.lab import open_data",
-            "from kanjilab.settings import Arm",
+            "from kanjilab.models.loading import load_base",
+            "from kanjilab.experiments.demo import run_training",
+            "from kanjilab.training.encoded import encode_dataset",
+            "from kanjilab.experiments.context import open_data",
+            "from kanjilab.core.config import Arm",
             "",
             f"dataset = {data}",
             f"base = {python_call('load_base', recipe.base, recipe.precision, **device)}",

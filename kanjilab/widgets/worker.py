@@ -10,7 +10,7 @@ from collections import deque
 from collections.abc import Callable
 from pathlib import Path
 
-from kanjilab.train import StepReport
+from kanjilab.training.trainer import StepReport
 
 POLL_SECONDS = 0.1
 SECONDS_TO_STOP = 4.0  # JupyterLab kills a kernel five seconds after it was asked to end

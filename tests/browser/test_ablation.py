@@ -12,7 +12,7 @@ SLOW_MS = 120_000
 SETUP = """
 from pathlib import Path
 import pytest
-from kanjilab.study import Variant
+from kanjilab.experiments.study import Variant
 from kanjilab.widgets import AblationPanel
 from tests.tiny_study import DarknessJudge, make_small, tiny_study
 import dataclasses

@@ -12,8 +12,8 @@ from urllib.request import urlopen
 import pytest
 from playwright.sync_api import Page, expect
 
-from kanjilab.settings import Arm
-from kanjilab.train import train
+from kanjilab.core.config import Arm
+from kanjilab.training.trainer import train
 from tests.tiny import tiny_encoded
 
 from .lab import START_SECONDS, free_port, own_folders

@@ -4,8 +4,8 @@ import numpy as np
 import pytest
 from playwright.sync_api import Locator, Page, expect
 
-from kanjilab.characters import load_characters
-from kanjilab.dataset import open_dataset
+from kanjilab.data.dictionary import load_characters
+from kanjilab.data.image_folder import open_dataset
 from tests.image_folders import CHARACTERS, HOSTILE, eight_kanji
 
 from .pixels import pixels

@@ -7,8 +7,8 @@ import numpy as np
 import pytest
 from playwright.sync_api import Locator, expect
 
-from kanjilab.settings import Arm
-from kanjilab.train import train
+from kanjilab.core.config import Arm
+from kanjilab.training.trainer import train
 from tests.tiny import tiny_encoded
 
 from .pixels import pixels
@@ -22,11 +22,11 @@ sys.path.insert(0, {root!r})
 from functools import partial
 from hashlib import sha256
 from pathlib import Path
-from kanjilab.glyphs import default_font
-from kanjilab.neighbours import Neighbours
-from kanjilab.sample import Sampling, sample
+from kanjilab.data.rendering import default_font
+from kanjilab.evaluation.judges.nearest_character import Neighbours
+from kanjilab.models.sampling import Sampling, sample
 from kanjilab.widgets import Playground, drawing
-from kanjilab.widgets.drawing import Request
+from kanjilab.widgets.generation import Request
 
 few = Neighbours.fit(list("水火魚王休木人口"), default_font())
 Neighbours.load_or_fit = lambda cache: few

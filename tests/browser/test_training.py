@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from playwright.sync_api import expect
 
-from kanjilab.widgets.recipe import read_state
+from kanjilab.widgets.training_job import read_state
 from tests.tiny_study import four_radicals
 
 HOSTILE = """<img src=x onerror="window.obeyed=1">"""
@@ -19,10 +19,11 @@ KILLS = 2
 SETUP = """
 import time
 from functools import partial
-from kanjilab import history, lab
-from kanjilab.dataset import open_dataset
-from kanjilab.sample import Sampling, sample
-from kanjilab.settings import Arm
+from kanjilab.training import history
+from kanjilab.experiments import context as lab
+from kanjilab.data.image_folder import open_dataset
+from kanjilab.models.sampling import Sampling, sample
+from kanjilab.core.config import Arm
 from kanjilab.widgets import TrainingPanel
 from kanjilab.widgets.worker import Worker
 

@@ -1,0 +1,1 @@
+"""The command line: `kanjilab`, or `python -m kanjilab`. Each command is a thin shell over the package."""

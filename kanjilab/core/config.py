@@ -1,0 +1,190 @@
+"""What a training is: frozen settings, checked when made, known by the hash of their contents."""
+
+import dataclasses
+import hashlib
+import json
+import math
+from dataclasses import dataclass
+from typing import Any, Self, get_type_hints
+
+TARGETS = ("cross-attention", "attention", "attention+feed-forward", "all", "unet")
+SCHEDULES = ("constant", "linear", "cosine", "cosine-restarts", "constant-cooldown", "periodic")
+QUANTISED = ("8bit", "4bit")  # the frozen weights, through bitsandbytes on CUDA
+PRECISIONS = ("fp32", "bf16", *QUANTISED)
+# Settings that runs were stored without: where they are not used they are in no hash, so that those keep theirs.
+ADDED_LATER = ("dora", "train_text_encoder")
+
+
+def settings_hash(contents: Any) -> str:
+    """The first 16 hexadecimal digits of the SHA-256 of contents written as canonical JSON.
+
+    Args:
+        contents: anything JSON can hold, or an arm.
+    """
+    if isinstance(contents, Arm):
+        contents = contents.to_json()
+    canonical = json.dumps(contents, sort_keys=True, separators=(",", ":"), ensure_ascii=False, allow_nan=False)
+    return hashlib.sha256(canonical.encode()).hexdigest()[:16]
+
+
+def _require(condition: bool, message: str) -> None:
+    if not condition:
+        raise ValueError(message)
+
+
+@dataclass(frozen=True)
+class Arm:
+    """One setting of an ablation: what is trained, how far, and how fast.
+
+    The defaults are those of the article "Generative Kanji" (rank 64, batch 1, 8 epochs, 1e-4,
+    cosine) but for targets and alpha: see `kanjilab.experiments.demo.ARTICLE_ARM`.
+
+    Args:
+        targets: which layers get a LoRA: `cross-attention` (a U-Net's attn2), `attention`,
+            `attention+feed-forward`, `all` (convolutions included); or `unet`, which trains every
+            weight of the denoiser, U-Net or transformer, and no LoRA.
+        rank: r >= 1; not used by `unet`.
+        alpha: numerator of the scale; None means alpha = rank (scale 1).
+        rslora: scale alpha / sqrt(r) in place of alpha / r (arXiv:2312.03732).
+        dora: train the length of each output's weights apart from their direction, which the LoRA turns
+            (arXiv:2402.09353); not of `unet`, and not over 8-bit or 4-bit weights.
+        train_text_encoder: put a LoRA of the same kind on the attention of the base's one text encoder too, and with
+            `attention+feed-forward` or `all` on its feed-forward; not of `unet`, and not of SD 3.
+        peak_lr: the highest learning rate.
+        schedule: one of `SCHEDULES`; see `kanjilab.training.schedules.lr_factor`.
+        warmup_steps: optimizer steps of linear warm-up; of `periodic` the half period, and no warm-up.
+        cycles: of `cosine-restarts`.
+        cooldown_share: of `constant-cooldown`, the last share of the steps in (0, 1].
+        batch: images a micro-batch.
+        accumulation: micro-batches an optimizer step.
+        epochs: passes over the training images, fractions allowed.
+        images_seen: a budget in images in place of epochs.
+        caption_dropout: probability that an image is shown with the empty caption.
+        min_snr_gamma: weight the loss by min(SNR, gamma)/SNR; None for no weighting.
+        velocity_weight: weight the loss as if the base predicted velocity, so that high noise, where the
+            prompt decides, counts more.
+        ema_decay: average the weights; None for no averaging.
+        clip_norm: the arm's gradient is scaled down to this norm.
+        beta1, beta2, epsilon, weight_decay: AdamW's.
+        explosion_factor: the arm stops when its gradient norm exceeds this many running medians.
+        shuffled_captions: give every image another image's caption: the control that shows what the
+            captions are worth.
+        seed: of initial weights, data order, timesteps, noise, caption dropout and shuffling.
+    Raises:
+        ValueError: a value outside its range, with what was expected and what came.
+    """
+
+    targets: str = "attention"
+    rank: int = 64
+    alpha: float | None = None
+    rslora: bool = False
+    dora: bool = False
+    train_text_encoder: bool = False
+    peak_lr: float = 1e-4
+    schedule: str = "cosine"
+    warmup_steps: int = 0
+    cycles: int = 1
+    cooldown_share: float = 0.2
+    batch: int = 1
+    accumulation: int = 1
+    epochs: float = 8.0
+    images_seen: int | None = None
+    caption_dropout: float = 0.1
+    min_snr_gamma: float | None = None
+    velocity_weight: bool = False
+    ema_decay: float | None = None
+    clip_norm: float = 1.0
+    beta1: float = 0.9
+    beta2: float = 0.999
+    epsilon: float = 1e-8
+    weight_decay: float = 0.01
+    explosion_factor: float = 100.0
+    shuffled_captions: bool = False
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        self._check_types()
+        _require(self.targets in TARGETS, f"targets must be one of {TARGETS}, got {self.targets!r}")
+        _require(self.schedule in SCHEDULES, f"schedule must be one of {SCHEDULES}, got {self.schedule!r}")
+        for name, least in dict(rank=1, batch=1, accumulation=1, cycles=1, warmup_steps=0, seed=0).items():
+            value = getattr(self, name)
+            _require(value >= least, f"{name} must be a whole number >= {least}, got {value!r}")
+        periodic = self.schedule == "periodic"
+        _require(not periodic or self.warmup_steps > 0, "periodic takes warmup_steps as half period, expected >= 1")
+        for name in ("dora", "train_text_encoder"):
+            used = getattr(self, name)
+            _require(not (used and self.targets == "unet"), f"{name} is of LoRA arms, got targets 'unet'")
+        self._make_floats()
+        for name in ("peak_lr", "epochs", "clip_norm", "epsilon", "explosion_factor"):
+            value = getattr(self, name)
+            _require(math.isfinite(value) and value > 0, f"{name} must be finite and > 0, got {value!r}")
+        for name in ("caption_dropout", "beta1", "beta2"):
+            value = getattr(self, name)
+            _require(0 <= value < 1, f"{name} must lie in [0, 1), got {value!r}")
+        _require(0 < self.cooldown_share <= 1, f"cooldown_share must lie in (0, 1], got {self.cooldown_share!r}")
+        _require(0 <= self.weight_decay < math.inf, f"weight_decay must be finite and >= 0, got {self.weight_decay!r}")
+        _require(self.explosion_factor > 1, f"explosion_factor must be > 1, got {self.explosion_factor!r}")
+        _require(self.seed < 2**63, f"seed must lie in [0, 2**63), got {self.seed!r}")
+        for name in ("alpha", "min_snr_gamma", "images_seen"):
+            value = getattr(self, name)
+            _require(value is None or 0 < value < math.inf, f"{name} must be None or finite and > 0, got {value!r}")
+        decay = self.ema_decay
+        _require(decay is None or 0 < decay < 1, f"ema_decay must be None or lie in (0, 1), got {decay!r}")
+
+    def _check_types(self) -> None:
+        for name, kind in get_type_hints(type(self)).items():
+            value = getattr(self, name)
+            fits = isinstance(value, kind | int if isinstance(0.0, kind) else kind)
+            fits = fits and isinstance(value, bool) == (kind is bool)  # to Python, True is a number
+            expected = kind.__name__ if isinstance(kind, type) else str(kind)
+            _require(fits, f"{name} must be of type {expected}, got {value!r}")
+
+    def _make_floats(self) -> None:
+        """8 and 8.0 are one setting, and so must have one hash."""
+        for field in dataclasses.fields(self):
+            value = getattr(self, field.name)
+            if field.type in (float, float | None) and isinstance(value, int):
+                object.__setattr__(self, field.name, float(value))
+
+    @property
+    def scale(self) -> float:
+        """What multiplies B·A: alpha / r, or alpha / sqrt(r) with rslora."""
+        alpha = self.rank if self.alpha is None else self.alpha
+        return alpha / (math.sqrt(self.rank) if self.rslora else self.rank)
+
+    @property
+    def images_per_step(self) -> int:
+        """Images an optimizer step."""
+        return self.batch * self.accumulation
+
+    @property
+    def step_shape(self) -> tuple[Any, ...]:
+        """What the time and memory of a step depend on."""
+        sizes = (self.targets, self.rank, self.batch, self.accumulation, self.ema_decay is None)
+        return *sizes, *(getattr(self, name) for name in ADDED_LATER)
+
+    def total_steps(self, dataset_size: int) -> int:
+        """Optimizer steps that cover the budget; the last one may go a little past it.
+
+        Args:
+            dataset_size: number of training images.
+        """
+        images = self.images_seen or round(self.epochs * dataset_size)
+        return max(1, math.ceil(images / self.images_per_step))
+
+    def to_json(self) -> dict[str, Any]:
+        """A plain dictionary, ready for JSON; of `ADDED_LATER` it holds what is used."""
+        contents = dataclasses.asdict(self)
+        return {name: value for name, value in contents.items() if value or name not in ADDED_LATER}
+
+    @classmethod
+    def from_json(cls, contents: dict[str, Any]) -> Self:
+        """The inverse of `to_json`; an unknown name is an error that says which.
+
+        Raises:
+            ValueError: a key that is no setting, or a value outside its range.
+        """
+        known = {field.name for field in dataclasses.fields(cls)}
+        if unknown := sorted(set(contents) - known):
+            raise ValueError(f"unknown settings {unknown}; expected some of {sorted(known)}")
+        return cls(**contents)

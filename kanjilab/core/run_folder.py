@@ -1,0 +1,734 @@
+"""Run folders: written atomically by one writer at a time, readable at any moment, also after a crash.
+
+    runs/<name>/settings.json                        what was trained; its presence makes the folder a run
+    runs/<name>/log.jsonl                            one JSON record a line, appended
+    runs/<name>/checkpoints/step_000400/...          complete or absent, with manifest.json (bytes and SHA-256)
+    runs/<name>/samples/<name>.safetensors           stored images, so that looking never retrains
+    runs/<name>/.lock, STOP                          the writer's lock; a request to stop
+
+A write goes to a name that starts with `.tmp_`, is flushed to the disk and then renamed. Readers ignore such names,
+and the next writer removes those that a killed one left behind.
+"""
+
+from __future__ import annotations
+
+import copy
+import errno
+import fcntl
+import hashlib
+import json
+import math
+import os
+import re
+import secrets
+import shutil
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from pathlib import Path, PurePosixPath
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+from kanjilab.core.config import Arm
+
+TEMPORARY_PREFIX = ".tmp_"
+MANIFEST = "manifest.json"
+STEP_FOLDER = re.compile(r"step_(\d{6,})")
+SAMPLE_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*")
+RUN_ENTRIES = {"settings.json", "log.jsonl", "checkpoints", "samples", ".lock", "STOP"}
+NON_FINITE = {"NaN": math.nan, "Infinity": math.inf, "-Infinity": -math.inf}
+
+
+class RunError(RuntimeError):
+    """A run folder is not what was expected of it."""
+
+
+class RunExists(RunError):
+    """A run, or something that is not one, lies already where a run was to be created."""
+
+
+class RunLocked(RunError):
+    """Another writer holds the run folder."""
+
+
+# ---------------------------------------------------------------------------------------------- files
+
+
+def write_bytes_atomic(path: Path | str, data: bytes) -> Path:
+    """Write a file so that a reader sees the old content or the new, never a part.
+
+    Args:
+        path: file to write; its folder must exist.
+        data: the whole content.
+    Returns:
+        the path.
+    Raises:
+        OSError: the disk refuses; the old file is then untouched.
+    """
+    path = Path(path)
+    temporary = path.with_name(_temporary_name(path.name))
+    try:
+        _write_synced(temporary, data)
+        os.replace(temporary, path)
+    except BaseException:
+        temporary.unlink(missing_ok=True)
+        raise
+    _sync_folder(path.parent)
+    return path
+
+
+def write_json_atomic(path: Path | str, content: Any) -> Path:
+    """Write strict JSON (UTF-8, indented) atomically.
+
+    Args:
+        path: file to write; its folder must exist.
+        content: JSON types, and numpy or torch scalars and arrays, tuples and paths, which become JSON types.
+    Returns:
+        the path.
+    Raises:
+        ValueError: a number is NaN or infinite, which JSON cannot hold.
+        TypeError: a value of any other type, or a mapping key that is not a string.
+    """
+    return write_bytes_atomic(path, _json_bytes(content, str(path)))
+
+
+def _json_bytes(content: Any, what: str) -> bytes:
+    try:
+        text = json.dumps(_plain(content), indent=2, ensure_ascii=False, allow_nan=False)
+    except ValueError as error:
+        raise ValueError(f"{what}: JSON holds finite numbers only ({error})") from error
+    return text.encode() + b"\n"
+
+
+def _plain(value: Any) -> Any:
+    """JSON types only; numpy and torch values by their own `tolist`."""
+    if isinstance(value, str):
+        return value.encode("utf-8", "replace").decode()  # half a surrogate pair is no text: it becomes "?"
+    if value is None or isinstance(value, (bool, int, float)):
+        return value
+    if isinstance(value, Mapping):
+        for key in value:
+            if not isinstance(key, str):
+                raise TypeError(f"a JSON key must be a string, got {key!r} ({type(key).__name__})")
+        return {_plain(key): _plain(entry) for key, entry in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [_plain(entry) for entry in value]
+    if isinstance(value, os.PathLike):
+        return os.fspath(value)
+    if hasattr(value, "tolist"):
+        return _plain(value.tolist())
+    raise TypeError(f"expected a JSON value, got {type(value).__name__}: {value!r:.80}")
+
+
+def _temporary_name(name: str) -> str:
+    return f"{TEMPORARY_PREFIX}{os.getpid()}_{secrets.token_hex(4)}_{name}"
+
+
+def _write_synced(path: Path, data: bytes) -> None:
+    descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o666)
+    try:
+        _write_all(descriptor, data)
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def _write_all(descriptor: int, data: bytes) -> None:
+    remaining = memoryview(data)
+    while remaining:
+        remaining = remaining[os.write(descriptor, remaining) :]
+
+
+def _sync_folder(folder: Path) -> None:
+    """Make renames in the folder survive a power cut, where the file system can."""
+    descriptor = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    except OSError as error:  # some network file systems cannot sync a folder
+        if error.errno not in (errno.EINVAL, errno.ENOTSUP):
+            raise
+    finally:
+        os.close(descriptor)
+
+
+def _tensor_bytes(tensors: Mapping[str, Any], metadata: Mapping[str, str] | None = None) -> bytes:
+    # torch takes seconds to import and strips, widgets and listings do without it
+    import torch
+    from safetensors.torch import save
+
+    # a copy each: an arm's adapter is a slice of a stacked tensor, and safetensors refuses shared storage
+    copies = {
+        name: torch.as_tensor(value).detach().to("cpu", copy=True).contiguous() for name, value in tensors.items()
+    }
+    return save(copies, metadata=dict(metadata) if metadata else None)
+
+
+# ---------------------------------------------------------------------------------------------- the run folder
+
+
+class RunFolder:
+    """One training's folder. Reading needs nothing; writing needs `with run.lock():`.
+
+    Make one with `RunFolder.create` or `RunFolder.open`.
+    """
+
+    def __init__(self, path: Path, settings: dict[str, Any]):
+        self.path = path
+        self._settings = settings
+        self._lock_descriptor: int | None = None
+        self._log_descriptor: int | None = None
+
+    def __repr__(self) -> str:
+        return f"RunFolder({str(self.path)!r})"
+
+    @property
+    def name(self) -> str:
+        """The folder's own name."""
+        return self.path.name
+
+    @property
+    def settings(self) -> dict[str, Any]:
+        """A copy of what settings.json holds."""
+        return copy.deepcopy(self._settings)
+
+    def arm(self, number: int) -> Arm:
+        """Settings of one of the arms that are trained together here.
+
+        Args:
+            number: from 0.
+        Raises:
+            ValueError: the run has no such arm.
+        """
+        arms = self._settings["arms"]
+        if not 0 <= number < len(arms):
+            raise ValueError(f"{self.path} has arms 0 to {len(arms) - 1}, got {number}")
+        return Arm.from_json(arms[number])
+
+    @property
+    def size_px(self) -> int:
+        """Height and width of the images that it was trained on; older runs, which do not tell, had 128."""
+        return self._settings.get("size_px", 128)
+
+    @classmethod
+    def create(cls, path: Path | str, settings: Mapping[str, Any]) -> RunFolder:
+        """Make a new run folder.
+
+        Args:
+            path: new or empty folder (what a killed `create` left counts as empty); parents are made.
+            settings: JSON-able settings of the run; never changed afterwards.
+        Returns:
+            the run, not locked.
+        Raises:
+            RunExists: a run, or other files, lie there already.
+            RunLocked: another process creates the same run at this moment.
+            ValueError, TypeError: the settings are not JSON (see `write_json_atomic`).
+        """
+        path = Path(path)
+        content = _json_bytes(settings, f"settings of run {path.name!r}")
+        _refuse_occupied(path)
+        path.mkdir(parents=True, exist_ok=True)
+        run = cls(path, json.loads(content))
+        with run.lock():
+            _refuse_occupied(path)
+            (path / "checkpoints").mkdir(exist_ok=True)
+            (path / "samples").mkdir(exist_ok=True)
+            write_bytes_atomic(path / "settings.json", content)  # last: from here on it is a run
+        _sync_folder(path.parent)
+        return run
+
+    @classmethod
+    def open(cls, path: Path | str) -> RunFolder:
+        """Open an existing run folder, for reading or for going on.
+
+        Args:
+            path: the run's folder.
+        Returns:
+            the run, not locked.
+        Raises:
+            RunError: no settings.json there, or one that is not a JSON object.
+        """
+        path = Path(path)
+        file = path / "settings.json"
+        try:
+            settings = json.loads(file.read_bytes())
+        except (FileNotFoundError, NotADirectoryError):
+            raise RunError(f"{path} is not a run folder: it has no settings.json") from None
+        except ValueError as error:
+            raise RunError(f"{file}: expected JSON, got {error}") from error
+        if not isinstance(settings, dict):
+            raise RunError(f"{file}: expected a JSON object, got {type(settings).__name__}")
+        return cls(path, settings)
+
+    # ------------------------------------------------------------------------------------------ lock
+
+    @contextmanager
+    def lock(self) -> Iterator[RunFolder]:
+        """Become the one writer of this run; tidy up after one that was killed.
+
+        Temporary files, a torn last log line and an old request to stop are removed first. The operating system
+        frees the lock when the process ends, however it ends.
+
+        Returns:
+            context manager that gives the run itself.
+        Raises:
+            RunLocked: another writer (or this very object) holds the lock; names its process.
+        """
+        descriptor = os.open(self.path / ".lock", os.O_RDWR | os.O_CREAT, 0o666)
+        try:
+            try:
+                fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError:
+                holder = os.read(descriptor, 100).decode(errors="replace").strip() or "unknown"
+                raise RunLocked(f"run {self.path} is being written by process {holder}") from None
+            os.ftruncate(descriptor, 0)
+            os.pwrite(descriptor, f"{os.getpid()}\n".encode(), 0)
+            self._lock_descriptor = descriptor
+            self._clean_up()
+            yield self
+        finally:
+            self._release(descriptor)
+
+    def writer(self) -> str | None:
+        """Who writes this run at this moment: a process's number as text; None where nobody does.
+
+        A process that was killed leaves its number behind but not its lock.
+        """
+        try:
+            descriptor = os.open(self.path / ".lock", os.O_RDONLY)
+        except FileNotFoundError:
+            return None
+        try:
+            # A free run's lock is tried only where a number was left behind: a try may refuse a writer that begins.
+            if not (holder := os.read(descriptor, 100).decode(errors="replace").strip()):
+                return None
+            fcntl.flock(descriptor, fcntl.LOCK_SH | fcntl.LOCK_NB)
+            return None
+        except BlockingIOError:
+            return holder
+        finally:
+            os.close(descriptor)
+
+    def _release(self, descriptor: int) -> None:
+        if self._lock_descriptor == descriptor:
+            self._lock_descriptor = None
+            if self._log_descriptor is not None:
+                os.close(self._log_descriptor)
+                self._log_descriptor = None
+            os.ftruncate(descriptor, 0)
+            fcntl.flock(descriptor, fcntl.LOCK_UN)  # explicit: a forked child may still hold a copy
+        os.close(descriptor)
+
+    def _clean_up(self) -> None:
+        for leftover in [*self.path.glob(f"{TEMPORARY_PREFIX}*"), *self.path.glob(f"samples/{TEMPORARY_PREFIX}*")]:
+            if not _is_being_written(leftover):  # samples may be stored by others while this run trains
+                leftover.unlink(missing_ok=True)
+        for leftover in self.path.glob(f"checkpoints/{TEMPORARY_PREFIX}*"):
+            shutil.rmtree(leftover)
+        self._cut_torn_line()
+        self._stop_file.unlink(missing_ok=True)
+
+    def _need_lock(self) -> None:
+        if self._lock_descriptor is None:
+            raise RunError(f"run {self.path} must be locked to be written: use `with run.lock():`")
+
+    # ------------------------------------------------------------------------------------------ log
+
+    @property
+    def _log_file(self) -> Path:
+        return self.path / "log.jsonl"
+
+    def log(self, record: Mapping[str, Any]) -> None:
+        """Append one record to the log; it survives the process from the moment this returns.
+
+        Args:
+            record: JSON-able values and numpy or torch scalars and arrays; `step` (int) orders it. NaN and infinite
+                numbers are kept: the file holds them as "NaN", "Infinity", "-Infinity".
+        Raises:
+            RunError: the run is not locked.
+            TypeError: a value has no JSON form.
+        """
+        self._need_lock()
+        text = json.dumps(_spell_non_finite(_plain(record)), allow_nan=False)  # ASCII: any text, one line
+        if self._log_descriptor is None:
+            self._log_descriptor = os.open(self._log_file, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o666)
+        try:
+            _write_all(self._log_descriptor, text.encode() + b"\n")
+        except OSError:  # a full disk: the next record must not be glued to half of this one
+            self._cut_torn_line()
+            raise
+
+    def read_log(self) -> pd.DataFrame:
+        """The log as a table, at any moment, also while the run is being written.
+
+        Returns:
+            one row per record in order of writing, one column per key; a torn last line is not shown. No rows and
+            no columns where nothing was logged yet.
+        Raises:
+            RunError: a line before the last is not a JSON object.
+        """
+        return pd.DataFrame([record for _, record in self._log_records()])
+
+    def truncate_log(self, step: int) -> int:
+        """Drop what was logged after a step, so that a resumed run writes it anew.
+
+        Args:
+            step: last step to keep. A record without `step` belongs to the one before it.
+        Returns:
+            number of records dropped.
+        Raises:
+            RunError: the run is not locked.
+        """
+        self._need_lock()
+        kept: list[bytes] = []
+        dropped, beyond = 0, False
+        for line, record in self._log_records():
+            beyond = record["step"] > step if "step" in record else beyond
+            dropped += beyond
+            if not beyond:
+                kept.append(line + b"\n")
+        if dropped:
+            if self._log_descriptor is not None:  # it points to the file that is replaced now
+                os.close(self._log_descriptor)
+                self._log_descriptor = None
+            write_bytes_atomic(self._log_file, b"".join(kept))
+        return dropped
+
+    def _log_records(self) -> list[tuple[bytes, dict[str, Any]]]:
+        try:
+            lines = self._log_file.read_bytes().split(b"\n")[:-1]  # after the last line end: nothing, or a torn line
+        except FileNotFoundError:
+            return []
+        records = []
+        for number, line in enumerate(lines, start=1):
+            try:
+                record = json.loads(line)
+            except ValueError as error:
+                raise RunError(f"{self._log_file} line {number}: expected JSON, got {error}") from error
+            if not isinstance(record, dict):
+                raise RunError(f"{self._log_file} line {number}: expected a JSON object, got {type(record).__name__}")
+            records.append((line, _read_non_finite(record)))
+        return records
+
+    def _cut_torn_line(self) -> None:
+        try:
+            data = self._log_file.read_bytes()
+        except FileNotFoundError:
+            return
+        complete = data.rfind(b"\n") + 1
+        if complete < len(data):
+            os.truncate(self._log_file, complete)
+
+    # ------------------------------------------------------------------------------------------ checkpoints
+
+    def write_checkpoint(self, step: int, files: Mapping[str, Any]) -> Path:
+        """Write one checkpoint: it appears whole, or not at all.
+
+        Args:
+            step: optimizer steps done, >= 0.
+            files: relative path -> bytes as they are, a JSON object for `*.json`, or {name: tensor} for
+                `*.safetensors`.
+        Returns:
+            its folder, `checkpoints/step_000400`.
+        Raises:
+            RunError: the run is not locked.
+            RunExists: that step has its complete checkpoint already (`truncate_checkpoints` drops later ones).
+            ValueError, TypeError: a path leaves the folder, or a content does not fit the file's name.
+        """
+        self._need_lock()
+        contents = _checkpoint_contents(step, files)
+        target = self._step_folder(step)
+        if _is_complete(target):
+            raise RunExists(f"{target} exists already; drop it first to write step {step} again")
+        if target.exists():  # half copied from another machine
+            self._delete_checkpoint(step)
+        temporary = target.with_name(_temporary_name(target.name))
+        try:
+            _write_folder(temporary, contents)
+            if self._log_descriptor is not None:
+                os.fsync(self._log_descriptor)  # the log reaches at least as far as the newest checkpoint
+            os.rename(temporary, target)
+        except BaseException:
+            shutil.rmtree(temporary, ignore_errors=True)
+            raise
+        _sync_folder(target.parent)
+        return target
+
+    def checkpoints(self) -> list[int]:
+        """Steps of the complete checkpoints.
+
+        Returns:
+            ascending; a folder whose files lack or have another size than its manifest says (half copied from
+            another machine) is left out.
+        """
+        folder = self.path / "checkpoints"
+        if not folder.is_dir():
+            return []
+        matches = [STEP_FOLDER.fullmatch(entry.name) for entry in folder.iterdir()]
+        steps = [int(match.group(1)) for match in matches if match]
+        return sorted(step for step in steps if _is_complete(self._step_folder(step)))
+
+    def checkpoint_path(self, step: int) -> Path:
+        """Folder of a complete checkpoint.
+
+        Args:
+            step: one of `checkpoints()`.
+        Returns:
+            `checkpoints/step_000400`.
+        Raises:
+            RunError: there is no complete checkpoint of that step; names those there are.
+        """
+        folder = self._step_folder(step)
+        if not _is_complete(folder):
+            raise RunError(f"run {self.path} has no complete checkpoint of step {step}, only {self.checkpoints()}")
+        return folder
+
+    def verify_checkpoint(self, step: int) -> None:
+        """Compare every file of a checkpoint with the SHA-256 in its manifest.
+
+        Args:
+            step: one of `checkpoints()`.
+        Raises:
+            RunError: a file's content is not what was written; names it.
+        """
+        folder = self.checkpoint_path(step)
+        for name, expected in json.loads((folder / MANIFEST).read_bytes()).items():
+            if (actual := hashlib.sha256((folder / name).read_bytes()).hexdigest()) != expected["sha256"]:
+                raise RunError(f"{folder / name}: expected SHA-256 {expected['sha256']}, got {actual}")
+
+    def read_state(self, step: int) -> dict[str, Any]:
+        """What a complete checkpoint tells of its training: `step`, `seconds`, and of each arm `steps`, `images_seen`,
+        `stopped`.
+
+        Args:
+            step: one of `checkpoints()`.
+        Raises:
+            RunError: there is no complete checkpoint of that step.
+        """
+        return json.loads((self.checkpoint_path(step) / "state.json").read_text())
+
+    def rotate(self, keep: int, also: Sequence[int] = ()) -> list[int]:
+        """Delete old checkpoints.
+
+        Args:
+            keep: how many of the newest to keep, >= 1.
+            also: further steps to keep; step 0 (before training) always stays.
+        Returns:
+            steps deleted.
+        Raises:
+            RunError: the run is not locked.
+            ValueError: keep < 1.
+        """
+        self._need_lock()
+        if keep < 1:
+            raise ValueError(f"keep must be >= 1, got {keep}")
+        steps = self.checkpoints()
+        removed = [step for step in steps[:-keep] if step != 0 and step not in also]
+        for step in removed:
+            self._delete_checkpoint(step)
+        return removed
+
+    def truncate_checkpoints(self, step: int) -> list[int]:
+        """Delete the checkpoints after a step, to go on from there.
+
+        Args:
+            step: last step to keep.
+        Returns:
+            steps deleted.
+        Raises:
+            RunError: the run is not locked.
+        """
+        self._need_lock()
+        removed = [later for later in self.checkpoints() if later > step]
+        for later in reversed(removed):  # newest first: a crash in between leaves a run that simply ends earlier
+            self._delete_checkpoint(later)
+        return removed
+
+    def _step_folder(self, step: int) -> Path:
+        return self.path / "checkpoints" / f"step_{step:06d}"
+
+    def _delete_checkpoint(self, step: int) -> None:
+        folder = self._step_folder(step)
+        doomed = folder.with_name(_temporary_name(folder.name))
+        os.rename(folder, doomed)  # gone at once for readers, however long the removal takes
+        shutil.rmtree(doomed)
+
+    # ------------------------------------------------------------------------------------------ samples
+
+    def write_samples(self, name: str, images: np.ndarray, facts: Mapping[str, Any]) -> Path:
+        """Store sampled images with what made them; needs no lock, the last writer of a name wins.
+
+        Args:
+            name: letters, digits, `.`, `_`, `-`.
+            images: uint8 of any shape, as (columns, prompts, seeds, H, W).
+            facts: JSON-able: prompts, seeds, guidance, checkpoints ...
+        Returns:
+            `samples/<name>.safetensors`, one tensor "images", the facts in its header.
+        Raises:
+            ValueError: the name or the dtype does not fit.
+        """
+        from safetensors.numpy import save
+
+        if images.dtype != np.uint8:
+            raise ValueError(f"samples must be uint8, got {images.dtype}")
+        path = self._sample_file(name)
+        header = {"facts": json.dumps(_plain(facts), allow_nan=False)}
+        path.parent.mkdir(exist_ok=True)
+        return write_bytes_atomic(path, save({"images": np.ascontiguousarray(images)}, metadata=header))
+
+    def read_samples(self, name: str) -> tuple[np.ndarray, dict[str, Any]]:
+        """Images and facts stored by `write_samples`.
+
+        Args:
+            name: one of `samples()`.
+        Returns:
+            the uint8 images in their shape, and the facts.
+        Raises:
+            RunError: nothing is stored by that name; names what is.
+        """
+        from safetensors import safe_open
+
+        path = self._sample_file(name)
+        if not path.is_file():
+            raise RunError(f"run {self.path} has no samples {name!r}, only {self.samples()}")
+        with safe_open(path, framework="numpy") as file:
+            return file.get_tensor("images"), json.loads(file.metadata()["facts"])
+
+    def samples(self) -> list[str]:
+        """Names of the stored samples, sorted."""
+        return sorted(path.stem for path in self.path.glob("samples/*.safetensors") if SAMPLE_NAME.match(path.name))
+
+    def _sample_file(self, name: str) -> Path:
+        if not SAMPLE_NAME.fullmatch(name):
+            raise ValueError(f"a sample name has letters, digits, '.', '_' and '-' only, got {name!r}")
+        return self.path / "samples" / f"{name}.safetensors"
+
+    # ------------------------------------------------------------------------------------------ stop
+
+    @property
+    def _stop_file(self) -> Path:
+        return self.path / "STOP"
+
+    def request_stop(self) -> None:
+        """Ask the present writer, from any process, to stop at its next step (also: `touch STOP`)."""
+        self._stop_file.touch()
+
+    def stop_requested(self) -> bool:
+        """True after `request_stop`, until the next writer takes the lock."""
+        return self._stop_file.exists()
+
+
+def find_runs(root: Path | str) -> list[RunFolder]:
+    """All runs below a folder.
+
+    Args:
+        root: folder, searched to any depth; hidden folders and symbolic links are not followed.
+    Returns:
+        runs sorted by path; none where the folder does not exist.
+    Raises:
+        RunError: a settings.json in a folder with checkpoints cannot be read.
+    """
+    found = []
+    for folder, subfolders, files in os.walk(root):
+        if "settings.json" in files and "checkpoints" in subfolders:
+            found.append(RunFolder.open(folder))
+            subfolders.clear()
+        subfolders[:] = [name for name in subfolders if not name.startswith(".")]
+    return sorted(found, key=lambda run: run.path)
+
+
+# ---------------------------------------------------------------------------------------------- details
+
+
+def _refuse_occupied(path: Path) -> None:
+    if (path / "settings.json").exists():
+        raise RunExists(f"{path} is a run already; open it to go on, or choose another name")
+    entries = {entry.name for entry in path.iterdir()} if path.is_dir() else set()
+    foreign = sorted(name for name in entries - RUN_ENTRIES if not name.startswith(TEMPORARY_PREFIX))
+    if foreign:
+        raise RunExists(f"{path} is not empty: expected a new or empty folder, found {foreign[:5]}")
+
+
+def _is_being_written(temporary: Path) -> bool:
+    """Whether the process that the temporary name tells is alive (on this machine)."""
+    match = re.match(rf"{re.escape(TEMPORARY_PREFIX)}(\d+)_", temporary.name)
+    if match is None or int(match.group(1)) == os.getpid():
+        return match is not None
+    try:
+        os.kill(int(match.group(1)), 0)
+    except ProcessLookupError:
+        return False
+    except (PermissionError, OverflowError):
+        return True
+    return True
+
+
+def _checkpoint_contents(step: int, files: Mapping[str, Any]) -> dict[str, bytes]:
+    if step < 0:
+        raise ValueError(f"step must be >= 0, got {step}")
+    if not files:
+        raise ValueError(f"checkpoint of step {step} needs at least one file")
+    contents = {_checked_name(name): _file_bytes(name, content) for name, content in files.items()}
+    manifest = {
+        name: {"bytes": len(data), "sha256": hashlib.sha256(data).hexdigest()}
+        for name, data in sorted(contents.items())
+    }
+    return contents | {MANIFEST: _json_bytes(manifest, MANIFEST)}
+
+
+def _checked_name(name: str) -> str:
+    parts = PurePosixPath(name).parts
+    inside = bool(parts) and ".." not in parts and not name.startswith("/") and "\\" not in name and "\0" not in name
+    if not inside or PurePosixPath(name) == PurePosixPath(MANIFEST) or str(PurePosixPath(name)) != name:
+        raise ValueError(f"a checkpoint file needs a plain relative path other than {MANIFEST!r}, got {name!r}")
+    return name
+
+
+def _file_bytes(name: str, content: Any) -> bytes:
+    if isinstance(content, (bytes, bytearray, memoryview)):
+        return bytes(content)
+    if isinstance(content, Mapping) and name.endswith(".json"):
+        return _json_bytes(content, name)
+    if isinstance(content, Mapping) and name.endswith(".safetensors"):
+        return _tensor_bytes(content)
+    raise TypeError(
+        f"{name}: expected bytes, a JSON object for *.json or tensors for *.safetensors, got {type(content).__name__}"
+    )
+
+
+def _write_folder(folder: Path, contents: Mapping[str, bytes]) -> None:
+    folder.mkdir()
+    for name, data in contents.items():
+        (folder / name).parent.mkdir(parents=True, exist_ok=True)
+        _write_synced(folder / name, data)
+    for subfolder in {(folder / name).parent for name in contents}:
+        _sync_folder(subfolder)
+    _sync_folder(folder)
+
+
+def _is_complete(folder: Path) -> bool:
+    try:
+        manifest = json.loads((folder / MANIFEST).read_bytes())
+        return all((folder / name).stat().st_size == entry["bytes"] for name, entry in manifest.items())
+    except (OSError, ValueError, KeyError, TypeError, AttributeError):
+        return False
+
+
+def _spell_non_finite(value: Any) -> Any:
+    if isinstance(value, float) and not math.isfinite(value):
+        return "NaN" if math.isnan(value) else "Infinity" if value > 0 else "-Infinity"
+    if isinstance(value, dict):
+        return {key: _spell_non_finite(entry) for key, entry in value.items()}
+    if isinstance(value, list):
+        return [_spell_non_finite(entry) for entry in value]
+    return value
+
+
+def _read_non_finite(value: Any) -> Any:
+    if isinstance(value, str):
+        return NON_FINITE.get(value, value)
+    if isinstance(value, dict):
+        return {key: _read_non_finite(entry) for key, entry in value.items()}
+    if isinstance(value, list):
+        return [_read_non_finite(entry) for entry in value]
+    return value

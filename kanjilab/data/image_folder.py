@@ -1,0 +1,619 @@
+"""Image folders with captions: build one from a selection rule, read anybody's, refuse bad ones whole."""
+
+import csv
+import hashlib
+import io
+import itertools
+import json
+import os
+import unicodedata
+import warnings
+from collections import Counter
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, replace
+from importlib import metadata
+from pathlib import Path, PurePosixPath
+from typing import Any, Literal
+
+import numpy as np
+import pandas as pd
+from PIL import Image, ImageOps
+
+from kanjilab import __version__
+from kanjilab.core.storage import appearing_folder
+from kanjilab.data.dictionary import load_characters, rows_of
+from kanjilab.data.radicals import Rule, balance_report, caption_groups, held_out
+from kanjilab.data.rendering import (
+    KANJIVG_SHA256,
+    SIZE_PX,
+    GlyphError,
+    KanjiVG,
+    default_font,
+    draw_font,
+    draw_strokes,
+    drawable_characters,
+)
+
+METADATA_NAMES = ("metadata.csv", "metadata.jsonl")
+DESCRIPTION = "dataset.json"
+TRAIN, HELD_OUT = "train", "held_out"
+TEXT_COLUMNS = ("file_name", "text", "split", "character")
+PIXELS_MAX = 64 * 1024 * 1024  # 8192 x 8192; a decompression bomb claims far more
+FORMATS = ("PNG", "JPEG", "WEBP", "BMP", "GIF", "TIFF")  # the others run programs or are rarely images
+FILTERS = {
+    name: Image.Resampling[name.upper()] for name in ("nearest", "box", "bilinear", "hamming", "bicubic", "lanczos")
+}
+
+
+class DatasetError(ValueError):
+    """All that is wrong with a dataset, one problem per line; `problems` holds them singly."""
+
+    def __init__(self, folder: Path, problems: Sequence[str]):
+        """Join the problems into one message."""
+        self.problems = tuple(problems)
+        count = "1 problem" if len(problems) == 1 else f"{len(problems)} problems"
+        super().__init__("\n  ".join([f"{folder}: {count}", *problems]))
+
+
+@dataclass(frozen=True, eq=False)
+class Dataset:
+    """A checked image folder.
+
+    `table` has one row per image in file order, with at least file_name (relative to `folder`), text
+    and split. `size_px` and `resample` say how `images` brings any size to a square.
+    """
+
+    folder: Path
+    table: pd.DataFrame
+    size_px: int
+    resample: str
+    digests: tuple[str, ...]
+
+    def __len__(self) -> int:
+        """Number of images."""
+        return len(self.table)
+
+    @property
+    def content_hash(self) -> str:
+        """SHA-256 over size, filter, and each row's caption and image bytes, in order; names do not count."""
+        digest = hashlib.sha256(f"{self.size_px} {self.resample}".encode())
+        for text, image in zip(self.table["text"], self.digests, strict=True):
+            digest.update(hashlib.sha256(text.encode("utf-8")).digest() + bytes.fromhex(image))
+        return digest.hexdigest()
+
+    def split(self, name: str) -> "Dataset":
+        """The rows of one split, such as "train" or "held_out".
+
+        Raises:
+            KeyError: there is no such split.
+        """
+        kept = np.flatnonzero((self.table["split"] == name).to_numpy())
+        if not len(kept):
+            raise KeyError(f"split {name!r}: expected one of {sorted(self.table['split'].unique())}")
+        return replace(
+            self, table=self.table.iloc[kept].reset_index(drop=True), digests=tuple(self.digests[i] for i in kept)
+        )
+
+    def images(self, indices: Sequence[int] | np.ndarray | None = None, channels: Literal[1, 3] = 1) -> np.ndarray:
+        """Decode images.
+
+        Args:
+            indices: rows of `table`, B of them; None for all.
+            channels: 1 gray, 3 RGB.
+        Returns:
+            (B, H, W) or (B, H, W, 3) uint8, H = W = size_px, 0 black to 255 white.
+        """
+        rows = range(len(self)) if indices is None else [int(index) for index in indices]
+        mode = {1: "L", 3: "RGB"}[channels]
+        found = np.empty((len(rows), self.size_px, self.size_px, *((3,) if channels == 3 else ())), dtype=np.uint8)
+        for position, row in enumerate(rows):
+            with _opened(self.folder / self.table["file_name"].iloc[row]) as image:
+                found[position] = np.asarray(_square(image, mode, self.size_px, FILTERS[self.resample]))
+        return found
+
+
+def _square(image: Image.Image, mode: str, size_px: int, resample: Image.Resampling) -> Image.Image:
+    image = ImageOps.exif_transpose(image)
+    if image.mode.startswith("I"):  # 16 bits per pixel, which `convert` would cut off at 255
+        image = Image.fromarray((np.asarray(image, dtype=np.int64).clip(0, 65535) >> 8).astype(np.uint8))
+    if image.has_transparency_data:
+        paper = Image.new("RGBA", image.size, "white")
+        image = Image.alpha_composite(paper, image.convert("RGBA"))
+    image = image.convert(mode)
+    if image.size == (size_px, size_px):
+        return image
+    return ImageOps.pad(image, (size_px, size_px), method=resample, color="white")
+
+
+def _opened(path: Path) -> Image.Image:
+    with warnings.catch_warnings():
+        warnings.simplefilter("error", Image.DecompressionBombWarning)
+        return Image.open(path, formats=FORMATS)
+
+
+# --- Reading -------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class _Line:
+    """One entry of a metadata file: where it stands, what it says, what is wrong with it so far."""
+
+    place: str
+    values: dict[str, Any]
+    problems: tuple[str, ...] = ()
+
+
+def open_dataset(folder: Path | str, *, size_px: int = SIZE_PX, resample: str = "lanczos") -> Dataset:
+    """Read an image folder with `metadata.csv` or `metadata.jsonl`, and check every file in it.
+
+    The metadata lies in the folder, or in each of its subfolders, which then name the splits. It has
+    the columns file_name and text; a column `split` is used where there is one, else all is "train".
+    Images are PNG, JPEG, WebP, BMP, GIF or TIFF, gray or colour, of any size; transparency becomes
+    white, other shapes than squares are padded with white.
+
+    Args:
+        folder: the image folder.
+        size_px: side of the square that images are brought to.
+        resample: nearest, box, bilinear, hamming, bicubic or lanczos.
+    Returns:
+        The checked dataset; rows in the order of the metadata.
+    Raises:
+        DatasetError: anything is wrong; all problems are named together, by line and file.
+        ValueError: a size or filter that does not exist.
+    """
+    folder = Path(folder)
+    if resample not in FILTERS:
+        raise ValueError(f"resample must be one of {', '.join(FILTERS)}, got {resample!r}")
+    if size_px < 1:
+        raise ValueError(f"size_px must be >= 1, got {size_px}")
+    lines = [line for path in _metadata_files(folder) for line in _read_metadata(folder, path)]
+    problems, digests = _check_lines(folder, lines)
+    if not problems and not digests:
+        problems = ["expected at least one image in the metadata, got none"]
+    if problems:
+        raise DatasetError(folder, problems)
+    return Dataset(folder, _table_of([line.values for line in lines]), size_px, resample, tuple(digests))
+
+
+def _metadata_files(folder: Path) -> list[Path]:
+    if not folder.is_dir():
+        raise DatasetError(folder, ["expected a folder of images, got none"])
+    at_root = [path for name in METADATA_NAMES if (path := folder / name).is_file()]
+    found = at_root or sorted(path for name in METADATA_NAMES for path in folder.glob(f"*/{name}") if path.is_file())
+    found.sort(key=lambda path: path.parent.name != TRAIN)  # what is trained on comes first
+    if not found:
+        raise DatasetError(folder, ["expected metadata.csv or metadata.jsonl, got neither"])
+    twice = [str(parent) for parent, count in Counter(path.parent for path in found).items() if count > 1]
+    if twice:
+        raise DatasetError(
+            folder, [f"expected one metadata file, got both .csv and .jsonl in {parent}" for parent in twice]
+        )
+    return found
+
+
+def _read_metadata(folder: Path, path: Path) -> list[_Line]:
+    """Entries with file_name relative to the dataset's folder; a problem with no entry makes an empty one."""
+    label = path.relative_to(folder).as_posix()
+    prefix = path.parent.relative_to(folder).as_posix()
+    data = path.read_bytes().removeprefix(b"\xef\xbb\xbf")
+    garbled = {n for n, line in enumerate(data.split(b"\n"), start=1) if not _is_utf8(line)}
+    text = data.decode("utf-8", errors="replace")
+    read = _read_jsonl if path.suffix == ".jsonl" else _read_csv
+    lines = []
+    for first, last, values, wrong in read(text):
+        place = f"{label} line {first}"
+        problems = [*wrong, *("expected UTF-8, got other bytes" for n in range(first, last + 1) if n in garbled)]
+        if values and prefix != ".":
+            values = {"split": prefix, **values, "file_name": f"{prefix}/{values['file_name']}"}
+        lines.append(_Line(place, values, tuple(problems)))
+    return lines
+
+
+def _is_utf8(line: bytes) -> bool:
+    try:
+        line.decode("utf-8")
+    except UnicodeDecodeError:
+        return False
+    return True
+
+
+def _is_encodable(text: str) -> bool:
+    """False for a lone surrogate, which JSON can spell but no file name or caption can hold."""
+    return not any("\ud800" <= sign <= "\udfff" for sign in text)
+
+
+Entry = tuple[int, int, dict[str, Any], list[str]]  # first line, last line, values, problems
+
+
+def _read_csv(text: str) -> Iterator[Entry]:
+    reader = csv.reader(io.StringIO(text, newline=""), strict=True)
+    header: list[str] | None = None
+    first = 1
+    try:
+        for fields in reader:
+            if header is None:
+                header = [name.strip() for name in fields]
+                if wrong := _header_problems(header):
+                    yield 1, reader.line_num, {}, wrong
+                    return
+            elif fields:
+                wrong = [] if len(fields) == len(header) else [f"expected {len(header)} fields, got {len(fields)}"]
+                yield first, reader.line_num, {} if wrong else dict(zip(header, fields, strict=True)), wrong
+            first = reader.line_num + 1
+        if header is None:
+            yield 1, 1, {}, _header_problems([])
+    except csv.Error as error:
+        yield first, reader.line_num, {}, [f"expected comma-separated values ({error})"]
+
+
+def _header_problems(header: list[str]) -> list[str]:
+    if missing := [name for name in ("file_name", "text") if name not in header]:
+        got = ", ".join(header) or "nothing"
+        return [f"expected the columns file_name and text, got {got} (missing: {', '.join(missing)})"]
+    repeated = [name for name, count in Counter(header).items() if count > 1]
+    return [f"expected each column once, got {', '.join(repeated)} repeatedly"] if repeated else []
+
+
+def _read_jsonl(text: str) -> Iterator[Entry]:
+    for number, line in enumerate(text.split("\n"), start=1):
+        if not line.strip():
+            continue
+        try:
+            values = json.loads(line)
+        except (ValueError, RecursionError) as error:
+            yield number, number, {}, [f"expected one JSON object per line ({error})"]
+            continue
+        wrong: list[str] = [] if isinstance(values, dict) else [f"expected a JSON object, got {type(values).__name__}"]
+        if not wrong:
+            absent = [name for name in ("file_name", "text") if not isinstance(values.get(name), str)]
+            wrong = [f"expected file_name and text as strings, got none for {', '.join(absent)}"] if absent else []
+        if not wrong and any(not _is_encodable(values[name]) for name in ("file_name", "text")):
+            wrong = ["expected characters, got half of a surrogate pair"]
+        yield number, number, {} if wrong else values, wrong
+
+
+def _check_lines(folder: Path, lines: Sequence[_Line]) -> tuple[list[str], list[str]]:
+    """Every problem of every entry, in file order; and the SHA-256 of each sound image."""
+    problems, digests = [], []
+    first_at: dict[str, str] = {}
+    for line in lines:
+        problems += [f"{line.place}: {problem}" for problem in line.problems]
+        if not line.values:
+            continue
+        name = line.values["file_name"]
+        label = f"{line.place}: file {name!r}"
+        if not line.values["text"].strip():
+            problems.append(f"{label} has an empty caption")
+        if wrong := _name_problem(folder, name):
+            problems.append(f"{label} {wrong}")
+            continue
+        if (plain := PurePosixPath(name).as_posix()) in first_at:
+            problems.append(f"{label} is listed already in {first_at[plain]}")
+            continue
+        first_at[plain] = line.place
+        digest, wrong = _check_image(folder / name)
+        problems += [f"{label} {wrong}"] if wrong else []
+        digests.append(digest)
+    return problems, digests
+
+
+def _name_problem(folder: Path, name: str) -> str | None:
+    if not name.strip():
+        return "has no name"
+    if "\0" in name or "\\" in name or PurePosixPath(name).is_absolute() or ".." in PurePosixPath(name).parts:
+        return "leads out of the folder: expected a relative path with '/' and without '..'"
+    try:
+        inside = (folder / name).resolve().is_relative_to(folder.resolve())
+    except (OSError, RuntimeError) as error:  # too long, or a link to itself
+        return f"cannot be followed ({error})"
+    if not inside:
+        return "leads out of the folder through a link"
+    return None
+
+
+def _check_image(path: Path) -> tuple[str, str | None]:
+    """SHA-256 of the bytes, and what is wrong with the image, if anything."""
+    try:
+        if not path.is_file():
+            return "", "is missing"
+        data = path.read_bytes()
+    except OSError as error:
+        return "", f"cannot be read ({error.strerror or error})"
+    if not data:
+        return "", "is 0 bytes"
+    digest = hashlib.sha256(data).hexdigest()
+    try:
+        with _opened(path) as image:
+            if image.width * image.height > PIXELS_MAX:
+                return digest, f"is too large: {image.width} x {image.height} px, at most {PIXELS_MAX} pixels"
+            image.load()
+    except (Image.DecompressionBombError, Image.DecompressionBombWarning):
+        return digest, f"is too large: expected at most {PIXELS_MAX} pixels"
+    except Image.UnidentifiedImageError:
+        return digest, f"is not an image of a known format ({', '.join(FORMATS)})"
+    except Exception as error:  # decoders raise whatever their parsers trip over
+        return digest, f"is damaged ({error})"
+    return digest, None
+
+
+def _table_of(rows: Sequence[dict[str, Any]]) -> pd.DataFrame:
+    table = pd.DataFrame(list(rows))
+    given = table["split"] if "split" in table else pd.Series(TRAIN, index=table.index)
+    table["split"] = [str(name) if pd.notna(name) and name != "" else TRAIN for name in given]
+    for column in table.columns.difference(TEXT_COLUMNS):
+        filled = table[column].replace("", np.nan)
+        try:
+            table[column] = pd.to_numeric(filled)
+        except (ValueError, TypeError, OverflowError):
+            pass  # words stay words
+    leading = ["file_name", "text", "split"]
+    return table.loc[:, [*leading, *(column for column in table.columns if column not in leading)]]
+
+
+# --- Building ------------------------------------------------------------------------------------
+
+
+def hold_out(groups: pd.Series, share: float, seed: int) -> pd.Series:
+    """Divide rows into "train" and "held_out" without dividing any group.
+
+    Args:
+        groups: (rows,) group of each row, as from `radicals.caption_groups`.
+        share: of rows to hold out, 0 to 1; met from below, short by less than the smallest group left.
+        seed: of the order in which groups are drawn.
+    Returns:
+        (rows,) "train" or "held_out", same index.
+    Raises:
+        ValueError: a share outside 0 to 1.
+    """
+    if not 0 <= share <= 1:
+        raise ValueError(f"share must lie in [0, 1], got {share}")
+    sizes = groups.value_counts(sort=False)
+    room = round(share * len(groups))
+    chosen = []
+    for position in np.random.default_rng(seed).permutation(len(sizes)):
+        if sizes.iloc[position] <= room:
+            chosen.append(sizes.index[position])
+            room -= int(sizes.iloc[position])
+    return groups.isin(chosen).map({True: HELD_OUT, False: TRAIN})
+
+
+def build_dataset(
+    rule: Rule,
+    folder: Path | str,
+    *,
+    font: Path | None = None,
+    kanjivg: KanjiVG | None = None,
+    stroke_width: float = 5.0,
+    held_out_per_radical: int = 20,
+    held_out_share: float = 0.0,
+    seed: int = 0,
+    characters: pd.DataFrame | None = None,
+    on_progress: Callable[[int, int], None] = lambda done, total: None,
+) -> Dataset:
+    """Select, caption, draw, split, check and save an image folder.
+
+    Held out are further characters of the same radicals, which the rule did not select, at most
+    `held_out_per_radical` each; or with `held_out_share`, that part of the selection itself. Either
+    way none shares a caption or first meaning with a training character or is a variant of one.
+
+    A folder that holds the same dataset already is read, not rebuilt. Nothing appears under the
+    folder's name before it is complete.
+
+    Args:
+        rule: what to select.
+        folder: where to write; it must not exist, or hold the same dataset.
+        font: font file to draw with; None for IPAexGothic, unless `kanjivg` is given.
+        kanjivg: draw from its strokes instead.
+        stroke_width: of these strokes, in units of the 109 x 109 view box.
+        held_out_per_radical: size of the held-out pool.
+        held_out_share: 0 to 1; above 0 it takes the place of the pool.
+        seed: of the split by share.
+        characters: the character table; None for the default one.
+        on_progress: called with (done, total): first characters that the font is tried on, then images.
+    Returns:
+        The dataset as read back from the folder.
+    Raises:
+        DatasetError: the folder is taken, or characters cannot be drawn (all of them are named).
+        ValueError: the rule cannot be met, or both a font and KanjiVG are given.
+    """
+    folder = Path(folder)
+    if font is not None and kanjivg is not None:
+        raise ValueError("expected a font or KanjiVG, got both")
+    font = Path(font) if font else default_font()
+    recipe = {
+        "rule": rule.to_json(),
+        "drawn_from": _source_of(font, kanjivg, stroke_width),
+        "held_out": {"per_radical": held_out_per_radical, "share": held_out_share, "seed": seed},
+        "versions": _versions(),
+    }
+    table = load_characters() if characters is None else characters
+    recipe["characters_sha256"] = hashlib.sha256(table.to_csv().encode("utf-8")).hexdigest()
+    if folder.exists():
+        return _reopen(folder, recipe)
+    captioned = [row.Index for row in rows_of(table) if row.meanings_raw]
+    drawable = kanjivg.characters() if kanjivg else drawable_characters(captioned, font, on_progress)
+    rows = _split_rows(rule, table, drawable, held_out_per_radical, held_out_share, seed)
+    draw = (lambda c: draw_strokes(c, kanjivg, stroke_width)) if kanjivg else (lambda c: draw_font(c, font))
+    images = _draw_all(folder, [str(character) for character in rows.index], draw)
+    return _write_folder(folder, rows, images, recipe, on_progress)
+
+
+def _source_of(font: Path, kanjivg: KanjiVG | None, stroke_width: float) -> dict[str, Any]:
+    if kanjivg:
+        return {"kanjivg_sha256": KANJIVG_SHA256, "stroke_width": stroke_width, "size_px": SIZE_PX}
+    return {"font": font.name, "font_sha256": hashlib.sha256(font.read_bytes()).hexdigest(), "size_px": SIZE_PX}
+
+
+def _versions() -> dict[str, str]:
+    return {"kanjilab": __version__, **{name: metadata.version(name) for name in ("jamdict-data", "pillow")}}
+
+
+def _described(folder: Path) -> dict[str, Any]:
+    """What a folder says of itself; nothing where it is not one of ours."""
+    path = folder / DESCRIPTION
+    try:
+        known = json.loads(path.read_text("utf-8")) if path.is_file() else {}
+    except ValueError:
+        return {}
+    return known if isinstance(known, dict) else {}
+
+
+def _reopen(folder: Path, recipe: dict[str, Any]) -> Dataset:
+    known = _described(folder)
+    # Not the versions: whether they drew the same is what the content hash tells.
+    if differing := [key for key in recipe if key != "versions" and known.get(key) != recipe[key]]:
+        found = f"something else: other {', '.join(differing)}"
+        raise DatasetError(folder, [f"expected a new folder or the same dataset, got a folder that holds {found}"])
+    dataset = open_dataset(folder)
+    if dataset.content_hash != known.get("content_hash"):
+        raise DatasetError(
+            folder, [f"expected the content that {DESCRIPTION} names, got images or captions changed since"]
+        )
+    return dataset
+
+
+def _split_rows(
+    rule: Rule, table: pd.DataFrame, drawable: set[str], per_radical: int, share: float, seed: int
+) -> pd.DataFrame:
+    selected = rule.select(table, drawable)
+    groups = caption_groups(table)
+    if share > 0:
+        rows = selected.assign(split=hold_out(groups.loc[selected.index], share, seed))
+    else:
+        further = held_out(rule, table, drawable, per_radical)
+        rows = pd.concat([selected.assign(split=TRAIN), further.assign(split=HELD_OUT)])
+    return rows.assign(group=groups.loc[rows.index])
+
+
+def _draw_all(folder: Path, characters: Sequence[str], draw: Callable[[str], Image.Image]) -> dict[str, Image.Image]:
+    images, problems = {}, []
+    for character in characters:
+        try:
+            images[character] = draw(character)
+        except GlyphError as error:
+            problems.append(str(error))
+    if problems:
+        raise DatasetError(folder, problems)
+    return images
+
+
+def image_name(character: str) -> str:
+    """File name of a character's image, such as `亜_kanji_04e9c.png`."""
+    return f"{character}_kanji_{ord(character):05x}.png"
+
+
+def _write_folder(
+    folder: Path,
+    rows: pd.DataFrame,
+    images: dict[str, Image.Image],
+    recipe: dict[str, Any],
+    on_progress: Callable[[int, int], None],
+) -> Dataset:
+    saved = itertools.count(1)
+    with appearing_folder(folder) as partial:
+        for name, part in rows.groupby("split", sort=False):
+            _write_split(partial / str(name), part, images, lambda: on_progress(next(saved), len(rows)))
+        dataset = open_dataset(partial)
+        balance = {str(name): balance_report(part).to_json() for name, part in rows.groupby("split", sort=False)}
+        description = {**recipe, "content_hash": dataset.content_hash, "rows": len(rows), "balance": balance}
+        _write(partial / "README.md", _card(rows, description))
+        _write(partial / DESCRIPTION, json.dumps(description, ensure_ascii=False, indent=1) + "\n")
+        partial.chmod(0o755)  # a temporary folder is private
+    if _described(folder).get("content_hash") != dataset.content_hash:  # another process was first
+        return _reopen(folder, recipe)
+    return replace(dataset, folder=folder)
+
+
+def _write_split(
+    folder: Path, rows: pd.DataFrame, images: dict[str, Image.Image], on_saved: Callable[[], None]
+) -> None:
+    """One split as an image folder of its own, so that any trainer can be pointed at it alone."""
+    folder.mkdir()
+    names = [image_name(str(character)) for character in rows.index]
+    # Thousands of fsyncs would take longer than drawing; the content hash tells of an image lost in a crash.
+    for character, name in zip(rows.index, names, strict=True):
+        images[str(character)].save(folder / name, format="PNG")
+        on_saved()
+    _write(folder / "metadata.csv", _metadata_csv(rows, names))
+
+
+def _write(path: Path, text: str) -> None:
+    with path.open("w", encoding="utf-8", newline="\n") as file:
+        file.write(text)
+        file.flush()
+        os.fsync(file.fileno())
+
+
+def _metadata_csv(rows: pd.DataFrame, names: Sequence[str]) -> str:
+    columns = ["codepoint", "radical", "radical_character", "position", "strokes", "skip", "jis", "grade", "frequency"]
+    leading = rows.assign(file_name=names, character=rows.index)[["file_name", "text", "split", "character"]]
+    return leading.join(rows[[*columns, "group"]]).to_csv(index=False, lineterminator="\n")
+
+
+CARD = """---
+license: cc-by-sa-4.0
+language: [en, ja]
+task_categories: [text-to-image]
+pretty_name: {title}
+configs:
+- config_name: default
+  data_files:
+{files}
+---
+# {title}
+
+{count} images of kanji, {size_px} x {size_px} px, black on white, each with an English caption.
+
+| split | images | radicals | entropy over radicals (bits) | radical visibly on the left |
+|---|---|---|---|---|
+{table}
+
+First caption: `{caption}`
+
+Each split is a folder with its own `metadata.csv`: file_name, text (the caption), split, character,
+codepoint, radical (classical number), radical_character, position (where the radical shows), strokes,
+skip, jis, grade, frequency, and group: characters that are variants of each other or share their
+first meaning have the same group, and no group is in more than one split. `dataset.json` holds rule, versions, counts
+and content hash.
+
+```python
+from datasets import load_dataset
+
+everything = load_dataset("{name}")  # this folder, with all splits
+training = load_dataset("imagefolder", data_dir="{name}/train")  # one split
+```
+
+## Sources and licence
+- Meanings, readings, radicals and codes: KANJIDIC2, property of the Electronic Dictionary Research and
+  Development Group (https://www.edrdg.org/), CC BY-SA 4.0. SKIP codes: Jack Halpern, CC BY-SA 4.0.
+- Glyphs: {glyphs}
+- This dataset: CC BY-SA 4.0.
+
+## Limits
+Captions are dictionary glosses, some shared by several characters and some with sensitive words.
+One drawing of each character, without variation in style.
+"""
+FONT_CREDIT = "drawn from the font {font}, whose licence allows images and not a font made from them."
+STROKE_CREDIT = (
+    "drawn {stroke_width:g} units wide from KanjiVG (https://kanjivg.tagaini.net), Ulrich Apel, CC BY-SA 3.0."
+)
+
+
+def _card(rows: pd.DataFrame, description: dict[str, Any]) -> str:
+    source = description["drawn_from"]
+    lines = []
+    for name, report in description["balance"].items():
+        left = sum(report["left_by_radical"].values())
+        total = sum(report["by_radical"].values())
+        lines.append(f"| {name} | {total} | {len(report['by_radical'])} | {report['radical_bits']:.3f} | {left} |")
+    title = f"Kanji with captions, rule {description['rule']['name']}"
+    return CARD.format(
+        title=title,
+        name=unicodedata.normalize("NFC", description["rule"]["name"]),
+        files="\n".join(f"  - split: {name}\n    path: {name}/**" for name in description["balance"]),
+        count=len(rows),
+        size_px=source["size_px"],
+        table="\n".join(lines),
+        caption=rows["text"].iloc[0],
+        glyphs=(FONT_CREDIT if "font" in source else STROKE_CREDIT).format(**source),
+    )

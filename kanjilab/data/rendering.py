@@ -1,0 +1,383 @@
+"""Draw a character black on white, from a font file or from the strokes of KanjiVG."""
+
+import hashlib
+import importlib.util
+import os
+import re
+import tempfile
+import urllib.request
+import zipfile
+from collections.abc import Callable, Iterable
+from functools import cache, lru_cache
+from pathlib import Path
+from xml.etree.ElementTree import Element, ParseError
+
+import numpy as np
+from PIL import Image, ImageChops, ImageDraw, ImageFont
+
+from kanjilab.core.storage import cache_folder
+
+SIZE_PX = 128
+FONT_SHARE = 120 / 128  # font size over image size
+INK_MAX = 200  # a pixel darker than this counts as ink
+INK_PIXELS_MIN = 8  # of 128 x 128; the lightest character of IPAexGothic has 758
+PAPER = 255
+DEFAULT_FONT_PACKAGE = "matplotlib_fontja"
+
+KANJIVG_FILE = "kanjivg-r20250816-plain.zip"
+KANJIVG_URL = "https://github.com/KanjiVG/kanjivg/releases/download/r20250816/kanjivg-20250816-all.zip"
+KANJIVG_SHA256 = "332cc110f394c6583b5cf7969c9b1c3bb8c667e13308274f97f43b13d55b6304"
+KANJIVG_NAME = re.compile(r"(?:.*/)?kanji/([0-9a-f]{5}\.svg)")
+KVG = "http://kanjivg.tagaini.net"  # namespace of its own attributes
+KANJIVG_BYTES_MAX = 128 * 1024 * 1024
+SVG_BYTES_MAX = 1024 * 1024
+VIEW_BOX = 109.0
+OVERSAMPLING = 4
+STEPS_PER_CURVE = 16
+PATH_TOKEN = re.compile(r"[MmCcSsLlHhVvQqTtZz]|[-+]?(?:\d+\.?\d*|\.\d+)(?:[eE][-+]?\d+)?")
+
+
+class GlyphError(ValueError):
+    """A character cannot be drawn whole: no ink, cut off at the edge, or no strokes on file."""
+
+
+@cache
+def default_font() -> Path:
+    """IPAexGothic as the package `matplotlib-fontja` carries it, found without importing that.
+
+    Returns:
+        Path of an existing `ipaexg.ttf`.
+    Raises:
+        FileNotFoundError: the package is not installed.
+    Source: IPAex Font, IPA Font License 1.0.
+    """
+    spec = importlib.util.find_spec(DEFAULT_FONT_PACKAGE)
+    for folder in (spec.submodule_search_locations or []) if spec else []:
+        if (path := Path(folder) / "fonts" / "ipaexg.ttf").is_file():
+            return path
+    raise FileNotFoundError("no default font: expected the package matplotlib-fontja with fonts/ipaexg.ttf")
+
+
+@lru_cache(maxsize=8)
+def _load_font(font: Path, size_px: int) -> ImageFont.FreeTypeFont:
+    try:
+        return ImageFont.truetype(str(font), size_px, layout_engine=ImageFont.Layout.BASIC)
+    except OSError as error:
+        raise GlyphError(f"{font}: expected a font file that FreeType reads ({error})") from error
+
+
+def draw_font(character: str, font: Path, size_px: int = SIZE_PX) -> Image.Image:
+    """A character in a font, its ink centred.
+
+    Args:
+        character: one character.
+        font: a .ttf, .otf or .ttc file.
+        size_px: side of the square image; the font is set at 120/128 of it.
+    Returns:
+        (size_px, size_px) image of mode L, 0 ink to 255 paper.
+    Raises:
+        GlyphError: the font cannot be read, lacks the character, draws it blank (brush fonts map
+            thousands of characters to blank glyphs), or larger than the image.
+    """
+    font = Path(font)
+    if len(character) != 1:
+        raise GlyphError(f"expected one character, got {character!r}")
+    image = _draw_font(character, font, size_px)
+    if image.tobytes() == _missing_glyph(font, size_px):
+        raise GlyphError(f"{font.name} has no glyph for {_named(character)}")
+    return image
+
+
+def _draw_font(character: str, font: Path, size_px: int) -> Image.Image:
+    # Drawn first, measured then: a text's bounding box counts the white beside its glyph too.
+    drawn = _load_font(font, round(size_px * FONT_SHARE)).getmask(character, mode="L")
+    ink = Image.new("L", drawn.size)  # 255 ink
+    ink.im.paste(drawn, (0, 0, *drawn.size))
+    left, top, right, bottom = ink.getbbox() or (0, 0, 0, 0)
+    width, height = right - left, bottom - top
+    if width > size_px or height > size_px:
+        raise GlyphError(
+            f"{font.name} draws {_named(character)} clipped: {width} x {height} px of ink, "
+            f"{size_px} x {size_px} px of image"
+        )
+    image = Image.new("L", (size_px, size_px), PAPER)
+    corner = ((size_px - width) // 2, (size_px - height) // 2)
+    image.paste(ImageChops.invert(ink.crop((left, top, right, bottom))), corner)
+    if not _has_ink(image):
+        raise GlyphError(f"{font.name} draws {_named(character)} blank")
+    return image
+
+
+@lru_cache(maxsize=8)
+def _missing_glyph(font: Path, size_px: int) -> bytes | None:
+    """What the font shows for a character that it lacks: an empty box, as a rule."""
+    try:
+        return _draw_font("\uffff", font, size_px).tobytes()  # a noncharacter: no font has it
+    except GlyphError:
+        return None
+
+
+def _has_ink(image: Image.Image) -> bool:
+    inked = sum(image.histogram()[:INK_MAX])
+    return inked >= INK_PIXELS_MIN * image.width * image.height / SIZE_PX**2
+
+
+def _named(character: str) -> str:
+    return f"{character} (U+{ord(character):04X})"
+
+
+def draws(character: str, font: Path) -> bool:
+    """Whether a font draws a character whole, judged by its ink and not by its cmap."""
+    try:
+        draw_font(character, font)
+    except GlyphError:
+        return False
+    return True
+
+
+def drawable_characters(
+    characters: Iterable[str], font: Path, on_progress: Callable[[int, int], None] = lambda done, total: None
+) -> set[str]:
+    """Those of the characters that the font draws whole and with ink.
+
+    Args:
+        characters: single characters.
+        font: a font file.
+        on_progress: called with (done, total) characters.
+    Returns:
+        A subset of them.
+    Raises:
+        GlyphError: the font file cannot be read.
+    """
+    _load_font(Path(font), round(SIZE_PX * FONT_SHARE))
+    characters, found = list(characters), set()
+    for done, character in enumerate(characters, start=1):
+        if draws(character, font):
+            found.add(character)
+        on_progress(done, len(characters))
+    return found
+
+
+class KanjiVG:
+    """The stroke files of KanjiVG, read from one zip file whose content was checked.
+
+    Source: KanjiVG, Ulrich Apel, CC BY-SA 3.0, https://kanjivg.tagaini.net
+    """
+
+    def __init__(self, files: dict[str, bytes]):
+        """Keep SVG files by name, such as `04e9c.svg`; see `open` for the ordinary way."""
+        self._files = files
+
+    @classmethod
+    def open(cls, path: Path | None = None) -> "KanjiVG":
+        """Read release r20250816 from a mirror, the user's cache, or its own home.
+
+        Args:
+            path: a zip file of the release; None looks into the folder named by `KANJILAB_MIRROR`,
+                then the user's cache folder, and at last downloads the release into that cache.
+        Raises:
+            FileNotFoundError: `path` is not there, or nothing is at hand and the download fails.
+            ValueError: the content is not that of the release.
+        """
+        found = Path(path) if path is not None else local_kanjivg()
+        if found is None:
+            found = _download_kanjivg(cache_folder() / KANJIVG_FILE)
+        return cls(_check_kanjivg(found))
+
+    def characters(self) -> set[str]:
+        """Every character that has a file: Han, kana, digits and letters."""
+        return {chr(int(name.removesuffix(".svg"), 16)) for name in self._files}
+
+    def strokes(self, character: str) -> list[list[tuple[float, float]]]:
+        """The strokes in writing order.
+
+        Args:
+            character: one character.
+        Returns:
+            Per stroke a polyline of (x, y) in the 109 x 109 view box, y downwards.
+        Raises:
+            GlyphError: there is no file for it, or the file is not a readable SVG.
+        """
+        paths = [node for node in self.drawing(character).iter() if str(node.tag).rpartition("}")[2] == "path"]
+        return [sample_path(node.get("d", "")) for node in paths]
+
+    def drawing(self, character: str) -> Element:
+        """The file of a character, parsed; KanjiVG's own attributes carry the namespace `KVG`.
+
+        Args:
+            character: one character.
+        Raises:
+            GlyphError: there is no file for it, or the file is not a readable SVG.
+        """
+        name = f"{ord(character):05x}.svg"
+        if name not in self._files:
+            raise GlyphError(f"KanjiVG has no strokes for {_named(character)}")
+        return _parse_svg(name, self._files[name])
+
+
+def local_kanjivg() -> Path | None:
+    """The release of KanjiVG as far as it is on this machine; looks, and downloads nothing.
+
+    Returns:
+        The zip file in the folder named by `KANJILAB_MIRROR`, else in the user's cache; None where neither has it.
+    """
+    folders = [Path(mirror)] if (mirror := os.environ.get("KANJILAB_MIRROR")) else []
+    return next((p for f in [*folders, cache_folder()] if (p := f / KANJIVG_FILE).is_file()), None)
+
+
+def _download_kanjivg(target: Path) -> Path:
+    target.parent.mkdir(parents=True, exist_ok=True)
+    try:
+        with urllib.request.urlopen(KANJIVG_URL, timeout=60) as answer:
+            data = answer.read(KANJIVG_BYTES_MAX + 1)
+    except OSError as error:
+        raise FileNotFoundError(
+            f"KanjiVG is not on this machine ({KANJIVG_FILE} in KANJILAB_MIRROR or {target.parent}), "
+            f"and {KANJIVG_URL} cannot be read: {error}"
+        ) from error
+    with tempfile.NamedTemporaryFile(dir=target.parent, delete=False) as file:
+        file.write(data)
+        file.flush()
+        os.fsync(file.fileno())
+    try:
+        _check_kanjivg(Path(file.name))
+    except ValueError:
+        Path(file.name).unlink()
+        raise
+    os.replace(file.name, target)
+    return target
+
+
+def _check_kanjivg(path: Path) -> dict[str, bytes]:
+    files = _read_kanjivg(path)
+    if (content := kanjivg_content_hash(files)) != KANJIVG_SHA256:
+        raise ValueError(f"{path}: expected KanjiVG with content hash {KANJIVG_SHA256}, got {content}")
+    return files
+
+
+def _read_kanjivg(path: Path) -> dict[str, bytes]:
+    try:
+        with zipfile.ZipFile(path) as archive:
+            wanted = {m[1]: i for i in archive.infolist() if (m := KANJIVG_NAME.fullmatch(i.filename))}
+            oversized = [name for name, info in wanted.items() if info.file_size > SVG_BYTES_MAX]
+            if oversized or sum(info.file_size for info in wanted.values()) > KANJIVG_BYTES_MAX:
+                raise ValueError(f"{path}: expected stroke files of a few kB each, got far larger ones {oversized[:3]}")
+            return {name: archive.read(info) for name, info in sorted(wanted.items())}
+    except zipfile.BadZipFile as error:
+        raise ValueError(f"{path}: expected a zip file of KanjiVG ({error})") from error
+
+
+def kanjivg_content_hash(files: dict[str, bytes]) -> str:
+    """SHA-256 over the stroke files, whatever container they came in.
+
+    Args:
+        files: SVG bytes by name, such as `04e9c.svg`.
+    Returns:
+        Hexadecimal digest over, sorted by name: `kanji/<name>`, a zero byte, the file's SHA-256.
+    """
+    digest = hashlib.sha256()
+    for name in sorted(files):
+        digest.update(f"kanji/{name}\0".encode() + hashlib.sha256(files[name]).digest())
+    return digest.hexdigest()
+
+
+def _parse_svg(name: str, svg: bytes) -> Element:
+    from defusedxml import DefusedXmlException
+    from defusedxml.ElementTree import fromstring
+
+    # The prefix kvg: is declared only in the DOCTYPE; that has to go, as it declares attributes too.
+    text = re.sub(r"<!DOCTYPE.*?\]>", "", svg.decode("utf-8", "replace"), flags=re.DOTALL)
+    text = re.sub(r"<svg\b", f'<svg xmlns:kvg="{KVG}"', text, count=1)
+    try:
+        return fromstring(text.encode("utf-8"))
+    except (ParseError, DefusedXmlException) as error:
+        raise GlyphError(f"{name}: expected a plain SVG of strokes ({error})") from error
+
+
+def sample_path(data: str, steps: int = STEPS_PER_CURVE) -> list[tuple[float, float]]:
+    """Follow one SVG path of lines and cubic curves.
+
+    Args:
+        data: the `d` attribute; commands M, L, C, S in both cases.
+        steps: points per curve.
+    Returns:
+        Polyline of (x, y), in the path's own unit, ends included.
+    Raises:
+        GlyphError: another command, or too few numbers.
+    Source: SVG 1.1, section 8.3.
+    """
+    points: list[tuple[float, float]] = []
+    share = np.arange(1, steps + 1)[:, None] / steps
+    bernstein = np.hstack([(1 - share) ** 3, 3 * share * (1 - share) ** 2, 3 * share**2 * (1 - share), share**3])
+    control: tuple[float, float] | None = None  # second control point of the curve before, for S
+    for command, numbers in _segments(data):
+        here = points[-1] if points else (0.0, 0.0)
+        base = here if command.islower() else (0.0, 0.0)
+        pairs = [(base[0] + x, base[1] + y) for x, y in zip(numbers[::2], numbers[1::2], strict=True)]
+        if command in "Mm" and points:
+            raise GlyphError(f"expected one unbroken path per stroke, got {data[:60]!r}")
+        if command in "MmLl":
+            points.append(pairs[0])
+            control = None
+            continue
+        if command in "Ss":
+            mirrored = (2 * here[0] - control[0], 2 * here[1] - control[1]) if control else here
+            pairs.insert(0, mirrored)
+        curve = bernstein @ np.array([here, *pairs])  # (steps, 4) @ (4, 2)
+        points += [(float(x), float(y)) for x, y in curve]
+        control = pairs[1]
+    return points
+
+
+def _segments(data: str) -> Iterable[tuple[str, list[float]]]:
+    """Cut a path into single commands with their numbers; repeated ones may leave the letter out."""
+    tokens = PATH_TOKEN.findall(data)
+    command, index = "", 0
+    while index < len(tokens):
+        if tokens[index].isalpha():
+            command, index = tokens[index], index + 1
+        count = {"m": 2, "l": 2, "c": 6, "s": 4}.get(command.lower())
+        numbers = tokens[index : index + (count or 0)]
+        if count is None or len(numbers) < count or any(number.isalpha() for number in numbers):
+            raise GlyphError(f"expected a path of M, L, C and S with their numbers, got {data[:60]!r}")
+        yield command, [float(number) for number in numbers]
+        index += count
+        command = {"M": "L", "m": "l"}.get(command, command)
+
+
+def draw_strokes(character: str, kanjivg: KanjiVG, stroke_width: float = 5.0, size_px: int = SIZE_PX) -> Image.Image:
+    """A character from its strokes, with round ends and one width throughout.
+
+    Args:
+        character: one character.
+        kanjivg: where the strokes come from.
+        stroke_width: in units of the 109 x 109 view box, > 0; 3 is thin at 128 px, 4 to 6 read better.
+        size_px: side of the square image.
+    Returns:
+        (size_px, size_px) image of mode L, 0 ink to 255 paper.
+    Raises:
+        GlyphError: no strokes on file, none of them with ink, or one leaves the image.
+        ValueError: a stroke_width that is not positive.
+    """
+    if not stroke_width > 0:
+        raise ValueError(f"stroke_width must be > 0, got {stroke_width}")
+    strokes = kanjivg.strokes(character)
+    margin = stroke_width / 2
+    if any(not (margin <= value <= VIEW_BOX - margin) for stroke in strokes for point in stroke for value in point):
+        raise GlyphError(f"KanjiVG's strokes of {_named(character)} are clipped at stroke width {stroke_width:g}")
+    large = Image.new("L", (size_px * OVERSAMPLING, size_px * OVERSAMPLING), PAPER)
+    canvas = ImageDraw.Draw(large)
+    scale = large.width / VIEW_BOX
+    for stroke in filter(None, strokes):
+        _draw_stroke(canvas, [(x * scale, y * scale) for x, y in stroke], round(stroke_width * scale))
+    image = large.reduce(OVERSAMPLING)
+    if not _has_ink(image):
+        raise GlyphError(f"KanjiVG's strokes of {_named(character)} leave no ink")
+    return image
+
+
+def _draw_stroke(canvas: ImageDraw.ImageDraw, points: list[tuple[float, float]], width_px: int) -> None:
+    canvas.line(points, fill=0, width=width_px)
+    radius = (width_px - 1) / 2  # an ellipse includes its edge
+    for x, y in points:  # at every joint: in a tight curve the pieces of a wide line would stand apart like teeth
+        canvas.ellipse((x - radius, y - radius, x + radius, y + radius), fill=0)

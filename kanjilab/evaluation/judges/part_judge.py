@@ -1,0 +1,599 @@
+"""Judges A and B: two small networks that read a glyph's parts, layout, nearest character and legality.
+
+They differ in architecture, fonts and seeds, so that what one chooses the other can report. Their scores
+are for choosing and reporting, never a loss. `kanjilab.evaluation.judges.training` makes them; the weights and the
+card with everything measured are in `weights/judges`.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from dataclasses import asdict, dataclass
+from functools import cache, cached_property
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+import pandas as pd
+import torch
+from matplotlib.figure import Figure
+from matplotlib.font_manager import FontProperties
+from matplotlib.patches import Rectangle
+from numpy.typing import NDArray
+from PIL import Image
+from safetensors import safe_open
+from safetensors.torch import save
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from kanjilab.core.run_folder import write_bytes_atomic
+from kanjilab.core.storage import PACKAGE_WEIGHTS
+from kanjilab.data.components import LAYOUTS, Box, load_components
+from kanjilab.data.rendering import default_font, draw_font, draws
+
+WEIGHTS = PACKAGE_WEIGHTS / "judges"
+SIZE_PX = 64  # a glyph is cut out by its ink and scaled to this
+GRID = 8  # cells on a side of a part map
+DARK_MIN = 96  # of 255: a pixel that counts as ink where the frame is sought
+INK_SHARE_MIN = 0.002  # less of it is a blank picture
+SPECK_SHARE = 0.002  # of the ink, left outside on each side, so that a stray dot does not move the frame
+SHORT_SIDE_MIN = 0.6  # of the frame's longer side, so that 一 stays flat
+MARGIN = 0.05  # of the frame, white around the ink
+BATCH = 128
+HELD_OUT_ONE_IN = 20
+
+Images = NDArray[np.uint8]  # (N, H, W), 0 ink to 255 paper
+
+
+def is_held_out(character: str) -> bool:
+    """Whether a character was kept from the judges' training of parts, layout and legality, and from typesetting.
+
+    One in twenty, by its hash. The recogniser has every character among its classes, these too.
+    """
+    return hashlib.sha256(character.encode()).digest()[0] % HELD_OUT_ONE_IN == 0
+
+
+# ---------------------------------------------------------------- pictures
+
+
+def frame_of(ink_box: Box) -> Box:
+    """The square that the judge looks at, for ink in a box: a margin wider, and never very flat.
+
+    Args:
+        ink_box: left, top, right, bottom, in any unit.
+    Returns:
+        A box in the same unit; it may reach beyond the picture.
+    """
+    width, height = ink_box[2] - ink_box[0], ink_box[3] - ink_box[1]
+    longer = max(width, height)
+    across, down = (max(size, SHORT_SIDE_MIN * longer) * (0.5 + MARGIN) for size in (width, height))
+    middle = (ink_box[0] + ink_box[2]) / 2, (ink_box[1] + ink_box[3]) / 2
+    return middle[0] - across, middle[1] - down, middle[0] + across, middle[1] + down
+
+
+def frame_glyphs(images: Images) -> tuple[Images, NDArray[np.float64], NDArray[np.bool_]]:
+    """Cut each glyph out by its ink and scale it to 64 px.
+
+    Args:
+        images: (N, H, W) uint8, 0 ink to 255 paper, any size.
+    Returns:
+        (N, 64, 64) uint8, 0 paper to 255 ink; (N, 4) frames in pixels of the picture (left, top, right,
+        bottom); (N,) bool, whether there was ink at all.
+    Raises:
+        ValueError: a wrong shape or type.
+    """
+    images = np.asarray(images)
+    if images.ndim != 3 or images.dtype != np.uint8:
+        raise ValueError(f"expected uint8 images (N, H, W), got {images.dtype} {images.shape}")
+    glyphs = np.zeros((len(images), SIZE_PX, SIZE_PX), np.uint8)
+    frames = np.tile(np.array([0.0, 0.0, images.shape[2], images.shape[1]]), (len(images), 1))
+    has_ink = np.zeros(len(images), dtype=bool)
+    for index, image in enumerate(images):
+        mask = image < 255 - DARK_MIN
+        has_ink[index] = mask.sum() >= max(1, INK_SHARE_MIN * mask.size)
+        if has_ink[index]:
+            (left, right), (top, bottom) = _ink_span(mask.sum(axis=0)), _ink_span(mask.sum(axis=1))
+            frames[index] = frame_of((left, top, right, bottom))
+            glyphs[index] = _cut_out(image, frames[index])
+    return glyphs, frames, has_ink
+
+
+def _ink_span(profile: NDArray) -> tuple[float, float]:
+    """Where the ink lies along one axis, specks aside."""
+    share = np.cumsum(profile) / profile.sum()
+    return float(np.searchsorted(share, SPECK_SHARE, side="right")), float(np.searchsorted(share, 1 - SPECK_SHARE) + 1)
+
+
+def _cut_out(image: NDArray[np.uint8], frame: NDArray[np.float64]) -> NDArray[np.uint8]:
+    """(64, 64) ink within the frame; paper where that reaches beyond the picture."""
+    left, top, right, bottom = frame
+    height, width = image.shape
+    pad = int(np.ceil(max(0, -left, -top, right - width, bottom - height)))
+    ink = np.pad(255 - image, pad) if pad else 255 - image
+    box = (left + pad, top + pad, right + pad, bottom + pad)
+    return np.asarray(Image.fromarray(ink).resize((SIZE_PX, SIZE_PX), Image.Resampling.BILINEAR, box=box))
+
+
+# ---------------------------------------------------------------- the networks
+
+
+@dataclass(frozen=True)
+class Architecture:
+    """Shape of a judge's network.
+
+    Attributes:
+        kind: "separable" (residual blocks of depthwise and pointwise convolutions) or "plain"
+            (residual blocks of full convolutions).
+        widths: channels at 32, 16 and 8 px.
+        blocks: residual blocks at each of these.
+        dimensions: of the embedding.
+    """
+
+    kind: str
+    widths: tuple[int, int, int]
+    blocks: tuple[int, int, int]
+    dimensions: int = 96
+
+
+ARCHITECTURES = {
+    "A": Architecture("separable", (32, 64, 160), (0, 2, 4)),
+    "B": Architecture("plain", (24, 48, 128), (1, 1, 2)),
+}
+SUMMARY_WIDTH = 96  # channels at 4 px, from which embedding, layout and legality are read
+VERDICT_WIDTH = 64
+
+
+class Answers(NamedTuple):
+    """What a network says of B glyphs: embedding (B, D) of unit length; logits of the part maps
+    (B, P, 8, 8), of the parts' presence (B, P), of layouts and "none" (B, L + 1), of legality (B,)."""
+
+    embedding: Tensor
+    maps: Tensor
+    presence: Tensor
+    layout: Tensor
+    legality: Tensor
+
+
+class _Separable(nn.Module):
+    def __init__(self, width: int):
+        super().__init__()
+        self.across = nn.Conv2d(width, width, 3, padding=1, groups=width, bias=False)
+        self.norm = nn.BatchNorm2d(width)
+        self.mix = nn.Conv2d(width, width, 1, bias=False)
+        self.mix_norm = nn.BatchNorm2d(width)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return x + self.mix_norm(self.mix(F.relu(self.norm(self.across(x)))))
+
+
+class _Plain(nn.Module):
+    def __init__(self, width: int):
+        super().__init__()
+        self.conv = nn.Conv2d(width, width, 3, padding=1, bias=False)
+        self.norm = nn.BatchNorm2d(width)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return x + F.relu(self.norm(self.conv(x)))
+
+
+def _halve(inner: int, outer: int) -> nn.Sequential:
+    return nn.Sequential(nn.Conv2d(inner, outer, 3, 2, 1, bias=False), nn.BatchNorm2d(outer), nn.ReLU())
+
+
+class JudgeNetwork(nn.Module):
+    """Trunk to 8 x 8 cells, part maps on it; a summary of 4 x 4 cells for all that concerns the whole."""
+
+    def __init__(self, architecture: Architecture, parts: int, characters: int):
+        """New weights from torch's generator; `characters` prototypes are the recogniser's classes."""
+        super().__init__()
+        block = {"separable": _Separable, "plain": _Plain}[architecture.kind]
+        stages, inner = [], 1
+        for width, blocks in zip(architecture.widths, architecture.blocks, strict=True):
+            stages += [_halve(inner, width), *(block(width) for _ in range(blocks))]
+            inner = width
+        self.trunk = nn.Sequential(*stages)
+        self.maps = nn.Conv2d(inner, parts, 1)
+        self.presence_scale = nn.Parameter(torch.ones(parts))
+        self.presence_bias = nn.Parameter(torch.full((parts,), -2.0))
+        self.summary = _halve(inner, SUMMARY_WIDTH)
+        self.embedding = nn.Linear(SUMMARY_WIDTH * 16, architecture.dimensions)
+        self.verdict = nn.Linear(SUMMARY_WIDTH * 16 + inner, VERDICT_WIDTH)
+        self.layout = nn.Linear(VERDICT_WIDTH, len(LAYOUTS) + 1)
+        self.legality = nn.Linear(VERDICT_WIDTH, 1)
+        self.prototypes = nn.Parameter(torch.randn(characters, architecture.dimensions) * 0.1)
+        nn.init.constant_(self.maps.bias, -4.0)  # type: ignore[arg-type]
+
+    def forward(self, ink: Tensor) -> Answers:
+        """Read glyphs.
+
+        Args:
+            ink: (B, 1, 64, 64) in [0, 1], 0 paper to 1 ink.
+        """
+        cells = self.trunk(ink)  # (B, C, 8, 8)
+        maps = self.maps(cells).float()
+        presence = maps.flatten(2).logsumexp(2) * self.presence_scale + self.presence_bias
+        summary = self.summary(cells).flatten(1)
+        verdict = F.relu(self.verdict(torch.cat([summary, cells.mean((2, 3))], dim=1)))
+        embedding = F.normalize(self.embedding(summary).float(), dim=1)
+        return Answers(embedding, maps, presence, self.layout(verdict).float(), self.legality(verdict).float()[:, 0])
+
+
+# ---------------------------------------------------------------- the judge
+
+
+@dataclass(frozen=True, eq=False)
+class Judge:
+    """Reads glyphs; get one with `load_judge`.
+
+    Images are always (N, H, W) uint8, 0 ink to 255 paper, of any size.
+
+    Attributes:
+        name: "A" or "B".
+        network: frozen.
+        parts: vocabulary of the part detector, normal forms such as 水 for 氵.
+        part_thresholds: (P,) probability from which a part counts as seen.
+        layouts: those told apart.
+        characters: classes of the recogniser.
+        temperatures: of "parts", "layout" and "legality"; logits are divided by them.
+        novel_distance: farther than this from every character, a glyph is none of them.
+        legal_threshold: probability from which a glyph counts as well-formed.
+        report: everything measured when the judge was made.
+    """
+
+    name: str
+    network: JudgeNetwork
+    parts: tuple[str, ...]
+    part_thresholds: NDArray[np.float32]
+    layouts: tuple[str, ...]
+    characters: tuple[str, ...]
+    temperatures: dict[str, float]
+    novel_distance: float
+    legal_threshold: float
+    report: dict[str, Any]
+
+    def embed(self, images: Images) -> NDArray[np.float32]:
+        """(N, D) float32 unit vectors; the same character lies near itself, whatever the font."""
+        return self._answer(images).embedding
+
+    def part_probabilities(self, images: Images) -> NDArray[np.float32]:
+        """(N, P) float32, how probably each part is there; zeros for a blank image."""
+        return self._answer(images).presence
+
+    def part_maps(self, images: Images) -> NDArray[np.float32]:
+        """(N, P, 8, 8) float32 in [0, 1], where each part lies in the glyph's frame (see `frame_glyphs`)."""
+        return self._answer(images, maps=True).maps
+
+    def legal_probability(self, images: Images) -> NDArray[np.float32]:
+        """(N,) float32, how probably this is a well-formed glyph rather than junk; 0 for a blank image."""
+        return self._answer(images).legality
+
+    def nearest(self, images: Images, k: int) -> tuple[NDArray[np.int64], NDArray[np.float32]]:
+        """The characters that glyphs lie nearest to.
+
+        Args:
+            images: as everywhere.
+            k: how many.
+        Returns:
+            (N, k) indices into `characters` and (N, k) distances (1 - cosine), nearest first.
+        """
+        return self._nearest(self.embed(images), k)
+
+    def read(self, images: Images) -> pd.DataFrame:
+        """Everything that the judge sees in each image.
+
+        Args:
+            images: as everywhere.
+        Returns:
+            N rows: parts (tuple of str, best first; nested ones counted once), part_scores, part_boxes (left,
+            top, right, bottom in [0, 1] of the picture), layout ("" where it abstains), layout_probability,
+            nearest (a character), codepoint ("U+4F11"), distance (1 - cosine), exists (bool: near enough to be
+            that character), legal_probability, legal (bool).
+        Raises:
+            ValueError: a wrong shape or type.
+        """
+        images = np.asarray(images)
+        answer = self._answer(images)
+        nearest, distances = self._nearest(answer.embedding, 1)
+        names = [self.characters[index] for index in nearest[:, 0]]
+        shares = answer.layout[:, : len(self.layouts)]
+        best = shares.argmax(axis=1)
+        sure = (answer.layout.argmax(axis=1) == best) & (shares.max(axis=1, initial=0) >= LAYOUT_SURE)
+        seen = self._seen(images, answer.presence)
+        return pd.DataFrame(
+            {
+                "parts": [tuple(part.element for part in found) for found in seen],
+                "part_scores": [tuple(part.score for part in found) for found in seen],
+                "part_boxes": [tuple(part.box for part in found) for found in seen],
+                "layout": [self.layouts[index] if ok else "" for index, ok in zip(best, sure, strict=True)],
+                "layout_probability": shares.max(axis=1, initial=0),
+                "nearest": names,
+                "codepoint": [f"U+{ord(name):04X}" for name in names],
+                "distance": distances[:, 0],
+                "exists": distances[:, 0] <= self.novel_distance,
+                "legal_probability": answer.legality,
+                "legal": answer.legality >= self.legal_threshold,
+            }
+        )
+
+    def _nearest(self, embedding: NDArray[np.float32], k: int) -> tuple[NDArray[np.int64], NDArray[np.float32]]:
+        distances = 1 - embedding @ self._prototypes.T
+        order = np.argpartition(distances, min(k, distances.shape[1] - 1), axis=1)[:, :k]
+        order = np.take_along_axis(order, np.take_along_axis(distances, order, 1).argsort(1, kind="stable"), 1)
+        return order, np.take_along_axis(distances, order, 1)
+
+    @cached_property
+    def _prototypes(self) -> NDArray[np.float32]:
+        return F.normalize(self.network.prototypes, dim=1).numpy()
+
+    def _answer(self, images: Images, maps: bool = False) -> _Read:
+        glyphs, _, has_ink = frame_glyphs(images)
+        return self._answer_framed(glyphs, has_ink, maps)
+
+    def _answer_framed(self, glyphs: Images, has_ink: NDArray[np.bool_], maps: bool) -> _Read:
+        batches = [self._answer_batch(glyphs[start : start + BATCH], maps) for start in range(0, len(glyphs), BATCH)]
+        if not batches:
+            batches = [self._answer_batch(np.zeros((1, SIZE_PX, SIZE_PX), np.uint8), maps)]
+        joined = _Read(*(np.concatenate(values)[: len(glyphs)] for values in zip(*batches, strict=True)))
+        blank = ~has_ink
+        joined.presence[blank], joined.legality[blank], joined.layout[blank] = 0, 0, 0
+        return joined
+
+    @torch.inference_mode()
+    def _answer_batch(self, glyphs: Images, maps: bool) -> _Read:
+        ink = torch.from_numpy(glyphs.astype(np.float32) / 255)[:, None].contiguous(memory_format=torch.channels_last)
+        answers = self.network(ink)
+        heat = torch.sigmoid(answers.maps) if maps else answers.maps[:, :0]
+        return _Read(
+            answers.embedding.numpy(),
+            heat.numpy(),
+            torch.sigmoid(answers.presence / self.temperatures["parts"]).numpy(),
+            torch.softmax(answers.layout / self.temperatures["layout"], 1).numpy(),
+            torch.sigmoid(answers.legality / self.temperatures["legality"]).numpy(),
+        )
+
+    def _seen(self, images: Images, probabilities: NDArray[np.float32]) -> list[list[_Seen]]:
+        """Per image the parts over threshold, best first, each thing once."""
+        rows = [np.flatnonzero(found) for found in probabilities >= self.part_thresholds]
+        glyphs, frames, has_ink = frame_glyphs(images)
+        frames = frames / ([images.shape[2], images.shape[1]] * 2)
+        seen: list[list[_Seen]] = []
+        for start in range(0, len(images), BATCH):
+            part = slice(start, start + BATCH)
+            maps = self._answer_framed(glyphs[part], has_ink[part], maps=True).maps
+            for index, frame, heat in zip(rows[part], frames[part], maps, strict=True):
+                scores = probabilities[start + len(seen) % BATCH]
+                places = [(_box_of_map(heat[i], frame), _warm_cells(heat[i], frame)) for i in index]
+                found = [_Seen(self.parts[i], float(scores[i]), *at) for i, at in zip(index, places, strict=True)]
+                seen.append(_each_once(sorted(found, key=lambda one: -one.score), frame))
+        return seen
+
+
+class _Read(NamedTuple):
+    """As `Answers`, in numpy and as probabilities."""
+
+    embedding: NDArray[np.float32]
+    maps: NDArray[np.float32]
+    presence: NDArray[np.float32]
+    layout: NDArray[np.float32]
+    legality: NDArray[np.float32]
+
+
+class _Seen(NamedTuple):
+    """A part over threshold: its box, and the middles (n, 2) of the warm cells of its map, in [0, 1] of the picture."""
+
+    element: str
+    score: float
+    box: Box
+    cells: NDArray[np.float64]
+
+
+LAYOUT_SURE = 0.5  # a less probable layout is abstained from
+HALF_OF_PEAK = 0.5  # cells of a part map that belong to its box in full
+SAME_PLACE = 0.75  # overlap (intersection over union) of two readings of one thing
+INSIDE = 0.75  # share of a part's warm cells within another's box from which it lies in it
+WHOLE = 0.8  # share of the frame from which a part is the whole glyph
+
+
+def _box_of_map(heat: NDArray[np.float32], frame: NDArray[np.float64]) -> Box:
+    """The box of the warm cells."""
+    share = heat / max(float(heat.max()), 1e-9)
+    (left, right), (top, bottom) = (_warm_span(share.max(axis=axis)) for axis in (0, 1))  # of columns, of rows
+    width, height = frame[2] - frame[0], frame[3] - frame[1]
+    corners = frame[0] + left * width, frame[1] + top * height, frame[0] + right * width, frame[1] + bottom * height
+    a, b, c, d = (float(min(1.0, max(0.0, value))) for value in corners)
+    return a, b, c, d
+
+
+def _warm_span(profile: NDArray[np.float32]) -> tuple[float, float]:
+    """First and last warm cell along a side, in [0, 1]; a lukewarm cell next to them is covered in part."""
+    warm = np.flatnonzero(profile >= HALF_OF_PEAK)
+    first, last = int(warm[0]), int(warm[-1])
+    before = float(profile[first - 1]) if first > 0 else 0.0
+    after = float(profile[last + 1]) if last + 1 < GRID else 0.0
+    return (first - before) / GRID, (last + 1 + after) / GRID
+
+
+def _warm_cells(heat: NDArray[np.float32], frame: NDArray[np.float64]) -> NDArray[np.float64]:
+    rows_columns = np.argwhere(heat >= HALF_OF_PEAK * heat.max())
+    return frame[:2] + (rows_columns[:, ::-1] + 0.5) / GRID * (frame[2:] - frame[:2])
+
+
+def _area(box: Box) -> float:
+    return max(0.0, box[2] - box[0]) * max(0.0, box[3] - box[1])
+
+
+def _shared(first: Box, second: Box) -> float:
+    left, top = max(first[0], second[0]), max(first[1], second[1])
+    return _area((left, top, min(first[2], second[2]), min(first[3], second[3])))
+
+
+def _inside(part: _Seen, other: _Seen, frame: NDArray[np.float64]) -> bool:
+    """Whether a part lies within another, give or take half a cell; one that stands beside it as well does not."""
+    slack = (frame[2:] - frame[:2]) / GRID / 2
+    low, high = np.array(other.box[:2]) - slack, np.array(other.box[2:]) + slack
+    within = ((part.cells >= low) & (part.cells <= high)).all(axis=1)
+    return bool(within.mean() >= INSIDE)
+
+
+def _each_once(found: list[_Seen], frame: NDArray[np.float64]) -> list[_Seen]:
+    """Drops the whole of a glyph that was seen in its parts, pieces of a part that was seen, and second
+    readings of the same place."""
+    components = load_components()
+    extent = (frame[2] - frame[0]) * (frame[3] - frame[1]) * (1 - 2 * MARGIN) ** 2
+
+    def is_sum_of_others(part: _Seen) -> bool:
+        others = [other for other in found if other is not part]
+        listed = components.of(part.element)
+        pieces = {piece.element for piece in listed.outer} if listed else set()
+        whole = _area(part.box) >= WHOLE * extent and all(_inside(other, part, frame) for other in others)
+        return whole and len(pieces) >= 2 and pieces <= {other.element for other in others}
+
+    found = [part for part in found if not is_sum_of_others(part)]
+    kept: list[_Seen] = []
+    for part in found:
+        wholes = [other for other in found if components.contains(other.element, part.element)]
+        nested = any(_inside(part, other, frame) or _overlap(part.box, other.box) >= SAME_PLACE for other in wholes)
+        if not nested and all(_overlap(part.box, other.box) < SAME_PLACE for other in kept):
+            kept.append(part)
+    return kept
+
+
+def _overlap(first: Box, second: Box) -> float:
+    """Intersection over union."""
+    shared = _shared(first, second)
+    return shared / max(1e-9, _area(first) + _area(second) - shared)
+
+
+# ---------------------------------------------------------------- files
+
+
+def judge_file(name: str) -> Path:
+    """Where the package keeps a judge's weights."""
+    return WEIGHTS / f"judge_{name.lower()}.safetensors"
+
+
+@cache
+def load_judge(name: str = "A", path: Path | None = None) -> Judge:
+    """A judge that the package carries, or one from another file; read once per process.
+
+    Args:
+        name: "A" to choose by, "B" to report by.
+        path: None for the packaged file.
+    Raises:
+        ValueError: a name other than these.
+        FileNotFoundError: there is no such file.
+    """
+    if name not in ARCHITECTURES:
+        raise ValueError(f"expected a judge of {sorted(ARCHITECTURES)}, got {name!r}")
+    path = judge_file(name) if path is None else Path(path)
+    if not path.is_file():
+        raise FileNotFoundError(f"{path}: expected a judge's weights")
+    with safe_open(path, framework="pt") as file:
+        facts = json.loads(file.metadata()["judge"])
+        state = {key: file.get_tensor(key).float() for key in file.keys()}  # noqa: SIM118  (it is no mapping)
+    shape = facts["architecture"]
+    architecture = Architecture(shape["kind"], tuple(shape["widths"]), tuple(shape["blocks"]), shape["dimensions"])
+    with torch.random.fork_rng():
+        network = JudgeNetwork(architecture, len(facts["parts"]), len(facts["characters"]))
+    network.load_state_dict(state, strict=False)
+    return Judge(
+        name,
+        network.requires_grad_(False).eval().to(memory_format=torch.channels_last),  # type: ignore[call-overload]
+        tuple(facts["parts"]),
+        np.array(facts["part_thresholds"], np.float32),
+        tuple(facts["layouts"]),
+        tuple(facts["characters"]),
+        facts["temperatures"],
+        facts["novel_distance"],
+        facts["legal_threshold"],
+        facts["report"],
+    )
+
+
+def save_judge(judge: Judge, path: Path) -> None:
+    """Write a judge as one file: weights in half precision, everything else in the header."""
+    state = {
+        name: value.to(torch.float16 if value.ndim >= 2 else value.dtype).contiguous()
+        for name, value in judge.network.state_dict().items()
+        if not name.endswith("num_batches_tracked")
+    }
+    write_bytes_atomic(path, save(state, metadata={"judge": json.dumps(judge_facts(judge), ensure_ascii=False)}))
+
+
+def judge_facts(judge: Judge) -> dict[str, Any]:
+    """What a judge's file says beside the weights, in plain values."""
+    return {
+        "name": judge.name,
+        "architecture": asdict(ARCHITECTURES[judge.name]),
+        "parts": list(judge.parts),
+        "part_thresholds": [round(float(value), 6) for value in judge.part_thresholds],
+        "layouts": "".join(judge.layouts),
+        "characters": "".join(judge.characters),
+        "temperatures": judge.temperatures,
+        "novel_distance": judge.novel_distance,
+        "legal_threshold": judge.legal_threshold,
+        "report": judge.report,
+    }
+
+
+# ---------------------------------------------------------------- pictures of a reading
+
+NEIGHBOURS_SHOWN = 5
+LAYOUT_WORDS = {  # no common font has the signs
+    "⿰": "left and right",
+    "⿱": "above and below",
+    "⿸": "hung from the upper left",
+    "⿺": "carried from the lower left",
+    "⿴": "enclosed",
+    "⿻": "one piece",
+}
+
+
+def explain(judge: Judge, image: NDArray[np.uint8], prompt: str = "") -> Figure:
+    """Draw what a judge sees over a glyph, and the nearest real characters beside it.
+
+    Args:
+        judge: whose reading.
+        image: (H, W) uint8, 0 ink to 255 paper.
+        prompt: what it was made from, for the title.
+    Returns:
+        A figure that belongs to no pyplot window.
+    """
+    reading = judge.read(image[None]).iloc[0]
+    nearest, distances = judge.nearest(image[None], NEIGHBOURS_SHOWN)
+    figure = Figure(figsize=(3.2 + 1.1 * NEIGHBOURS_SHOWN, 3.6), layout="constrained")
+    axes = figure.subplots(1, 1 + NEIGHBOURS_SHOWN, width_ratios=[3.2, *[1.0] * NEIGHBOURS_SHOWN])
+    _draw_reading(axes[0], image, reading)
+    font = FontProperties(fname=str(default_font()))
+    for axis, index, distance in zip(axes[1:], nearest[0], distances[0], strict=True):
+        axis.imshow(draw_font(judge.characters[index], default_font()), cmap="gray", vmin=0, vmax=255)
+        near = distance <= judge.novel_distance
+        axis.set_title(
+            f"U+{ord(judge.characters[index]):04X}\n{distance:.2f}", fontsize=8, color="C3" if near else "0.2"
+        )
+    for axis in axes:
+        axis.set_xticks([])
+        axis.set_yticks([])
+    verdict = f"already exists as {reading.codepoint} {reading.nearest}" if reading.exists else "not in the list"
+    legal = "well-formed" if reading.legal else "not well-formed"
+    shown = prompt.replace("$", r"\$")  # no mathematics in prompts
+    title = f"{shown}\n" if prompt else ""
+    layout = LAYOUT_WORDS.get(reading.layout, "no clear layout")
+    title += f"{legal} ({reading.legal_probability:.2f}), {layout}, {verdict}, judge {judge.name}"
+    figure.suptitle(title, fontproperties=font, fontsize=10)
+    return figure
+
+
+def _draw_reading(axis: Any, image: NDArray[np.uint8], reading: Any) -> None:
+    font = FontProperties(fname=str(default_font()))
+    height, width = image.shape
+    axis.imshow(image, cmap="gray", vmin=0, vmax=255)
+    for index, (part, score, box) in enumerate(
+        zip(reading.parts, reading.part_scores, reading.part_boxes, strict=True)
+    ):
+        left, top, right, bottom = np.array(box) * [width, height, width, height] - 0.5
+        colour = f"C{index % 10}"
+        axis.add_patch(Rectangle((left, top), right - left, bottom - top, fill=False, edgecolor=colour, linewidth=2))
+        name = part if draws(part, default_font()) else f"U+{ord(part):04X}"
+        axis.text(left, top, f"{name} {score:.2f}", fontproperties=font, fontsize=10, color=colour, va="bottom")

@@ -1,0 +1,509 @@
+"""The first judge: which of some left radicals does a glyph show on its left, if any?
+
+No network: gradient orientations of the glyph's left part (a small HOG) and Gaussian classes with one
+shared covariance, so fitting is a matrix product and one linear solve. Beside the radicals it knows what
+else a picture may hold (other left parts, stacked layouts, kana and letters, mirrored and upside-down
+kanji, scribbles, blobs): what looks more like those is not read. Its score is for reporting, never a loss.
+"""
+
+from __future__ import annotations
+
+import json
+from bisect import bisect_right
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+from numpy.typing import NDArray
+from PIL import Image, ImageDraw
+from safetensors import SafetensorError, safe_open
+from safetensors.numpy import save
+
+from kanjilab.core.config import settings_hash
+from kanjilab.core.run_folder import write_bytes_atomic
+from kanjilab.core.storage import sha256_file
+from kanjilab.data.dictionary import load_characters
+from kanjilab.data.radicals import RADICALS16, left_radical, radical_character
+from kanjilab.data.rendering import GlyphError, default_font, draw_font
+
+Ink = NDArray[np.floating]  # float32 (N, H, W), 0 paper to 1 ink
+
+FORMAT = 1  # of a stored fit: one more whenever a change of code changes what a fit gives
+SIZE_PX = 64  # glyphs are scaled to this, their ink box filling the square
+LEFT_PX = 44  # columns that are looked at
+CELL_PX = 4
+ORIENTATIONS = 8
+INK_SHARE_MIN = 0.01  # less ink than this is a blank picture
+SPECK_SHARE = 0.003  # ink left outside the box on each side, so that a stray dot does not move it
+
+HELD_OUT_SHARE = 0.2  # of the characters, for temperature and threshold
+PASS_SHARE = 0.95  # of the held-out glyphs, roughened, that must not be abstained from
+ROUGH_COPIES = 2
+SHRINKAGE = 0.03  # of the covariance's mean variance
+EXAMPLES_MIN = 5  # of a kind, to be a class
+SCRIBBLES = 600
+BLOBS = 300
+
+# Classical radicals are ordered by strokes: the first of 1, 2, 3 ... 17 strokes.
+FIRST_OF_STROKES = (1, 7, 30, 61, 95, 118, 147, 167, 176, 187, 195, 201, 205, 209, 211, 212, 214)
+# Left forms with other strokes than the radical's own character: 犭 礻 衤 阝 飠.
+SHORT_FORM_STROKES = {94: 3, 113: 4, 145: 5, 170: 3, 184: 8}
+LOOKALIKES = {130: 74, 32: 33}  # 月 is flesh or moon, and 士 is nearly 土: no examples against each other
+LETTER_RANGES = ("09", "AZ", "az", "ΑΩ", "Ая", "ぁん", "ァヺ")
+
+
+# ---------------------------------------------------------------- pictures
+
+
+def normalise_glyphs(images: NDArray[np.uint8]) -> tuple[Ink, NDArray[np.bool_]]:
+    """Cut each glyph out by its ink and scale it to 64 px.
+
+    Args:
+        images: (N, H, W) uint8, 0 ink to 255 paper, any size.
+    Returns:
+        (N, 64, 64) float32 ink in [0, 1], contrast raised, and (N,) bool: whether there was ink at all.
+    Raises:
+        ValueError: a wrong shape or type.
+    """
+    images = np.asarray(images)
+    if images.ndim != 3 or images.dtype != np.uint8:
+        raise ValueError(f"expected uint8 images (N, H, W), got {images.dtype} {images.shape}")
+    ink = np.zeros((len(images), SIZE_PX, SIZE_PX), np.float32)
+    has_ink = np.zeros(len(images), dtype=bool)
+    for index, image in enumerate(images):
+        dark = 255 - image
+        mask = dark > 110
+        has_ink[index] = mask.sum() >= INK_SHARE_MIN * mask.size
+        if has_ink[index]:
+            (left, right), (top, bottom) = _ink_span(mask.sum(axis=0)), _ink_span(mask.sum(axis=1))
+            scaled = Image.fromarray(dark).resize(
+                (SIZE_PX, SIZE_PX), Image.Resampling.BILINEAR, box=(left, top, right, bottom)
+            )
+            ink[index] = np.asarray(scaled, np.float32) / 255
+    return np.clip((ink - 0.25) * 2, 0, 1), has_ink
+
+
+def _ink_span(profile: NDArray) -> tuple[float, float]:
+    """Where the ink lies along one axis, specks aside; at least half the side, so that 一 stays flat."""
+    share = np.cumsum(profile) / profile.sum()
+    start, stop = float(np.searchsorted(share, SPECK_SHARE)), float(np.searchsorted(share, 1 - SPECK_SHARE) + 1)
+    missing = max(0.0, len(profile) / 2 - (stop - start))
+    return max(0.0, start - missing / 2), min(float(len(profile)), stop + missing / 2)
+
+
+def _smooth(ink: Ink, times: int) -> Ink:
+    """Binomial blur (1 2 1) / 4 along both axes, some times over."""
+    for _ in range(times):
+        padded = np.pad(ink, ((0, 0), (1, 1), (0, 0)))
+        ink = (padded[:, :-2] + 2 * padded[:, 1:-1] + padded[:, 2:]) / 4
+        padded = np.pad(ink, ((0, 0), (0, 0), (1, 1)))
+        ink = (padded[:, :, :-2] + 2 * padded[:, :, 1:-1] + padded[:, :, 2:]) / 4
+    return ink
+
+
+def roughen(ink: Ink, rng: np.random.Generator) -> Ink:
+    """Glyphs as an unsure hand draws them: shifted, scaled, wobbly, thinner or thicker.
+
+    Args:
+        ink: (N, 64, 64) float32 in [0, 1].
+        rng: generator of all that varies, one setting per glyph.
+    Returns:
+        (N, 64, 64) float32 in [0, 1].
+    """
+    count = len(ink)
+    axis = np.linspace(-1, 1, SIZE_PX, dtype=np.float32)
+    linear = rng.normal(size=(count, 2, 2)) * [[0.04, 0.03], [0.03, 0.04]] + np.eye(2)
+    shift = rng.normal(size=(count, 2)) / 32  # 1 px
+    wobble = rng.normal(size=(count, 2, 5, 5)) * rng.uniform(0.75, 2.5, (count, 1, 1, 1)) / 32  # 0.75 to 2.5 px
+    spread = _spread_matrix(5)
+    source = np.einsum("yi,ncij,xj->ncyx", spread, wobble.astype(np.float32), spread, optimize=True)
+    source += linear[:, :, 0, None, None].astype(np.float32) * axis
+    source += linear[:, :, 1, None, None].astype(np.float32) * axis[:, None]
+    source += shift[:, :, None, None].astype(np.float32)
+    blurred = _smooth(_sample(ink, source), 2)
+    cut = rng.uniform(0.2, 0.6, (count, 1, 1)).astype(np.float32)  # low: thick strokes
+    return np.clip((blurred - cut) * 4 + 0.5, 0, 1)
+
+
+def _spread_matrix(knots: int) -> NDArray[np.float32]:
+    """(64, knots) weights that blend values at evenly spaced knots smoothly over the side."""
+    place = np.linspace(0, knots - 1, SIZE_PX)
+    first = np.minimum(place.astype(int), knots - 2)
+    weight = (place - first) ** 2 * (3 - 2 * (place - first))
+    spread = np.zeros((SIZE_PX, knots), np.float32)
+    spread[np.arange(SIZE_PX), first] = 1 - weight
+    spread[np.arange(SIZE_PX), first + 1] = weight
+    return spread
+
+
+def _sample(ink: Ink, source: NDArray[np.float32]) -> Ink:
+    """Read ink at (N, 2, 64, 64) places (x, y) in [-1, 1], between pixels linearly; paper outside."""
+    padded = np.pad(ink, ((0, 0), (1, 2), (1, 2)))
+    width = padded.shape[2]
+    place = np.clip((source + 1) * ((SIZE_PX - 1) / 2) + 1, 0, SIZE_PX + 1)
+    corner = place.astype(np.int32)
+    across, down = (place - corner)[:, 0], (place - corner)[:, 1]
+    start = np.arange(len(ink), dtype=np.int32)[:, None, None] * width * width + corner[:, 1] * width + corner[:, 0]
+    flat = padded.ravel()
+    above = flat[start] * (1 - across) + flat[start + 1] * across
+    below = flat[start + width] * (1 - across) + flat[start + width + 1] * across
+    return above * (1 - down) + below * down
+
+
+def orientation_features(ink: Ink) -> NDArray[np.float32]:
+    """Which way the strokes' edges run, cell by cell, in the left two thirds of each glyph.
+
+    Args:
+        ink: (N, 64, 64) float32 in [0, 1].
+    Returns:
+        (N, 704) float32: 8 rows x 11 columns of cells x 8 orientations, of unit mean square per glyph.
+    Source: after Dalal and Triggs 2005, histograms of oriented gradients.
+    """
+    soft = np.pad(_smooth(ink[:, :, : LEFT_PX + 4], 1), ((0, 0), (1, 1), (1, 0)))[:, :, : LEFT_PX + 2]
+    across = soft[:, 1:-1, 2:] - soft[:, 1:-1, :-2]
+    down = soft[:, 2:, 1:-1] - soft[:, :-2, 1:-1]
+    strength = np.sqrt(across**2 + down**2) + 1e-6
+    cosine, sine = (across**2 - down**2) / strength, 2 * across * down / strength  # of twice the angle
+    angles = 2 * np.pi * np.arange(ORIENTATIONS, dtype=np.float32) / ORIENTATIONS
+    parts = [np.maximum(cosine * np.cos(a) + sine * np.sin(a) - strength / 2, 0) for a in angles]
+    histogram = np.concatenate([_cell_means(part) for part in parts])  # (8 N, 16, 11)
+    rooted = np.sqrt(_smooth(histogram, 1)[:, ::2]).reshape(ORIENTATIONS, len(ink), -1)
+    features = rooted.transpose(1, 2, 0).reshape(len(ink), -1)
+    return features / np.sqrt((features**2).mean(axis=1, keepdims=True) + 1e-6)
+
+
+def _cell_means(pixels: Ink) -> NDArray[np.float32]:
+    """Means over 4 x 4 cells, rows first: several times faster than over both axes at once."""
+    count, height, width = pixels.shape
+    rows = pixels.reshape(count, height // CELL_PX, CELL_PX, width).mean(axis=2)
+    return rows.reshape(count, height // CELL_PX, width // CELL_PX, CELL_PX).mean(axis=3)
+
+
+def _features_in_parts(ink: Ink, rng: np.random.Generator | None = None, part: int = 256) -> NDArray[np.float32]:
+    """Features of the glyphs, roughened where a generator is given; in parts that fit a processor's cache."""
+    parts = [ink[start : start + part] for start in range(0, len(ink), part)]
+    features = [orientation_features(some if rng is None else roughen(some, rng)) for some in parts]
+    return np.concatenate(features) if features else np.zeros((0, 704), np.float32)
+
+
+# ---------------------------------------------------------------- what the judge is shown
+
+
+def _draw_all(drawn: Sequence[tuple[str, str]], font: Path) -> tuple[Ink, list[str]]:
+    """Ink and kinds of those (character, kind) pairs whose character the font has."""
+    pictures, kinds = [], []
+    for character, kind in drawn:
+        try:
+            pictures.append(np.asarray(draw_font(character, font)))
+        except GlyphError:
+            continue
+        kinds.append(kind)
+    if not pictures:
+        return np.zeros((0, SIZE_PX, SIZE_PX), np.float32), []
+    return normalise_glyphs(np.stack(pictures))[0], kinds
+
+
+def _kanji_by_kind(characters: pd.DataFrame, radicals: Sequence[int]) -> tuple[list, list]:
+    """(character, kind) of those with a wanted radical on the left, and of those surely without one."""
+    wanted, other = [], []
+    rows: Any = characters.itertuples()
+    for row in rows:
+        left = left_radical(row)
+        if left is not None and left in radicals:
+            wanted.append((row.Index, radical_character(left)))
+        elif (kind := _other_kind(row, left, radicals)) is not None:
+            other.append((row.Index, kind))
+    stacked = [pair for pair in other if pair[1].startswith("stacked")]
+    return wanted, [pair for pair in other if not pair[1].startswith("stacked")] + stacked[::2]
+
+
+def _other_kind(row: Any, left: int | None, radicals: Sequence[int]) -> str | None:
+    """What the character surely shows instead of a wanted radical on its left; None where that is not known."""
+    layout, _, rest = (row.skip or "").partition("-")
+    first = rest.split("-")[0]
+    if layout == "2":
+        return f"stacked {first}"
+    number = int(row.radical)
+    if layout != "1" or number in radicals or number in {LOOKALIKES.get(radical) for radical in radicals}:
+        return None
+    strokes = (bisect_right(FIRST_OF_STROKES, number), SHORT_FORM_STROKES.get(number))
+    stands_left = left is not None or int(first) in strokes
+    return f"left {number}" if stands_left else None
+
+
+def _letters() -> list[tuple[str, str]]:
+    return [(chr(code), "letter") for first, last in LETTER_RANGES for code in range(ord(first), ord(last) + 1)]
+
+
+def _scribbles(count: int, rng: np.random.Generator) -> Ink:
+    """Random lines and arcs as thick as strokes."""
+    pictures = []
+    for _ in range(count):
+        picture = Image.new("L", (128, 128), 255)
+        pen = ImageDraw.Draw(picture)
+        for _ in range(rng.integers(3, 16)):
+            (x, y), width = rng.uniform(5, 123, 2), int(rng.integers(4, 10))
+            if rng.random() < 0.5:
+                across, down = rng.normal(size=2) * rng.uniform(8, 40)
+                pen.line((x, y, x + across, y + down), fill=0, width=width)
+            else:
+                start, (w, h) = rng.uniform(0, 360), rng.uniform(10, 60, 2)
+                pen.arc((x - w, y - h, x + w, y + h), start, start + rng.uniform(40, 250), fill=0, width=width)
+        pictures.append(np.asarray(picture))
+    return normalise_glyphs(np.stack(pictures))[0]
+
+
+def _blobs(count: int, rng: np.random.Generator) -> Ink:
+    """Smooth noise cut at a random level."""
+    field = _smooth(rng.normal(size=(count, SIZE_PX, SIZE_PX)).astype(np.float32), 12)
+    field /= field.std(axis=(1, 2), keepdims=True)
+    return np.clip((field - rng.uniform(-0.2, 0.8, (count, 1, 1)).astype(np.float32)) * 3, 0, 1)
+
+
+@dataclass(frozen=True)
+class _Examples:
+    """Glyphs with the kind that each is; `real` marks those with a wanted radical."""
+
+    ink: Ink
+    kinds: NDArray[np.str_]
+    real: NDArray[np.bool_]
+
+
+def _gather(characters: pd.DataFrame, font: Path, radicals: Sequence[int], rng: np.random.Generator) -> _Examples:
+    wanted, other = _kanji_by_kind(characters, radicals)
+    real_ink, real_kinds = _draw_all(wanted, font)
+    counts = {radical_character(number): real_kinds.count(radical_character(number)) for number in radicals}
+    if too_few := {name: count for name, count in counts.items() if count < EXAMPLES_MIN}:
+        raise ValueError(f"expected at least {EXAMPLES_MIN} characters that {font.name} draws per radical: {too_few}")
+    other_ink, other_kinds = _draw_all(other + _letters(), font)
+    made = {
+        "mirrored": real_ink[::3, :, ::-1],
+        "upside down": real_ink[1::3, ::-1],
+        "scribble": _scribbles(SCRIBBLES, rng),
+        "blob": _blobs(BLOBS, rng),
+    }
+    kinds = np.array(real_kinds + other_kinds + [kind for kind, ink in made.items() for _ in ink])
+    ink = np.concatenate([real_ink, other_ink, *made.values()])
+    names, counted = np.unique(kinds, return_counts=True)
+    kept = np.isin(kinds, names[counted >= EXAMPLES_MIN])
+    return _Examples(ink[kept], kinds[kept], np.arange(len(kinds))[kept] < len(real_kinds))
+
+
+# ---------------------------------------------------------------- the judge
+
+
+def _discriminants(features: NDArray[np.float32], classes: NDArray[np.int_], count: int) -> tuple[NDArray, NDArray]:
+    """Linear scores of Gaussian classes with one covariance: weights (F, classes), bias (classes,)."""
+    means = np.stack([features[classes == label].mean(axis=0) for label in range(count)])
+    centred = features - means[classes]
+    covariance = (centred.T @ centred / len(centred)).astype(np.float64)
+    covariance[np.diag_indices_from(covariance)] += SHRINKAGE * np.trace(covariance) / len(covariance)
+    weights = np.linalg.solve(covariance, means.T.astype(np.float64))
+    return weights.astype(np.float32), (-0.5 * (means.T * weights).sum(axis=0)).astype(np.float32)
+
+
+def _softmax(scores: NDArray) -> NDArray[np.float64]:
+    shares = np.exp(scores.astype(np.float64) - scores.max(axis=1, keepdims=True))
+    return shares / shares.sum(axis=1, keepdims=True)
+
+
+@dataclass(frozen=True)
+class RadicalJudge:
+    """Reads the left radical of glyphs; make one with `fit` or `load_or_fit`.
+
+    Attributes:
+        radicals: names such as 水, in the order of the probabilities' columns.
+        weights: (F, C) float32, one column per class; the first R classes are the radicals, the
+            others are kinds of pictures without any of them.
+        bias: (C,) float32.
+        temperature: scores are divided by it; set so that probabilities hold on held-out characters.
+        threshold: a best radical less probable than this is abstained from.
+        report: what was measured on held-out characters when the judge was fitted.
+    """
+
+    radicals: tuple[str, ...]
+    weights: NDArray[np.float32]
+    bias: NDArray[np.float32]
+    temperature: float
+    threshold: float
+    report: dict[str, float]
+
+    @classmethod
+    def fit(
+        cls, characters: pd.DataFrame, font: Path, radicals: Sequence[int] = RADICALS16, seed: int = 0
+    ) -> RadicalJudge:
+        """Fit on every character that has one of the radicals on its left, drawn in one font.
+
+        A fifth of the examples is set aside to choose temperature and threshold and to measure the
+        report; then the scores are fitted once more on all of them.
+
+        Args:
+            characters: a table of `load_characters`, or rows of it.
+            font: the font file to draw with.
+            radicals: classical numbers of the radicals to tell apart.
+            seed: of the split and of everything drawn at random.
+        Returns:
+            The judge.
+        Raises:
+            ValueError: a radical with fewer than 5 characters on whose left it stands and which the font draws.
+        """
+        rng = np.random.default_rng(seed)
+        examples = _gather(characters, Path(font), radicals, rng)
+        names = [radical_character(number) for number in radicals]
+        kinds = names + sorted(set(examples.kinds) - set(names))
+        clean_classes = np.array([kinds.index(kind) for kind in examples.kinds])
+        held = rng.random(len(clean_classes)) < HELD_OUT_SHARE
+        rough = [_features_in_parts(examples.ink, rng) for _ in range(ROUGH_COPIES)]
+        features = np.concatenate([*rough, _features_in_parts(examples.ink[examples.real])])
+        classes = np.concatenate([*[clean_classes] * ROUGH_COPIES, clean_classes[examples.real]])
+        held_rows = np.concatenate([*[held] * ROUGH_COPIES, held[examples.real]])
+        rough_rows = np.arange(len(classes)) < ROUGH_COPIES * len(clean_classes)
+        weights, bias = _discriminants(features[~held_rows], classes[~held_rows], len(kinds))
+        scores = features[held_rows] @ weights + bias
+        settings = _calibrate(scores, classes[held_rows], rough_rows[held_rows], len(names))
+        return cls(tuple(names), *_discriminants(features, classes, len(kinds)), *settings)
+
+    @classmethod
+    def load_or_fit(
+        cls,
+        cache: Path,
+        characters: pd.DataFrame | None = None,
+        font: Path | None = None,
+        radicals: Sequence[int] = RADICALS16,
+        seed: int = 0,
+    ) -> RadicalJudge:
+        """The judge from the cache, fitted first where the cache has none for these very inputs.
+
+        Args:
+            cache: folder for the judge's file, made if need be; a file there that cannot be read is replaced.
+            characters: as in `fit`; None for `load_characters()`.
+            font: as in `fit`; None for `default_font()`.
+            radicals: as in `fit`.
+            seed: as in `fit`.
+        Raises:
+            ValueError: as in `fit`.
+        """
+        characters = load_characters() if characters is None else characters
+        font = default_font() if font is None else Path(font)
+        path = Path(cache) / f"radical_judge_{_inputs_hash(characters, font, radicals, seed)}.safetensors"
+        if (judge := _load(path)) is None:
+            judge = cls.fit(characters, font, radicals, seed)
+            path.parent.mkdir(parents=True, exist_ok=True)
+            write_bytes_atomic(path, _to_bytes(judge))
+        return judge
+
+    def probabilities(self, images: NDArray[np.uint8]) -> NDArray[np.float64]:
+        """Probability of each radical; what is left to 1 is the probability of none of them.
+
+        Args:
+            images: (N, H, W) uint8 grayscale, 0 ink to 255 paper.
+        Returns:
+            (N, R) float, columns in the order of `radicals`; zeros for a blank image.
+        Raises:
+            ValueError: a wrong shape or type.
+        """
+        ink, has_ink = normalise_glyphs(images)
+        scores = (_features_in_parts(ink) @ self.weights + self.bias) / self.temperature
+        return _softmax(scores)[:, : len(self.radicals)] * has_ink[:, None]
+
+    def read(self, images: NDArray[np.uint8]) -> pd.DataFrame:
+        """What the judge sees in each image.
+
+        Args:
+            images: (N, H, W) uint8 grayscale, 0 ink to 255 paper.
+        Returns:
+            N rows: radical (best, str), probability, runner_up (str), runner_up_probability,
+            none_probability, abstain (bool: the best is less probable than the threshold).
+        Raises:
+            ValueError: a wrong shape or type.
+        """
+        shares = self.probabilities(images)
+        rows = np.arange(len(shares))
+        order = np.argsort(-shares, axis=1, kind="stable")
+        names = np.array([*self.radicals, ""])  # the last stands for no runner-up, where there is one radical
+        second = order[:, 1] if shares.shape[1] > 1 else np.full(len(shares), -1)
+        best_shares = shares[rows, order[:, 0]]
+        return pd.DataFrame(
+            {
+                "radical": names[order[:, 0]],
+                "probability": best_shares,
+                "runner_up": names[second],
+                "runner_up_probability": np.where(second >= 0, shares[rows, second], 0.0),
+                "none_probability": np.clip(1 - shares.sum(axis=1), 0, 1),
+                "abstain": best_shares < self.threshold,
+            }
+        )
+
+
+def _calibrate(
+    scores: NDArray, classes: NDArray[np.int_], rough: NDArray[np.bool_], radicals: int
+) -> tuple[float, float, dict[str, float]]:
+    """Temperature, threshold and report from held-out examples; classes from `radicals` on are none of them."""
+    real = classes < radicals
+    target = np.minimum(classes, radicals)
+
+    def joint(temperature: float) -> NDArray:
+        shares = _softmax(scores / temperature)
+        return np.column_stack([shares[:, :radicals], shares[:, radicals:].sum(axis=1)])  # (N, R + 1)
+
+    def surprise(temperature: float) -> float:
+        return float(-np.log(joint(temperature)[np.arange(len(target)), target] + 1e-12).mean())
+
+    temperature = float(min(np.geomspace(1, 50, 60), key=surprise))
+    shares = joint(temperature)[:, :radicals]
+    best, right = shares.max(axis=1), shares.argmax(axis=1) == classes
+    threshold = float(np.quantile(best[real & rough], 1 - PASS_SHARE))
+    passes = best >= threshold
+    report = {
+        "held_out_glyphs": float((real & ~rough).sum()),
+        "accuracy": float(right[real & ~rough].mean()),
+        "accuracy_rough": float(right[real & rough].mean()),
+        "pass_share": float(passes[real & ~rough].mean()),
+        "pass_share_rough": float(passes[real & rough].mean()),
+        "pass_share_other": float(passes[~real].mean()),
+        "surprise_nats": surprise(temperature),
+    }
+    return temperature, threshold, report
+
+
+# ---------------------------------------------------------------- the cache
+
+
+def _inputs_hash(characters: pd.DataFrame, font: Path, radicals: Sequence[int], seed: int) -> str:
+    rows: Any = characters.itertuples()
+    facts = [[str(row.Index), int(row.radical), row.skip] for row in rows]
+    return settings_hash(
+        {
+            "format": FORMAT,
+            "characters": facts,
+            "font": sha256_file(font),
+            "radicals": list(radicals),
+            "seed": seed,
+        }
+    )
+
+
+def _to_bytes(judge: RadicalJudge) -> bytes:
+    facts = {
+        "radicals": judge.radicals,
+        "temperature": judge.temperature,
+        "threshold": judge.threshold,
+        "report": judge.report,
+    }
+    return save({"weights": judge.weights, "bias": judge.bias}, metadata={"judge": json.dumps(facts)})
+
+
+def _load(path: Path) -> RadicalJudge | None:
+    """The judge in a file; None where there is none, or none that can be read."""
+    try:
+        with safe_open(path, framework="numpy") as file:
+            facts = json.loads(file.metadata()["judge"])
+            weights, bias = file.get_tensor("weights"), file.get_tensor("bias")
+        return RadicalJudge(
+            tuple(facts["radicals"]), weights, bias, facts["temperature"], facts["threshold"], facts["report"]
+        )
+    except (OSError, SafetensorError, KeyError, TypeError, ValueError):
+        return None

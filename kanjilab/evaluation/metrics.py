@@ -1,0 +1,446 @@
+"""Scores with intervals: rates, paired differences, the text-only ceiling, diversity, copying.
+
+Nothing here looks at pixels to *read* them: readings come from a judge as a table, and this module
+counts them. Every interval is a plain ``Estimate``; every resampling takes its generator.
+"""
+
+from __future__ import annotations
+
+import re
+from collections import Counter
+from collections.abc import Collection, Iterable, Sequence
+from dataclasses import dataclass
+from statistics import NormalDist
+from typing import NamedTuple
+
+import numpy as np
+import pandas as pd
+from numpy.typing import NDArray
+
+from kanjilab.data.components import normal_form
+
+COPY_RATIO = 1 / 3  # d1/d2 below it counts as a copy
+COMPARE_PX = 32  # glyphs are compared at this size: a one-pixel shift at 128 px hardly moves them
+WORD = re.compile(r"[a-z]+(?:'[a-z]+)?")
+
+
+class Estimate(NamedTuple):
+    """A value and the ends of its interval, all in the value's unit."""
+
+    value: float
+    low: float
+    high: float
+
+    def __str__(self) -> str:
+        return f"{self.value:.3f} [{self.low:.3f}, {self.high:.3f}]"
+
+
+# ---------------------------------------------------------------- rates
+
+
+def wilson_interval(hits: int, trials: int, confidence: float = 0.95) -> Estimate:
+    """Share of hits with Wilson's score interval; sensible at 0, at 1 and for few trials.
+
+    Args:
+        hits: number of successes, 0..trials.
+        trials: number of independent trials, > 0.
+        confidence: coverage in (0, 1).
+    Returns:
+        Estimate in [0, 1].
+    Raises:
+        ValueError: trials < 1, hits outside 0..trials, or confidence outside (0, 1).
+    Source: Wilson 1927, Journal of the American Statistical Association 22:209.
+    """
+    if trials < 1 or not 0 <= hits <= trials:
+        raise ValueError(f"expected 0 <= hits <= trials and trials >= 1, got {hits} hits of {trials}")
+    z = _normal_quantile(confidence)
+    rate = hits / trials
+    shrink = 1 + z**2 / trials
+    centre = (rate + z**2 / (2 * trials)) / shrink
+    half = z / shrink * (rate * (1 - rate) / trials + z**2 / (4 * trials**2)) ** 0.5
+    return Estimate(rate, max(0.0, min(centre - half, rate)), min(1.0, max(centre + half, rate)))
+
+
+def _normal_quantile(confidence: float) -> float:
+    if not 0 < confidence < 1:
+        raise ValueError(f"confidence must lie in (0, 1), got {confidence}")
+    return NormalDist().inv_cdf((1 + confidence) / 2)
+
+
+def expected_radical_hits(readings: pd.DataFrame, expected: Sequence[str | Collection[str]]) -> NDArray[np.bool_]:
+    """Which images show an expected radical: the judge reads it and does not abstain.
+
+    Args:
+        readings: one row per image with the judge's columns ``radical`` (str) and ``abstain`` (bool).
+        expected: one radical per image, or a set of radicals of which any will do
+            (characters that share a gloss may sit under several).
+    Returns:
+        (N,) bool.
+    Raises:
+        ValueError: a column is missing, or the lengths differ.
+    """
+    _require_readings(readings, expected)
+    pairs = zip(readings["radical"], readings["abstain"], expected, strict=True)
+    return np.array([bool(not abstain and _is_expected(radical, wanted)) for radical, abstain, wanted in pairs])
+
+
+def expected_part_hits(readings: pd.DataFrame, expected: Sequence[Collection[str]]) -> NDArray[np.bool_]:
+    """Which images show an expected radical among their parts, wherever in the glyph.
+
+    Args:
+        readings: one row per image with a column ``parts`` (tuples of str), as judges A and B read.
+        expected: one set of radicals per image, of which any will do; one that is listed under another form among
+            the parts (月 for 肉) counts as that.
+    Returns:
+        (N,) bool.
+    Raises:
+        ValueError: the lengths differ.
+    """
+    if len(readings) != len(expected):
+        raise ValueError(f"expected one set of radicals per reading: {len(readings)} readings, {len(expected)} sets")
+    return np.array(
+        [bool(shown & _parts(wanted)) for shown, wanted in zip(shown_radicals(readings), expected, strict=True)]
+    )
+
+
+def expected_radical_rate(
+    readings: pd.DataFrame, expected: Sequence[str | Collection[str]], confidence: float = 0.95
+) -> Estimate:
+    """Share of images that show an expected radical, with Wilson's interval.
+
+    A blind judge that never abstains hits one of R radicals at rate 1/R; every abstention lowers that.
+    The interval treats images as independent: where prompts repeat over seeds, prefer
+    ``two_way_bootstrap`` over ``expected_radical_hits`` reshaped to (seeds, prompts).
+
+    Args:
+        readings: as in ``expected_radical_hits``, at least one row.
+        expected: as in ``expected_radical_hits``.
+        confidence: coverage in (0, 1).
+    Returns:
+        Estimate in [0, 1].
+    Raises:
+        ValueError: as in ``expected_radical_hits``, or no rows.
+    """
+    hits = expected_radical_hits(readings, expected)
+    return wilson_interval(int(hits.sum()), len(hits), confidence)
+
+
+def shown_radicals(readings: pd.DataFrame) -> list[frozenset[str]]:
+    """What a judge read in each image, whatever was asked for.
+
+    Args:
+        readings: with ``parts``, as judges A and B read, or the first judge's ``radical`` and ``abstain``.
+    Returns:
+        N sets of normal forms: the parts; of the first judge its one radical, or nothing where it abstains.
+    """
+    if "parts" in readings:
+        return [_parts(parts) for parts in readings["parts"]]
+    pairs = zip(readings["radical"], readings["abstain"], strict=True)
+    return [_parts(() if abstain else (radical,)) for radical, abstain in pairs]
+
+
+def answered_prompts(shown: Sequence[frozenset[str]], expected: Sequence[str | Collection[str]]) -> NDArray[np.float64]:
+    """For each image the share of these prompts that it would answer: its chance, were they dealt out at random.
+
+    Args:
+        shown: as ``shown_radicals`` returns it.
+        expected: one radical per prompt, or a set of which any will do; not empty.
+    Returns:
+        (N,) float in [0, 1].
+    """
+    asked = Counter(_parts([wanted] if isinstance(wanted, str) else wanted) for wanted in expected)
+    chances = {parts: sum(n for wanted, n in asked.items() if parts & wanted) / len(expected) for parts in set(shown)}
+    return np.array([chances[parts] for parts in shown], dtype=np.float64)
+
+
+def shuffled_prompt_rate(readings: pd.DataFrame, expected: Sequence[str | Collection[str]]) -> float:
+    """Rate that these images would reach if the prompts were dealt to them at random.
+
+    The mean over every pairing of an image with a prompt, so it is exact. A generator that draws one
+    radical whatever it is asked gets the same here as in ``expected_radical_rate``.
+
+    Args:
+        readings: as in ``expected_radical_hits``.
+        expected: as in ``expected_radical_hits``.
+    Returns:
+        float in [0, 1].
+    Raises:
+        ValueError: as in ``expected_radical_hits``, or no rows.
+    """
+    _require_readings(readings, expected)
+    if len(readings) == 0:
+        raise ValueError("expected at least one reading, got none")
+    return float(answered_prompts(shown_radicals(readings), expected).mean())
+
+
+def balanced_rate(hits: NDArray[np.bool_], groups: Sequence[str]) -> float:
+    """Mean of the groups' own rates: a radical asked for often weighs no more than a rare one.
+
+    Args:
+        hits: (N,) bool.
+        groups: (N,) label per trial, such as the expected radical.
+    Returns:
+        float in [0, 1].
+    Raises:
+        ValueError: the lengths differ or there are no trials.
+    """
+    if len(hits) != len(groups) or len(hits) == 0:
+        raise ValueError(f"expected as many groups as hits, at least one; got {len(hits)} hits, {len(groups)} groups")
+    names, group = np.unique(np.asarray(groups), return_inverse=True)
+    return float(np.mean(np.bincount(group, weights=hits, minlength=len(names)) / np.bincount(group)))
+
+
+def _require_readings(readings: pd.DataFrame, expected: Sequence[str | Collection[str]]) -> None:
+    missing = {"radical", "abstain"} - set(readings.columns)
+    if missing:
+        raise ValueError(f"expected the columns radical and abstain, missing {sorted(missing)}")
+    if len(readings) != len(expected):
+        raise ValueError(f"expected one radical per reading: {len(readings)} readings, {len(expected)} expected")
+
+
+def _parts(names: Iterable[str]) -> frozenset[str]:
+    return frozenset(normal_form(name) for name in names)
+
+
+def _is_expected(radical: object, wanted: str | Collection[str]) -> bool:
+    return radical == wanted if isinstance(wanted, str) else radical in wanted
+
+
+# ---------------------------------------------------------------- resampling
+
+
+def two_way_bootstrap(
+    outcomes: NDArray, rng: np.random.Generator, resamples: int = 10_000, confidence: float = 0.95
+) -> Estimate:
+    """Mean of a seed-by-prompt table; seeds and prompts are both resampled.
+
+    With a single seed (or prompt) that axis adds no spread: the interval then speaks of this seed only.
+
+    Args:
+        outcomes: (S, P) bool or float, S seeds by P prompts.
+        rng: generator of the resampling.
+        resamples: number of bootstrap tables, >= 1.
+        confidence: coverage in (0, 1) of the percentile interval.
+    Returns:
+        Estimate in the outcomes' unit.
+    Raises:
+        ValueError: not two axes, an empty axis, a value that is not finite, or resamples < 1.
+    Source: Owen 2007, "The pigeonhole bootstrap", doi:10.1214/07-AOAS122.
+    """
+    table = _require_table(outcomes)
+    if resamples < 1 or not 0 < confidence < 1:
+        raise ValueError(f"expected resamples >= 1 and confidence in (0, 1), got {resamples} and {confidence}")
+    seeds, prompts = table.shape
+    seed_counts = rng.multinomial(seeds, np.full(seeds, 1 / seeds), size=resamples)  # (resamples, S)
+    prompt_counts = rng.multinomial(prompts, np.full(prompts, 1 / prompts), size=resamples)  # (resamples, P)
+    means = ((seed_counts @ table) * prompt_counts).sum(axis=1) / table.size
+    low, high = np.quantile(means, [(1 - confidence) / 2, (1 + confidence) / 2])
+    return Estimate(float(table.mean()), float(low), float(high))
+
+
+def paired_difference(
+    first: NDArray, second: NDArray, rng: np.random.Generator, resamples: int = 10_000, confidence: float = 0.95
+) -> Estimate:
+    """Mean of first - second on the same seeds and prompts, each pair kept together.
+
+    Args:
+        first: (S, P) bool or float, one run's outcomes.
+        second: (S, P) the other's, cell for cell on the same seed and prompt.
+        rng: generator of the resampling.
+        resamples: number of bootstrap tables, >= 1.
+        confidence: coverage in (0, 1).
+    Returns:
+        Estimate in the outcomes' unit; an interval clear of 0 tells the two runs apart.
+    Raises:
+        ValueError: the shapes differ, or as in ``two_way_bootstrap``.
+    """
+    first, second = _require_table(first), _require_table(second)
+    if first.shape != second.shape:
+        raise ValueError(f"expected two tables of one shape, got {first.shape} and {second.shape}")
+    return two_way_bootstrap(first - second, rng, resamples, confidence)
+
+
+def _require_table(outcomes: NDArray) -> NDArray[np.float64]:
+    table = np.asarray(outcomes, dtype=np.float64)
+    if table.ndim != 2 or table.size == 0 or not np.isfinite(table).all():
+        raise ValueError(f"expected a finite, non-empty (seeds, prompts) table, got shape {table.shape}")
+    return table
+
+
+# ---------------------------------------------------------------- the text-only ceiling
+
+
+def caption_words(caption: str) -> tuple[str, ...]:
+    """Distinct lower-case English words of a caption, in order of appearance.
+
+    Args:
+        caption: any text.
+    Returns:
+        Words of letters (and an inner apostrophe); digits and other scripts are left out.
+    """
+    return tuple(dict.fromkeys(WORD.findall(caption.lower())))
+
+
+@dataclass(frozen=True)
+class CaptionBayes:
+    """Naive Bayes from the words of a caption to its radical: how far text alone can go.
+
+    Attributes:
+        radicals: (R,) labels, in order of first appearance in training.
+        vocabulary: word -> column.
+        log_word: (R, V) log p(word | radical).
+        log_prior: (R,) log p(radical).
+    """
+
+    radicals: tuple[str, ...]
+    vocabulary: dict[str, int]
+    log_word: NDArray[np.float64]
+    log_prior: NDArray[np.float64]
+
+    @classmethod
+    def fit(cls, captions: Sequence[str], radicals: Sequence[str], smoothing: float = 0.1) -> CaptionBayes:
+        """Count words per radical.
+
+        Args:
+            captions: (N,) training captions.
+            radicals: (N,) radical of each.
+            smoothing: pseudo-count of every word in every radical, > 0.
+        Returns:
+            The fitted classifier.
+        Raises:
+            ValueError: the lengths differ, there is nothing to fit, or smoothing <= 0.
+        """
+        if len(captions) != len(radicals) or len(captions) == 0:
+            raise ValueError(f"expected as many radicals as captions, got {len(captions)} and {len(radicals)}")
+        if smoothing <= 0:
+            raise ValueError(f"smoothing must be > 0, got {smoothing}")
+        labels = tuple(dict.fromkeys(radicals))
+        words = dict.fromkeys(word for caption in captions for word in caption_words(caption))
+        vocabulary = {word: column for column, word in enumerate(words)}
+        target = np.array([labels.index(radical) for radical in radicals])
+        counts = np.full((len(labels), len(vocabulary)), smoothing)
+        np.add.at(counts, target, _word_counts(captions, vocabulary))
+        prior = np.bincount(target, minlength=len(labels)) / len(target)
+        return cls(labels, vocabulary, np.log(counts / counts.sum(axis=1, keepdims=True)), np.log(prior))
+
+    def probabilities(self, captions: Sequence[str]) -> NDArray[np.float64]:
+        """Posterior over radicals for each caption; words never seen in training are ignored.
+
+        Args:
+            captions: (N,) captions.
+        Returns:
+            (N, R) float, rows sum to 1, columns in the order of ``radicals``.
+        """
+        joint = _word_counts(captions, self.vocabulary) @ self.log_word.T + self.log_prior
+        joint = np.exp(joint - joint.max(axis=1, keepdims=True))
+        return joint / joint.sum(axis=1, keepdims=True)
+
+
+def _word_counts(captions: Sequence[str], vocabulary: dict[str, int]) -> NDArray[np.float64]:
+    counts = np.zeros((len(captions), len(vocabulary)))
+    for row, caption in enumerate(captions):
+        columns = [vocabulary[word] for word in caption_words(caption) if word in vocabulary]
+        counts[row, columns] = 1.0
+    return counts
+
+
+def text_only_ceiling(
+    captions: Sequence[str],
+    radicals: Sequence[str],
+    held_out_captions: Sequence[str],
+    held_out_radicals: Sequence[str],
+    top: Sequence[int] = (1, 3),
+) -> dict[int, Estimate]:
+    """How often the training captions alone predict the radical of captions never trained on.
+
+    No picture is involved, so this is the most that a generator can be expected to reach on
+    held-out captions without knowledge from elsewhere (its text encoder brings some).
+
+    Args:
+        captions: (N,) training captions.
+        radicals: (N,) their radicals.
+        held_out_captions: (M,) captions to predict, M >= 1.
+        held_out_radicals: (M,) their radicals.
+        top: a caption counts when its radical is among the k most probable, for each k.
+    Returns:
+        k -> Estimate of the rate in [0, 1], with Wilson's interval.
+    Raises:
+        ValueError: the lengths differ or either set is empty.
+    """
+    if len(held_out_captions) != len(held_out_radicals) or len(held_out_captions) == 0:
+        raise ValueError(
+            f"expected as many held-out radicals as captions, got {len(held_out_captions)} and {len(held_out_radicals)}"
+        )
+    model = CaptionBayes.fit(captions, radicals)
+    ranking = np.argsort(-model.probabilities(held_out_captions), axis=1, kind="stable")  # (M, R)
+    column = {radical: index for index, radical in enumerate(model.radicals)}
+    target = np.array([column.get(radical, -1) for radical in held_out_radicals])  # -1: never trained on, always a miss
+    right = ranking == target[:, None]
+    return {k: wilson_interval(int(right[:, :k].any(axis=1).sum()), len(target)) for k in top}
+
+
+# ---------------------------------------------------------------- diversity and copying
+
+
+def mean_pairwise_distance(images: NDArray[np.uint8]) -> float:
+    """How much the outputs of one prompt differ from each other.
+
+    Args:
+        images: (N, H, W) uint8 grayscale, N >= 2; H = W a multiple of 32.
+    Returns:
+        Mean over pairs of the root-mean-square ink difference at 32 px, in [0, 1]; 0 when all are equal.
+    Raises:
+        ValueError: fewer than two images, or a wrong shape or type.
+    """
+    ink = _compare_ink(images)
+    if len(ink) < 2:
+        raise ValueError(f"expected at least two images to compare, got {len(ink)}")
+    return float(_distances(ink, ink)[np.triu_indices(len(ink), k=1)].mean())
+
+
+def nearest_training_images(images: NDArray[np.uint8], training: NDArray[np.uint8]) -> pd.DataFrame:
+    """Nearest training image of each image, and whether it lies suspiciously closer than the next.
+
+    Training images with the same bits at the compared size count once: otherwise a copy of a doubled image
+    would have d1 = d2 and look original. Near-duplicates (未/末) can still hide a copy: look at d1 too.
+
+    Args:
+        images: (N, H, W) uint8 grayscale.
+        training: (M, H', W') uint8 grayscale, at least two of them different.
+    Returns:
+        N rows: nearest (int, index into training), d1, d2 (root-mean-square ink difference in [0, 1] to the
+        nearest and second nearest), ratio (d1 / d2 in [0, 1]) and copy (bool, ratio < 1/3).
+    Raises:
+        ValueError: a wrong shape or type, or fewer than two different training images.
+    Source: the d1/d2 < 1/3 criterion of Yoon et al. 2023 and Gu et al. 2023, arXiv:2310.02664.
+    """
+    pool = _compare_ink(training)
+    _, kept = np.unique(pool, axis=0, return_index=True)
+    if len(kept) < 2:
+        raise ValueError(f"expected at least two different training images, got {len(kept)}")
+    kept.sort()
+    distances = _distances(_compare_ink(images), pool[kept])  # (N, distinct)
+    order = np.argpartition(distances, 1, axis=1)[:, :2]
+    pair = np.take_along_axis(distances, order, axis=1)  # nearest, second nearest
+    ratio = pair[:, 0] / pair[:, 1]
+    return pd.DataFrame(
+        {"nearest": kept[order[:, 0]], "d1": pair[:, 0], "d2": pair[:, 1], "ratio": ratio, "copy": ratio < COPY_RATIO}
+    )
+
+
+def _compare_ink(images: NDArray[np.uint8]) -> NDArray[np.float64]:
+    """(N, H, W) uint8, black on white -> (N, 32 * 32) ink in [0, 1] by area average."""
+    images = np.asarray(images)
+    if images.ndim != 3 or images.dtype != np.uint8 or any(side % COMPARE_PX or not side for side in images.shape[1:]):
+        raise ValueError(
+            f"expected uint8 (N, H, W) with sides a multiple of {COMPARE_PX}, got {images.dtype} {images.shape}"
+        )
+    count, height, width = images.shape
+    blocks = images.reshape(count, COMPARE_PX, height // COMPARE_PX, COMPARE_PX, width // COMPARE_PX)
+    return 1 - blocks.mean(axis=(2, 4)).reshape(count, -1) / 255
+
+
+def _distances(first: NDArray[np.float64], second: NDArray[np.float64]) -> NDArray[np.float64]:
+    """Root-mean-square difference of every row of first (N, P) to every row of second (M, P): (N, M)."""
+    squares = (first**2).sum(axis=1)[:, None] + (second**2).sum(axis=1) - 2 * first @ second.T
+    return np.sqrt(np.maximum(squares, 0) / first.shape[1])

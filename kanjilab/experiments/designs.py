@@ -1,0 +1,385 @@
+"""The studies by name: what each compares, and how much of it at each scale.
+
+All of them start from one arm, the demo's at half its batch, and change only what they are about. What a run may cost
+is written in `BUDGETS` alone, for all arms of a study alike; the number of training seeds is not to be saved on.
+
+On a processor a study's data are four of the sixteen radicals: there a few thousand images suffice to tell settings
+apart, where all sixteen want tens of thousands. And `full` is about a design's first contrast alone; `broad` has all
+variants at the same cost of a run, to explore. The scale `wide` has all radicals too, for those with an accelerator.
+"""
+
+import dataclasses
+import json
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Self
+
+import pandas as pd
+
+from kanjilab.core.config import Arm
+from kanjilab.evaluation.statistics import Contrast, holm, sentence
+from kanjilab.experiments.demo import ARTICLE_ARM, DEMO_ARM, DEMO_SAMPLING
+from kanjilab.experiments.study import Study, Variant, place
+from kanjilab.models.sampling import Sampling
+from kanjilab.training.presets import REPO_ARM
+
+# Few images are seen in a study, so few of them go to the warm-up.
+STUDY_ARM = dataclasses.replace(DEMO_ARM, batch=8, warmup_steps=15)
+WARMUP_IMAGES = STUDY_ARM.batch * STUDY_ARM.warmup_steps
+# Water, insect, speech, metal: in left16 and in seed16, with captions that tell them apart.
+FEW_RADICALS = (85, 142, 149, 167)
+
+
+@dataclass(frozen=True)
+class Budget:
+    """What every run of a study may cost.
+
+    Args:
+        images_seen: of one training.
+        prompts_per_radical: of each split.
+        seeds: blocks.
+        loss_images: of the held-out loss.
+        phase: of the study.
+        sampling: how images are drawn.
+        radicals: classical numbers of the radicals; none for all sixteen.
+        per_radical: kanji per radical of the training set.
+        most_contrasts: so many of a design's contrasts, the first ones, with the variants in them; None for all.
+    """
+
+    images_seen: int
+    prompts_per_radical: int
+    seeds: tuple[int, ...]
+    loss_images: int
+    phase: str
+    sampling: Sampling = DEMO_SAMPLING
+    radicals: tuple[int, ...] = FEW_RADICALS
+    per_radical: int = 88
+    most_contrasts: int | None = None
+
+    @property
+    def data(self) -> dict[str, Any]:
+        """The left16 set at this scale, as a rule's JSON."""
+        return self.of_rule("left16", self.per_radical)
+
+    def of_rule(self, name: str, per_radical: int) -> dict[str, Any]:
+        """This scale's radicals of a rule, as JSON."""
+        rule = {"name": name, "per_radical": per_radical}
+        return {"name": "only", "rule": rule, "radicals": list(self.radicals)} if self.radicals else rule
+
+
+CONFIRM_SEEDS = tuple(range(100, 108))
+BUDGETS = {
+    "smoke": Budget(
+        64, 1, (0, 1), 16, "explore", dataclasses.replace(DEMO_SAMPLING, steps=2), per_radical=8, most_contrasts=2
+    ),
+    "pilot": Budget(2_400, 5, (0, 1, 2), 256, "pilot", most_contrasts=1),
+    "full": Budget(2_400, 10, CONFIRM_SEEDS, 256, "confirm", most_contrasts=1),
+    "broad": Budget(2_400, 10, CONFIRM_SEEDS, 256, "explore"),
+    "wide": Budget(16_000, 6, CONFIRM_SEEDS, 512, "explore", radicals=()),
+}
+# The pilot trains every variant at each of these, in steps of three times around the studies' rate.
+RATES = tuple(STUDY_ARM.peak_lr * 3.0**power for power in (-2, -1, 0, 1, 2, 3))
+# What the pilots chose, by study and variant; the full studies compare at the fixed rate and at these.
+TUNED: dict[str, dict[str, float]] = {
+    "rank": {"rank 4": RATES[4], "rank 64": RATES[2]},
+    "batch": {"batch 8": RATES[2], "batch 1": RATES[2]},
+    "epochs": {"2,400 images seen": RATES[2], "9,600 images seen": RATES[2]},
+    "schedule": {"constant": RATES[2], "cosine": RATES[2]},
+}
+TUNED_SUFFIX = ", tuned"
+CLAIMS = ("rank", "batch", "epochs", "schedule")  # the article's four, corrected together
+
+
+@dataclass(frozen=True)
+class Design:
+    """What a study compares, whatever its scale.
+
+    Args:
+        claim: in words; its contrast is the first.
+        variants: the reference first.
+        contrasts: as for `Study`, the most important first.
+        arm: what the variants change.
+    """
+
+    claim: str
+    variants: Sequence[Variant]
+    contrasts: tuple[tuple[str, str], ...] = ()
+    arm: Arm = field(default_factory=lambda: STUDY_ARM)
+
+    @property
+    def pairs(self) -> tuple[tuple[str, str], ...]:
+        """The contrasts; by default every variant against the first."""
+        return self.contrasts or tuple((v.label, self.variants[0].label) for v in self.variants[1:])
+
+    def shortened(self, most: int) -> Self:
+        """The first contrasts, and the variants that stand in them."""
+        pairs = self.pairs[:most]
+        named = {label for pair in pairs for label in pair}
+        return dataclasses.replace(self, variants=[v for v in self.variants if v.label in named], contrasts=pairs)
+
+
+def rank_design(budget: Budget) -> Design:
+    """Ranks by three ways to scale the update, which coincide at rank 4."""
+    variants = [Variant("rank 4", dict(rank=4), axes=dict(rank=4, scaling="alpha = r"))]
+    scalings: dict[str, dict[str, Any]] = {
+        "alpha = r": dict(alpha=None),
+        "alpha 4": dict(alpha=4.0),
+        "rsLoRA": dict(alpha=2.0, rslora=True),  # 2 / sqrt(4) = 1
+    }
+    for scaling, changes in scalings.items():
+        for rank in (1, 16, 64, 256):
+            label = f"rank {rank}" + ("" if scaling == "alpha = r" else f", {scaling}")
+            variants.append(Variant(label, dict(rank=rank) | changes, axes=dict(rank=rank, scaling=scaling)))
+    labels = ["rank 64", *(v.label for v in variants[1:] if v.label != "rank 64")]
+    return Design("a higher rank draws better", variants, tuple((label, "rank 4") for label in labels))
+
+
+def batch_design(budget: Budget) -> Design:
+    """Batch sizes at equal images and at equal steps, with Adam's second memory counted in steps or in images."""
+    usual, variants = STUDY_ARM.batch, []
+
+    def add(label: str, batch: int, images: int, scaled: bool, equal: str) -> None:
+        ratio = batch / usual
+        changes = dict(batch=batch, images_seen=images, warmup_steps=max(1, WARMUP_IMAGES // batch))
+        changes |= dict(ema_decay=(STUDY_ARM.ema_decay or 0.99) ** ratio)  # as many images remembered
+        changes |= dict(beta2=STUDY_ARM.beta2**ratio) if scaled else {}
+        axes = dict(batch=batch, equal=equal, beta2="per image" if scaled else "per step")
+        variants.append(Variant(label, changes, axes=axes))
+
+    for batch in (usual, 1, 4, 64):
+        add(f"batch {batch}", batch, budget.images_seen, False, "images")
+    for batch in (1, 4, 64):
+        add(f"batch {batch}, beta2 per image", batch, budget.images_seen, True, "images")
+    for batch in (1, 4, 64):
+        add(f"batch {batch}, equal steps", batch, budget.images_seen * batch // usual, False, "steps")
+    first = ("batch 1", f"batch {usual}")
+    others = tuple((v.label, first[1]) for v in variants[1:] if v.label != first[0])
+    return Design("batch 1 draws better than a larger one", variants, (first, *others))
+
+
+def epochs_design(budget: Budget) -> Design:
+    """Budgets, each with its own cool-down, and how many different kanji they are spent on."""
+    arm = dataclasses.replace(STUDY_ARM, schedule="constant-cooldown")
+    variants = []
+    for factor in (1, 0.25, 0.5, 2, 4):
+        images = int(budget.images_seen * factor)
+        variants.append(Variant(f"{images:,} images seen", dict(images_seen=images), axes=dict(images_seen=images)))
+    radicals = len(budget.radicals) or 16
+    for share in (4, 2):
+        data = budget.of_rule("left16", budget.per_radical // share)
+        label = f"{radicals * (budget.per_radical // share):,} kanji"
+        variants.append(Variant(label, {}, data, axes=dict(images_seen=budget.images_seen, kanji=label)))
+    labels = [variant.label for variant in variants]
+    order = [labels[4], labels[1], labels[2], labels[3], *labels[5:]]
+    return Design("more epochs draw better", variants, tuple((label, labels[0]) for label in order), arm)
+
+
+def schedule_design(budget: Budget) -> Design:
+    """Learning-rate curves of one peak; a constant of half of it has about the others' mean."""
+    half = STUDY_ARM.peak_lr / 2
+    kinds: dict[str, dict[str, Any]] = {
+        "constant": {},
+        "cosine": dict(schedule="cosine"),
+        "linear": dict(schedule="linear"),
+        "constant + cool-down": dict(schedule="constant-cooldown"),
+        "constant + EMA": dict(ema_decay=STUDY_ARM.ema_decay),
+        "constant, half the rate": dict(peak_lr=half),
+        "periodic": dict(schedule="periodic"),
+    }
+    variants = [Variant(label, changes, axes=dict(schedule=label)) for label, changes in kinds.items()]
+    arm = dataclasses.replace(STUDY_ARM, schedule="constant", ema_decay=None)
+    return Design("cosine draws better than a constant rate", variants, arm=arm)
+
+
+def balance_design(budget: Budget) -> Design:
+    """As many kanji, ever more unevenly spread over the same radicals."""
+    variants = [Variant("balanced", {}, budget.data, axes=dict(ratio=1))]
+    for ratio in (3, 10, 30):
+        data = {"name": "imbalanced", "rule": budget.data, "ratio": float(ratio)}
+        variants.append(Variant(f"imbalance {ratio}", {}, data, axes=dict(ratio=ratio)))
+    contrasts = tuple(("balanced", f"imbalance {ratio}") for ratio in (10, 3, 30))
+    return Design("balanced radicals draw better", variants, contrasts)
+
+
+def position_design(budget: Budget) -> Design:
+    """Radicals always on the left, or wherever the classical radical stands."""
+    elsewhere = budget.of_rule("seed16", budget.per_radical)
+    variants = [
+        Variant("radicals on the left", {}, budget.data, axes=dict(rule="left16")),
+        Variant("radicals anywhere", {}, elsewhere, axes=dict(rule="seed16")),
+    ]
+    contrasts = (("radicals on the left", "radicals anywhere"),)
+    return Design("radicals that keep their place are drawn better", variants, contrasts)
+
+
+def targets_design(budget: Budget) -> Design:
+    """Which layers a LoRA is put on."""
+    kinds = ("cross-attention", "attention", "attention+feed-forward", "all")
+    variants = [Variant("all layers" if kind == "all" else kind, dict(targets=kind)) for kind in kinds]
+    contrasts = tuple((v.label, variants[0].label) for v in (variants[3], variants[1], variants[2]))
+    return Design("more layers draw better than cross-attention alone", variants, contrasts)
+
+
+def full_design(budget: Budget) -> Design:
+    """A LoRA, or every weight; the latter at two rates, for it wants another."""
+    variants = [Variant("LoRA", {}, axes=dict(targets="all"))]
+    for label, rate in (("every weight", 5e-4), ("every weight, LoRA's rate", STUDY_ARM.peak_lr)):
+        variants.append(Variant(label, dict(targets="unet", peak_lr=rate), axes=dict(targets="unet", peak_lr=rate)))
+    return Design("training every weight draws better than a LoRA", variants)
+
+
+def article_design(budget: Budget) -> Design:
+    """What the article says, what its code does, each at the article's rate and at the demo's; and the demo's arm."""
+    names = "targets alpha batch peak_lr schedule velocity_weight min_snr_gamma ema_decay".split()
+    # No warm-up for either: the code's 500 steps would be more than all that a study has.
+    article, code = (
+        {name: getattr(arm, name) for name in names} | {"warmup_steps": 0} for arm in (ARTICLE_ARM, REPO_ARM)
+    )
+    faster = dict(peak_lr=STUDY_ARM.peak_lr)
+    kinds = {
+        "article": article,
+        "its code": code,
+        "article, faster": article | faster,
+        "its code, faster": code | faster,
+    }
+    variants = [Variant(label, changes, axes=dict(setting=label)) for label, changes in kinds.items()]
+    variants.append(Variant("demo", {}, axes=dict(setting="demo")))
+    # At the article's own rate neither draws anything within a study's budget.
+    first = ("its code, faster", "article, faster")
+    others = (("its code", "article"), ("demo", "article"), ("demo", "its code"))
+    return Design("the article's code draws better than its text", variants, (first, *others))
+
+
+DESIGNS: dict[str, Callable[[Budget], Design]] = {
+    "rank": rank_design,
+    "batch": batch_design,
+    "epochs": epochs_design,
+    "schedule": schedule_design,
+    "balance": balance_design,
+    "position": position_design,
+    "targets": targets_design,
+    "full": full_design,
+    "article": article_design,
+}
+
+
+def make_study(name: str, scale: str = "full", seeds: Sequence[int] = ()) -> Study:
+    """A study by name.
+
+    Args:
+        name: one of `DESIGNS`.
+        scale: one of `BUDGETS`.
+        seeds: in place of the scale's.
+    Raises:
+        ValueError: an unknown name or scale.
+    """
+    for what, value, known in (("study", name, DESIGNS), ("scale", scale, BUDGETS)):
+        if value not in known:
+            raise ValueError(f"{what} must be one of {', '.join(known)}, got {value!r}")
+    budget = BUDGETS[scale]
+    design = DESIGNS[name](budget)
+    design = design.shortened(budget.most_contrasts or len(design.pairs))
+    if budget.phase == "pilot":
+        design = at_every_rate(design)
+    elif budget.phase == "confirm" and (tuned := TUNED.get(name)):
+        design = with_tuned_rates(design, tuned)
+    phase = "explore" if budget.phase == "confirm" and name not in CLAIMS else budget.phase
+    return Study(
+        name=f"{name}-{scale}",
+        claim=design.claim,
+        arm=dataclasses.replace(design.arm, images_seen=budget.images_seen),
+        variants=tuple(design.variants),
+        seeds=tuple(seeds) or budget.seeds,
+        contrasts=design.contrasts,
+        data=budget.data,
+        prompts_per_radical=budget.prompts_per_radical,
+        sampling=budget.sampling,
+        loss_images=budget.loss_images,
+        phase=phase,
+    )
+
+
+def _at_rate(variant: Variant, rate: float, suffix: str) -> Variant:
+    axes = dict(variant.changes if variant.axes is None else variant.axes)
+    changes = {**variant.changes, "peak_lr": rate}
+    axes |= {"setting": variant.label, "peak_lr": rate}
+    return dataclasses.replace(variant, label=variant.label + suffix, changes=changes, axes=axes)
+
+
+def at_every_rate(design: Design) -> Design:
+    """The pilot's design: every variant at each of `RATES`, and the contrasts at each."""
+    suffixes = {rate: f", rate {rate:.2g}" for rate in RATES}
+    variants = [_at_rate(variant, *pair) for variant in design.variants for pair in suffixes.items()]
+    pairs = tuple((a + suffix, b + suffix) for suffix in suffixes.values() for a, b in design.pairs)
+    return dataclasses.replace(design, variants=variants, contrasts=pairs)
+
+
+def with_tuned_rates(design: Design, tuned: Mapping[str, float]) -> Design:
+    """Every variant that has a rate of its own also at that rate, and the same contrasts between these.
+
+    Args:
+        tuned: label -> rate; where none differs from what the design has anyway, it stays as it is.
+    """
+    if all(tuned.get(v.label) in (None, v.changes.get("peak_lr", design.arm.peak_lr)) for v in design.variants):
+        return design
+    variants = [_at_rate(v, tuned[v.label], TUNED_SUFFIX) for v in design.variants if v.label in tuned]
+    further = tuple((a + TUNED_SUFFIX, b + TUNED_SUFFIX) for a, b in design.pairs if {a, b} <= tuned.keys())
+    return dataclasses.replace(design, variants=[*design.variants, *variants], contrasts=design.pairs + further)
+
+
+def best_rates(table: pd.DataFrame) -> pd.DataFrame:
+    """What a pilot chooses: each variant's rate with the most hits, over all seeds and prompts.
+
+    Args:
+        table: of a pilot.
+    Returns:
+        One row a variant: setting, peak_lr, hits (share), inside (whether lower and higher rates were tried).
+    """
+    final: Any = table.loc[table["final"]]
+    rows = []
+    for setting in final["setting"].unique():
+        shares = final[final["setting"] == setting].groupby("peak_lr")["hit"].mean()
+        best, tried = float(shares.idxmax()), [float(rate) for rate in shares.index]
+        inside = min(tried) < best < max(tried)
+        rows.append({"setting": setting, "peak_lr": best, "hits": float(shares.max()), "inside": inside})
+    return pd.DataFrame(rows)
+
+
+def is_tuned(study: Study) -> bool:
+    """Whether a full study's own rates are a pilot's choice for the variants of its first contrast, or its only one."""
+    tuned = TUNED.get(study.name.removesuffix("-full"), {})
+    arms = {variant.label: study.arm_of(variant, study.seeds[0]) for variant in study.variants}
+    return all(tuned.get(label) == arms[label].peak_lr for label in next(iter(study.contrasts), arms))
+
+
+def claims(
+    folder: Path, judge: str = "radicals", split: str = "held_out", suffix: str = ""
+) -> list[tuple[Study, Contrast]]:
+    """Those of the four claims whose full study is finished, their p values corrected together.
+
+    Args:
+        folder: holds the studies' folders, as "rank-full".
+        judge: name of whose readings count.
+        split: of the prompts.
+        suffix: `TUNED_SUFFIX` for the variants at the rates that the pilots chose, whether named so or tuned anyway.
+    """
+    found = []
+    for path in (folder / f"{name}-full" / f"report-{judge}.json" for name in CLAIMS):
+        if path.exists():
+            report = json.loads(path.read_text())
+            study, known = Study.from_json(report["study"]), report["contrasts"][split]
+            wanted = tuple(label + suffix * (not is_tuned(study)) for label in next(iter(study.contrasts), ()))
+            found += [(study, Contrast.from_json(c)) for c in known if (c["first"], c["second"]) == wanted]
+    corrected = holm([contrast.p for _, contrast in found])
+    return [(study, dataclasses.replace(c, p_corrected=p)) for (study, c), p in zip(found, corrected, strict=True)]
+
+
+def findings(folder: Path, judge: str = "radicals", split: str = "held_out", suffix: str = "") -> list[str]:
+    """A sentence for each of `claims`.
+
+    Args:
+        folder, judge, split, suffix: as for `claims`.
+    """
+    found = claims(folder, judge, split, suffix)
+    return [f"{study.claim}: {sentence(contrast, place(study))}" for study, contrast in found]

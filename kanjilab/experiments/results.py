@@ -1,0 +1,296 @@
+"""What a study found: its stored images read by a judge, one table, the contrasts, a report and a figure."""
+
+from __future__ import annotations
+
+import dataclasses
+import io
+import json
+import math
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any, Protocol
+
+import numpy as np
+import pandas as pd
+from matplotlib.figure import Figure
+
+from kanjilab.core.rng import counted_rng
+from kanjilab.core.run_folder import RunFolder, write_bytes_atomic, write_json_atomic
+from kanjilab.evaluation.metrics import expected_radical_hits, two_way_bootstrap
+from kanjilab.evaluation.scoring import glyphs_of
+from kanjilab.evaluation.statistics import MARGIN, Contrast, compare, joint_sign_flips, sentence
+from kanjilab.experiments.context import Lab
+from kanjilab.experiments.packs import missing, stored_moments
+from kanjilab.experiments.study import Study, place
+from kanjilab.viz.charts import draw_study, save_figure
+
+ARM_COLUMNS = ("variant", "seed", "checkpoint", "arm", "run", "images_seen", "diversity", "held_out_loss")
+ARM_COLUMNS += ("stopped", "seconds")
+
+
+# ---------------------------------------------------------------------------------------------- reading
+
+
+class Judge(Protocol):
+    """Whoever reads glyphs: (N, H, W) uint8 to a table of N rows with at least radical and abstain."""
+
+    def read(self, images: np.ndarray) -> pd.DataFrame:
+        """One row an image."""
+        ...
+
+
+Hits = Callable[[pd.DataFrame, Sequence[Any]], np.ndarray]
+
+
+def read_images(run: RunFolder, samples: str, judge: Judge, hits: Hits = expected_radical_hits) -> pd.DataFrame:
+    """What a judge reads in an arm's stored images.
+
+    Args:
+        run: the training's folder.
+        samples: a name of `run.samples()`, stored by `run_pack`.
+        judge: see `Judge`.
+        hits: which readings show what was expected.
+    Returns:
+        One row an image: split, prompt, noise_seed, expected, hit, and the judge's own columns.
+    """
+    images, facts = run.read_samples(samples)
+    readings = judge.read(glyphs_of(images))
+    asked = [(p, seed) for p in facts["prompts"] for seed in facts["noise_seeds"]]
+    readings["hit"] = hits(readings, [frozenset(p["expected"]) for p, _ in asked])
+    readings.insert(0, "split", [p["split"] for p, _ in asked])
+    readings.insert(1, "prompt", [p["prompt"] for p, _ in asked])
+    readings.insert(2, "noise_seed", [seed for _, seed in asked])
+    readings.insert(3, "expected", ["".join(p["expected"]) for p, _ in asked])
+    return readings
+
+
+def study_table(lab: Lab, judge: Judge, name: str = "radicals", hits: Hits = expected_radical_hits) -> pd.DataFrame:
+    """The study's one table, of what is stored so far; nothing is trained or drawn.
+
+    Args:
+        judge: see `Judge`; what it read before, under the same name, is not read again.
+        name: of the judge, for its files.
+        hits: which readings show what was expected.
+    Returns:
+        One row an image: study, variant, the axes' values, arm, run, seed, checkpoint, final, images_seen, split,
+        prompt, noise_seed, expected, the judge's columns, hit, diversity, held_out_loss, stopped, seconds.
+    """
+    stored, parts = stored_moments(lab), []
+    for variant, seed in lab.study.cells():
+        key = lab.key(variant, seed)
+        axes = dict(variant.changes if variant.axes is None else variant.axes)
+        labels = {"study": lab.study.name, "variant": variant.label, **axes, "arm": key}
+        for moment in stored.get(key, []):
+            readings = _readings(lab.folder / moment.folder, moment.samples, judge, name, hits)
+            before = {"run": moment.run, "seed": seed, "checkpoint": moment.number, "final": moment.final}
+            before |= {"images_seen": moment.images_seen}
+            after = {"diversity": moment.diversity, "held_out_loss": moment.held_out_loss}
+            after |= {"stopped": moment.stopped, "seconds": moment.seconds}
+            parts.append(pd.DataFrame({**labels, **before, **readings, **after}))
+        if key not in stored and key in lab.kept:
+            parts.append(pd.DataFrame({**labels, **lab.kept[key]}))
+    return pd.concat(parts, ignore_index=True) if parts else pd.DataFrame()
+
+
+def kept_arms(lab: Lab, folder: Path, name: str = "radicals") -> dict[str, pd.DataFrame]:
+    """What finished studies' reports and tables hold of arms: enough for tables and figures without their run folders.
+
+    Args:
+        folder: holds the studies' folders, as figures/studies does.
+        name: of the judge whose readings count.
+    Returns:
+        `Lab.kept`: by the arm's key its rows of a table, without a study's own labels; of those studies alone whose
+        images were drawn as this one's are.
+    """
+    found: dict[str, pd.DataFrame] = {}
+    for report in sorted(folder.glob(f"*/report-{name}.json")):
+        if json.loads(report.read_text()).get("drawing") == lab.drawing:
+            table = pd.read_parquet(report.with_name(f"table-{name}.parquet"))
+            table = table.drop_duplicates(["arm", "checkpoint", "split", "prompt", "noise_seed"])  # variants share arms
+            labels = table.columns[: table.columns.get_loc("run")].drop("images_seen", errors="ignore")  # also an axis
+            for key, rows in table.groupby("arm"):
+                found[str(key)] = rows.drop(columns=labels).reset_index(drop=True)
+    return found
+
+
+def _readings(folder: Path, samples: str, judge: Judge, name: str, hits: Hits) -> pd.DataFrame:
+    path = folder / "scores" / name / f"{samples}.parquet"
+    if not path.exists():
+        readings = read_images(RunFolder.open(folder), samples, judge, hits)
+        path.parent.mkdir(parents=True, exist_ok=True)
+        write_table(readings, path)
+    return pd.read_parquet(path)
+
+
+def write_table(table: pd.DataFrame, path: Path) -> None:
+    """Writes Parquet, whole or not at all."""
+    buffer = io.BytesIO()
+    table.to_parquet(buffer, index=False)
+    write_bytes_atomic(path, buffer.getvalue())
+
+
+# ---------------------------------------------------------------------------------------------- comparing
+
+
+def outcomes(table: pd.DataFrame, variant: str, split: str, outcome: str = "hit") -> np.ndarray:
+    """What came out at the end of training.
+
+    Args:
+        table: of `study_table`.
+        variant: its label.
+        split: of the prompts.
+        outcome: a column of the table, bool or number.
+    Returns:
+        (S, P) float, blocks by prompts, the mean where a prompt was drawn in several noises.
+    """
+    rows = (table["variant"] == variant) & (table["split"] == split) & table["final"]
+    return _cells(table.loc[rows], outcome)
+
+
+def _cells(rows: pd.DataFrame, outcome: str) -> np.ndarray:
+    """(S, P) float, blocks by prompts, both in order."""
+    values = rows.assign(outcome=rows[outcome].astype(float))
+    return values.pivot_table(index="seed", columns="prompt", values="outcome").to_numpy(float)
+
+
+def contrasts(study: Study, table: pd.DataFrame, split: str, outcome: str = "hit") -> list[Contrast]:
+    """The study's contrasts on one split of prompts.
+
+    The first, the claim's own, keeps its p: it is corrected with the other studies' claims. The others are corrected
+    among themselves (`joint_sign_flips`).
+
+    Args:
+        table: of `study_table`.
+        split: of the prompts.
+        outcome: a column of the table, in which more is better.
+    """
+    found = [
+        compare(outcomes(table, one, split, outcome), outcomes(table, other, split, outcome), (one, other), seed=index)
+        for index, (one, other) in enumerate(study.contrasts)
+    ]
+    rng = counted_rng(0, "resampling", 1)
+    corrected = joint_sign_flips(np.array([contrast.blocks for contrast in found[1:]]), rng)
+    return found[:1] + [dataclasses.replace(c, p_corrected=p) for c, p in zip(found[1:], corrected, strict=True)]
+
+
+def rates(study: Study, table: pd.DataFrame, outcome: str = "hit") -> pd.DataFrame:
+    """How often each variant draws what was asked, at each moment that was scored.
+
+    Args:
+        table: of `study_table`.
+        outcome: a column of the table.
+    Returns:
+        One row a split, variant and moment: value, low, high (95% interval over blocks and prompts), blocks (their own
+        rates), images_seen, diversity and held_out_loss (means of the blocks), stopped (number of blocks), final.
+    """
+    rows: list[dict[str, Any]] = []
+    split: Any
+    for split in table["split"].unique():
+        for variant in study.variants:
+            of_variant = table.loc[(table["split"] == split) & (table["variant"] == variant.label)]
+            for number in sorted(of_variant["checkpoint"].unique()):
+                moment = of_variant.loc[of_variant["checkpoint"] == number]
+                cells = _cells(moment, outcome)
+                estimate = two_way_bootstrap(cells, counted_rng(len(rows), "resampling", 2))
+                rows.append(
+                    {"split": split, "variant": variant.label, "checkpoint": int(number)}
+                    | estimate._asdict()
+                    | {"blocks": cells.mean(axis=1).tolist()}
+                    | _means(moment.drop_duplicates("seed"))
+                )
+    return pd.DataFrame(rows)
+
+
+def _means(arms: pd.DataFrame) -> dict[str, Any]:
+    means = {name: arms[name].to_numpy(float).mean() for name in ("images_seen", "diversity", "held_out_loss")}
+    return means | {"stopped": int(arms["stopped"].notna().to_numpy().sum()), "final": bool(arms["final"].all())}
+
+
+def arm_contrasts(study: Study, table: pd.DataFrame, column: str) -> list[dict[str, Any]]:
+    """The study's contrasts in a number that is no hit, block by block, such as the held-out loss.
+
+    Args:
+        table: one row an image at the end of training: variant, seed, and the column.
+        column: of numbers; an arm's is their mean.
+    Returns:
+        first, second, difference (value, low, high), p; without those where a number is not finite.
+    """
+    means: Any = table.assign(value=table[column].astype(float)).groupby(["variant", "seed"])["value"].mean()
+    arms = {variant.label: means.loc[variant.label].sort_index().to_numpy(float) for variant in study.variants}
+    found = []
+    for index, (one, other) in enumerate(study.contrasts):
+        if np.isfinite(arms[one] - arms[other]).all():
+            contrast = compare(arms[one][:, None], arms[other][:, None], (one, other), seed=index)
+            found.append({"first": one, "second": other, "difference": list(contrast.difference), "p": contrast.p})
+    return found
+
+
+# ---------------------------------------------------------------------------------------------- reporting
+
+
+def write_report(
+    lab: Lab,
+    judge: Judge,
+    name: str = "radicals",
+    hits: Hits = expected_radical_hits,
+    outcome: str = "hit",
+) -> dict[str, Any]:
+    """Reads the stored images and writes table-<name>.parquet, report-<name>.json and figure-<name>.png.
+
+    Args:
+        judge: see `Judge`.
+        name: of the judge.
+        hits: which readings show what was expected.
+        outcome: the column of the table that is compared.
+    Returns:
+        What report-<name>.json holds.
+    Raises:
+        ValueError: arms are missing.
+    """
+    if left := missing(lab):
+        raise ValueError(f"{lab.folder}: {left} of {len(lab.trainings())} arms are not there yet")
+    study, table = lab.study, study_table(lab, judge, name, hits)
+    write_table(table, lab.folder / f"table-{name}.parquet")
+    found = {split: contrasts(study, table, split, outcome) for split in lab.prompts}
+    share = rates(study, table, outcome)
+    arms = table.drop_duplicates(["variant", "seed", "checkpoint"]).loc[:, list(ARM_COLUMNS)]
+    report = {
+        "study": study.to_json(),
+        "hash": study.hash,
+        "drawing": lab.drawing,
+        "judge": name,
+        "outcome": outcome,
+        "prompts": {split: len(asked.captions) for split, asked in lab.prompts.items()},
+        "sentences": {split: [sentence(c, place(study)) for c in some] for split, some in found.items()},
+        "contrasts": {split: [c.to_json() for c in some] for split, some in found.items()},
+        "rates": _records(share),
+        "losses": arm_contrasts(study, table.loc[table["final"]], "held_out_loss"),
+        "arms": _records(arms),
+    }
+    write_json_atomic(lab.folder / f"report-{name}.json", report)
+    facts = {"study": study.hash, "runs": sorted(set(table["run"])), "report": f"report-{name}.json"}
+    save_figure(_figure(lab, share, found), lab.folder / f"figure-{name}.png", facts)
+    return report
+
+
+def _records(table: pd.DataFrame) -> list[dict[str, Any]]:
+    """Rows as JSON can hold them: what is not finite becomes None."""
+    rows = zip(*(table[name] for name in table.columns), strict=True)
+    return [{str(c): _plain(value) for c, value in zip(table.columns, row, strict=True)} for row in rows]
+
+
+def _plain(value: Any) -> Any:
+    return None if isinstance(value, float) and not math.isfinite(value) else value
+
+
+def _figure(lab: Lab, share: pd.DataFrame, found: Mapping[str, list[Contrast]]) -> Figure:
+    study, split = lab.study, next(iter(lab.prompts))
+    differences = [
+        {"label": f"{c.first} – {c.second}", **c.difference._asdict(), "blocks": c.blocks, "verdict": c.verdict}
+        for c in found[split]
+    ]
+    seeds = f"{len(study.seeds)} training seed" + ("s" if len(study.seeds) > 1 else "")
+    prompts = f"{len(lab.prompts[split].captions)} {split.replace('_', '-')} prompts"
+    note = f"{study.name}, {place(study)}: {seeds}, {prompts}; 95% intervals"
+    shown = share.loc[share["split"] == split]
+    return draw_study(shown, pd.DataFrame(differences), title=study.claim, note=note, margin=MARGIN)

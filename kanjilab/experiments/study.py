@@ -1,0 +1,141 @@
+"""What is asked: a study's variants, blocks and contrasts, as frozen objects that a hash identifies."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Self
+
+from kanjilab.core.config import Arm, settings_hash
+from kanjilab.data.radicals import rule_from_json
+from kanjilab.experiments.demo import DEMO_SAMPLING
+from kanjilab.models.sampling import Sampling
+
+PHASES = ("pilot", "confirm", "explore")
+
+
+@dataclass(frozen=True)
+class Variant:
+    """One value of what a study varies.
+
+    Args:
+        label: its name in tables and sentences, as "rank 64".
+        changes: settings of the study's arm that differ.
+        data: the rule or folder that it is trained on; None for the study's.
+        axes: columns for tables; the changes by default.
+    """
+
+    label: str
+    changes: Mapping[str, Any] = field(default_factory=dict)
+    data: Mapping[str, Any] | None = None
+    axes: Mapping[str, Any] | None = None
+
+
+@dataclass(frozen=True)
+class Study:
+    """A question, and all that is done to answer it.
+
+    Args:
+        name: of the study and its folder.
+        claim: what is tested, in words.
+        arm: the settings that all variants share; its `images_seen` or `epochs` is the budget of a run.
+        variants: what is compared, the first of them the reference.
+        seeds: blocks; each variant is trained with each.
+        contrasts: pairs of labels (one, against which) to test; the first is the claim's own. By default every
+            variant against the first.
+        data: a selection rule as `rule_from_json` reads it, or {"folder": path} of anybody's image folder.
+        base, precision: as for `load_base`.
+        prompts_per_radical: captions per radical drawn from each split.
+        splits: of the captions; the first is the one that verdicts are about.
+        noise_seeds: images per prompt.
+        sampling: how images are drawn.
+        checkpoints: moments of each training that are scored, the last of them its end.
+        loss_images: held-out images whose loss is measured.
+        phase: "pilot", "confirm" or "explore".
+    Raises:
+        ValueError: an impossible setting, with what was expected and what came.
+    """
+
+    name: str
+    claim: str
+    arm: Arm
+    variants: tuple[Variant, ...]
+    seeds: tuple[int, ...]
+    contrasts: tuple[tuple[str, str], ...] = ()
+    data: Mapping[str, Any] = field(default_factory=lambda: {"name": "left16"})
+    base: str = "pocket"
+    precision: str = "bf16"
+    prompts_per_radical: int = 6
+    splits: tuple[str, ...] = ("held_out", "train")
+    noise_seeds: tuple[int, ...] = (0,)
+    sampling: Sampling = DEMO_SAMPLING
+    checkpoints: int = 1
+    loss_images: int = 256
+    phase: str = "explore"
+
+    def __post_init__(self) -> None:
+        labels = [variant.label for variant in self.variants]
+        for name, values in dict(variants=labels, seeds=self.seeds, splits=self.splits, noise=self.noise_seeds).items():
+            if not values or len(set(values)) != len(values):
+                raise ValueError(f"study {self.name!r}: expected one or more different {name}, got {list(values)}")
+        if self.phase not in PHASES:
+            raise ValueError(f"phase must be one of {PHASES}, got {self.phase!r}")
+        for name in ("prompts_per_radical", "checkpoints", "loss_images"):
+            if getattr(self, name) < 1:
+                raise ValueError(f"{name} must be >= 1, got {getattr(self, name)}")
+        if not self.contrasts:
+            object.__setattr__(self, "contrasts", tuple((label, labels[0]) for label in labels[1:]))
+        if unknown := sorted({label for pair in self.contrasts for label in pair} - set(labels)):
+            raise ValueError(f"contrasts name {unknown}, which are no variants; expected some of {labels}")
+        for variant in self.variants:
+            if "seed" in variant.changes:
+                raise ValueError(f"variant {variant.label!r}: the seed is the block's, expected other changes")
+            self.arm_of(variant, self.seeds[0])
+        for data in self.datasets():
+            if "folder" not in data:
+                rule_from_json(data)
+
+    def arm_of(self, variant: Variant, seed: int) -> Arm:
+        """The settings of one training."""
+        return Arm.from_json(self.arm.to_json() | dict(variant.changes) | {"seed": seed})
+
+    def data_of(self, variant: Variant) -> Mapping[str, Any]:
+        """The rule or folder that a variant is trained on."""
+        return self.data if variant.data is None else variant.data
+
+    def datasets(self) -> list[Mapping[str, Any]]:
+        """The different ones of all variants, the reference's first."""
+        return list({settings_hash(dict(d)): d for d in map(self.data_of, self.variants)}.values())
+
+    def cells(self) -> list[tuple[Variant, int]]:
+        """Every variant in every block, block by block."""
+        return [(variant, seed) for seed in self.seeds for variant in self.variants]
+
+    def to_json(self) -> dict[str, Any]:
+        """A plain dictionary, ready for JSON."""
+        return json.loads(json.dumps(dataclasses.asdict(self) | {"arm": self.arm.to_json()}))
+
+    @classmethod
+    def from_json(cls, contents: Mapping[str, Any]) -> Self:
+        """The inverse of `to_json`."""
+        values: dict[str, Any] = dict(contents)
+        values["arm"] = Arm.from_json(values["arm"])
+        values["variants"] = tuple(Variant(**variant) for variant in values["variants"])
+        values["sampling"] = Sampling(**values["sampling"])
+        values["contrasts"] = tuple((one, other) for one, other in values["contrasts"])
+        for name in ("seeds", "splits", "noise_seeds"):
+            values[name] = tuple(values[name])
+        return cls(**values)
+
+    @property
+    def hash(self) -> str:
+        """Identity: the hash of all of its contents."""
+        return settings_hash(self.to_json())
+
+
+def place(study: Study) -> str:
+    """Where its sentences are true: "in pocket"."""
+    return f"in {Path(study.base).name}"

@@ -1,0 +1,4 @@
+"""What leaves kanjilab: LoRA files for other tools, merged pipelines, ComfyUI workflows, cards.
+
+Start with `checkpoint.export`.
+"""

@@ -1,0 +1,546 @@
+"""LoRA files of every common form: read into one, written from one.
+
+A layer is known by its part of the pipeline and its own name there: `unet.mid_block.attentions.0.proj_in`,
+`transformer.transformer_blocks.0.attn.to_q`, `text_encoder.encoder.layers.0.self_attn.q_proj`.
+
+    diffusers, SimpleTuner   unet.X.lora_A.weight, transformer.X.lora_A.weight; alpha, if any, in the header
+    PEFT, our checkpoints    base_model.model.X.lora_A.weight; alpha in adapter_config.json. A text encoder's is a
+                             folder of its own with PEFT, and base_model.model.text_encoder.X in our checkpoints
+    kohya, OneTrainer        lora_unet_X_with_underscores.lora_down.weight and .alpha, lora_te_..., lora_transformer_...
+    SimpleTuner's LyCORIS    lycoris_X_with_underscores.lora_down.weight and .alpha
+    kohya's SD 3             lora_unet_joint_blocks_...: the original's names, with q, k and v in one matrix
+
+DoRA's lengths of rows lie beside these: X.lora_magnitude_vector of PEFT and diffusers, (out,) or (1, out, 1, 1);
+X.dora_scale of LyCORIS, OneTrainer and ComfyUI, (out, 1) or (out, 1, 1, 1).
+
+ComfyUI reads all of these but `unet.X`, and passes over what it does not know: so a wrong name loads as nothing.
+"""
+
+import json
+import math
+import re
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import safe_open
+from torch import Tensor, nn
+
+from kanjilab.core.config import Arm
+from kanjilab.models.adapters import (
+    MAGNITUDE,
+    TEXT,
+    LoraStack,
+    peft_magnitude,
+    row_norms,
+    target_layers,
+    text_layers,
+    with_row_norms,
+)
+from kanjilab.models.hub import CONVERSION, PICKLES
+
+PEFT_PREFIX = "base_model.model."
+PEFT_FILE = "adapter_model.safetensors"
+DIFFUSERS_METADATA = "lora_adapter_metadata"
+SUFFIXES = {
+    ".lora_A.weight": "down",
+    ".lora_B.weight": "up",
+    ".lora_down.weight": "down",
+    ".lora_up.weight": "up",
+    ".lora.down.weight": "down",
+    ".lora.up.weight": "up",
+    ".lora_linear_layer.down.weight": "down",
+    ".lora_linear_layer.up.weight": "up",
+    "_lora.down.weight": "down",
+    "_lora.up.weight": "up",
+    ".alpha": "alpha",
+    ".dora_scale": "dora_scale",
+    f".{MAGNITUDE}": "magnitude",
+    f".{MAGNITUDE}.weight": "magnitude",
+}
+TEXT_ENCODERS = ("text_encoder", "text_encoder_2", "text_encoder_3")
+TEXT_PREFIXES = {
+    "text_encoder": ("text_encoder.", PEFT_PREFIX + "text_encoder.", "lora_te_", "lora_te1_"),
+    "text_encoder_2": ("text_encoder_2.", "lora_te2_"),
+    "text_encoder_3": ("text_encoder_3.", "lora_te3_"),
+}
+
+ChangeOfRows = Callable[[Tensor], Tensor]
+
+
+@dataclass(frozen=True)
+class LowRank:
+    """What a LoRA adds to one layer's weight: scale · B · A; a DoRA then gives each row a length.
+
+    Attributes:
+        down: A, (r, in), or (r, C, kh, kw) of a convolution.
+        up: B, (out, r).
+        scale: of the product.
+        magnitude: DoRA's m, (out,); None of a LoRA.
+    """
+
+    down: Tensor
+    up: Tensor
+    scale: float = 1.0
+    magnitude: Tensor | None = None
+
+    @property
+    def rank(self) -> int:
+        """r."""
+        return self.down.shape[0]
+
+    def folded(self) -> "LowRank":
+        """The same update at scale 1, with the scale multiplied into B."""
+        return replace(self, up=self.up * self.scale, scale=1.0)
+
+    def added_to(self, weight: Tensor) -> Tensor:
+        """A layer's weight with this update, computed in float32.
+
+        Args:
+            weight: (out, in) or (out, in, kh, kw).
+        Returns:
+            (out, in) or (out, in, kh, kw) of the weight's dtype.
+        """
+        delta = self.scale * self.up.float() @ self.down.float().flatten(1)  # (out, in·kh·kw)
+        changed = weight.float() + delta.view(weight.shape)
+        if self.magnitude is not None:
+            changed = with_row_norms(changed, self.magnitude.float())
+        return changed.to(weight.dtype)
+
+
+@dataclass(frozen=True)
+class Lora:
+    """A LoRA of any origin.
+
+    Attributes:
+        layers: by `part.layer`, as `unet.mid_block.attentions.0.proj_in`.
+        metadata: of the file's header.
+    """
+
+    layers: dict[str, LowRank]
+    metadata: dict[str, str]
+
+    @property
+    def parts(self) -> list[str]:
+        """Which parts of the pipeline it has layers of."""
+        return list(dict.fromkeys(name.partition(".")[0] for name in self.layers))
+
+    def of_part(self, part: str) -> dict[str, LowRank]:
+        """The layers of one part, by their names in it."""
+        return {name.removeprefix(part + "."): low for name, low in self.layers.items() if name.startswith(part + ".")}
+
+
+def denoiser_part(layers: Mapping[str, Any]) -> str:
+    """`transformer` where layers of a denoiser have an MMDiT's names, else `unet`."""
+    return "transformer" if any(name.startswith("transformer_blocks.") for name in layers) else "unet"
+
+
+# ---------------------------------------------------------------------------------------------- writing
+
+
+def diffusers_tensors(lora: Lora) -> dict[str, Tensor]:
+    """Names and tensors as diffusers writes them, the scale folded into B; ComfyUI takes them for SD 3 alone.
+
+    Raises:
+        ValueError: the LoRA is also of a text encoder that is no CLIP.
+    """
+    tensors = {}
+    for name, low in lora.layers.items():
+        key = _diffusers_name(name)
+        tensors[f"{key}.lora_A.weight"] = low.down.contiguous()
+        tensors[f"{key}.lora_B.weight"] = _up_like(low)
+        if low.magnitude is not None:
+            # transformers, which reads a text encoder's, wants the name of the parameter whole.
+            end = ".weight" if key.startswith(TEXT_ENCODERS) else ""
+            tensors[f"{key}.{MAGNITUDE}{end}"] = peft_magnitude(low.magnitude, low.down.ndim)
+    return tensors
+
+
+def kohya_tensors(lora: Lora) -> dict[str, Tensor]:
+    """Names and tensors as kohya's scripts write them for SD 1.x, with an alpha that makes the scale 1.
+
+    Of a DoRA as they do through LyCORIS, which decomposes by output as we do (`wd_on_output`).
+
+    Raises:
+        ValueError: the LoRA is one of an MMDiT, or also of a text encoder that is no CLIP.
+    """
+    tensors = {}
+    for name, low in lora.layers.items():
+        part, _, layer = name.partition(".")
+        if part == "transformer":
+            raise ValueError(
+                "kohya's names for SD 3 put q, k and v into one matrix, which these are not: "
+                "write the form 'comfyui' or 'diffusers', which ComfyUI loads"
+            )
+        prefix = "lora_unet_" if part == "unet" else f"lora_te{part.removeprefix('text_encoder').lstrip('_')}_"
+        key = prefix + _published_name(part, layer).replace(".", "_")
+        tensors[f"{key}.lora_down.weight"] = low.down.contiguous()
+        tensors[f"{key}.lora_up.weight"] = _up_like(low)
+        tensors[f"{key}.alpha"] = torch.tensor(float(low.rank))
+        if low.magnitude is not None:
+            tensors[f"{key}.dora_scale"] = _dora_scale(low.magnitude, low)
+    return tensors
+
+
+def comfyui_tensors(lora: Lora) -> dict[str, Tensor]:
+    """The names that ComfyUI loads: kohya's for SD 1.x, diffusers' for SD 3, but of a DoRA `dora_scale`.
+
+    Raises:
+        ValueError: a DoRA of SD 3's last modulations, of which ComfyUI exchanges the halves of B · A alone.
+    """
+    if not any(name.startswith("transformer.") for name in lora.layers):
+        return kohya_tensors(lora)
+    tensors = diffusers_tensors(Lora({name: replace(low, magnitude=None) for name, low in lora.layers.items()}, {}))
+    for name, low in lora.layers.items():
+        if low.magnitude is not None:
+            if _is_exchanged(name, low):
+                raise ValueError(
+                    f"ComfyUI would give the rows of {name} each other's lengths: write the form 'diffusers', "
+                    "or a whole pipeline; or train on targets 'attention+feed-forward'"
+                )
+            tensors[f"{_diffusers_name(name)}.dora_scale"] = _dora_scale(low.magnitude, low)
+    return tensors
+
+
+def _is_exchanged(name: str, low: LowRank) -> bool:
+    """Whether it is a layer of an MMDiT that gives scale and shift alone, which in the original are the other way."""
+    return name.endswith((".norm_out.linear", ".norm1_context.linear")) and len(low.up) == 2 * low.down.shape[1]
+
+
+def _dora_scale(magnitude: Tensor, low: LowRank) -> Tensor:
+    """(out, 1), of a convolution (out, 1, 1, 1)."""
+    return magnitude.view(-1, *[1] * (low.down.ndim - 1))
+
+
+def _diffusers_name(name: str) -> str:
+    part, _, layer = name.partition(".")
+    return f"{part}.{_published_name(part, layer)}"
+
+
+def _up_like(low: LowRank) -> Tensor:
+    """B with the scale in it, as a 1 × 1 convolution where A is a convolution."""
+    up = low.folded().up.contiguous()
+    return up[:, :, None, None] if low.down.ndim == 4 else up
+
+
+def _published_name(part: str, layer: str) -> str:
+    """CLIP's layers lie under `text_model` in every file, though newer transformers leave it out."""
+    if part in TEXT_ENCODERS and layer.startswith("encoder.layer."):
+        raise ValueError(
+            f"{part}.{layer} is BERT's, as pocket has it, and diffusers and ComfyUI put a LoRA on no text encoder but "
+            "CLIP: write the form 'peft', or a whole pipeline"
+        )
+    clip = part in TEXT_ENCODERS and layer.startswith("encoder.layers.")
+    return f"text_model.{layer}" if clip else layer
+
+
+# ---------------------------------------------------------------------------------------------- reading
+
+
+def read_lora(path: Path | str, parts: Mapping[str, nn.Module]) -> Lora:
+    """Reads a LoRA file of any of the forms above.
+
+    Args:
+        path: a `.safetensors` file, or a folder with one: PEFT's, diffusers', an arm of our checkpoints. Of a folder
+            of PEFT's that has another in it, `text_encoder`, both are read.
+        parts: the models it may be about, by part: `{"unet": base.denoiser}` or `{"transformer": base.denoiser}`,
+            and a text encoder as `text_encoder`.
+    Raises:
+        ValueError: keys that name no layer of these parts, by name; half a pair; a shape that does not fit;
+            a DoRA by input; numbers that are not finite; a pickle.
+        FileNotFoundError: no such file.
+    """
+    path = Path(path)
+    if path.is_dir() and (path / "text_encoder" / PEFT_FILE).is_file():
+        denoiser, reader = (_read_file(folder / PEFT_FILE, parts) for folder in (path, path / "text_encoder"))
+        return Lora(denoiser.layers | reader.layers, denoiser.metadata)
+    return _read_file(_find_file(path), parts)
+
+
+def _read_file(file: Path, parts: Mapping[str, nn.Module]) -> Lora:
+    with safe_open(file, "pt") as opened:
+        metadata = opened.metadata() or {}
+        tensors = {name: opened.get_tensor(name) for name in opened.keys()}
+    pairs = _pairs(tensors, file)
+    known = _aliases(parts)
+    if unknown := sorted(pairs.keys() - known.keys()):
+        raise ValueError(f"{file}: {_refusal(unknown, parts)}")
+    alphas, layers = _Alphas(file, metadata), {}
+    for key, pair in pairs.items():
+        for part, name, change in known[key]:
+            module = parts[part].get_submodule(name)
+            if alphas.dora(part) and not pair.keys() & {"magnitude", "dora_scale"}:
+                raise ValueError(f"{file}: {key} is of a DoRA and has no {MAGNITUDE}")
+            layers[f"{part}.{name}"] = _low_rank(file, key, pair, module, change, alphas.of(part, name))
+    return Lora(layers, metadata)
+
+
+def _find_file(path: Path) -> Path:
+    if path.suffix in PICKLES:
+        raise ValueError(f"{path}: expected safetensors; {CONVERSION}")
+    if not path.is_dir():
+        return path
+    files = sorted(path.glob("*.safetensors"))
+    if len(files) != 1:
+        raise FileNotFoundError(f"{path}: expected one .safetensors file, got {[file.name for file in files]}")
+    return files[0]
+
+
+def _pairs(tensors: Mapping[str, Tensor], file: Path) -> dict[str, dict[str, Tensor]]:
+    """By the file's own name of a layer: down, up and perhaps alpha and DoRA's magnitude."""
+    pairs: dict[str, dict[str, Tensor]] = {}
+    unknown = []
+    for name, value in tensors.items():
+        suffix = next((suffix for suffix in SUFFIXES if name.endswith(suffix)), None)
+        if suffix is None:
+            unknown.append(name)
+        else:
+            pairs.setdefault(name.removesuffix(suffix), {})[SUFFIXES[suffix]] = value
+    if unknown:
+        raise ValueError(f"{file}: {len(unknown)} keys that are none of a LoRA: {_some(unknown)}")
+    for key, pair in pairs.items():
+        if missing := {"down", "up"} - pair.keys():
+            raise ValueError(f"{file}: {key} has no {' and no '.join(sorted(missing))} matrix")
+        if not all(torch.isfinite(value).all() for value in pair.values()):
+            raise ValueError(f"{file}: {key} is not finite")
+    return pairs
+
+
+def _some(names: list[str]) -> str:
+    return ", ".join(names[:5]) + (f" and {len(names) - 5} more" if len(names) > 5 else "")
+
+
+def _refusal(unknown: list[str], parts: Mapping[str, nn.Module]) -> str:
+    for part, prefixes in TEXT_PREFIXES.items():
+        found = [name for name in unknown if name.startswith(prefixes)]
+        if found and part not in parts:
+            return (
+                f"{len(found)} layers of the text encoder ({_some(found)}): give it as parts[{part!r}] to read them; "
+                "without them the LoRA would not draw what it was trained to"
+            )
+    return f"{len(unknown)} layers that {' and '.join(parts)} does not have: {_some(unknown)}"
+
+
+def _low_rank(
+    file: Path, key: str, pair: dict[str, Tensor], module: nn.Module, change: ChangeOfRows | None, alpha: "Alpha"
+) -> LowRank:
+    down, up = pair["down"].float(), pair["up"].float().flatten(1)
+    magnitude = _magnitude(file, key, pair, len(up))
+    if change is not None:
+        up, magnitude = change(up), None if magnitude is None else change(magnitude)
+    weight = module.weight
+    assert isinstance(weight, Tensor)
+    rank = down.shape[0]
+    if down.flatten(1).shape[1] != weight[0].numel() or up.shape != (weight.shape[0], rank):
+        raise ValueError(
+            f"{file}: {key} has A {tuple(down.shape)} and B {tuple(up.shape)}, which do not fit the weight "
+            f"{tuple(weight.shape)}; was it trained on another base?"
+        )
+    down = down.view(rank, *weight.shape[1:])
+    scale = float(pair["alpha"]) / rank if "alpha" in pair else alpha.scale(rank)
+    return LowRank(down, up, scale, magnitude)
+
+
+def _magnitude(file: Path, key: str, pair: dict[str, Tensor], height: int) -> Tensor | None:
+    """(height,) DoRA's lengths of rows, in whatever shape a file has them; None of a LoRA."""
+    stored = pair.get("dora_scale", pair.get("magnitude"))
+    if stored is None:
+        return None
+    # One by input begins with 1, as does PEFT's of a convolution, which is by output all the same.
+    by_input = "dora_scale" in pair and stored.shape[:1] != (height,)
+    if stored.numel() != height or by_input:
+        raise ValueError(
+            f"{file}: {key} has a DoRA's lengths of shape {tuple(stored.shape)}, expected one for each of {height} "
+            "outputs; what decomposes by input is not read: merge it first"
+        )
+    return stored.float().flatten()
+
+
+@dataclass(frozen=True)
+class Alpha:
+    """How a file scales a layer beside its tensors; without an alpha the scale is 1, as all loaders take it."""
+
+    value: float | None = None
+    rslora: bool = False
+
+    def scale(self, rank: int) -> float:
+        """alpha / r, or alpha / sqrt(r) with rslora."""
+        return 1.0 if self.value is None else self.value / (math.sqrt(rank) if self.rslora else rank)
+
+
+class _Alphas:
+    """Alphas from PEFT's adapter_config.json beside the file, or from the header that diffusers writes."""
+
+    def __init__(self, file: Path, metadata: Mapping[str, str]):
+        beside = file.with_name("adapter_config.json")
+        peft = file.name == PEFT_FILE and beside.is_file()
+        self.config: dict[str, Any] = json.loads(beside.read_bytes()) if peft else {}
+        self.packed: dict[str, Any] = json.loads(metadata.get(DIFFUSERS_METADATA, "{}"))
+
+    def _value(self, part: str, name: str) -> Any:
+        return self.config.get(name, self.packed.get(f"{part}.{name}"))
+
+    def dora(self, part: str) -> bool:
+        """Whether a DoRA is announced, every layer of which needs its magnitude."""
+        return bool(self._value(part, "use_dora"))
+
+    def of(self, part: str, layer: str) -> Alpha:
+        """PEFT's rule: the first pattern that the layer's name ends with, else the common alpha."""
+        patterns = self._value(part, "alpha_pattern") or {}
+        match = (alpha for pattern, alpha in patterns.items() if re.match(rf"(.*\.)?({pattern})$", layer))
+        return Alpha(next(match, self._value(part, "lora_alpha")), bool(self._value(part, "use_rslora")))
+
+
+# ---------------------------------------------------------------------------------------------- names
+
+Alias = tuple[str, str, ChangeOfRows | None]  # part, layer, what to do to the rows of B and of DoRA's magnitude
+
+
+def _aliases(parts: Mapping[str, nn.Module]) -> dict[str, list[Alias]]:
+    """Every name that a file may give to a layer of these parts."""
+    known: dict[str, list[Alias]] = {}
+    for part, model in parts.items():
+        layers = [name for name, module in model.named_modules() if isinstance(module, nn.Linear | nn.Conv2d)]
+        for layer in layers:
+            for alias in _names_of(part, layer):
+                known[alias] = [(part, layer, None)]
+        if part == "transformer":
+            known |= _original_names(set(layers))
+    return known
+
+
+def _names_of(part: str, layer: str) -> Iterator[str]:
+    flat = layer.replace(".", "_")
+    if part in TEXT_ENCODERS:
+        for name in (layer, f"text_model.{layer}"):
+            if part == "text_encoder":
+                yield PEFT_PREFIX + name
+            for prefix in TEXT_PREFIXES[part]:
+                yield prefix + (name if prefix.endswith(".") else name.replace(".", "_"))
+        return
+    yield layer
+    yield f"{part}.{layer}"
+    yield PEFT_PREFIX + layer
+    yield f"lora_{part}_{flat}"
+    yield f"lycoris_{flat}"
+    if part == "unet":  # diffusers before PEFT
+        old = layer.replace(".to_", ".processor.to_").removesuffix(".0")
+        yield old
+        yield f"unet.{old}"
+
+
+def _third(index: int) -> ChangeOfRows:
+    return lambda rows: rows.chunk(3)[index]
+
+
+def _swapped_halves(rows: Tensor) -> Tensor:
+    """diffusers has scale before shift where the original has shift before scale."""
+    return torch.cat(rows.chunk(2)[::-1])
+
+
+ORIGINAL_BLOCK = {
+    "x_block_attn_proj": "attn.to_out.0",
+    "context_block_attn_proj": "attn.to_add_out",
+    "x_block_attn2_proj": "attn2.to_out.0",
+    "x_block_mlp_fc1": "ff.net.0.proj",
+    "x_block_mlp_fc2": "ff.net.2",
+    "context_block_mlp_fc1": "ff_context.net.0.proj",
+    "context_block_mlp_fc2": "ff_context.net.2",
+    "x_block_adaLN_modulation_1": "norm1.linear",
+    "context_block_adaLN_modulation_1": "norm1_context.linear",
+}
+ORIGINAL_QKV = {
+    "x_block_attn_qkv": ("attn.to_q", "attn.to_k", "attn.to_v"),
+    "context_block_attn_qkv": ("attn.add_q_proj", "attn.add_k_proj", "attn.add_v_proj"),
+    "x_block_attn2_qkv": ("attn2.to_q", "attn2.to_k", "attn2.to_v"),
+}
+ORIGINAL_ENDS = {
+    "context_embedder": "context_embedder",
+    "x_embedder_proj": "pos_embed.proj",
+    "t_embedder_mlp_0": "time_text_embed.timestep_embedder.linear_1",
+    "t_embedder_mlp_2": "time_text_embed.timestep_embedder.linear_2",
+    "y_embedder_mlp_0": "time_text_embed.text_embedder.linear_1",
+    "y_embedder_mlp_2": "time_text_embed.text_embedder.linear_2",
+    "final_layer_linear": "proj_out",
+}
+
+
+def _original_names(layers: set[str]) -> dict[str, list[Alias]]:
+    """kohya's names for SD 3: those of the original model, in which q, k and v are one matrix."""
+    blocks = 1 + max(int(name.split(".")[1]) for name in layers if name.startswith("transformer_blocks."))
+    names: dict[str, list[tuple[str, ChangeOfRows | None]]] = {
+        original: [(ours, None)] for original, ours in ORIGINAL_ENDS.items()
+    }
+    names["final_layer_adaLN_modulation_1"] = [("norm_out.linear", _swapped_halves)]
+    for i in range(blocks):
+        here, there = f"transformer_blocks.{i}.", f"joint_blocks_{i}_"
+        for original, ours in ORIGINAL_BLOCK.items():
+            last_context = i == blocks - 1 and ours == "norm1_context.linear"
+            names[there + original] = [(here + ours, _swapped_halves if last_context else None)]
+        for original, three in ORIGINAL_QKV.items():
+            names[there + original] = [(here + ours, _third(index)) for index, ours in enumerate(three)]
+    return {
+        f"lora_unet_{original}": [("transformer", ours, change) for ours, change in targets]
+        for original, targets in names.items()
+        if all(ours in layers for ours, _ in targets)
+    }
+
+
+# ---------------------------------------------------------------------------------------------- use
+
+
+def stack_of(denoiser: nn.Module, lora: Lora, text_encoder: nn.Module | None = None, seed: int = 0) -> LoraStack:
+    """A LoRA that was read, as an adapter to sample with or to look at.
+
+    The targets are the narrowest choice that has all its layers; layers that it leaves out get zeros, and smaller
+    ranks are filled with zeros. Where one layer is a DoRA's, all get lengths of rows: those that they have anyway.
+
+    Args:
+        denoiser: the model that it is for.
+        lora: of this denoiser, and perhaps of the text encoder.
+        text_encoder: the base's, where it has one that stays loaded.
+        seed: of the arm; nothing is drawn with it.
+    Raises:
+        ValueError: it has layers of another part.
+    """
+    part, reads = denoiser_part(target_layers(denoiser, "all")), any(name.startswith(TEXT) for name in lora.layers)
+    given = {part} | ({TEXT.rstrip(".")} if text_encoder is not None else set())
+    if others := [name for name in lora.layers if name.partition(".")[0] not in given]:
+        raise ValueError(f"expected layers of {' and '.join(sorted(given))} alone, got {_some(others)}")
+    layers = {name.removeprefix(f"{part}."): low for name, low in lora.layers.items()}
+    choices = ("cross-attention", "attention", "attention+feed-forward", "all")
+    found = {choice: _layers_of(denoiser, choice, text_encoder if reads else None) for choice in choices}
+    targets = next(choice for choice in choices if layers.keys() <= found[choice])
+    rank = max(low.rank for low in layers.values())
+    dora = any(low.magnitude is not None for low in layers.values())
+    arm = Arm(targets=targets, rank=rank, dora=dora, train_text_encoder=reads, seed=seed)
+    stack = LoraStack(denoiser, [arm], text_encoder)
+    state = {
+        name: value if name.endswith(MAGNITUDE) else torch.zeros_like(value) for name, value in stack.state(0).items()
+    }
+    for name, low in layers.items():
+        state[f"{PEFT_PREFIX}{name}.lora_A.weight"][: low.rank] = low.down
+        up = state[f"{PEFT_PREFIX}{name}.lora_B.weight"]
+        up[:, : low.rank] = _up_like(low)
+        if dora:
+            lengths = _lengths(low, stack.layers[name])
+            state[f"{PEFT_PREFIX}{name}.{MAGNITUDE}"] = peft_magnitude(lengths, low.down.ndim)
+    with torch.no_grad():
+        stack.load_state(0, state)
+    return stack
+
+
+def _lengths(low: LowRank, layer: nn.Module) -> Tensor:
+    """(out,) of a layer's rows as they become: what a DoRA says, or what a LoRA makes of them."""
+    assert isinstance(layer.weight, Tensor)
+    return row_norms(low.added_to(layer.weight)) if low.magnitude is None else low.magnitude
+
+
+def _layers_of(denoiser: nn.Module, targets: str, text_encoder: nn.Module | None) -> set[str]:
+    try:
+        layers = set(target_layers(denoiser, targets))
+    except ValueError:  # an MMDiT has no layer for cross-attention alone
+        return set()
+    return layers if text_encoder is None else layers | text_layers(text_encoder, targets).keys()

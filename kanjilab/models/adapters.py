@@ -1,0 +1,600 @@
+"""What is trained: stacked LoRA or DoRA layers for K arms over one frozen base, or the whole denoiser.
+
+A LoRA lies in the denoiser, and where an arm says so in the base's one text encoder too. Layers of the latter are known
+by the name that they have there, after `text_encoder.`.
+
+All trainable numbers of an arm lie in one row of a (K, P) tensor, and the layers hold views of it.
+So clipping, averaging, checking and the optimizer work on rows, whatever is trained.
+"""
+
+import math
+import re
+import zlib
+from collections.abc import Collection, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any, cast
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from kanjilab.core.config import Arm
+from kanjilab.core.rng import counted_rng
+
+# The second half are the text's in an MMDiT, whose attention is over image and text together.
+ATTENTION = r"(to_(q|k|v|out\.0)|add_[qkv]_proj|to_add_out)$"
+TARGET_PATTERNS = {
+    "cross-attention": re.compile(r"\.attn2\." + ATTENTION),
+    "attention": re.compile(r"\.attn\d?\." + ATTENTION),
+    "attention+feed-forward": re.compile(r"(\.attn\d?\." + ATTENTION + r"|\.ff(_context)?\.net\.(0\.proj|2)$)"),
+    "all": re.compile(""),
+}
+# Of CLIP, and of BERT.
+TEXT_ATTENTION = r"(\.self_attn\.(q|k|v|out)_proj|\.attention\.(self\.(query|key|value)|output\.dense))$"
+TEXT_FEED_FORWARD = r"(\.mlp\.fc[12]|\.intermediate\.dense|\.\d+\.output\.dense)$"
+TEXT = "text_encoder."  # before the names of its layers
+MAGNITUDE = "lora_magnitude_vector"  # PEFT's name of what DoRA trains beside A and B
+
+
+class Rows:
+    """One vector of parameters per arm, (K, P) float32, with a named view for each tensor in it.
+
+    The model computes with `leaves`: views of the rows themselves, or of a copy in the model's
+    precision that `refresh` brings up to date in one pass.
+
+    Args:
+        shapes: name -> shape of one arm's tensor.
+        arms: K.
+        device: where the rows live.
+        dtype: of the leaves.
+        exact: names whose leaves stay float32: views of the rows themselves, whatever the dtype.
+    """
+
+    def __init__(
+        self,
+        shapes: Mapping[str, tuple[int, ...]],
+        arms: int,
+        device: torch.device,
+        dtype: torch.dtype = torch.float32,
+        exact: Collection[str] = (),
+    ):
+        self.shapes = dict(shapes)
+        size = sum(math.prod(shape) for shape in self.shapes.values())
+        self.values = torch.zeros(arms, size, device=device)
+        self.gradients = torch.zeros(arms, size, device=device)
+        self._used = self.values if dtype == torch.float32 else self.values.to(dtype)
+        used, own = self.views(self._used), self.views(self.values)
+        self.leaves = {name: nn.Parameter(own[name] if name in exact else view) for name, view in used.items()}
+
+    def refresh(self) -> None:
+        """Brings the leaves up to date with `values`."""
+        if self._used is not self.values:
+            self._used.copy_(self.values)
+
+    def take_gradients(self, leaves: Sequence[Tensor], loss: Tensor, add: bool) -> None:
+        """Puts the gradient of a loss into `gradients`, or adds it to what is there.
+
+        Args:
+            leaves: what the loss depends on, in the order of `shapes`, each the size of its view.
+            loss: scalar.
+            add: whether to add.
+        """
+        # Not through .grad: autograd wants a gradient's strides to be those of its parameter alone.
+        found = torch.autograd.grad(loss, leaves, allow_unused=True)
+        for view, gradient in zip(self.views(self.gradients).values(), found, strict=True):
+            if gradient is not None and add:
+                view.add_(gradient.view_as(view))
+            elif gradient is not None:
+                view.copy_(gradient.view_as(view))
+            elif not add:
+                view.zero_()
+
+    def views(self, rows: Tensor) -> dict[str, Tensor]:
+        """Cuts a (..., P) tensor into (..., *shape) views by name."""
+        views, start = {}, 0
+        for name, shape in self.shapes.items():
+            end = start + math.prod(shape)
+            views[name] = rows[..., start:end].unflatten(-1, shape)
+            start = end
+        return views
+
+
+@dataclass
+class Segments:
+    """Which arm each stretch of the batch belongs to: (arm, count) pairs in order."""
+
+    pairs: tuple[tuple[int, int], ...] = ()
+
+    @property
+    def arms(self) -> list[int]:
+        """The arms in order of their stretches."""
+        return [arm for arm, _ in self.pairs]
+
+    @property
+    def even(self) -> bool:
+        """Whether all stretches are of the same length."""
+        return len({count for _, count in self.pairs}) == 1
+
+
+def row_norms(weight: Tensor) -> Tensor:
+    """Length of each output's weights, over all of its inputs.
+
+    In float32 whatever the weights are in: rounded to bf16, it would lengthen or shorten whole rows by up to 0.2%.
+
+    Args:
+        weight: (out, in) or (out, C, kh, kw).
+    Returns:
+        (out,) float32, above 0 even where all weights are 0, so that it can divide.
+    """
+    norms = torch.linalg.vector_norm(weight.flatten(1), dim=1, dtype=torch.float32)
+    return norms.clamp(min=torch.finfo(torch.float32).tiny)
+
+
+def with_row_norms(weight: Tensor, magnitude: Tensor) -> Tensor:
+    """DoRA's m · V / ‖V‖: each output's weights turned as they are, but of another length.
+
+    The gradient takes ‖V‖ for a constant, which saves memory and costs no quality.
+
+    Args:
+        weight: V, (out, in) or (out, C, kh, kw).
+        magnitude: m, (out,) float32.
+    Returns:
+        As the weight.
+    Source: Liu et al. 2024, arXiv:2402.09353, equation 5 and section 4.3.
+    """
+    factor = magnitude / row_norms(weight.detach())
+    return (weight * factor.view(-1, *[1] * (weight.ndim - 1))).to(weight.dtype)
+
+
+class StackedLora(nn.Module):
+    """A frozen linear or convolution layer plus one low-rank update per arm.
+
+    y = W x + scale_k · B_k A_k x for the images of arm k. Where an arm has many positions, its merged
+    weight W + scale · B A is the cheaper way to the same function; elsewhere all arms go through one
+    batched product beside the base. Which way is taken does not depend on the number of arms. Of an arm
+    with DoRA the merged weight is needed in any case, since its rows get the lengths m.
+
+    Args:
+        base: the frozen layer.
+        down: (K, r, in) or, for a convolution, (K, r, in·kh·kw).
+        up: (K, out, r).
+        scales: K numbers, on the CPU.
+        segments: shared by all layers, set before each forward pass.
+        magnitude: (K, out) float32, DoRA's m; None where no arm of this layer has it.
+        decomposed: K flags, which arms have it.
+    """
+
+    def __init__(
+        self,
+        base: nn.Linear | nn.Conv2d,
+        down: nn.Parameter,
+        up: nn.Parameter,
+        scales: Tensor,
+        segments: Segments,
+        magnitude: nn.Parameter | None,
+        decomposed: Sequence[bool],
+    ):
+        super().__init__()
+        self.base = base
+        # In a tuple, torch does not see them: the model's parameters, and so its dtype, stay the base's.
+        self.trained = (down, up, magnitude)
+        self.decomposed = tuple(decomposed)
+        self.scales = scales.to(down)
+        self.factors = scales.tolist()
+        self.segments = segments
+
+    def forward(self, x: Tensor) -> Tensor:
+        """x: (N, ..., in) or (N, C, h, w), the images of each arm side by side."""
+        pairs = self.segments.pairs
+        if not pairs:
+            return self.base(x)
+        arms, chunks = self.segments.arms, x.split([count for _, count in pairs])
+        merging = [self.decomposed[arm] or self._merging_pays(chunk) for chunk, arm in zip(chunks, arms, strict=True)]
+        if self.segments.even and not any(merging):
+            return self._beside(x, arms)
+        ways = [self._merged if merges else self._beside for merges in merging]
+        outputs = [way(chunk, [arm]) for way, chunk, arm in zip(ways, chunks, arms, strict=True)]
+        return torch.cat(outputs) if len(outputs) > 1 else outputs[0]
+
+    def _merging_pays(self, x: Tensor) -> bool:
+        """Whether W + scale · B A costs fewer multiplications than applying A and B, forward and backward."""
+        if not self.base.weight.is_floating_point():
+            return False  # 8-bit or 4-bit: there is no W to add to
+        down, up, _ = self.trained
+        (rank, width), height = down.shape[1:], up.shape[1]
+        positions = x.numel() // x.shape[1 if isinstance(self.base, nn.Conv2d) else -1]
+        return width * height * (positions + 3 * rank) <= 3 * positions * rank * (width + height)
+
+    def _merged(self, x: Tensor, arms: Sequence[int]) -> Tensor:
+        """The layer with the merged weight of one arm."""
+        base, arm = self.base, arms[0]
+        down, up, magnitude = self.trained
+        weight = torch.addmm(base.weight.flatten(1).to(x.dtype), up[arm], down[arm], alpha=self.factors[arm])
+        if magnitude is not None and self.decomposed[arm]:
+            weight = with_row_norms(weight, magnitude[arm])
+        if not isinstance(base, nn.Conv2d):
+            return F.linear(x, weight, base.bias)
+        kernel = weight.view(base.weight.shape)
+        return F.conv2d(x, kernel, base.bias, base.stride, base.padding, base.dilation)
+
+    def _beside(self, x: Tensor, arms: Sequence[int]) -> Tensor:
+        """The base's output plus the low-rank part, for equal stretches of the given arms."""
+        whole = list(arms) == list(range(len(self.factors)))
+        pair = self.trained[:2]
+        down, up = pair if whole else (part[list(arms)] for part in pair)  # (K, r, in), (K, out, r)
+        scales = (self.scales if whole else self.scales[list(arms)]).view(-1, 1, 1)
+        y = self.base(x)
+        if not isinstance(self.base, nn.Conv2d):
+            stacked = x.reshape(len(arms), -1, x.shape[-1])  # (K, n, in)
+            return y + torch.bmm(torch.bmm(stacked, down.mT) * scales, up.mT).view_as(y)
+        base, padding = self.base, cast(tuple[int, int], self.base.padding)
+        if base.kernel_size == (1, 1) and base.stride == (1, 1):
+            columns = x.flatten(2)  # (N, C, h·w)
+        else:
+            columns = F.unfold(x, base.kernel_size, base.dilation, padding, base.stride)  # (N, C·kh·kw, h'·w')
+        per_arm = len(x) // len(arms)
+        reduced = torch.bmm((down * scales).repeat_interleave(per_arm, 0), columns)  # (N, r, h'·w')
+        return y + torch.bmm(up.repeat_interleave(per_arm, 0), reduced).view_as(y)
+
+
+@contextmanager
+def _swapped(slots: Sequence[tuple[dict[str, Any], str, Any]]) -> Iterator[None]:
+    """Within it each dictionary holds the new entry under its key; what was there comes back after."""
+    before = [(entries, key, entries[key]) for entries, key, _ in slots]
+    try:
+        for entries, key, new in slots:
+            entries[key] = new
+        yield
+    finally:
+        for entries, key, old in before:
+            entries[key] = old
+
+
+def compute_dtype(denoiser: nn.Module) -> torch.dtype:
+    """In which a denoiser computes: that of its first floating-point weights, since packed ones are whole numbers."""
+    return next(value.dtype for value in denoiser.parameters() if value.is_floating_point())
+
+
+def matrix_shape(layer: nn.Linear | nn.Conv2d) -> tuple[int, int]:
+    """(out, in) of a layer as a matrix, (out, in·kh·kw) of a convolution; packed weights have another shape."""
+    if isinstance(layer, nn.Linear):
+        return layer.out_features, layer.in_features
+    return layer.weight.shape[0], layer.weight[0].numel()
+
+
+def target_layers(denoiser: nn.Module, targets: str) -> dict[str, nn.Linear | nn.Conv2d]:
+    """The layers that a choice of targets names, by their full names, in the model's order.
+
+    Raises:
+        ValueError: the denoiser has no such layer, or no such attention.
+    """
+    if targets == "cross-attention" and any(name.endswith(".add_k_proj") for name, _ in denoiser.named_modules()):
+        raise ValueError(
+            f"{type(denoiser).__name__} attends to image and text jointly and has no cross-attention; "
+            "expected targets 'attention', 'attention+feed-forward' or 'all'"
+        )
+    return _layers_named(denoiser, TARGET_PATTERNS[targets], targets)
+
+
+def text_layers(text_encoder: nn.Module, targets: str) -> dict[str, nn.Linear | nn.Conv2d]:
+    """As `target_layers`, of a text encoder: its attention, and its feed-forward where targets have the denoiser's.
+
+    Raises:
+        ValueError: it has no layer that is known by its name; those of CLIP and BERT are.
+    """
+    wide = targets in ("attention+feed-forward", "all")
+    pattern = re.compile(f"{TEXT_ATTENTION}|{TEXT_FEED_FORWARD}" if wide else TEXT_ATTENTION)
+    found = _layers_named(text_encoder, pattern, targets)
+    return {TEXT + name: layer for name, layer in found.items()}
+
+
+def _layers_named(model: nn.Module, pattern: re.Pattern[str], targets: str) -> dict[str, nn.Linear | nn.Conv2d]:
+    layers = {
+        name: layer
+        for name, layer in model.named_modules()
+        if isinstance(layer, nn.Linear | nn.Conv2d) and pattern.search(name)
+    }
+    if not layers:
+        raise ValueError(f"targets {targets!r} name no layer of {type(model).__name__}")
+    return layers
+
+
+def initial_down(name: str, shape: tuple[int, int], seed: int) -> np.ndarray:
+    """PEFT's initial A: uniform in ±1/sqrt(in), drawn by (seed, layer) alone.
+
+    Rows are drawn in order, so a smaller rank begins with the first rows of a larger one.
+
+    Returns:
+        (r, in) float32.
+    """
+    rng = counted_rng(seed, "initial weights", zlib.crc32(name.encode()))
+    return (rng.random(shape, dtype=np.float32) * 2 - 1) / np.float32(math.sqrt(shape[1]))
+
+
+def peft_magnitude(magnitude: Tensor, dimensions: int) -> Tensor:
+    """DoRA's m in the shape that PEFT gives it: (out,), of a convolution (1, out, 1, 1).
+
+    Args:
+        magnitude: (out,).
+        dimensions: of the layer's weight, 2 or 4.
+    """
+    return magnitude if dimensions == 2 else magnitude.view(1, -1, 1, 1)
+
+
+class LoraStack:
+    """K low-rank adapters over one base, of any ranks, scales and targets, with DoRA or without.
+
+    Smaller ranks are padded with zeros in A *and* B, and an arm whose targets leave a layer out has
+    zeros there: where both are zero, so are both gradients, exactly. DoRA's lengths m exist where some arm
+    has them, and are zeros of no use to the others.
+
+    Args:
+        denoiser: frozen here; its layers are wrapped only within `attached()`.
+        arms: their targets, rank, alpha, dora, train_text_encoder and seed are used.
+        text_encoder: the base's, if it has one that stays loaded; wrapped likewise where an arm trains it.
+    Raises:
+        ValueError: an arm with DoRA over 8-bit or 4-bit weights; or one that trains a text encoder where there is none.
+    """
+
+    def __init__(self, denoiser: nn.Module, arms: Sequence[Arm], text_encoder: nn.Module | None = None):
+        self.denoiser, self.text_encoder = denoiser.requires_grad_(False), text_encoder
+        self.arms = tuple(arms)
+        self.segments, self.text_segments = Segments(), Segments()
+        self.size_px: int | None = None  # of the images that were trained on, where that is known
+        per_arm = [self._layers_of(arm) for arm in arms]
+        self.layers = {name: layer for layers in per_arm for name, layer in layers.items()}
+        self.covered = {name: [name in layers for layers in per_arm] for name in self.layers}
+        self.decomposed = {
+            name: [arm.dora and trains for arm, trains in zip(arms, covers, strict=True)]
+            for name, covers in self.covered.items()
+        }
+        shapes = self._shapes()
+        device = next(denoiser.parameters()).device
+        # Text encoders compute in float32, and DoRA's lengths would, rounded, scale whole rows.
+        exact = [name for name in shapes if name.startswith(TEXT) or name.endswith(MAGNITUDE)]
+        self.rows = Rows(shapes, len(arms), device, compute_dtype(denoiser), exact)
+        self.leaves = list(self.rows.leaves.values())
+        scales = torch.tensor([arm.scale for arm in arms])
+        self.scales = scales.to(device)
+        self.slots = [self._slot(name, layer, scales) for name, layer in self.layers.items()]
+        if device.type != "meta":  # there, only shapes are asked for
+            self._initialise()
+
+    @property
+    def text_arms(self) -> list[int]:
+        """Which arms train the text encoder, and so read captions each in its own way."""
+        return [k for k, arm in enumerate(self.arms) if arm.train_text_encoder]
+
+    def _layers_of(self, arm: Arm) -> dict[str, nn.Linear | nn.Conv2d]:
+        """What one arm trains, by name."""
+        layers = target_layers(self.denoiser, arm.targets)
+        if not arm.train_text_encoder:
+            return layers
+        if self.text_encoder is None:
+            raise ValueError(
+                "train_text_encoder is of bases whose one text encoder stays loaded, as SD 1.x and pocket have it; of "
+                "others, such as SD 3, each is loaded for a while and what it says is kept: expected False, got True"
+            )
+        return layers | text_layers(self.text_encoder.requires_grad_(False), arm.targets)
+
+    def _shapes(self) -> dict[str, tuple[int, ...]]:
+        """Of one arm's tensors, by name."""
+        rank, shapes = max(arm.rank for arm in self.arms), {}
+        for name, layer in self.layers.items():
+            height, width = matrix_shape(layer)
+            shapes[f"{name}.lora_A"] = (rank, width)
+            shapes[f"{name}.lora_B"] = (height, rank)
+            if any(self.decomposed[name]):
+                if not layer.weight.is_floating_point():
+                    raise ValueError(f"{name} is quantised, and dora needs its weights: expected them in fp32 or bf16")
+                shapes[f"{name}.{MAGNITUDE}"] = (height,)
+        return shapes
+
+    def _slot(self, name: str, layer: nn.Linear | nn.Conv2d, scales: Tensor) -> tuple[dict[str, Any], str, Any]:
+        """Where the model holds a layer, and what stands there while the adapters are attached."""
+        leaves = self.rows.leaves
+        down, up, magnitude = leaves[f"{name}.lora_A"], leaves[f"{name}.lora_B"], leaves.get(f"{name}.{MAGNITUDE}")
+        model, segments = self.denoiser, self.segments
+        if self.text_encoder is not None and name.startswith(TEXT):
+            model, segments = self.text_encoder, self.text_segments
+        parent, _, leaf = name.removeprefix(TEXT).rpartition(".")
+        wrapper = StackedLora(layer, down, up, scales, segments, magnitude, self.decomposed[name])
+        return model.get_submodule(parent)._modules, leaf, wrapper
+
+    def _initialise(self) -> None:
+        views = self.rows.views(self.rows.values)
+        for name, layer in self.layers.items():
+            down = views[f"{name}.lora_A"]
+            for k, arm in enumerate(self.arms):
+                if self.covered[name][k]:
+                    values = initial_down(name, (arm.rank, down.shape[2]), arm.seed)
+                    down[k, : arm.rank] = torch.from_numpy(values)
+                if self.decomposed[name][k]:
+                    views[f"{name}.{MAGNITUDE}"][k] = row_norms(layer.weight)
+
+    @contextmanager
+    def attached(self) -> Iterator[Segments]:
+        """Within it denoiser and text encoder run with the adapters; yields the segments to set per batch.
+
+        The text encoder's own, `text_segments`, are set by who reads captions: `Base.trained_text`.
+        """
+        with torch.no_grad():
+            self.rows.refresh()
+        with _swapped(self.slots):
+            yield self.segments
+
+    def state(self, k: int, rows: Tensor | None = None) -> dict[str, Tensor]:
+        """A copy of one arm's adapter in PEFT's names and shapes, padding removed.
+
+        Args:
+            rows: (K, P) values to read in place of the current ones (averaged weights, say).
+        """
+        rank, tensors = self.arms[k].rank, {}
+        views = self.rows.views(self.rows.values if rows is None else rows)
+        for name, layer in self.layers.items():
+            if not self.covered[name][k]:
+                continue
+            down = views[f"{name}.lora_A"][k, :rank]
+            up = views[f"{name}.lora_B"][k, :, :rank]
+            if isinstance(layer, nn.Conv2d):
+                down, up = down.view(rank, *layer.weight.shape[1:]), up[:, :, None, None]
+            tensors[f"base_model.model.{name}.lora_A.weight"] = down.to("cpu", copy=True).contiguous()
+            tensors[f"base_model.model.{name}.lora_B.weight"] = up.to("cpu", copy=True).contiguous()
+            if self.decomposed[name][k]:
+                magnitude = views[f"{name}.{MAGNITUDE}"][k].to("cpu", copy=True)
+                tensors[f"base_model.model.{name}.{MAGNITUDE}"] = peft_magnitude(magnitude, layer.weight.ndim)
+        return tensors
+
+    def load_state(self, k: int, tensors: Mapping[str, Tensor]) -> None:
+        """Sets one arm from PEFT's names and shapes.
+
+        Raises:
+            ValueError: a missing, unknown or misshapen tensor, by name.
+        """
+        expected = {name: value.shape for name, value in self.state(k).items()}
+        found = {name: value.shape for name, value in tensors.items()}
+        if expected != found:
+            wrong = sorted(name for name in expected.keys() | found.keys() if expected.get(name) != found.get(name))
+            first = wrong[0]
+            raise ValueError(
+                f"{len(wrong)} tensors do not fit this adapter; {first}: "
+                f"expected {expected.get(first)}, got {found.get(first)}"
+            )
+        rank, views = self.arms[k].rank, self.rows.views(self.rows.values)
+        for name, value in tensors.items():
+            layer, kind = name.removeprefix("base_model.model.").removesuffix(".weight").rsplit(".", 1)
+            view = views[f"{layer}.{kind}"][k]
+            if kind == "lora_A":
+                view[:rank] = value.flatten(1)
+            elif kind == "lora_B":
+                view[:, :rank] = value.flatten(1)
+            else:
+                view[:] = value.flatten()
+
+    def config(self, k: int) -> dict:
+        """PEFT's `adapter_config.json` for one arm."""
+        arm = self.arms[k]
+        return {
+            "peft_type": "LORA",
+            "base_model_name_or_path": None,
+            "r": arm.rank,
+            "lora_alpha": arm.rank if arm.alpha is None else arm.alpha,
+            "use_rslora": arm.rslora,
+            "use_dora": arm.dora,
+            "lora_dropout": 0.0,
+            "bias": "none",
+            "init_lora_weights": True,
+            "target_modules": sorted(name for name in self.layers if self.covered[name][k]),
+        }
+
+    def update_norm(self) -> Tensor:
+        """(K,) Frobenius norm of what is added to the weights of all layers: scale·B·A through r × r products."""
+        total = torch.zeros(len(self.arms), device=self.scales.device)
+        views = self.rows.views(self.rows.values)
+        for name in self.layers:
+            down, up = views[f"{name}.lora_A"], views[f"{name}.lora_B"]
+            total += ((up.mT @ up) * (down @ down.mT)).sum(dim=(1, 2))  # (K,)
+        norms = self.scales * total.clamp(min=0).sqrt()
+        for k, arm in enumerate(self.arms):
+            if arm.dora:
+                norms[k] = self._decomposed_norm(k)
+        return norms
+
+    def _decomposed_norm(self, k: int) -> Tensor:
+        """Scalar: as `update_norm`, of an arm with DoRA, whose rows change as a whole."""
+        views, total = self.rows.views(self.rows.values), torch.zeros((), device=self.scales.device)
+        for name, layer in self.layers.items():
+            if self.decomposed[name][k]:
+                weight = layer.weight.flatten(1).float()
+                down, up = views[f"{name}.lora_A"][k], views[f"{name}.lora_B"][k]
+                turned = weight + self.scales[k] * up @ down
+                total += (with_row_norms(turned, views[f"{name}.{MAGNITUDE}"][k]) - weight).square().sum()
+        return total.sqrt()
+
+
+class WholeDenoiser:
+    """Every weight of the denoiser, trained as one arm; the same interface as `LoraStack`.
+
+    Args:
+        denoiser: its own parameters are replaced only within `attached()`.
+        arms: exactly one, with targets `unet`.
+    Raises:
+        ValueError: more than one arm.
+    """
+
+    def __init__(self, denoiser: nn.Module, arms: Sequence[Arm]):
+        if len(arms) != 1:
+            raise ValueError(f"full fine-tuning trains one arm at a time, got {len(arms)}")
+        self.denoiser = denoiser
+        self.arms = tuple(arms)
+        self.segments = Segments()
+        self.size_px: int | None = None  # of the images that were trained on, where that is known
+        original = dict(denoiser.named_parameters())
+        device = next(denoiser.parameters()).device
+        self.rows = Rows({name: tuple(value.shape) for name, value in original.items()}, 1, device)
+        views = self.rows.views(self.rows.values)
+        for name, value in original.items():
+            views[name][0] = value.detach()
+        self.text_arms: list[int] = []  # see `LoraStack`
+        self.trained = {name: nn.Parameter(view[0]) for name, view in views.items()}
+        self.leaves = list(self.trained.values())
+        self.slots = [self._slot(name, parameter) for name, parameter in self.trained.items()]
+        self.start = self.rows.values.clone()
+
+    @contextmanager
+    def attached(self) -> Iterator[Segments]:
+        """Within it the denoiser computes with the trained weights; the base's own come back after."""
+        with _swapped(self.slots):
+            yield self.segments
+
+    def _slot(self, name: str, parameter: nn.Parameter) -> tuple[dict[str, Any], str, Any]:
+        module, _, leaf = name.rpartition(".")
+        return self.denoiser.get_submodule(module)._parameters, leaf, parameter
+
+    def state(self, k: int, rows: Tensor | None = None) -> dict[str, Tensor]:
+        """A copy of all weights by the denoiser's own names."""
+        views = self.rows.views(self.rows.values if rows is None else rows)
+        return {name: view[k].detach().to("cpu", copy=True) for name, view in views.items()}
+
+    def load_state(self, k: int, tensors: Mapping[str, Tensor]) -> None:
+        """Sets all weights from the denoiser's own names.
+
+        Raises:
+            ValueError: a missing, unknown or misshapen tensor.
+        """
+        if {name: tuple(value.shape) for name, value in tensors.items()} != self.rows.shapes:
+            raise ValueError(f"the stored weights are not those of this {type(self.denoiser).__name__}")
+        views = self.rows.views(self.rows.values)
+        for name, value in tensors.items():
+            views[name][k] = value
+
+    def config(self, k: int) -> dict:
+        """What is stored beside the weights."""
+        return {"trained": "unet", "class": type(self.denoiser).__name__}
+
+    def update_norm(self) -> Tensor:
+        """(1,) Euclidean distance from the base's weights."""
+        return (self.rows.values - self.start).norm(dim=1)
+
+
+Trainable = LoraStack | WholeDenoiser
+
+
+def make_trainable(denoiser: nn.Module, arms: Sequence[Arm], text_encoder: nn.Module | None = None) -> Trainable:
+    """The trainable parameters that the arms ask for.
+
+    Args:
+        denoiser: of the base.
+        arms: K settings.
+        text_encoder: of the base, where it has one that stays loaded.
+    Raises:
+        ValueError: no arm, or `unet` mixed with adapters; or as `LoraStack`.
+    """
+    if not arms:
+        raise ValueError("expected at least one arm, got none")
+    whole = [arm.targets == "unet" for arm in arms]
+    if any(whole) and not all(whole):
+        raise ValueError("arms with targets 'unet' cannot be trained beside LoRA arms")
+    return WholeDenoiser(denoiser, arms) if whole[0] else LoraStack(denoiser, arms, text_encoder)

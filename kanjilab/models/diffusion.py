@@ -1,0 +1,377 @@
+"""What a base is: one interface, and the two families that keep it, U-Nets and rectified flows."""
+
+from abc import ABC, abstractmethod
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any, ClassVar, Literal
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from kanjilab.core.config import QUANTISED, Arm
+from kanjilab.models.adapters import LoraStack, Trainable, compute_dtype
+from kanjilab.models.text_encoders import OneEncoder, TextSide, TextStates
+from kanjilab.training.schedules import flow_sigmas, min_snr_weight, velocity_weight
+
+
+@dataclass
+class Base(ABC):
+    """A text-to-image latent diffusion model in its parts.
+
+    A *timestep* is the index of one of T noise levels, all equally likely in training; the *clock* is
+    what the denoiser is told in its place.
+
+    Attributes:
+        family: `unet` or `mmdit`.
+        samplers: the samplers that fit, the default first.
+        name: as it was asked for.
+        identity: hash of its weights and configuration; the key of caches.
+        denoiser: predicts noise or velocity; frozen unless a training unfreezes it.
+        vae: the autoencoder.
+        text: the text encoders.
+        scheduler_config: diffusers' configuration of the noise schedule.
+        precision: in which the denoiser computes, or is stored: one of `settings.PRECISIONS`.
+    """
+
+    name: str
+    identity: str
+    denoiser: nn.Module
+    vae: Any
+    text: TextSide
+    scheduler_config: dict[str, Any]
+    precision: str
+    device: torch.device
+
+    family: ClassVar[str]
+    samplers: ClassVar[tuple[str, ...]]
+
+    @abstractmethod
+    def __post_init__(self) -> None:
+        """Works out the noise levels from the scheduler's configuration."""
+
+    @property
+    @abstractmethod
+    def prediction(self) -> str:
+        """What the denoiser predicts: `epsilon`, `v_prediction` or `flow`."""
+
+    @property
+    @abstractmethod
+    def timesteps(self) -> int:
+        """T, the number of noise levels."""
+
+    @abstractmethod
+    def noised(self, latents: Tensor, noise: Tensor, timesteps: Tensor) -> tuple[Tensor, Tensor]:
+        """The denoiser's input and its target.
+
+        Args:
+            latents, noise: (B, C, h, w).
+            timesteps: (B,) int64.
+        Returns:
+            Noisy latents, and what is to be predicted, (B, C, h, w) each.
+        """
+
+    @abstractmethod
+    def clock(self, timesteps: Tensor) -> Tensor:
+        """(B,) what the denoiser is told for each timestep."""
+
+    @abstractmethod
+    def denoise(self, noisy: Tensor, clock: Tensor, text: TextStates) -> Tensor:
+        """The denoiser's prediction, (B, C, h, w) float32.
+
+        Args:
+            noisy: (B, C, h, w).
+            clock: (B,) of `clock`, or of a sampler.
+            text: B captions' states.
+        """
+
+    @abstractmethod
+    def loss_weight(self, timesteps: Tensor, gamma: float | None, velocity: bool = False) -> Tensor:
+        """Weight of each image's squared error.
+
+        Args:
+            timesteps: (B,) int64.
+            gamma: of min-SNR weighting; None for none.
+            velocity: count errors as velocity errors, whatever the base predicts.
+        Returns:
+            (B,) float; ones with neither.
+        """
+
+    def check_arm(self, arm: Arm) -> None:
+        """Refuses a setting that makes no sense for this base.
+
+        Raises:
+            ValueError: with the setting, what was expected and what came.
+        """
+        if arm.targets == "unet" and self.precision in QUANTISED:
+            raise ValueError(
+                f"{self.precision} weights are frozen: expected a LoRA, or fp32 or bf16, got targets 'unet'"
+            )
+
+    @property
+    def text_encoder(self) -> nn.Module | None:
+        """The text encoder where it is one that stays loaded, as of a U-Net."""
+        return self.text.encoder
+
+    @property
+    def channels(self) -> Literal[1, 3]:
+        """Channels of an image: 1 (grayscale) or 3."""
+        return self.vae.config.in_channels
+
+    @property
+    def encoding_identity(self) -> str:
+        """What encoded latents and text states depend on, of the base."""
+        return self.identity
+
+    @property
+    def latent_px(self) -> int:
+        """Pixels of an image along the edge of one latent."""
+        return 2 ** (len(self.vae.config.block_out_channels) - 1)
+
+    def latent_shape(self, size_px: int) -> tuple[int, int, int]:
+        """(C, h, w) of the latents of a square image."""
+        edge = size_px // self.latent_px
+        return self.vae.config.latent_channels, edge, edge
+
+    @torch.no_grad()
+    def encode_images(self, pixels: np.ndarray) -> tuple[Tensor, Tensor]:
+        """Posterior of the autoencoder, in the unit scale that the denoiser works in.
+
+        Args:
+            pixels: (B, H, W) or (B, H, W, 3) uint8.
+        Returns:
+            Mean and log-variance, (B, C, h, w) float32 each; the log-variance is of scaled latents.
+        """
+        images = torch.from_numpy(pixels.astype(np.float32) / 127.5 - 1).to(self.device, self.vae.dtype)
+        images = images[:, None] if images.ndim == 3 else images.permute(0, 3, 1, 2)
+        posterior = self.vae.encode(images).latent_dist
+        factor, shift = self.latent_scale
+        return (posterior.mean.float() - shift) * factor, posterior.logvar.float() + 2 * float(np.log(factor))
+
+    @torch.no_grad()
+    def decode(self, latents: Tensor) -> np.ndarray:
+        """Latents to pixels.
+
+        Args:
+            latents: (B, C, h, w) in unit scale.
+        Returns:
+            (B, H, W) or (B, H, W, 3) uint8.
+        """
+        factor, shift = self.latent_scale
+        images = self.vae.decode(latents.to(self.vae.dtype) / factor + shift).sample
+        pixels = ((images.float() + 1) * 127.5).round().clamp(0, 255).byte().cpu().numpy()
+        return pixels[:, 0] if pixels.shape[1] == 1 else pixels.transpose(0, 2, 3, 1)
+
+    @property
+    def latent_scale(self) -> tuple[float, float]:
+        """The autoencoder's scaling factor, and the shift before it."""
+        return self.vae.config.scaling_factor, self.vae.config.get("shift_factor") or 0.0
+
+    def encode_text(self, captions: Sequence[str]) -> TextStates:
+        """Token states (and pooled states) of captions, padded to the model's length.
+
+        Args:
+            captions: B strings; what is longer than the model's length is cut.
+        """
+        states = self.text.states(captions)
+        pooled = None if states.pooled is None else states.pooled.to(self.device)
+        return TextStates(states.tokens.to(self.device), pooled)
+
+    def trained_text(self, trainable: Trainable, captions: Sequence[str], states: TextStates) -> TextStates:
+        """States of captions as each arm reads them: anew where it trains the text encoder, and else as they are.
+
+        Args:
+            trainable: adapters of K arms, attached; its segments say which arm reads which stretch of the captions.
+            captions: B strings.
+            states: of them, as the base reads them.
+        """
+        pairs = trainable.segments.pairs
+        readers = [k for k, count in pairs for _ in range(count)]
+        rows = [row for row, k in enumerate(readers) if k in trainable.text_arms]
+        if not rows:
+            return states
+        assert isinstance(self.text, OneEncoder) and isinstance(trainable, LoraStack)
+        trainable.text_segments.pairs = tuple((k, count) for k, count in pairs if k in trainable.text_arms)
+        found = self.text.encode([captions[row] for row in rows])
+        return TextStates(states.tokens.index_copy(0, torch.tensor(rows, device=self.device), found), states.pooled)
+
+
+class UNetBase(Base):
+    """A U-Net that predicts noise or velocity, as in Stable Diffusion 1.x and pocket."""
+
+    family = "unet"
+    samplers = ("ddim", "dpm-solver++")
+
+    def __post_init__(self) -> None:
+        from diffusers import DDPMScheduler
+
+        scheduler: Any = DDPMScheduler.from_config(self.scheduler_config)
+        self.alpha_bar: Tensor = scheduler.alphas_cumprod.to(self.device)
+        if self.prediction not in ("epsilon", "v_prediction"):
+            raise ValueError(f"expected a base that predicts epsilon or v_prediction, got {self.prediction!r}")
+
+    @property
+    def prediction(self) -> str:
+        """What the denoiser predicts: `epsilon` or `v_prediction`."""
+        return self.scheduler_config.get("prediction_type", "epsilon")
+
+    @property
+    def timesteps(self) -> int:
+        """T, the number of noise levels."""
+        return len(self.alpha_bar)
+
+    def clock(self, timesteps: Tensor) -> Tensor:
+        """(B,) the timesteps themselves."""
+        return timesteps
+
+    def noised(self, latents: Tensor, noise: Tensor, timesteps: Tensor) -> tuple[Tensor, Tensor]:
+        """The denoiser's input, and the noise or the velocity to predict, (B, C, h, w) each.
+
+        Args:
+            latents, noise: (B, C, h, w).
+            timesteps: (B,) int64.
+        """
+        signal = self.alpha_bar[timesteps].view(-1, 1, 1, 1)
+        noisy = signal.sqrt() * latents + (1 - signal).sqrt() * noise
+        if self.prediction == "epsilon":
+            return noisy, noise
+        return noisy, signal.sqrt() * noise - (1 - signal).sqrt() * latents
+
+    def loss_weight(self, timesteps: Tensor, gamma: float | None, velocity: bool = False) -> Tensor:
+        """(B,) weight of each image's squared error.
+
+        Args:
+            timesteps: (B,) int64.
+            gamma: of min-SNR weighting; None for none.
+            velocity: count errors as velocity errors, whatever the base predicts.
+        """
+        if gamma is None and not velocity:
+            return torch.ones(len(timesteps), device=self.device)
+        alpha_bar = self.alpha_bar[timesteps]
+        if self.prediction == "v_prediction":
+            alpha_bar = alpha_bar.clamp(min=1e-8)  # 0 at pure noise, where the product below is 1 all the same
+        if velocity:
+            weight = velocity_weight(alpha_bar, gamma)
+        else:
+            assert gamma is not None
+            weight = min_snr_weight(alpha_bar, gamma)
+        # The error of a velocity prediction carries a factor SNR + 1 itself, of which SNR is the noise error's.
+        return weight * alpha_bar if self.prediction == "v_prediction" else weight
+
+    def denoise(self, noisy: Tensor, clock: Tensor, text: TextStates) -> Tensor:
+        """The denoiser's prediction, (B, C, h, w) float32.
+
+        Args:
+            noisy: (B, C, h, w).
+            clock: (B,) of `clock`, or of a sampler.
+            text: B captions' states.
+        """
+        dtype = compute_dtype(self.denoiser)
+        return self.denoiser(noisy.to(dtype), clock, text.tokens.to(dtype)).sample.float()
+
+
+class FlowBase(Base):
+    """A multimodal transformer (MMDiT) over a rectified flow, as in Stable Diffusion 3 and 3.5.
+
+    Noisy latents are (1 - sigma) · latents + sigma · noise, and the target is noise - latents. The T
+    noise levels are those of `schedules.flow_sigmas`.
+    Source: Esser et al. 2024, arXiv:2403.03206.
+    """
+
+    family = "mmdit"
+    samplers = ("flow-euler",)
+
+    def __post_init__(self) -> None:
+        config = self.scheduler_config
+        if config.get("use_dynamic_shifting"):
+            raise ValueError("expected a flow with one fixed shift, got use_dynamic_shifting in the scheduler")
+        self.trained_timesteps = int(config.get("num_train_timesteps", 1000))
+        sigmas = flow_sigmas(self.trained_timesteps, float(config.get("shift", 1.0)))
+        self.sigmas: Tensor = torch.from_numpy(sigmas).to(self.device)
+
+    @property
+    def prediction(self) -> str:
+        """`flow`: the velocity of the straight path from latents to noise."""
+        return "flow"
+
+    @property
+    def timesteps(self) -> int:
+        """T, the number of noise levels."""
+        return len(self.sigmas)
+
+    @property
+    def encoding_identity(self) -> str:
+        """The weights, and in which precision and length the text encoders read."""
+        return f"{self.identity}-{self.precision}-{self.text.shape[0]}"
+
+    def latent_shape(self, size_px: int) -> tuple[int, int, int]:
+        """(C, h, w) of the latents of a square image, which the transformer cuts into patches.
+
+        Raises:
+            ValueError: the patches do not fill the image.
+        """
+        channels, height, width = super().latent_shape(size_px)
+        patch: Any = self.denoiser.config.patch_size  # type: ignore[union-attr]
+        edge_px = size_px // height * patch
+        if size_px % edge_px:
+            raise ValueError(f"{self.name}: expected a size that is a multiple of {edge_px} px, got {size_px}")
+        return channels, height, width
+
+    def clock(self, timesteps: Tensor) -> Tensor:
+        """(B,) float32: sigma, in thousandths."""
+        return self.sigmas[timesteps] * self.trained_timesteps
+
+    def noised(self, latents: Tensor, noise: Tensor, timesteps: Tensor) -> tuple[Tensor, Tensor]:
+        """The denoiser's input, and noise - latents to predict, (B, C, h, w) each.
+
+        Args:
+            latents, noise: (B, C, h, w).
+            timesteps: (B,) int64.
+        """
+        sigma = self.sigmas[timesteps].view(-1, 1, 1, 1)
+        return (1 - sigma) * latents + sigma * noise, noise - latents
+
+    def check_arm(self, arm: Arm) -> None:
+        """Refuses weights of the loss that are made for a U-Net's noise schedule.
+
+        Raises:
+            ValueError: `min_snr_gamma` or `velocity_weight` is set, or as for any base.
+        """
+        super().check_arm(arm)
+        for name, value, off in (
+            ("min_snr_gamma", arm.min_snr_gamma, None),
+            ("velocity_weight", arm.velocity_weight, False),
+        ):
+            if value != off:
+                raise ValueError(
+                    f"{self.name} is a rectified flow, weighted by how often each noise level is drawn: "
+                    f"expected {name} = {off}, got {value!r}"
+                )
+
+    def loss_weight(self, timesteps: Tensor, gamma: float | None, velocity: bool = False) -> Tensor:
+        """(B,) ones: the levels are weighted by how often they are drawn.
+
+        Args:
+            timesteps: (B,) int64.
+            gamma, velocity: None and False, as `check_arm` requires.
+        """
+        assert gamma is None and not velocity
+        return torch.ones(len(timesteps), device=self.device)
+
+    def denoise(self, noisy: Tensor, clock: Tensor, text: TextStates) -> Tensor:
+        """The denoiser's prediction, (B, C, h, w) float32.
+
+        Args:
+            noisy: (B, C, h, w).
+            clock: (B,) of `clock`, or of a sampler.
+            text: B captions' states.
+        """
+        assert text.pooled is not None
+        dtype = compute_dtype(self.denoiser)
+        predicted = self.denoiser(
+            hidden_states=noisy.to(dtype),
+            timestep=clock,
+            encoder_hidden_states=text.tokens.to(dtype),
+            pooled_projections=text.pooled.to(dtype),
+        )
+        return predicted.sample.float()

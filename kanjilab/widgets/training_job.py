@@ -1,0 +1,419 @@
+"""A panel's trainings: what each is made of, where it lies, how far it has come, what it will cost.
+
+<folder>/data/<hash>/         image folders
+<folder>/runs/<hash>/         run folders, by the hash of their recipe
+<folder>/runs/<hash>.json     that recipe
+<folder>/last.json            which of them a panel showed last
+<folder>/costs.json           seconds of a step and memory, as measured on this machine
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import platform
+import threading
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Self
+
+import numpy as np
+import pandas as pd
+
+from kanjilab.core.config import Arm, settings_hash
+from kanjilab.core.run_folder import RunError, RunFolder, write_json_atomic
+from kanjilab.data.prompts import DEMO
+from kanjilab.data.radicals import rule_from_json
+from kanjilab.experiments.context import open_data
+from kanjilab.experiments.demo import DEMO_ARM, DEMO_SAMPLING, SCALES, run_training
+from kanjilab.experiments.packs import measure_steps
+from kanjilab.models.loading import Base, load_base
+from kanjilab.models.sampling import Sampling
+from kanjilab.training.encoded import Encoded, encode_dataset
+from kanjilab.training.history import sample_history, stored_history
+from kanjilab.training.schedules import checkpoint_steps
+from kanjilab.training.trainer import StepReport
+from kanjilab.viz.charts import arm_values
+from kanjilab.widgets.worker import POLL_SECONDS, Worker
+
+NEW, GOING_ON, STOPPED, FINISHED = "new", "going on", "stopped", "finished"
+BUTTONS = {NEW: "Start", GOING_ON: "Running", STOPPED: "Resume", FINISHED: "Load"}
+RECORDS_OF_A_RATE = 5
+PANEL_ARM = dataclasses.replace(DEMO_ARM, images_seen=SCALES["demo"].images_seen)
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """All that a training is made of, before anything is loaded.
+
+    Args:
+        base, precision: as for `load_base`.
+        data: a selection rule as `rule_from_json` reads it, or {"folder": path} of anybody's image folder.
+        arm: its budget given as `images_seen`, so that its cost can be told before the data are there.
+        checkpoints: columns of the strip after "before training".
+    Raises:
+        ValueError: an arm without images_seen, a rule that is none, or fewer than one checkpoint.
+    """
+
+    base: str = "pocket"
+    precision: str = "bf16"
+    data: Mapping[str, Any] = field(default_factory=lambda: {"name": "left16"})
+    arm: Arm = PANEL_ARM
+    checkpoints: int = SCALES["demo"].checkpoints
+
+    def __post_init__(self) -> None:
+        if self.arm.images_seen is None:
+            raise ValueError("expected an arm whose budget is images_seen, got one counted in epochs")
+        if self.checkpoints < 1:
+            raise ValueError(f"checkpoints must be >= 1, got {self.checkpoints}")
+        if "folder" not in self.data:
+            rule_from_json(self.data)
+
+    def to_json(self) -> dict[str, Any]:
+        """A plain dictionary, ready for JSON."""
+        return json.loads(json.dumps(dataclasses.asdict(self) | {"arm": self.arm.to_json()}))
+
+    @classmethod
+    def from_json(cls, contents: Mapping[str, Any]) -> Self:
+        """The inverse of `to_json`."""
+        return cls(**{**contents, "arm": Arm.from_json(contents["arm"])})
+
+    @property
+    def name(self) -> str:
+        """The hash of all of its contents: name of its run folder."""
+        return settings_hash(self.to_json())
+
+    @property
+    def steps(self) -> int:
+        """Optimizer steps of the whole training."""
+        return self.arm.total_steps(0)  # images_seen is given, so the number of images plays no part
+
+    @property
+    def shape(self) -> str:
+        """Identity of what a step's time and memory depend on."""
+        return settings_hash([self.base, self.precision, *self.arm.step_shape, platform.node()])
+
+    def title(self) -> str:
+        """A short line for lists."""
+        what = "every weight" if self.arm.targets == "unet" else f"rank {self.arm.rank} on {self.arm.targets}"
+        budget = f"{self.arm.images_seen:,} images by {self.arm.batch}"
+        return f"{what}, {budget}, rate {self.arm.peak_lr:g} {self.arm.schedule}, seed {self.arm.seed}, {self.base}"
+
+
+@dataclass(frozen=True)
+class Drawing:
+    """What the strip shows: every prompt in every noise, one column a checkpoint."""
+
+    prompts: tuple[str, ...] = DEMO
+    seeds: tuple[int, ...] = (0,)
+    sampling: Sampling = DEMO_SAMPLING
+
+
+# ---------------------------------------------------------------------------------------------- how far it has come
+
+
+@dataclass(frozen=True)
+class RunState:
+    """What a run folder tells of its training.
+
+    Attributes:
+        kind: "new", "going on", "stopped" or "finished".
+        step, images_seen, seconds: of the latest record where it is going on, else of the newest checkpoint.
+        total_images: of the whole training; 0 where it is new.
+        saved_step: of the newest checkpoint.
+        writer: process that trains it now, or None.
+        stopping: that process was asked to stop.
+        reason: why the arm ended early, or None.
+    """
+
+    kind: str = NEW
+    step: int = 0
+    images_seen: int = 0
+    seconds: float = 0.0
+    total_images: int = 0
+    saved_step: int = 0
+    writer: str | None = None
+    stopping: bool = False
+    reason: str | None = None
+
+    @property
+    def button(self) -> str:
+        """What the panel's button says."""
+        return BUTTONS[self.kind]
+
+
+def read_state(path: Path) -> RunState:
+    """What a run folder tells, at any moment: never begun, going on somewhere, killed, stopped or finished.
+
+    Args:
+        path: of the run, which need not exist.
+    Raises:
+        RunError: settings or log are not what a training leaves, whenever it is killed.
+    """
+    if not (path / "settings.json").exists():
+        return RunState()
+    run = RunFolder.open(path)
+    writer = run.writer()  # before the rest, which may only be newer
+    settings, saved = run.settings, _newest_state(run)
+    arm = run.arm(0)
+    total = arm.total_steps(settings["training_images"])
+    progress = saved["arms"][0]
+    finished = progress["steps"] >= total or progress["stopped"] is not None
+    state = RunState(
+        kind=FINISHED if finished else STOPPED,
+        step=saved["step"],
+        images_seen=progress["images_seen"],
+        seconds=saved["seconds"],
+        total_images=total * arm.images_per_step,
+        saved_step=saved["step"],
+        reason=progress["stopped"],
+    )
+    if writer is None or finished:
+        return state
+    log, further = run.read_log(), {}
+    if len(log) and log["step"].iloc[-1] > state.step:  # an old log of a run that resumes is cut before its first step
+        last = log.iloc[-1]
+        further = dict(step=int(last["step"]), images_seen=last["images_seen"][0], seconds=float(last["seconds"]))
+    return dataclasses.replace(state, kind=GOING_ON, writer=writer, stopping=run.stop_requested(), **further)
+
+
+def _newest_state(run: RunFolder) -> dict[str, Any]:
+    """state.json of the newest checkpoint; of a run without one, its beginning."""
+    while steps := run.checkpoints():
+        try:
+            return run.read_state(steps[-1])
+        except (RunError, FileNotFoundError):  # a newer one has taken its place meanwhile
+            if run.checkpoints() == steps:
+                raise
+    return {"step": 0, "seconds": 0.0, "arms": [{"steps": 0, "images_seen": 0, "stopped": None}]}
+
+
+def images_per_second(pace: Sequence[tuple[float, float]]) -> float | None:
+    """Speed over some (images seen, seconds of training), in order; None where they do not tell."""
+    if len(pace) < 2 or pace[-1][1] <= pace[0][1]:
+        return None
+    return (pace[-1][0] - pace[0][0]) / (pace[-1][1] - pace[0][1])
+
+
+def pace_of_log(log: pd.DataFrame) -> list[tuple[float, float]]:
+    """(images seen, seconds) of the latest records."""
+    if not len(log):
+        return []
+    seen = arm_values(log, "images_seen")[:, 0]
+    return list(zip(seen.tolist(), log["seconds"].tolist(), strict=True))[-RECORDS_OF_A_RATE:]
+
+
+def duration(seconds: float) -> str:
+    """Time as people say it: "40 s", "6 min 10 s", "2 h 5 min"."""
+    seconds = round(seconds)
+    if seconds < 60:
+        return f"{seconds} s"
+    minutes, seconds = divmod(seconds, 60)
+    if minutes < 60:
+        return f"{minutes} min {seconds} s" if seconds else f"{minutes} min"
+    hours, minutes = divmod(minutes, 60)
+    return f"{hours} h {minutes} min" if minutes else f"{hours} h"
+
+
+def progress_text(state: RunState, pace: Sequence[tuple[float, float]]) -> str:
+    """How fast a training goes and how long it still takes."""
+    rate = images_per_second(pace)
+    if rate is None or rate <= 0:
+        return ""
+    left = max(0, state.total_images - state.images_seen) / rate
+    return f"{rate:.1f} images/s, about {duration(left)} left"
+
+
+def state_text(state: RunState, worker: Worker | None) -> str:
+    """Where the training stands, in a sentence."""
+    of_all = f"{state.images_seen:,} of {state.total_images:,} images"
+    if worker is not None and worker.alive:
+        count = f" ({worker.done:,.0f} of {worker.total:,.0f})" if worker.total else ""
+        stopping = "; it stops at the next safe moment and leaves a checkpoint" if worker.stopping else ""
+        return f"In this kernel: {worker.stage}{count}{stopping}."
+    if worker is not None and worker.error is not None:
+        return f"Failed: {type(worker.error).__name__}: {worker.error}"
+    if state.kind == NEW:
+        return "Stopped before its first step." if worker and worker.stopped else "Not begun."
+    if state.kind == GOING_ON:
+        stopping = "; it was asked to stop" if state.stopping else ""
+        return f"Going on in process {state.writer}{stopping}."
+    if state.kind == STOPPED:
+        return f"Stopped after {of_all}; Resume goes on from the checkpoint of step {state.saved_step:,}."
+    rate = f" at {state.images_seen / state.seconds:.1f} images/s" if state.seconds else ""
+    early = f"; it ended early: {state.reason}" if state.reason else ""
+    return f"Finished: {of_all}{rate}{early}."
+
+
+# ---------------------------------------------------------------------------------------------- what it will cost
+
+
+@dataclass(frozen=True)
+class Cost:
+    """What was measured on a few steps.
+
+    Attributes:
+        seconds_per_step: median.
+        gigabytes: of memory at the peak, of this process.
+    """
+
+    seconds_per_step: float
+    gigabytes: float
+
+
+def cost_text(recipe: Recipe, cost: Cost | None, state: RunState) -> str:
+    """What remains to be done and how long it takes, before it is started."""
+    left = max(0, recipe.steps - state.saved_step) if state.kind != NEW else recipe.steps
+    known = {
+        NEW: "new",
+        STOPPED: f"resumable at step {state.saved_step:,}",
+        FINISHED: "stored: nothing is trained again",
+        GOING_ON: "going on",
+    }[state.kind]
+    if state.kind == FINISHED:
+        return f"{recipe.steps:,} steps · {known}"
+    if cost is None:
+        return f"{left:,} steps · {known} · cost not measured on this machine yet (Start measures it first)"
+    time_left = duration(left * cost.seconds_per_step)
+    return f"{left:,} steps ≈ {time_left} of training, {cost.gigabytes:.1f} GB of memory (measured) · {known}"
+
+
+# ---------------------------------------------------------------------------------------------- where it lies
+
+
+class Workshop:
+    """A panel's folder, and the base and data that it loaded last.
+
+    Args:
+        folder: new, or of an earlier panel.
+        device: where bases go.
+        save_every_seconds: between checkpoints, at most.
+    """
+
+    def __init__(self, folder: Path, device: str = "cpu", save_every_seconds: float = 60.0):
+        self.folder, self.device, self.save_every_seconds = folder, device, save_every_seconds
+        self._loaded: tuple[tuple, Base, Encoded] | None = None
+        self._turn = threading.RLock()
+
+    def run_path(self, recipe: Recipe) -> Path:
+        """Where a recipe's run lies, or will."""
+        return self.folder / "runs" / recipe.name
+
+    def recipes(self) -> list[Recipe]:
+        """Of all trainings that were begun here, the latest first."""
+        paths = sorted(self.folder.glob("runs/*.json"), key=lambda path: path.stat().st_mtime, reverse=True)
+        return [Recipe.from_json(json.loads(path.read_text())) for path in paths]
+
+    def last(self, asked: Recipe) -> Recipe:
+        """What a panel that was asked for these settings showed last; the settings themselves at first."""
+        path = self.folder / "last.json"
+        last = json.loads(path.read_text()) if path.exists() else {}
+        return Recipe.from_json(last["shown"]) if last.get("asked") == asked.name else asked
+
+    def keep(self, recipe: Recipe, asked: Recipe) -> None:
+        """Take note of a training that begins now."""
+        (self.folder / "runs").mkdir(parents=True, exist_ok=True)
+        write_json_atomic(self.folder / "runs" / f"{recipe.name}.json", recipe.to_json())
+        write_json_atomic(self.folder / "last.json", {"asked": asked.name, "shown": recipe.to_json()})
+
+    def cost(self, recipe: Recipe) -> Cost | None:
+        """What was measured for such steps on this machine, or None."""
+        known = self._costs().get(recipe.shape)
+        return Cost(**known) if known else None
+
+    def _costs(self) -> dict[str, Any]:
+        path = self.folder / "costs.json"
+        return json.loads(path.read_text()) if path.exists() else {}
+
+    def open(self, recipe: Recipe, worker: Worker) -> tuple[Base, Encoded]:
+        """Load the base, draw and encode the data, or take what is there already."""
+        wanted = (recipe.base, recipe.precision, settings_hash(dict(recipe.data)))
+        if self._loaded is None or self._loaded[0] != wanted:
+            worker.tell("load the base")
+            base = load_base(recipe.base, recipe.precision, self.device)
+            worker.tell("draw the data")
+            dataset = open_data(recipe.data, self.folder)
+            told: Callable[[int, int], None] = lambda done, total: worker.tell("encode the data", done, total)  # noqa: E731
+            self._loaded = (wanted, base, encode_dataset(base, dataset.split("train"), on_progress=told))
+        return self._loaded[1], self._loaded[2]
+
+    @contextmanager
+    def _alone(self, worker: Worker) -> Iterator[None]:
+        """One job at a time: each attaches adapters of its own to the one base."""
+        while not self._turn.acquire(timeout=POLL_SECONDS):
+            worker.tell("wait for this panel's other job")
+        try:
+            yield
+        finally:
+            self._turn.release()
+
+    def measure(self, recipe: Recipe, worker: Worker) -> None:
+        """A job: measure and store what a step costs, where that is not known."""
+        if self.cost(recipe) is not None:
+            return
+        with self._alone(worker):
+            base, data = self.open(recipe, worker)
+            worker.tell("measure a few steps")
+            seconds, gigabytes = measure_steps(base, data, [recipe.arm])
+            cost = Cost(round(seconds, 5), round(gigabytes, 3))
+            self.folder.mkdir(parents=True, exist_ok=True)
+            write_json_atomic(self.folder / "costs.json", self._costs() | {recipe.shape: dataclasses.asdict(cost)})
+
+    def train(self, recipe: Recipe, drawing: Drawing, worker: Worker) -> None:
+        """A job: measure, train to the end or to a stop, and draw a column at every checkpoint of the strip.
+
+        The columns are drawn between two steps, in the training's own thread: its adapters are not attached then, and
+        what is drawn at random is a function of the seed, so the training is the same with and without them.
+        """
+        with self._alone(worker):
+            self._train(recipe, drawing, worker)
+
+    def _train(self, recipe: Recipe, drawing: Drawing, worker: Worker) -> None:
+        self.measure(recipe, worker)
+        base, data = self.open(recipe, worker)
+        path = self.run_path(recipe)
+        columns = set(checkpoint_steps(recipe.arm.total_steps(len(data)), recipe.checkpoints))
+        begun = self.strip(recipe, drawing) is not None
+
+        def on_step(report: StepReport) -> None:
+            nonlocal begun
+            worker.told_of_step(report)
+            worker.tell("train")
+            if report.step in columns or not begun:
+                self.draw(base, path, drawing, worker)
+                begun = True
+
+        worker.tell("train")
+        run_training(
+            base,
+            data,
+            [recipe.arm],
+            path,
+            recipe.checkpoints,
+            save_every_seconds=self.save_every_seconds,
+            progress=False,
+            on_step=on_step,
+        )
+        self.draw(base, path, drawing, worker)
+
+    def draw(self, base: Base, path: Path, drawing: Drawing, worker: Worker) -> None:
+        """Draw what the strip lacks."""
+        told: Callable[[int, int], None] = lambda done, total: worker.tell("draw the strip", done, total)  # noqa: E731
+        run = RunFolder.open(path)
+        sample_history(base, run, drawing.prompts, drawing.seeds, drawing.sampling, on_progress=told)
+
+    def strip(self, recipe: Recipe, drawing: Drawing) -> tuple[np.ndarray, dict[str, Any]] | None:
+        """What is drawn of the strip so far, as `sample_history` gives it.
+
+        Args:
+            recipe: of the run.
+            drawing: prompts, seeds and sampling of the strip.
+        Returns:
+            (C, P, S, H, W) uint8 images and their facts; None where nothing is drawn.
+        """
+        path = self.run_path(recipe)
+        if not (path / "settings.json").exists():
+            return None
+        return stored_history(RunFolder.open(path), drawing.prompts, drawing.seeds, drawing.sampling)

@@ -1,0 +1,39 @@
+"""What captions teach of parts, on captions of five words and on MiniLM's."""
+
+import numpy as np
+import pytest
+
+from kanjilab.evaluation import prompt_parts as meaning
+from kanjilab.evaluation.prompt_parts import PartMeaning, caption_vectors
+from tests.toy_script import toy_vectors
+
+
+def test_nearest_captions_vote_for_their_parts():
+    meaning = PartMeaning.fit(["water", "tree", "tree"], [("水",), ("木", "人"), ("木",)], toy_vectors)
+    shares = dict(zip(meaning.parts, meaning.probabilities(["tree"])[0], strict=True))
+    # Two captions at cosine 1, one nearly orthogonal: e^(-1 / 0.08) of a vote is nothing. 2% go by frequency.
+    assert shares["木"] == pytest.approx(0.98 * 0.75 + 0.02 * 0.5, abs=1e-4)
+    assert shares["人"] == pytest.approx(0.98 * 0.25 + 0.02 / 6, abs=1e-4)
+    assert shares["水"] == pytest.approx(0.02 / 3, abs=1e-4)
+    assert meaning.expected(["water", "tree"], top=1) == [("水",), ("木",)]
+    assert sum(shares.values()) == pytest.approx(1)
+
+
+def test_captions_without_parts_have_no_vote_and_nothing_to_learn_is_refused():
+    meaning = PartMeaning.fit(["tree", "tree"], [("木",), ()], toy_vectors)
+    assert meaning.probabilities(["tree"])[0].tolist() == [pytest.approx(1)]
+    with pytest.raises(ValueError, match="known parts, got none among 1"):
+        PartMeaning.fit(["tree"], [()], toy_vectors)
+    with pytest.raises(ValueError, match="got 1 captions, 2 parts"):
+        PartMeaning.fit(["tree"], [(), ()], toy_vectors)
+
+
+def test_sentence_embeddings_know_what_words_mean_and_are_kept(monkeypatch, tmp_path):
+    monkeypatch.setenv("KANJILAB_CACHE", str(tmp_path))
+    captions = ["ocean", "to swim in the sea", "parliament"]
+    vectors = caption_vectors(captions)
+    np.testing.assert_allclose(np.linalg.norm(vectors, axis=1), 1, atol=1e-5)
+    assert vectors[0] @ vectors[1] > vectors[0] @ vectors[2] + 0.2
+    np.testing.assert_allclose(caption_vectors(captions[::-1])[::-1], vectors, atol=1e-5)  # alone or padded
+    monkeypatch.setattr(meaning, "_embedded", lambda captions: pytest.fail("embedded twice"))
+    np.testing.assert_array_equal(caption_vectors(captions), vectors)
