@@ -213,7 +213,7 @@ def _work_kanjilab(job: Job, folder: Path, steps: int, rank: int) -> None:
     from kanjilab.data.image_folder import open_dataset
     from kanjilab.models.loading import load_base
     from kanjilab.training.encoded import encode_dataset
-    from kanjilab.training.trainer import train
+    from kanjilab.training.loop import train
 
     accelerator = Accelerator()
     base = load_base(folder / "base", job.precision, accelerator.device)

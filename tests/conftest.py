@@ -118,9 +118,9 @@ def finished(study, tmp_path_factory: pytest.TempPathFactory):
 @pytest.fixture(scope="session")
 def some_kanji(tmp_path_factory: pytest.TempPathFactory):
     """Some 190 of the kanji with water, tree or person on the left, a fifth of them held out."""
+    from kanjilab.data.build import build_dataset
     from kanjilab.data.dictionary import load_characters
-    from kanjilab.data.image_folder import build_dataset
-    from kanjilab.data.radicals import EveryCharacter
+    from kanjilab.data.selection import EveryCharacter
 
     table = load_characters()
     rows = table.loc[table["radical"].isin([85, 75, 9]) & (table["jis_order"] < 4000).fillna(False)]

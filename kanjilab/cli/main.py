@@ -70,7 +70,7 @@ def _reading(judge: JudgeName) -> dict[str, Any]:
 
 
 def _rule(name: RuleName, ratio: float = 1.0) -> Any:
-    from kanjilab.data.radicals import EveryCharacter, Imbalanced, Left16, Seed16
+    from kanjilab.data.selection import EveryCharacter, Imbalanced, Left16, Seed16
 
     rule = {"left16": Left16, "seed16": Seed16, "all": EveryCharacter}[name.value]()
     return rule if ratio == 1 else Imbalanced(rule, ratio)
@@ -126,7 +126,8 @@ def demo(
 ) -> None:
     """Curate, train a LoRA, draw the checkpoint strip and score it. Called again, it goes on."""
     from kanjilab.core.config import Arm
-    from kanjilab.experiments.demo import DEMO_ARM, SCALES, report_table, run_demo
+    from kanjilab.experiments.demo import report_table, run_demo
+    from kanjilab.training.presets import DEMO_ARM, SCALES
 
     name = (
         f"demo-{rule.value}" + ("-shuffled" if shuffled else "") + ("" if scale.value == "demo" else f"-{scale.value}")
@@ -157,9 +158,9 @@ def data(
     kanjidic2: Annotated[Path | None, typer.Option(help="kanjidic2.xml[.gz] in place of the packaged one.")] = None,
 ) -> None:
     """Select, caption, draw and split kanji into an image folder with metadata.csv."""
+    from kanjilab.data.build import build_dataset
     from kanjilab.data.dictionary import load_characters
-    from kanjilab.data.image_folder import build_dataset
-    from kanjilab.data.rendering import KanjiVG
+    from kanjilab.data.kanjivg import KanjiVG
 
     try:
         if font is not None and strokes is not None:
@@ -343,8 +344,9 @@ def score(
 ) -> None:
     """How often the expected radical is found, before and after training."""
     from kanjilab.data.image_folder import open_dataset
-    from kanjilab.experiments.demo import DEMO_SAMPLING, score_run
+    from kanjilab.experiments.demo import score_run
     from kanjilab.models.sampling import fitting
+    from kanjilab.training.presets import DEMO_SAMPLING
 
     try:
         run = _open_run(folder)
@@ -366,12 +368,12 @@ def criteria(
     shuffled: Annotated[Path | None, typer.Option(help="The run of shuffled captions, as a control.")] = None,
 ) -> None:
     """Two parts, distinct, novel, well-formed, and what was asked for? The five criteria beside their controls."""
-    from kanjilab.core.run_folder import write_json_atomic
+    from kanjilab.core.storage import write_json_atomic
     from kanjilab.data.image_folder import open_dataset
     from kanjilab.evaluation.controls import criteria_text, score_criteria
     from kanjilab.evaluation.judges.part_judge import load_judge
-    from kanjilab.experiments.demo import DEMO_SAMPLING
     from kanjilab.models.sampling import fitting
+    from kanjilab.training.presets import DEMO_SAMPLING
 
     if judge == JudgeName.radicals:
         raise typer.BadParameter("expected A or B: the first judge reads one radical only", param_hint="--judge")

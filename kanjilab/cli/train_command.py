@@ -12,14 +12,15 @@ from kanjilab.core.config import PRECISIONS, Arm
 from kanjilab.core.progress import bar
 from kanjilab.core.run_folder import RunFolder
 from kanjilab.data.image_folder import Dataset, open_dataset
-from kanjilab.experiments.demo import run_training
 from kanjilab.experiments.packs import measure_steps
 from kanjilab.export.release import pictures_of, release_arm
 from kanjilab.models.loading import Base, load_base, usual_device
 from kanjilab.models.memory import Setting, require_memory
+from kanjilab.training.cost import Cost
+from kanjilab.training.driver import run_training
 from kanjilab.training.encoded import blank_encoded, encode_dataset
-from kanjilab.training.presets import Cost, Preset, arms_of, find_preset
-from kanjilab.training.trainer import is_finished
+from kanjilab.training.loop import is_finished
+from kanjilab.training.presets import Preset, arms_of, find_preset
 
 
 @dataclass(frozen=True)

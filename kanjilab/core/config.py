@@ -37,7 +37,7 @@ class Arm:
     """One setting of an ablation: what is trained, how far, and how fast.
 
     The defaults are those of the article "Generative Kanji" (rank 64, batch 1, 8 epochs, 1e-4,
-    cosine) but for targets and alpha: see `kanjilab.experiments.demo.ARTICLE_ARM`.
+    cosine) but for targets and alpha: see `kanjilab.training.presets.ARTICLE_ARM`.
 
     Args:
         targets: which layers get a LoRA: `cross-attention` (a U-Net's attn2), `attention`,

@@ -13,14 +13,12 @@ and the next writer removes those that a killed one left behind.
 from __future__ import annotations
 
 import copy
-import errno
 import fcntl
 import hashlib
 import json
 import math
 import os
 import re
-import secrets
 import shutil
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -31,8 +29,18 @@ import numpy as np
 import pandas as pd
 
 from kanjilab.core.config import Arm
+from kanjilab.core.storage import (
+    TEMPORARY_PREFIX,
+    json_bytes,
+    plain_json,
+    sync_folder,
+    temporary_name,
+    tensor_bytes,
+    write_all,
+    write_bytes_atomic,
+    write_synced,
+)
 
-TEMPORARY_PREFIX = ".tmp_"
 MANIFEST = "manifest.json"
 STEP_FOLDER = re.compile(r"step_(\d{6,})")
 SAMPLE_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*")
@@ -53,115 +61,6 @@ class RunLocked(RunError):
 
 
 # ---------------------------------------------------------------------------------------------- files
-
-
-def write_bytes_atomic(path: Path | str, data: bytes) -> Path:
-    """Write a file so that a reader sees the old content or the new, never a part.
-
-    Args:
-        path: file to write; its folder must exist.
-        data: the whole content.
-    Returns:
-        the path.
-    Raises:
-        OSError: the disk refuses; the old file is then untouched.
-    """
-    path = Path(path)
-    temporary = path.with_name(_temporary_name(path.name))
-    try:
-        _write_synced(temporary, data)
-        os.replace(temporary, path)
-    except BaseException:
-        temporary.unlink(missing_ok=True)
-        raise
-    _sync_folder(path.parent)
-    return path
-
-
-def write_json_atomic(path: Path | str, content: Any) -> Path:
-    """Write strict JSON (UTF-8, indented) atomically.
-
-    Args:
-        path: file to write; its folder must exist.
-        content: JSON types, and numpy or torch scalars and arrays, tuples and paths, which become JSON types.
-    Returns:
-        the path.
-    Raises:
-        ValueError: a number is NaN or infinite, which JSON cannot hold.
-        TypeError: a value of any other type, or a mapping key that is not a string.
-    """
-    return write_bytes_atomic(path, _json_bytes(content, str(path)))
-
-
-def _json_bytes(content: Any, what: str) -> bytes:
-    try:
-        text = json.dumps(_plain(content), indent=2, ensure_ascii=False, allow_nan=False)
-    except ValueError as error:
-        raise ValueError(f"{what}: JSON holds finite numbers only ({error})") from error
-    return text.encode() + b"\n"
-
-
-def _plain(value: Any) -> Any:
-    """JSON types only; numpy and torch values by their own `tolist`."""
-    if isinstance(value, str):
-        return value.encode("utf-8", "replace").decode()  # half a surrogate pair is no text: it becomes "?"
-    if value is None or isinstance(value, (bool, int, float)):
-        return value
-    if isinstance(value, Mapping):
-        for key in value:
-            if not isinstance(key, str):
-                raise TypeError(f"a JSON key must be a string, got {key!r} ({type(key).__name__})")
-        return {_plain(key): _plain(entry) for key, entry in value.items()}
-    if isinstance(value, (list, tuple)):
-        return [_plain(entry) for entry in value]
-    if isinstance(value, os.PathLike):
-        return os.fspath(value)
-    if hasattr(value, "tolist"):
-        return _plain(value.tolist())
-    raise TypeError(f"expected a JSON value, got {type(value).__name__}: {value!r:.80}")
-
-
-def _temporary_name(name: str) -> str:
-    return f"{TEMPORARY_PREFIX}{os.getpid()}_{secrets.token_hex(4)}_{name}"
-
-
-def _write_synced(path: Path, data: bytes) -> None:
-    descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o666)
-    try:
-        _write_all(descriptor, data)
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
-
-
-def _write_all(descriptor: int, data: bytes) -> None:
-    remaining = memoryview(data)
-    while remaining:
-        remaining = remaining[os.write(descriptor, remaining) :]
-
-
-def _sync_folder(folder: Path) -> None:
-    """Make renames in the folder survive a power cut, where the file system can."""
-    descriptor = os.open(folder, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    except OSError as error:  # some network file systems cannot sync a folder
-        if error.errno not in (errno.EINVAL, errno.ENOTSUP):
-            raise
-    finally:
-        os.close(descriptor)
-
-
-def _tensor_bytes(tensors: Mapping[str, Any], metadata: Mapping[str, str] | None = None) -> bytes:
-    # torch takes seconds to import and strips, widgets and listings do without it
-    import torch
-    from safetensors.torch import save
-
-    # a copy each: an arm's adapter is a slice of a stacked tensor, and safetensors refuses shared storage
-    copies = {
-        name: torch.as_tensor(value).detach().to("cpu", copy=True).contiguous() for name, value in tensors.items()
-    }
-    return save(copies, metadata=dict(metadata) if metadata else None)
 
 
 # ---------------------------------------------------------------------------------------------- the run folder
@@ -225,7 +124,7 @@ class RunFolder:
             ValueError, TypeError: the settings are not JSON (see `write_json_atomic`).
         """
         path = Path(path)
-        content = _json_bytes(settings, f"settings of run {path.name!r}")
+        content = json_bytes(settings, f"settings of run {path.name!r}")
         _refuse_occupied(path)
         path.mkdir(parents=True, exist_ok=True)
         run = cls(path, json.loads(content))
@@ -234,7 +133,7 @@ class RunFolder:
             (path / "checkpoints").mkdir(exist_ok=True)
             (path / "samples").mkdir(exist_ok=True)
             write_bytes_atomic(path / "settings.json", content)  # last: from here on it is a run
-        _sync_folder(path.parent)
+        sync_folder(path.parent)
         return run
 
     @classmethod
@@ -349,11 +248,11 @@ class RunFolder:
             TypeError: a value has no JSON form.
         """
         self._need_lock()
-        text = json.dumps(_spell_non_finite(_plain(record)), allow_nan=False)  # ASCII: any text, one line
+        text = json.dumps(_spell_non_finite(plain_json(record)), allow_nan=False)  # ASCII: any text, one line
         if self._log_descriptor is None:
             self._log_descriptor = os.open(self._log_file, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o666)
         try:
-            _write_all(self._log_descriptor, text.encode() + b"\n")
+            write_all(self._log_descriptor, text.encode() + b"\n")
         except OSError:  # a full disk: the next record must not be glued to half of this one
             self._cut_torn_line()
             raise
@@ -442,7 +341,7 @@ class RunFolder:
             raise RunExists(f"{target} exists already; drop it first to write step {step} again")
         if target.exists():  # half copied from another machine
             self._delete_checkpoint(step)
-        temporary = target.with_name(_temporary_name(target.name))
+        temporary = target.with_name(temporary_name(target.name))
         try:
             _write_folder(temporary, contents)
             if self._log_descriptor is not None:
@@ -451,7 +350,7 @@ class RunFolder:
         except BaseException:
             shutil.rmtree(temporary, ignore_errors=True)
             raise
-        _sync_folder(target.parent)
+        sync_folder(target.parent)
         return target
 
     def checkpoints(self) -> list[int]:
@@ -549,7 +448,7 @@ class RunFolder:
 
     def _delete_checkpoint(self, step: int) -> None:
         folder = self._step_folder(step)
-        doomed = folder.with_name(_temporary_name(folder.name))
+        doomed = folder.with_name(temporary_name(folder.name))
         os.rename(folder, doomed)  # gone at once for readers, however long the removal takes
         shutil.rmtree(doomed)
 
@@ -572,7 +471,7 @@ class RunFolder:
         if images.dtype != np.uint8:
             raise ValueError(f"samples must be uint8, got {images.dtype}")
         path = self._sample_file(name)
-        header = {"facts": json.dumps(_plain(facts), allow_nan=False)}
+        header = {"facts": json.dumps(plain_json(facts), allow_nan=False)}
         path.parent.mkdir(exist_ok=True)
         return write_bytes_atomic(path, save({"images": np.ascontiguousarray(images)}, metadata=header))
 
@@ -673,7 +572,7 @@ def _checkpoint_contents(step: int, files: Mapping[str, Any]) -> dict[str, bytes
         name: {"bytes": len(data), "sha256": hashlib.sha256(data).hexdigest()}
         for name, data in sorted(contents.items())
     }
-    return contents | {MANIFEST: _json_bytes(manifest, MANIFEST)}
+    return contents | {MANIFEST: json_bytes(manifest, MANIFEST)}
 
 
 def _checked_name(name: str) -> str:
@@ -688,9 +587,9 @@ def _file_bytes(name: str, content: Any) -> bytes:
     if isinstance(content, (bytes, bytearray, memoryview)):
         return bytes(content)
     if isinstance(content, Mapping) and name.endswith(".json"):
-        return _json_bytes(content, name)
+        return json_bytes(content, name)
     if isinstance(content, Mapping) and name.endswith(".safetensors"):
-        return _tensor_bytes(content)
+        return tensor_bytes(content)
     raise TypeError(
         f"{name}: expected bytes, a JSON object for *.json or tensors for *.safetensors, got {type(content).__name__}"
     )
@@ -700,10 +599,10 @@ def _write_folder(folder: Path, contents: Mapping[str, bytes]) -> None:
     folder.mkdir()
     for name, data in contents.items():
         (folder / name).parent.mkdir(parents=True, exist_ok=True)
-        _write_synced(folder / name, data)
+        write_synced(folder / name, data)
     for subfolder in {(folder / name).parent for name in contents}:
-        _sync_folder(subfolder)
-    _sync_folder(folder)
+        sync_folder(subfolder)
+    sync_folder(folder)
 
 
 def _is_complete(folder: Path) -> bool:

@@ -1,13 +1,17 @@
 """Folders that are there whole or not at all, and where the cache is."""
 
+import errno
 import hashlib
+import json
 import os
+import secrets
 import shutil
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from importlib.resources import files
 from pathlib import Path
+from typing import Any
 
 PACKAGE_WEIGHTS = Path(str(files("kanjilab"))) / "weights"  # what the package carries
 
@@ -42,3 +46,115 @@ def sha256_file(path: Path) -> str:
     """SHA-256 of a file's bytes, in hexadecimal."""
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+TEMPORARY_PREFIX = ".tmp_"
+
+
+def write_bytes_atomic(path: Path | str, data: bytes) -> Path:
+    """Write a file so that a reader sees the old content or the new, never a part.
+
+    Args:
+        path: file to write; its folder must exist.
+        data: the whole content.
+    Returns:
+        the path.
+    Raises:
+        OSError: the disk refuses; the old file is then untouched.
+    """
+    path = Path(path)
+    temporary = path.with_name(temporary_name(path.name))
+    try:
+        write_synced(temporary, data)
+        os.replace(temporary, path)
+    except BaseException:
+        temporary.unlink(missing_ok=True)
+        raise
+    sync_folder(path.parent)
+    return path
+
+
+def write_json_atomic(path: Path | str, content: Any) -> Path:
+    """Write strict JSON (UTF-8, indented) atomically.
+
+    Args:
+        path: file to write; its folder must exist.
+        content: JSON types, and numpy or torch scalars and arrays, tuples and paths, which become JSON types.
+    Returns:
+        the path.
+    Raises:
+        ValueError: a number is NaN or infinite, which JSON cannot hold.
+        TypeError: a value of any other type, or a mapping key that is not a string.
+    """
+    return write_bytes_atomic(path, json_bytes(content, str(path)))
+
+
+def json_bytes(content: Any, what: str) -> bytes:
+    try:
+        text = json.dumps(plain_json(content), indent=2, ensure_ascii=False, allow_nan=False)
+    except ValueError as error:
+        raise ValueError(f"{what}: JSON holds finite numbers only ({error})") from error
+    return text.encode() + b"\n"
+
+
+def plain_json(value: Any) -> Any:
+    """JSON types only; numpy and torch values by their own `tolist`."""
+    if isinstance(value, str):
+        return value.encode("utf-8", "replace").decode()  # half a surrogate pair is no text: it becomes "?"
+    if value is None or isinstance(value, (bool, int, float)):
+        return value
+    if isinstance(value, Mapping):
+        for key in value:
+            if not isinstance(key, str):
+                raise TypeError(f"a JSON key must be a string, got {key!r} ({type(key).__name__})")
+        return {plain_json(key): plain_json(entry) for key, entry in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [plain_json(entry) for entry in value]
+    if isinstance(value, os.PathLike):
+        return os.fspath(value)
+    if hasattr(value, "tolist"):
+        return plain_json(value.tolist())
+    raise TypeError(f"expected a JSON value, got {type(value).__name__}: {value!r:.80}")
+
+
+def temporary_name(name: str) -> str:
+    return f"{TEMPORARY_PREFIX}{os.getpid()}_{secrets.token_hex(4)}_{name}"
+
+
+def write_synced(path: Path, data: bytes) -> None:
+    descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o666)
+    try:
+        write_all(descriptor, data)
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def sync_folder(folder: Path) -> None:
+    """Make renames in the folder survive a power cut, where the file system can."""
+    descriptor = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    except OSError as error:  # some network file systems cannot sync a folder
+        if error.errno not in (errno.EINVAL, errno.ENOTSUP):
+            raise
+    finally:
+        os.close(descriptor)
+
+
+def tensor_bytes(tensors: Mapping[str, Any], metadata: Mapping[str, str] | None = None) -> bytes:
+    # torch takes seconds to import and strips, widgets and listings do without it
+    import torch
+    from safetensors.torch import save
+
+    # a copy each: an arm's adapter is a slice of a stacked tensor, and safetensors refuses shared storage
+    copies = {
+        name: torch.as_tensor(value).detach().to("cpu", copy=True).contiguous() for name, value in tensors.items()
+    }
+    return save(copies, metadata=dict(metadata) if metadata else None)
+
+
+def write_all(descriptor: int, data: bytes) -> None:
+    remaining = memoryview(data)
+    while remaining:
+        remaining = remaining[os.write(descriptor, remaining) :]

@@ -16,7 +16,8 @@ from pathlib import Path
 from typing import Any
 
 from kanjilab.core.storage import PACKAGE_WEIGHTS
-from kanjilab.data.rendering import KVG, VIEW_BOX, GlyphError, KanjiVG
+from kanjilab.data.kanjivg import KVG, VIEW_BOX, KanjiVG
+from kanjilab.data.rendering import GlyphError
 
 Box = tuple[float, float, float, float]  # left, top, right, bottom, each in [0, 1]
 

@@ -16,8 +16,10 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, ImageDraw
 
+from kanjilab.core.images import SIZE_PX
 from kanjilab.data.components import SLOTS, Box, Components, Decomposition, Part
-from kanjilab.data.rendering import SIZE_PX, VIEW_BOX, GlyphError, KanjiVG, draw_font
+from kanjilab.data.kanjivg import VIEW_BOX, KanjiVG
+from kanjilab.data.rendering import GlyphError, draw_font
 
 SLOTS_OF_LAYOUT = {
     "⿰": ("left", "right"),

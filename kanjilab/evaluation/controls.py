@@ -8,6 +8,7 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
+from kanjilab.core.images import grayscale
 from kanjilab.core.rng import counted_rng
 from kanjilab.core.run_folder import RunFolder
 from kanjilab.data.image_folder import HELD_OUT, Dataset
@@ -17,11 +18,12 @@ from kanjilab.evaluation.criteria import ALL_FIVE, CRITERIA, Context, judge_imag
 from kanjilab.evaluation.criteria_summary import summary
 from kanjilab.evaluation.judges.part_judge import Judge
 from kanjilab.evaluation.main_parts import Images
-from kanjilab.evaluation.scoring import caption_prompts, glyphs_of, grayscale
+from kanjilab.evaluation.scoring import caption_prompts, glyphs_of
 from kanjilab.evaluation.two_sample import Hand
 from kanjilab.models.adapters import Trainable
 from kanjilab.models.loading import Base
-from kanjilab.models.sampling import Sampling, load_checkpoints, sample
+from kanjilab.models.sampling import Sampling, sample
+from kanjilab.training.checkpoints import load_checkpoints
 
 SHARPENING = 1.5  # of typeset glyphs: 2.7% of their pixels are gray then, of the font's 2.8%, without it 4.4%
 STYLE = "told_from_real"

@@ -21,17 +21,17 @@ from PIL import Image
 from scipy import ndimage
 
 from kanjilab.core.config import settings_hash
-from kanjilab.core.run_folder import write_json_atomic
-from kanjilab.core.storage import PACKAGE_WEIGHTS
+from kanjilab.core.storage import PACKAGE_WEIGHTS, write_json_atomic
 from kanjilab.data.components import Components, Decomposition, load_components
 from kanjilab.data.image_folder import Dataset
 from kanjilab.data.rendering import GlyphError, default_font, draw_font
+from kanjilab.data.skeleton import thin
 from kanjilab.evaluation.judges.nearest_character import Neighbours
 from kanjilab.evaluation.judges.part_judge import Judge, is_held_out, load_judge
 from kanjilab.evaluation.main_parts import Images, attested_spans, erasure_scores, main_parts, slots_attested
 from kanjilab.evaluation.metrics import nearest_training_images
 from kanjilab.evaluation.prompt_parts import PartMeaning
-from kanjilab.evaluation.well_formed import Bounds, measure, thin
+from kanjilab.evaluation.well_formed import Bounds, measure
 from kanjilab.models.loading import cache_folder
 
 CRITERIA = ("two_or_more", "distinct", "novel", "legal", "meaning")

@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from kanjilab.core.config import settings_hash
-from kanjilab.core.run_folder import write_bytes_atomic
+from kanjilab.core.storage import write_bytes_atomic
 from kanjilab.models.loading import cache_folder
 from kanjilab.models.minilm import TOKENS, WEIGHTS_SHA256, minilm_folder
 

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 import numpy as np
 import pandas as pd
 
+from kanjilab.core.images import grayscale
 from kanjilab.core.rng import counted_rng
 from kanjilab.data.image_folder import Dataset
 from kanjilab.evaluation.judges.radical_judge import RadicalJudge
@@ -51,18 +52,6 @@ def caption_prompts(dataset: Dataset, name: str, per_radical: int, seed: int = 0
         order = counted_rng(seed, "recipe", index).permutation(len(texts))
         captions += [texts[i] for i in order[:per_radical]]
     return PromptSet(name, tuple(captions), tuple(shared[caption] for caption in captions))
-
-
-def grayscale(images: np.ndarray) -> np.ndarray:
-    """The luma of colour images.
-
-    Args:
-        images: (..., 3) uint8.
-    Returns:
-        (...) uint8.
-    Source: ITU-R BT.601.
-    """
-    return (images @ np.array([0.299, 0.587, 0.114])).round().astype(np.uint8)
 
 
 def glyphs_of(images: np.ndarray) -> np.ndarray:

@@ -15,13 +15,13 @@ import pandas as pd
 from numpy.typing import NDArray
 from scipy import ndimage
 
-PART = 64  # glyphs at a time: what a processor's cache holds
+from kanjilab.data.skeleton import PART, neighbour_bits, neighbour_codes, stack_glyphs, thin_picture
+
 INK = 0.5  # a pixel with more ink than this belongs to a stroke
 GRAY_LOW, GRAY_HIGH = 0.2, 0.8  # between them a pixel is neither paper nor stroke
 EIGHT = np.ones((3, 3), int)  # pieces hold together over corners too
 SHARES = (0.01, 0.99)  # of real glyphs, below and above the bounds
 BINS = 12
-AROUND = ((-1, 0), (-1, 1), (0, 1), (1, 1), (1, 0), (1, -1), (0, -1), (-1, -1))  # clockwise from above
 
 MEASURES = (
     "complexity",
@@ -41,79 +41,13 @@ MEASURES = (
 # ---------------------------------------------------------------- thinning
 
 
-def _neighbour_bits() -> NDArray[np.bool_]:
-    """(256, 8): which neighbours are ink, clockwise from above, for every sum of 2 ** position."""
-    return (np.arange(256)[:, None] >> np.arange(8) & 1).astype(bool)
-
-
 def _crossings() -> NDArray[np.uint8]:
     """(256,) how often the ring of neighbours turns from paper to ink: the branches that meet here."""
-    bits = _neighbour_bits()
+    bits = neighbour_bits()
     return (~bits & np.roll(bits, -1, axis=1)).sum(axis=1).astype(np.uint8)
 
 
-def _removable(second: bool) -> NDArray[np.bool_]:
-    """(256,) whether a pixel with these neighbours goes, in one of the two alternating passes."""
-    above, above_right, right, below_right, below, below_left, left, above_left = _neighbour_bits().T
-    corners = ((above, above_right, right), (right, below_right, below))
-    corners += ((below, below_left, left), (left, above_left, above))
-    branches = np.sum([~side & (corner | following) for side, corner, following in corners], axis=0)
-    one = np.sum([above_left | above, above_right | right, below_right | below, below_left | left], axis=0)
-    two = np.sum([above | above_right, right | below_right, below | below_left, left | above_left], axis=0)
-    kept = (above | above_right | ~below_right) & right if second else (below | below_left | ~above_left) & left
-    least = np.minimum(one, two)
-    return (branches == 1) & (least >= 2) & (least <= 3) & ~kept
-
-
 CROSSINGS = _crossings()
-REMOVABLE = (_removable(second=False), _removable(second=True))
-
-
-def _codes(picture: NDArray[np.bool_], flat: NDArray[np.intp]) -> NDArray[np.uint8]:
-    """Neighbours of the pixels at flat indices, as sums of 2 ** position; the picture's rim must be paper."""
-    ink: NDArray = picture.ravel().view(np.uint8)
-    width = picture.shape[1]
-    codes = np.zeros(len(flat), np.uint8)
-    for position, (down, across) in enumerate(AROUND):
-        codes |= ink[flat + (down * width + across)] << position
-    return codes
-
-
-def thin(ink: NDArray[np.bool_]) -> NDArray[np.bool_]:
-    """Strokes worn down from all sides to lines one pixel wide, connected as before.
-
-    Args:
-        ink: (N, H, W) bool.
-    Returns:
-        (N, H, W) bool, a subset of the ink.
-    Source: Guo and Hall 1989, "Parallel thinning with two-subiteration algorithms", algorithm A1.
-    """
-    parts = [_thin_picture(_stack(ink[start : start + PART])) for start in range(0, len(ink), PART)]
-    return np.concatenate([_unstack(part, ink.shape) for part in parts]) if parts else ink.copy()
-
-
-def _stack(ink: NDArray[np.bool_]) -> NDArray[np.bool_]:
-    """(n, H, W) -> (n (H + 2), W + 2): glyphs one below the other, each with a rim of paper."""
-    padded = np.pad(ink, ((0, 0), (1, 1), (1, 1)))
-    return padded.reshape(-1, padded.shape[2])
-
-
-def _unstack(picture: NDArray, shape: tuple[int, ...]) -> NDArray:
-    return picture.reshape(-1, shape[1] + 2, shape[2] + 2)[:, 1:-1, 1:-1]
-
-
-def _thin_picture(picture: NDArray[np.bool_]) -> NDArray[np.bool_]:
-    picture = picture.copy()
-    flat = np.flatnonzero(picture)
-    changed = True
-    while changed:
-        changed = False
-        for removable in REMOVABLE:
-            gone = removable[_codes(picture, flat)]
-            picture.ravel()[flat[gone]] = False
-            flat = flat[~gone]
-            changed |= bool(gone.any())
-    return picture
 
 
 # ---------------------------------------------------------------- measures
@@ -147,8 +81,8 @@ def _measure_part(images: NDArray[np.uint8]) -> pd.DataFrame:
     side = max(height, width)
     dark = 1 - images / np.float32(255)
     strokes = dark > INK
-    picture = _stack(strokes)
-    lines = _thin_picture(picture)
+    picture = stack_glyphs(strokes)
+    lines = thin_picture(picture)
     least, most = _margins(strokes)
     gray = ((dark > GRAY_LOW) & (dark < GRAY_HIGH)).mean(axis=(1, 2))
     columns = {"complexity": _lengths(lines, count) / side, "ink": dark.mean(axis=(1, 2))}
@@ -201,7 +135,7 @@ def _branches(lines: NDArray[np.bool_], mean_width: NDArray, count: int) -> dict
     """Ends, junctions and spurs of the middle lines."""
     flat = np.flatnonzero(lines)
     crossings = np.zeros(lines.shape, np.uint8)
-    crossings.ravel()[flat] = CROSSINGS[_codes(lines, flat)]
+    crossings.ravel()[flat] = CROSSINGS[neighbour_codes(lines, flat)]
     ends, junctions = crossings == 1, crossings >= 3
     near: Any = ndimage.binary_dilation(junctions, EIGHT)
     beside: Any = ndimage.binary_dilation(near, EIGHT)

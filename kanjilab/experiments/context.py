@@ -14,8 +14,9 @@ import torch
 
 from kanjilab.core.config import Arm, settings_hash
 from kanjilab.core.progress import bar
-from kanjilab.data.image_folder import Dataset, build_dataset, open_dataset
-from kanjilab.data.radicals import rule_from_json
+from kanjilab.data.build import build_dataset
+from kanjilab.data.image_folder import Dataset, open_dataset
+from kanjilab.data.selection import rule_from_json
 from kanjilab.evaluation.scoring import PromptSet, caption_prompts
 from kanjilab.experiments.study import Study, Variant
 from kanjilab.models.loading import Base, load_base

@@ -2,76 +2,38 @@
 
 import dataclasses
 import json
-import math
 import resource
 import sys
 import time
-from collections.abc import Callable, Generator, Iterator, Sequence
-from contextlib import closing, contextmanager
-from dataclasses import dataclass
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, cast
+from typing import Any
 
 import pandas as pd
-from accelerate import Accelerator
 
 from kanjilab.core.config import Arm
-from kanjilab.core.progress import bar, open_bar
-from kanjilab.core.run_folder import RunFolder, write_json_atomic
-from kanjilab.data.image_folder import Dataset, build_dataset
+from kanjilab.core.images import grayscale
+from kanjilab.core.progress import bar
+from kanjilab.core.run_folder import RunFolder
+from kanjilab.core.storage import write_json_atomic
+from kanjilab.data.build import build_dataset
+from kanjilab.data.image_folder import Dataset
 from kanjilab.data.prompts import DEMO
-from kanjilab.data.radicals import RADICALS_WANTED, Left16, Rule
+from kanjilab.data.radicals import RADICALS_WANTED
+from kanjilab.data.selection import Left16, Rule
 from kanjilab.evaluation.judges.radical_judge import RadicalJudge
-from kanjilab.evaluation.scoring import caption_prompts, expected_radical_share, grayscale, score_prompts
+from kanjilab.evaluation.scoring import caption_prompts, expected_radical_share, score_prompts
 from kanjilab.models.loading import Base, cache_folder, load_base
-from kanjilab.models.sampling import Sampling, fitting, load_checkpoints
-from kanjilab.training.encoded import Encoded, encode_dataset
+from kanjilab.models.sampling import Sampling, fitting
+from kanjilab.training.checkpoints import load_checkpoints
+from kanjilab.training.driver import finished_training
+from kanjilab.training.encoded import encode_dataset
 from kanjilab.training.history import history_strip, sample_history
-from kanjilab.training.trainer import StepReport, between_steps, is_finished, train
+from kanjilab.training.presets import DEMO_ARM, DEMO_SAMPLING, SCALES, Scale
+from kanjilab.viz.animation import save_animation
 from kanjilab.viz.charts import draw_loss, save_figure
-from kanjilab.viz.strip import save_animation, save_strip
-
-# Of what was tried on pocket in a few minutes of two cores, this draws the clearest glyphs. What made
-# the difference was the weight on high noise, where the prompt decides which parts there are.
-DEMO_ARM = Arm(
-    targets="all",
-    rank=64,
-    peak_lr=1.5e-3,
-    schedule="linear",
-    warmup_steps=100,
-    batch=16,
-    min_snr_gamma=5.0,
-    velocity_weight=True,
-    ema_decay=0.99,
-    explosion_factor=1000.0,  # a batch near pure noise weighs two hundred times; clipping is enough for it
-)
-# The article's own setting, for comparison.
-ARTICLE_ARM = Arm(targets="cross-attention", alpha=4.0)
-DEMO_SAMPLING = Sampling("dpm-solver++", steps=15, guidance=5.0)
-
-
-@dataclass(frozen=True)
-class Scale:
-    """How much of the main job is done.
-
-    Args:
-        images_seen: budget of the training.
-        checkpoints: columns after "before training".
-        captions_per_radical: in each of the two scored prompt sets.
-        seeds: images per prompt of the strip; the first stands in every column.
-    """
-
-    images_seen: int
-    checkpoints: int
-    captions_per_radical: int
-    seeds: int
-
-
-SCALES = {
-    "smoke": Scale(images_seen=64, checkpoints=2, captions_per_radical=1, seeds=2),
-    "demo": Scale(images_seen=28_000, checkpoints=6, captions_per_radical=6, seeds=4),
-    "full": Scale(images_seen=40_000, checkpoints=8, captions_per_radical=12, seeds=4),
-}
+from kanjilab.viz.strip import save_strip
 
 
 class Clock:
@@ -87,79 +49,6 @@ class Clock:
         started = time.perf_counter()
         yield
         self.seconds[name] = round(self.seconds.get(name, 0) + time.perf_counter() - started, 1)
-
-
-def run_training(
-    base: Base,
-    data: Encoded,
-    arms: Sequence[Arm],
-    folder: Path,
-    checkpoints: int,
-    accelerator: Accelerator | None = None,
-    save_every_seconds: float = 120.0,
-    progress: bool = True,
-    on_step: Callable[[StepReport], None] | None = None,
-) -> RunFolder:
-    """Trains to the end, or goes on where an earlier call was stopped, with a progress bar.
-
-    Args:
-        base, data, arms, folder, checkpoints, save_every_seconds: as for `kanjilab.training.trainer.train`.
-        accelerator: of several processes; its trackers, if any, get loss, gradient norm and rate.
-        progress: show the bar.
-        on_step: told of every step; what it raises leaves a checkpoint behind, as an interrupt does.
-    Returns:
-        The run, finished unless a STOP file ended it.
-    """
-    total = max(arm.total_steps(len(data)) * arm.images_per_step for arm in arms)
-    accelerator = accelerator or Accelerator(cpu=base.device.type == "cpu")
-    hidden = not (progress and accelerator.is_main_process)
-    steps = train(
-        base,
-        data,
-        arms,
-        folder,
-        checkpoints=checkpoints,
-        save_every_seconds=save_every_seconds,
-        accelerator=accelerator,
-    )
-    shown = open_bar(total=total, unit="img", desc="train", smoothing=0.05, disable=hidden)
-    # Closed at once when interrupted: a notebook keeps the exception's frames, and with them the run's lock.
-    with closing(cast(Generator[StepReport], steps)), shown, between_steps() as check:
-        for number, report in enumerate(steps):
-            if number == 0:  # only now is there a run folder, which may hold the trackers' files
-                accelerator.init_trackers("kanjilab")
-            shown.update(max(report.images_seen) - shown.n)
-            shown.set_postfix_str(f"loss {report.loss[0]:.3f}", refresh=False)
-            accelerator.log(_tracked(report), step=report.step)
-            if on_step is not None:
-                on_step(report)
-            check()
-    accelerator.end_training()
-    return RunFolder.open(folder)
-
-
-def finished_training(base: Base, data: Encoded, arms: Sequence[Arm], folder: Path, checkpoints: int) -> RunFolder:
-    """`run_training` for those who can do nothing with half of one.
-
-    Args:
-        base, data, arms, folder, checkpoints: as there.
-    Raises:
-        InterruptedError: a STOP file ended the training.
-    """
-    run = run_training(base, data, arms, folder, checkpoints)
-    if not is_finished(run):
-        raise InterruptedError(f"{run.path} was stopped before its end; the same command goes on with it")
-    return run
-
-
-def _tracked(report: StepReport) -> dict[str, float]:
-    values = {"loss": report.loss, "gradient_norm": report.gradient_norm, "lr": report.lr}
-    return {
-        f"{name}/arm_{k}": value
-        for name, arms in values.items()
-        for k, value in enumerate(arms)
-        if math.isfinite(value)
-    }
 
 
 def run_demo(

@@ -19,10 +19,9 @@ import pandas as pd
 
 from kanjilab.core.config import Arm
 from kanjilab.evaluation.statistics import Contrast, holm, sentence
-from kanjilab.experiments.demo import ARTICLE_ARM, DEMO_ARM, DEMO_SAMPLING
 from kanjilab.experiments.study import Study, Variant, place
 from kanjilab.models.sampling import Sampling
-from kanjilab.training.presets import REPO_ARM
+from kanjilab.training.presets import ARTICLE_ARM, DEMO_ARM, DEMO_SAMPLING, REPO_ARM
 
 # Few images are seen in a study, so few of them go to the warm-up.
 STUDY_ARM = dataclasses.replace(DEMO_ARM, batch=8, warmup_steps=15)

@@ -20,18 +20,22 @@ from accelerate import Accelerator
 
 from kanjilab.core.config import Arm, settings_hash
 from kanjilab.core.progress import open_bar
-from kanjilab.core.run_folder import RunFolder, RunLocked, write_json_atomic
+from kanjilab.core.run_folder import RunFolder, RunLocked
+from kanjilab.core.storage import write_json_atomic
 from kanjilab.evaluation.metrics import mean_pairwise_distance
 from kanjilab.evaluation.scoring import glyphs_of
 from kanjilab.experiments.context import Lab
-from kanjilab.experiments.demo import run_training
 from kanjilab.models.adapters import Trainable, make_trainable
 from kanjilab.models.loading import Base
 from kanjilab.models.memory import free_bytes
-from kanjilab.models.sampling import load_checkpoints, sample
+from kanjilab.models.sampling import sample
+from kanjilab.training.checkpoints import load_checkpoints
+from kanjilab.training.data_order import draw_example
+from kanjilab.training.driver import run_training
 from kanjilab.training.encoded import Encoded
+from kanjilab.training.loop import is_finished
 from kanjilab.training.schedules import checkpoint_steps
-from kanjilab.training.trainer import Trainer, denoising_errors, draw_example, is_finished
+from kanjilab.training.trainer import Trainer, denoising_errors
 
 LOSS_SEED = 0  # of timesteps and noise of the held-out loss: the same for all arms of all studies
 GIGABYTE = 1e9

@@ -21,21 +21,24 @@ import pandas as pd
 
 from kanjilab.core.config import Arm
 from kanjilab.core.rng import counted_rng
-from kanjilab.core.run_folder import RunFolder, write_bytes_atomic, write_json_atomic
+from kanjilab.core.run_folder import RunFolder
+from kanjilab.core.storage import write_bytes_atomic, write_json_atomic
+from kanjilab.data.build import build_dataset
 from kanjilab.data.components import Components, load_components, normal_form
 from kanjilab.data.dictionary import load_characters
-from kanjilab.data.image_folder import build_dataset
-from kanjilab.data.radicals import Only, Seed16, radical_character
+from kanjilab.data.radicals import radical_character
 from kanjilab.data.rendering import default_font, draw_font, drawable_characters
+from kanjilab.data.selection import Only, Seed16
 from kanjilab.evaluation.judges.part_judge import Judge, load_judge
 from kanjilab.evaluation.metrics import two_way_bootstrap, wilson_interval
 from kanjilab.evaluation.statistics import Contrast, compare, sentence
-from kanjilab.experiments.demo import DEMO_ARM, DEMO_SAMPLING, finished_training
 from kanjilab.experiments.reinvention import Without, part_glosses
 from kanjilab.experiments.run_reinvention import draw
 from kanjilab.models.loading import load_base
 from kanjilab.models.sampling import Sampling
+from kanjilab.training.driver import finished_training
 from kanjilab.training.encoded import encode_dataset
+from kanjilab.training.presets import DEMO_ARM, DEMO_SAMPLING
 from kanjilab.viz.strip import Strip, save_strip
 
 # Radicals of seed16 that stand in one slot almost wherever they stand, by classical number.

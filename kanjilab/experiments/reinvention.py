@@ -18,7 +18,8 @@ from numpy.typing import NDArray
 from kanjilab.core.rng import counted_rng
 from kanjilab.data.components import SLOTS, Components, Part, normal_form
 from kanjilab.data.dictionary import has_clean_meaning, rows_of
-from kanjilab.data.radicals import LEFT_FORMS, Rule, radical_character, rule_from_json
+from kanjilab.data.radicals import LEFT_FORMS, radical_character
+from kanjilab.data.selection import Rule, rule_from_json
 from kanjilab.data.typeset import SLOTS_OF_LAYOUT, Pair, novel_pairs
 from kanjilab.evaluation.judges.part_judge import Judge
 from kanjilab.evaluation.metrics import Estimate, two_way_bootstrap

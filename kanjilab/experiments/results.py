@@ -15,7 +15,8 @@ import pandas as pd
 from matplotlib.figure import Figure
 
 from kanjilab.core.rng import counted_rng
-from kanjilab.core.run_folder import RunFolder, write_bytes_atomic, write_json_atomic
+from kanjilab.core.run_folder import RunFolder
+from kanjilab.core.storage import write_bytes_atomic, write_json_atomic
 from kanjilab.evaluation.metrics import expected_radical_hits, two_way_bootstrap
 from kanjilab.evaluation.scoring import glyphs_of
 from kanjilab.evaluation.statistics import MARGIN, Contrast, compare, joint_sign_flips, sentence

@@ -19,15 +19,15 @@ import numpy as np
 import pandas as pd
 
 from kanjilab.core.config import Arm, settings_hash
-from kanjilab.core.run_folder import RunFolder, write_bytes_atomic, write_json_atomic
+from kanjilab.core.run_folder import RunFolder
+from kanjilab.core.storage import write_bytes_atomic, write_json_atomic
+from kanjilab.data.build import build_dataset
 from kanjilab.data.components import load_components
 from kanjilab.data.dictionary import load_characters
-from kanjilab.data.image_folder import build_dataset
-from kanjilab.data.radicals import Left16, Rule
 from kanjilab.data.rendering import default_font, draw_font, drawable_characters
+from kanjilab.data.selection import Left16, Rule
 from kanjilab.evaluation.judges.part_judge import Judge, judge_facts, load_judge
 from kanjilab.evaluation.scoring import glyphs_of
-from kanjilab.experiments.demo import DEMO_ARM, DEMO_SAMPLING, finished_training
 from kanjilab.experiments.reinvention import (
     Item,
     Without,
@@ -38,8 +38,11 @@ from kanjilab.experiments.reinvention import (
     word_order_consistency,
 )
 from kanjilab.models.loading import Base, load_base
-from kanjilab.models.sampling import Sampling, load_checkpoints, sample
+from kanjilab.models.sampling import Sampling, sample
+from kanjilab.training.checkpoints import load_checkpoints
+from kanjilab.training.driver import finished_training
 from kanjilab.training.encoded import encode_dataset
+from kanjilab.training.presets import DEMO_ARM, DEMO_SAMPLING
 from kanjilab.viz.strip import Strip, save_strip
 
 BY_PARTS, REVERSED, BY_MEANING, NEW_PAIRS = "T1, by parts", "T1, parts reversed", "T2, by meaning", "T3, new pairs"

@@ -24,7 +24,7 @@ from typing import Any
 
 import torch
 
-from kanjilab.core.run_folder import write_json_atomic
+from kanjilab.core.storage import write_json_atomic
 from kanjilab.evaluation.judges.radical_judge import RadicalJudge
 from kanjilab.evaluation.metrics import expected_radical_hits
 from kanjilab.experiments.context import open_lab

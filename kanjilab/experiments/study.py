@@ -10,9 +10,9 @@ from pathlib import Path
 from typing import Any, Self
 
 from kanjilab.core.config import Arm, settings_hash
-from kanjilab.data.radicals import rule_from_json
-from kanjilab.experiments.demo import DEMO_SAMPLING
+from kanjilab.data.selection import rule_from_json
 from kanjilab.models.sampling import Sampling
+from kanjilab.training.presets import DEMO_SAMPLING
 
 PHASES = ("pilot", "confirm", "explore")
 

@@ -13,8 +13,8 @@ from safetensors.torch import load_file, save, save_file
 from torch import Tensor
 
 from kanjilab.core.config import Arm
-from kanjilab.core.run_folder import RunFolder, write_bytes_atomic, write_json_atomic
-from kanjilab.core.storage import appearing_folder
+from kanjilab.core.run_folder import RunFolder
+from kanjilab.core.storage import appearing_folder, write_bytes_atomic, write_json_atomic
 from kanjilab.export.lora_formats import (
     PEFT_FILE,
     PEFT_PREFIX,

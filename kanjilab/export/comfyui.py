@@ -15,9 +15,9 @@ from matplotlib.figure import Figure
 from matplotlib.patches import FancyBboxPatch, PathPatch
 from matplotlib.path import Path as MatplotlibPath
 
-from kanjilab.core.run_folder import write_json_atomic
+from kanjilab.core.storage import write_json_atomic
 from kanjilab.viz.charts import DOTS_PER_INCH, INK, PALETTE, SOFT, font_families
-from kanjilab.viz.strip import printable
+from kanjilab.viz.text import printable
 
 Workflow = dict[str, dict[str, Any]]
 # The files that Stability AI gives beside SD 3.5, by the names under which ComfyUI's examples know them.

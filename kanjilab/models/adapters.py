@@ -10,9 +10,8 @@ So clipping, averaging, checking and the optimizer work on rows, whatever is tra
 import math
 import re
 import zlib
-from collections.abc import Collection, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
 from typing import Any, cast
 
 import numpy as np
@@ -22,6 +21,8 @@ from torch.nn import functional as F
 
 from kanjilab.core.config import Arm
 from kanjilab.core.rng import counted_rng
+from kanjilab.models.full import WholeDenoiser
+from kanjilab.models.parameters import Rows, Segments, _swapped
 
 # The second half are the text's in an MMDiT, whose attention is over image and text together.
 ATTENTION = r"(to_(q|k|v|out\.0)|add_[qkv]_proj|to_add_out)$"
@@ -36,86 +37,6 @@ TEXT_ATTENTION = r"(\.self_attn\.(q|k|v|out)_proj|\.attention\.(self\.(query|key
 TEXT_FEED_FORWARD = r"(\.mlp\.fc[12]|\.intermediate\.dense|\.\d+\.output\.dense)$"
 TEXT = "text_encoder."  # before the names of its layers
 MAGNITUDE = "lora_magnitude_vector"  # PEFT's name of what DoRA trains beside A and B
-
-
-class Rows:
-    """One vector of parameters per arm, (K, P) float32, with a named view for each tensor in it.
-
-    The model computes with `leaves`: views of the rows themselves, or of a copy in the model's
-    precision that `refresh` brings up to date in one pass.
-
-    Args:
-        shapes: name -> shape of one arm's tensor.
-        arms: K.
-        device: where the rows live.
-        dtype: of the leaves.
-        exact: names whose leaves stay float32: views of the rows themselves, whatever the dtype.
-    """
-
-    def __init__(
-        self,
-        shapes: Mapping[str, tuple[int, ...]],
-        arms: int,
-        device: torch.device,
-        dtype: torch.dtype = torch.float32,
-        exact: Collection[str] = (),
-    ):
-        self.shapes = dict(shapes)
-        size = sum(math.prod(shape) for shape in self.shapes.values())
-        self.values = torch.zeros(arms, size, device=device)
-        self.gradients = torch.zeros(arms, size, device=device)
-        self._used = self.values if dtype == torch.float32 else self.values.to(dtype)
-        used, own = self.views(self._used), self.views(self.values)
-        self.leaves = {name: nn.Parameter(own[name] if name in exact else view) for name, view in used.items()}
-
-    def refresh(self) -> None:
-        """Brings the leaves up to date with `values`."""
-        if self._used is not self.values:
-            self._used.copy_(self.values)
-
-    def take_gradients(self, leaves: Sequence[Tensor], loss: Tensor, add: bool) -> None:
-        """Puts the gradient of a loss into `gradients`, or adds it to what is there.
-
-        Args:
-            leaves: what the loss depends on, in the order of `shapes`, each the size of its view.
-            loss: scalar.
-            add: whether to add.
-        """
-        # Not through .grad: autograd wants a gradient's strides to be those of its parameter alone.
-        found = torch.autograd.grad(loss, leaves, allow_unused=True)
-        for view, gradient in zip(self.views(self.gradients).values(), found, strict=True):
-            if gradient is not None and add:
-                view.add_(gradient.view_as(view))
-            elif gradient is not None:
-                view.copy_(gradient.view_as(view))
-            elif not add:
-                view.zero_()
-
-    def views(self, rows: Tensor) -> dict[str, Tensor]:
-        """Cuts a (..., P) tensor into (..., *shape) views by name."""
-        views, start = {}, 0
-        for name, shape in self.shapes.items():
-            end = start + math.prod(shape)
-            views[name] = rows[..., start:end].unflatten(-1, shape)
-            start = end
-        return views
-
-
-@dataclass
-class Segments:
-    """Which arm each stretch of the batch belongs to: (arm, count) pairs in order."""
-
-    pairs: tuple[tuple[int, int], ...] = ()
-
-    @property
-    def arms(self) -> list[int]:
-        """The arms in order of their stretches."""
-        return [arm for arm, _ in self.pairs]
-
-    @property
-    def even(self) -> bool:
-        """Whether all stretches are of the same length."""
-        return len({count for _, count in self.pairs}) == 1
 
 
 def row_norms(weight: Tensor) -> Tensor:
@@ -237,19 +158,6 @@ class StackedLora(nn.Module):
         per_arm = len(x) // len(arms)
         reduced = torch.bmm((down * scales).repeat_interleave(per_arm, 0), columns)  # (N, r, h'·w')
         return y + torch.bmm(up.repeat_interleave(per_arm, 0), reduced).view_as(y)
-
-
-@contextmanager
-def _swapped(slots: Sequence[tuple[dict[str, Any], str, Any]]) -> Iterator[None]:
-    """Within it each dictionary holds the new entry under its key; what was there comes back after."""
-    before = [(entries, key, entries[key]) for entries, key, _ in slots]
-    try:
-        for entries, key, new in slots:
-            entries[key] = new
-        yield
-    finally:
-        for entries, key, old in before:
-            entries[key] = old
 
 
 def compute_dtype(denoiser: nn.Module) -> torch.dtype:
@@ -512,71 +420,6 @@ class LoraStack:
                 turned = weight + self.scales[k] * up @ down
                 total += (with_row_norms(turned, views[f"{name}.{MAGNITUDE}"][k]) - weight).square().sum()
         return total.sqrt()
-
-
-class WholeDenoiser:
-    """Every weight of the denoiser, trained as one arm; the same interface as `LoraStack`.
-
-    Args:
-        denoiser: its own parameters are replaced only within `attached()`.
-        arms: exactly one, with targets `unet`.
-    Raises:
-        ValueError: more than one arm.
-    """
-
-    def __init__(self, denoiser: nn.Module, arms: Sequence[Arm]):
-        if len(arms) != 1:
-            raise ValueError(f"full fine-tuning trains one arm at a time, got {len(arms)}")
-        self.denoiser = denoiser
-        self.arms = tuple(arms)
-        self.segments = Segments()
-        self.size_px: int | None = None  # of the images that were trained on, where that is known
-        original = dict(denoiser.named_parameters())
-        device = next(denoiser.parameters()).device
-        self.rows = Rows({name: tuple(value.shape) for name, value in original.items()}, 1, device)
-        views = self.rows.views(self.rows.values)
-        for name, value in original.items():
-            views[name][0] = value.detach()
-        self.text_arms: list[int] = []  # see `LoraStack`
-        self.trained = {name: nn.Parameter(view[0]) for name, view in views.items()}
-        self.leaves = list(self.trained.values())
-        self.slots = [self._slot(name, parameter) for name, parameter in self.trained.items()]
-        self.start = self.rows.values.clone()
-
-    @contextmanager
-    def attached(self) -> Iterator[Segments]:
-        """Within it the denoiser computes with the trained weights; the base's own come back after."""
-        with _swapped(self.slots):
-            yield self.segments
-
-    def _slot(self, name: str, parameter: nn.Parameter) -> tuple[dict[str, Any], str, Any]:
-        module, _, leaf = name.rpartition(".")
-        return self.denoiser.get_submodule(module)._parameters, leaf, parameter
-
-    def state(self, k: int, rows: Tensor | None = None) -> dict[str, Tensor]:
-        """A copy of all weights by the denoiser's own names."""
-        views = self.rows.views(self.rows.values if rows is None else rows)
-        return {name: view[k].detach().to("cpu", copy=True) for name, view in views.items()}
-
-    def load_state(self, k: int, tensors: Mapping[str, Tensor]) -> None:
-        """Sets all weights from the denoiser's own names.
-
-        Raises:
-            ValueError: a missing, unknown or misshapen tensor.
-        """
-        if {name: tuple(value.shape) for name, value in tensors.items()} != self.rows.shapes:
-            raise ValueError(f"the stored weights are not those of this {type(self.denoiser).__name__}")
-        views = self.rows.views(self.rows.values)
-        for name, value in tensors.items():
-            views[name][k] = value
-
-    def config(self, k: int) -> dict:
-        """What is stored beside the weights."""
-        return {"trained": "unet", "class": type(self.denoiser).__name__}
-
-    def update_norm(self) -> Tensor:
-        """(1,) Euclidean distance from the base's weights."""
-        return (self.rows.values - self.start).norm(dim=1)
 
 
 Trainable = LoraStack | WholeDenoiser

@@ -11,8 +11,9 @@ from torch import Tensor, nn
 
 from kanjilab.core.config import QUANTISED, Arm
 from kanjilab.models.adapters import LoraStack, Trainable, compute_dtype
-from kanjilab.models.text_encoders import OneEncoder, TextSide, TextStates
-from kanjilab.training.schedules import flow_sigmas, min_snr_weight, velocity_weight
+from kanjilab.models.conditioning import TextStates
+from kanjilab.models.noise import flow_sigmas, min_snr_weight, velocity_weight
+from kanjilab.models.text_encoders import OneEncoder, TextSide
 
 
 @dataclass

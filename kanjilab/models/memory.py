@@ -16,10 +16,12 @@ from torch.nn import functional as F
 from torch.overrides import TorchFunctionMode
 
 from kanjilab.core.config import QUANTISED, Arm
-from kanjilab.models.adapters import LoraStack, Segments, Trainable, WholeDenoiser, make_trainable
+from kanjilab.models.adapters import LoraStack, Trainable, make_trainable
 from kanjilab.models.cpu_layers import packed_bytes
+from kanjilab.models.full import WholeDenoiser
 from kanjilab.models.hub import family_of, quiet_diffusers
 from kanjilab.models.loading import DTYPES, base_folder
+from kanjilab.models.parameters import Segments
 from kanjilab.models.text_encoders import T5_TOKENS
 
 GIGABYTE, MEGABYTE = 1e9, 1e6

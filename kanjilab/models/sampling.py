@@ -10,15 +10,14 @@ from typing import Any
 import numpy as np
 import torch
 from diffusers import DDIMScheduler, DPMSolverMultistepScheduler, FlowMatchEulerDiscreteScheduler
-from safetensors.torch import load_file
 from torch import Tensor
 
+from kanjilab.core.images import SIZE_PX
 from kanjilab.core.rng import counted_rng
-from kanjilab.core.run_folder import RunFolder
-from kanjilab.data.rendering import SIZE_PX
-from kanjilab.models.adapters import Segments, Trainable, make_trainable
+from kanjilab.models.adapters import Trainable
+from kanjilab.models.conditioning import TextStates
 from kanjilab.models.diffusion import Base, FlowBase, UNetBase
-from kanjilab.models.text_encoders import TextStates
+from kanjilab.models.parameters import Segments
 
 SAMPLERS = (*UNetBase.samplers, *FlowBase.samplers)
 
@@ -202,29 +201,3 @@ def _denoise_all(
             latents = scheduler.step(predicted, timestep, latents).prev_sample
             on_latents(latents)
     return latents
-
-
-def load_checkpoints(base: Base, run: RunFolder, steps: Sequence[int], arm: int = 0) -> Trainable:
-    """Checkpoints of one arm as the arms of one trainable, ready for `sample`.
-
-    A fully fine-tuned denoiser is as large as the base, so only one step at a time is accepted.
-
-    Args:
-        steps: some of `run.checkpoints()`.
-        arm: which arm of the run.
-    Raises:
-        ValueError: the run was trained on another base, or has no such arm.
-    """
-    setting = run.arm(arm)
-    if run.settings["base_identity"] != base.identity:
-        raise ValueError(f"{run.path} was trained on base {run.settings['base']!r}, which differs from {base.name!r}")
-    trainable = make_trainable(base.denoiser, [setting] * len(steps), base.text_encoder)
-    trainable.size_px = run.size_px
-    for k, step in enumerate(steps):
-        trainable.load_state(k, load_file(run.checkpoint_path(step) / f"arm_{arm}" / "adapter_model.safetensors"))
-    return trainable
-
-
-def checkpoint_images_seen(run: RunFolder, step: int, arm: int = 0) -> int:
-    """Images that an arm had seen at a checkpoint."""
-    return run.read_state(step)["arms"][arm]["images_seen"]

@@ -10,21 +10,11 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor, nn
 
+from kanjilab.models.conditioning import TextStates
 from kanjilab.models.hub import quiet_diffusers
 
 T5_TOKENS = 77  # of SD 3's third encoder; diffusers' training script and ComfyUI take as many
 REMEMBERED = 64  # captions whose states are kept, so that drawing at each checkpoint loads no encoder anew
-
-
-class TextStates(NamedTuple):
-    """What the denoiser reads of captions: token states (N, L, D), and pooled states (N, P) or None."""
-
-    tokens: Tensor
-    pooled: Tensor | None = None
-
-    def select(self, rows: Tensor) -> "TextStates":
-        """The states of some captions, by index."""
-        return TextStates(self.tokens[rows], None if self.pooled is None else self.pooled[rows])
 
 
 class TextPart(NamedTuple):

@@ -12,8 +12,8 @@ from torch import Tensor
 from kanjilab.core.config import settings_hash
 from kanjilab.core.storage import appearing_folder, cache_folder
 from kanjilab.data.image_folder import Dataset
+from kanjilab.models.conditioning import TextStates
 from kanjilab.models.diffusion import Base
-from kanjilab.models.text_encoders import TextStates
 
 FORMAT = 1
 

@@ -9,7 +9,8 @@ from kanjilab.core.config import settings_hash
 from kanjilab.core.run_folder import RunError, RunFolder
 from kanjilab.models.adapters import Trainable
 from kanjilab.models.loading import Base
-from kanjilab.models.sampling import Sampling, checkpoint_images_seen, default_sampling, load_checkpoints, sample
+from kanjilab.models.sampling import Sampling, default_sampling, sample
+from kanjilab.training.checkpoints import checkpoint_images_seen, load_checkpoints
 from kanjilab.viz.strip import Strip
 
 LOADED_BYTES = 1_000_000_000  # of adapters, a rank of 768 having 4.5 GB

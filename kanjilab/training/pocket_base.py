@@ -21,12 +21,11 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from kanjilab.core.progress import open_bar
-from kanjilab.core.run_folder import write_bytes_atomic, write_json_atomic
-from kanjilab.core.storage import appearing_folder
+from kanjilab.core.storage import appearing_folder, write_bytes_atomic, write_json_atomic
 from kanjilab.data.pocket_corpus import build_corpus, corpus_list
 from kanjilab.models.loading import assemble_pipeline
 from kanjilab.models.minilm import TOKENS, minilm_folder
-from kanjilab.training.schedules import min_snr_weight, velocity_weight
+from kanjilab.models.noise import min_snr_weight, velocity_weight
 
 VAE_CONFIG: dict[str, Any] = dict(
     in_channels=1,

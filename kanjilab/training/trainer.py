@@ -1,29 +1,21 @@
 """The training step, as a generator over steps: K arms at once over one frozen base."""
 
-import signal
-import threading
-import time
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager, nullcontext
+from collections.abc import Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass, field
-from functools import lru_cache
-from pathlib import Path
 from typing import Any, cast
 
 import numpy as np
 import torch
 from accelerate import Accelerator
-from safetensors.torch import load_file
 from torch import Tensor
 
-from kanjilab import __version__
-from kanjilab.core.config import Arm, settings_hash
-from kanjilab.core.rng import counted_rng
-from kanjilab.core.run_folder import RunFolder
+from kanjilab.core.config import Arm
 from kanjilab.models.adapters import Trainable, make_trainable
 from kanjilab.models.loading import Base
+from kanjilab.training.data_order import Draw, captions_of, draw_example
 from kanjilab.training.encoded import Encoded
-from kanjilab.training.schedules import checkpoint_steps, lr_factor
+from kanjilab.training.schedules import lr_factor
 
 NORM_WINDOW = 101  # gradient norms whose median an exploding arm is measured against
 NORMS_NEEDED = 20
@@ -49,60 +41,6 @@ class StepReport:
     stopped: tuple[str | None, ...]
     seconds: float
     checkpoint: bool
-
-
-@dataclass(frozen=True)
-class Draw:
-    """One training example: image row, timestep, caption dropout's uniform draw, and two noises (C, h, w).
-
-    The timestep is the index of a noise level, each as likely as any other; what it means is the base's.
-    """
-
-    row: int
-    timestep: int
-    dropout: float
-    posterior_noise: np.ndarray
-    noise: np.ndarray
-
-
-@lru_cache(maxsize=8)
-def epoch_order(seed: int, epoch: int, size: int) -> np.ndarray:
-    """The order of the images in one epoch.
-
-    Args:
-        seed: the arm's.
-        epoch: from 0.
-        size: number of training images.
-    Returns:
-        (size,) int64, a permutation of the images.
-    """
-    return counted_rng(seed, "data order", epoch).permutation(size)
-
-
-def draw_example(seed: int, index: int, size: int, shape: tuple[int, ...], timesteps: int) -> Draw:
-    """The `index`-th image that a training with this seed sees, whatever its batch size.
-
-    Args:
-        index: images seen before it.
-        size: number of training images.
-        shape: (C, h, w) of the latents.
-        timesteps: T.
-    """
-    rng = counted_rng(seed, "training image", index)
-    dropout, timestep = rng.random(2)
-    noise = rng.standard_normal((2, *shape), dtype=np.float32)
-    row = int(epoch_order(seed, index // size, size)[index % size])
-    return Draw(row, int(timestep * timesteps), float(dropout), noise[0], noise[1])
-
-
-def captions_of(arm: Arm, data: Encoded) -> np.ndarray:
-    """(N,) the caption of each image as this arm is told it; if shuffled, another image's."""
-    if not arm.shuffled_captions:
-        return np.asarray(data.caption)
-    order = counted_rng(arm.seed, "caption shuffle").permutation(len(data))
-    shuffled = np.empty(len(data), dtype=np.int64)
-    shuffled[order] = data.caption[np.roll(order, 1)]  # one cycle through all images
-    return shuffled
 
 
 def denoising_errors(
@@ -343,195 +281,3 @@ class Trainer:
             for name, value in tensors.items():
                 if name.startswith(prefix):
                     self.optimizer.state[self.vectors[k]][name.removeprefix(prefix)] = value.to(self.base.device)
-
-
-def run_settings(base: Base, data: Encoded, arms: Sequence[Arm], checkpoints: int) -> dict[str, Any]:
-    """What `settings.json` of a run holds; `hash` identifies the training."""
-    settings: dict[str, Any] = {
-        "base": base.name,
-        "base_identity": base.identity,
-        "precision": base.precision,
-        "data": data.identity,
-        "training_images": len(data),
-        "arms": [arm.to_json() for arm in arms],
-        "checkpoints": checkpoints,
-    }
-    settings["hash"] = settings_hash(settings)
-    # Told by base_identity and data; for those who draw and export.
-    size_px = data.mean.shape[-1] * base.latent_px
-    settings |= {"family": base.family, "prediction": base.prediction, "size_px": size_px}
-    settings["versions"] = {"kanjilab": __version__, "torch": torch.__version__}
-    return settings
-
-
-def train(
-    base: Base,
-    data: Encoded,
-    arms: Sequence[Arm],
-    folder: Path,
-    *,
-    checkpoints: int = 8,
-    save_every_seconds: float = 120.0,
-    log_every: int = 10,
-    accelerator: Accelerator | None = None,
-) -> Iterator[StepReport]:
-    """Trains K arms over one base; yields after every optimizer step. Called again, it goes on.
-
-    The folder is a run folder (`kanjilab.core.run_folder`). If it holds a run of the same settings, training
-    goes on from the newest checkpoint, bit for bit as if it had never stopped on the same machine.
-    Closing the generator, or a STOP file in the folder, writes a checkpoint first.
-
-    Args:
-        base: frozen; its weights are the same bits afterwards.
-        data: the encoded training images.
-        arms: K >= 1 settings; a single run is one arm.
-        folder: new, or of an interrupted run.
-        checkpoints: columns of the strip after "before training", for each arm.
-        save_every_seconds: a resume point between them at least this often; older ones are removed.
-        log_every: steps between records of log.jsonl.
-        accelerator: for several processes, each taking an equal stretch of every batch.
-    Yields:
-        StepReport.
-    Raises:
-        ValueError: the folder holds a run of other settings, or no checkpoint is wanted.
-        RunLocked: another process writes there.
-    """
-    if checkpoints < 1:
-        raise ValueError(f"checkpoints must be >= 1, got {checkpoints}")
-    accelerator = accelerator or Accelerator(cpu=base.device.type == "cpu")
-    settings = run_settings(base, data, arms, checkpoints)
-    trainer = Trainer(base, data, arms, accelerator)
-    if accelerator.is_main_process and not (folder / "settings.json").exists():
-        RunFolder.create(folder, settings)
-    accelerator.wait_for_everyone()
-    run = RunFolder.open(folder)
-    if run.settings["hash"] != settings["hash"]:
-        differences = "; ".join(_differences(run.settings, settings))
-        raise ValueError(f"{folder} holds a run of other settings; choose another folder. {differences}")
-    with run.lock() if accelerator.is_main_process else nullcontext():
-        _resume(trainer, run, accelerator)
-        yield from _steps(trainer, run, checkpoints, save_every_seconds, log_every)
-
-
-def is_finished(run: RunFolder) -> bool:
-    """Whether every arm came to its end, or was stopped for good: nothing is left to train."""
-    if not (steps := run.checkpoints()):
-        return False
-    size, states = run.settings["training_images"], run.read_state(steps[-1])["arms"]
-    return all(state["steps"] >= run.arm(k).total_steps(size) or state["stopped"] for k, state in enumerate(states))
-
-
-@contextmanager
-def between_steps() -> Iterator[Callable[[], None]]:
-    """An interrupt (Ctrl-C) waits until the step is done, so that a checkpoint can be left; a second one acts at once.
-
-    Yields:
-        To be called between two steps: raises KeyboardInterrupt where one waits. It does nothing beside the main
-        thread, which alone hears of interrupts, and where they have another meaning than Python's.
-    """
-    usual, waiting = signal.getsignal(signal.SIGINT), threading.Event()
-    if threading.current_thread() is not threading.main_thread() or usual is not signal.default_int_handler:
-        yield lambda: None
-        return
-
-    def wait(_number: int, _frame: Any) -> None:
-        waiting.set()
-        signal.signal(signal.SIGINT, usual)
-
-    def check() -> None:
-        if waiting.is_set():
-            raise KeyboardInterrupt
-
-    signal.signal(signal.SIGINT, wait)
-    try:
-        yield check
-    finally:
-        signal.signal(signal.SIGINT, usual)
-
-
-def _differences(stored: Any, asked: Any, name: str = "") -> Iterator[str]:
-    """Each setting in which a stored run and the one asked for differ, with both values."""
-    if isinstance(stored, dict) and isinstance(asked, dict):
-        for key in sorted((stored.keys() | asked.keys()) - {"hash", "versions", "family", "prediction", "size_px"}):
-            yield from _differences(stored.get(key), asked.get(key), f"{name}.{key}".lstrip("."))
-    elif isinstance(stored, list) and isinstance(asked, list) and len(stored) == len(asked):
-        for index, pair in enumerate(zip(stored, asked, strict=True)):
-            yield from _differences(*pair, f"{name}[{index}]")
-    elif isinstance(stored, list) and isinstance(asked, list):
-        yield f"{name}: stored {len(stored)}, asked for {len(asked)}"
-    elif stored != asked:
-        yield f"{name}: stored {stored!r}, asked for {asked!r}"
-
-
-def _resume(trainer: Trainer, run: RunFolder, accelerator: Accelerator) -> None:
-    if stored := run.checkpoints():
-        tensors = run.checkpoint_path(stored[-1]) / "state.safetensors"
-        trainer.restore(run.read_state(stored[-1]), load_file(tensors, device=str(trainer.base.device)))
-    if accelerator.is_main_process:
-        run.truncate_log(trainer.step)
-        if not stored:
-            run.write_checkpoint(0, trainer.checkpoint_files())
-    accelerator.wait_for_everyone()
-
-
-def _steps(
-    trainer: Trainer, run: RunFolder, checkpoints: int, save_every_seconds: float, log_every: int
-) -> Iterator[StepReport]:
-    columns = {s for p in trainer.progress for s in checkpoint_steps(p.total_steps, checkpoints)}
-    writes = trainer.accelerator.is_main_process
-    last_saved = time.monotonic()
-
-    def save() -> None:
-        if writes and trainer.step not in run.checkpoints():
-            run.write_checkpoint(trainer.step, trainer.checkpoint_files())
-            run.rotate(1, also=sorted(columns))
-
-    while any(progress.active for progress in trainer.progress):
-        started, stopped_before = time.perf_counter(), trainer.stopped
-        losses, norms, rates = trainer.advance()
-        trainer.seconds += time.perf_counter() - started
-        finished = not any(progress.active for progress in trainer.progress)
-        due = time.monotonic() - last_saved > save_every_seconds
-        stopping = trainer.any_process(run.stop_requested())
-        column = trainer.step in columns or finished
-        saved = column or due or stopping
-        report = _report(trainer, losses, norms, rates, saved)
-        # What is logged depends on the step alone, so that an interrupted run leaves the same log.
-        if writes and (trainer.step % log_every == 0 or column or report.stopped != stopped_before):
-            run.log(_record(report, trainer))
-        if saved:
-            save()
-            last_saved = time.monotonic()
-        try:
-            yield report
-        except GeneratorExit:
-            save()
-            raise
-        if stopping:
-            return
-
-
-def _report(trainer: Trainer, losses: list[float], norms: list[float], rates: list[float], saved: bool) -> StepReport:
-    return StepReport(
-        step=trainer.step,
-        images_seen=tuple(p.steps * p.arm.images_per_step for p in trainer.progress),
-        loss=tuple(losses),
-        gradient_norm=tuple(norms),
-        lr=tuple(rates),
-        stopped=trainer.stopped,
-        seconds=trainer.seconds,
-        checkpoint=saved,
-    )
-
-
-def _record(report: StepReport, trainer: Trainer) -> dict[str, Any]:
-    return {
-        "step": report.step,
-        "images_seen": list(report.images_seen),
-        "loss": list(report.loss),
-        "gradient_norm": list(report.gradient_norm),
-        "lr": list(report.lr),
-        "update_norm": trainer.trainable.update_norm().tolist(),
-        "stopped": list(report.stopped),
-        "seconds": round(report.seconds, 3),
-    }

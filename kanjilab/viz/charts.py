@@ -25,9 +25,9 @@ from matplotlib.text import Text
 from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter
 from PIL import Image
 
-from kanjilab.core.run_folder import write_bytes_atomic, write_json_atomic
+from kanjilab.core.storage import write_bytes_atomic, write_json_atomic
 from kanjilab.data.rendering import default_font
-from kanjilab.viz.strip import has_character, printable, typeface
+from kanjilab.viz.text import has_character, printable, typeface
 
 PALETTE = ("#222222", "#D55E00", "#0072B2", "#009E73", "#CC79A7", "#E69F00", "#56B4E9")  # Okabe-Ito, gray for black
 LINE_STYLES = ("-", (0, (5, 1.5)), (0, (1.5, 1.5)))  # beyond seven arms colours repeat, dashes do not

@@ -6,33 +6,25 @@ Pure drawing over stored images: nothing here samples or trains. Every picture h
 from __future__ import annotations
 
 import hashlib
-import importlib.util
 import io
 import math
-import unicodedata
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from functools import lru_cache
 from itertools import accumulate
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-from matplotlib.ft2font import FT2Font
-from PIL import Image, ImageDraw, ImageFont
+from PIL import Image, ImageDraw
 
-from kanjilab.core.run_folder import write_bytes_atomic, write_json_atomic
-from kanjilab.data.rendering import default_font
+from kanjilab.core.storage import write_bytes_atomic, write_json_atomic
+from kanjilab.viz.text import Typeface, facts_line, fit_text, printable, typeface
 
 MAX_BYTES = 500_000  # of a committed picture
 PAGE, CELL, INK, SOFT, FAINT = 246, 255, 34, 102, 187  # gray levels of page, cell, labels, notes and rules
 WHITE_POINT = 240  # shown as white: a decoder's blank paper is mottled just below 255
 LABEL_SIZE, TITLE_SIZE, NOTE_SIZE = 0.16, 0.20, 0.13  # text heights as shares of a cell
 LABEL_WIDTH = 2.35  # of row labels, at most, in cells
-MAX_TEXT_CHARACTERS = 300
-MAX_MARKS = 3  # combining marks on one letter
-JOINERS = "\u200c\u200d"  # format characters that scripts need; all others may reorder or hide a label
-ELLIPSIS = "…"
 
 
 @dataclass(frozen=True)
@@ -72,225 +64,6 @@ class Strip:
 
 
 # ---------------------------------------------------------------------------------------------- text
-
-
-def printable(text: str) -> str:
-    """Text as it may stand on a picture: one line, nothing that hides, reorders or towers.
-
-    Args:
-        text: anything, from anybody.
-    Returns:
-        NFC text of at most 300 characters: white space and control characters become single spaces, direction
-        overrides and the like vanish, unassigned, private and half characters become "�", and a letter keeps at
-        most three combining marks.
-    """
-    kept: list[str] = []
-    marks = 0
-    for character in unicodedata.normalize("NFC", text[: 4 * MAX_TEXT_CHARACTERS]):
-        category = unicodedata.category(character)
-        marks = marks + 1 if category in ("Mn", "Me") else 0
-        if category == "Cf" and character not in JOINERS or marks > MAX_MARKS:
-            continue
-        blank = category in ("Cc", "Zs", "Zl", "Zp")
-        kept.append(" " if blank else "�" if category in ("Cs", "Co", "Cn") else character)
-    line = " ".join("".join(kept).split())
-    return line if len(line) <= MAX_TEXT_CHARACTERS else line[: MAX_TEXT_CHARACTERS - 1] + ELLIPSIS
-
-
-@lru_cache(maxsize=64)
-def _font(path: Path, size: int) -> ImageFont.FreeTypeFont:
-    return ImageFont.truetype(str(path), size)
-
-
-@lru_cache(maxsize=16)
-def _character_map(path: Path) -> FT2Font:
-    return FT2Font(str(path))
-
-
-def has_character(path: Path, character: str) -> bool:
-    """Whether a font file maps a character to a glyph of its own (which may be blank).
-
-    Args:
-        path: font file.
-        character: one character.
-    Returns:
-        False where the font would draw its box for the unknown.
-    """
-    return _character_map(path).get_char_index(ord(character)) != 0
-
-
-@lru_cache(maxsize=1024)
-def _system_font(character: str) -> Path | None:
-    """An installed font for what the carried ones lack, as Hangul; nothing is fetched."""
-    from matplotlib.font_manager import fontManager  # scans the machine's fonts: only when one is missed
-
-    plain_first = sorted((entry.weight != 400, entry.style != "normal", entry.fname) for entry in fontManager.ttflist)
-    for path in (Path(name) for *_, name in plain_first):
-        try:
-            if has_character(path, character):
-                _font(path, 16)
-                return path
-        except (OSError, RuntimeError):  # a bitmap font, or one removed since the scan
-            continue
-    return None
-
-
-def _latin_font(bold: bool = False) -> Path:
-    """DejaVu Sans as matplotlib carries it: Latin, Greek, Cyrillic, Arabic, Hebrew and many symbols."""
-    spec = importlib.util.find_spec("matplotlib")
-    for folder in (spec.submodule_search_locations or []) if spec else []:
-        path = Path(folder) / "mpl-data" / "fonts" / "ttf" / ("DejaVuSans-Bold.ttf" if bold else "DejaVuSans.ttf")
-        if path.is_file():
-            return path
-    raise FileNotFoundError("matplotlib has no DejaVuSans.ttf: expected it in matplotlib/mpl-data/fonts/ttf")
-
-
-@dataclass(frozen=True)
-class Typeface:
-    """Several fonts as one: each character by the first that has it, else by a font of this machine.
-
-    Args:
-        paths: font files, best first.
-        size: height in px.
-    """
-
-    paths: tuple[Path, ...]
-    size: int
-
-    def pieces(self, text: str) -> list[tuple[ImageFont.FreeTypeFont, str]]:
-        """Stretches of text with the font that draws each; a box stands for what no font has."""
-        result: list[tuple[Path, str]] = []
-        for character in text:
-            path = next((path for path in self.paths if has_character(path, character)), None) or _system_font(
-                character
-            )
-            attached = unicodedata.category(character) in ("Mn", "Me", "Mc", "Cf", "Zs")
-            if result and attached:
-                result[-1] = (result[-1][0], result[-1][1] + character)
-                continue
-            path, character = (path, character) if path else (self.paths[0], "□")
-            if result and result[-1][0] == path:
-                result[-1] = (path, result[-1][1] + character)
-            else:
-                result.append((path, character))
-        return [(_font(path, self.size), piece) for path, piece in result]
-
-    def width(self, text: str) -> float:
-        """Advance of the line in px."""
-        return sum(font.getlength(piece) for font, piece in self.pieces(text))
-
-    def draw(self, canvas: ImageDraw.ImageDraw, x: float, baseline: float, text: str, level: int, anchor="l") -> None:
-        """Draw one line.
-
-        Args:
-            canvas: to draw on.
-            x: of the line's left end, middle or right end, as `anchor` says (l, m, r), in pixels.
-            baseline: of the line, in pixels from above.
-            text: in any script.
-            level: gray, 0 black to 255 white.
-            anchor: what x means.
-        """
-        x -= self.width(text) * {"l": 0, "m": 0.5, "r": 1}[anchor]
-        fill = level if canvas.mode == "L" else (level, level, level)
-        for font, piece in self.pieces(text):
-            canvas.text((x, baseline), piece, font=font, fill=fill, anchor="ls")
-            x += font.getlength(piece)
-
-
-def typeface(size: int, bold: bool = False) -> Typeface:
-    """The face of all labels: DejaVu Sans, and IPAexGothic for kanji and kana.
-
-    Args:
-        size: height in px, >= 1.
-        bold: Latin letters in bold.
-    Returns:
-        the face.
-    """
-    return Typeface((_latin_font(bold), default_font()), max(1, size))
-
-
-def fit_text(text: str, face: Typeface, width_px: float, max_lines: int = 2) -> tuple[list[str], Typeface]:
-    """Lay text out in a given width: wrap it, else shrink it, else cut it with an ellipsis.
-
-    Args:
-        text: any text; made printable first.
-        face: wished face.
-        width_px: width of the place.
-        max_lines: height of the place in lines.
-    Returns:
-        the lines, and the face in which each is no wider than the place (down to 3/4 of the wished size).
-    """
-    text = printable(text)
-    for size in dict.fromkeys(round(face.size * share) for share in (1, 0.875, 0.75)):
-        smaller = Typeface(face.paths, max(1, size))
-        lines = _wrap(text, smaller, width_px)
-        if len(lines) <= max_lines and all(smaller.width(line) <= width_px for line in lines):
-            return _balanced(text, smaller, lines), smaller
-    last = " ".join(lines[max_lines - 1 :])
-    lines = [_cut(line, smaller, width_px) for line in [*lines[: max_lines - 1], last]]
-    return lines, smaller
-
-
-def _wrap(text: str, face: Typeface, width_px: float) -> list[str]:
-    lines = [""]
-    for word in _words(text):
-        longer = lines[-1] + word
-        if lines[-1] and face.width(longer.rstrip()) > width_px:
-            lines.append(word)
-        else:
-            lines[-1] = longer
-    return [line.strip() for line in lines]
-
-
-def _balanced(text: str, face: Typeface, lines: list[str]) -> list[str]:
-    """The same number of lines, of lengths as even as their words allow."""
-    while len(lines) > 1:
-        narrower = _wrap(text, face, max(map(face.width, lines)) - 1)
-        if len(narrower) > len(lines) or max(map(face.width, narrower)) >= max(map(face.width, lines)):
-            break
-        lines = narrower
-    return lines
-
-
-def _words(text: str) -> list[str]:
-    """What may not be broken: words with the space after them, and each ideograph or kana for itself."""
-    words = [""]
-    for character in text:
-        wide = unicodedata.east_asian_width(character) in "WF"
-        closing = wide and unicodedata.category(character) in ("Pe", "Pf", "Po")  # no 、or 」 at a line's beginning
-        after_wide = words[-1] and unicodedata.east_asian_width(words[-1][-1]) in "WF"
-        if words[-1] and (words[-1].endswith(" ") or wide or after_wide) and not closing and character != " ":
-            words.append("")
-        words[-1] += character
-    return words
-
-
-def _cut(line: str, face: Typeface, width_px: float) -> str:
-    if face.width(line) <= width_px:
-        return line
-    while line and face.width(line.rstrip() + ELLIPSIS) > width_px:
-        line = line[:-1]
-    return line.rstrip() + ELLIPSIS
-
-
-def facts_line(facts: Mapping[str, Any]) -> str:
-    """The scalar facts as one line: "base pocket · images seen 12,800 · guidance 3".
-
-    Args:
-        facts: names with underscores, and values; nested and empty values are left to the JSON.
-    Returns:
-        the line; "" where there is none.
-    """
-    scalars = ((key, value) for key, value in facts.items() if isinstance(value, (str, bool, int, float)))
-    return " · ".join(f"{key.replace('_', ' ')} {_fact(value)}".strip() for key, value in scalars if value != "")
-
-
-def _fact(value: str | bool | int | float) -> str:
-    if isinstance(value, bool):
-        return "yes" if value else "no"
-    if isinstance(value, int):
-        return f"{value:,}" if abs(value) >= 10_000 else str(value)
-    return f"{value:.4g}" if isinstance(value, float) else value
 
 
 # ---------------------------------------------------------------------------------------------- layout
@@ -549,80 +322,3 @@ def _checked_path(path: Path | str, endings: tuple[str, ...]) -> Path:
 def _write_with_json(path: Path, data: bytes, facts: Mapping[str, Any]) -> None:
     write_bytes_atomic(path, data)
     write_json_atomic(path.with_suffix(".json"), facts)
-
-
-def save_animation(
-    frames: np.ndarray,
-    labels: Sequence[str],
-    path: Path | str,
-    seconds_per_frame: float = 0.5,
-    *,
-    title: str = "",
-    facts: Mapping[str, Any] | None = None,
-    size_px: int = 256,
-    last_frame_seconds: float = 2.5,
-) -> Path:
-    """Write one prompt's glyph over training as an endless animation, and a JSON beside it.
-
-    Args:
-        frames: (F, H, W) uint8, 0 = black.
-        labels: one a frame, written under the glyph, as "before", "1,600 images".
-        path: ends in .gif or .webp; its folder must exist.
-        seconds_per_frame: how long each frame stands.
-        title: written above, usually the prompt.
-        facts: goes into the JSON.
-        size_px: edge of the glyph.
-        last_frame_seconds: how long the last one stands.
-    Returns:
-        the path.
-    Raises:
-        ValueError: an argument is not as described, or the file would reach 500 kB.
-    """
-    path = _checked_path(path, (".gif", ".webp"))
-    if frames.ndim != 3 or frames.dtype != np.uint8 or 0 in frames.shape:
-        raise ValueError(f"frames must be (F, H, W) uint8, got {frames.shape} {frames.dtype}")
-    if len(labels) != len(frames):
-        raise ValueError(f"expected {len(frames)} labels, one per frame, got {len(labels)}")
-    if seconds_per_frame < 0.02 or last_frame_seconds < 0.02:
-        raise ValueError(f"a frame must stand at least 0.02 s, got {seconds_per_frame} and {last_frame_seconds}")
-    done = np.linspace(0, 1, len(frames)) if len(frames) > 1 else [1.0]
-    pictures = [_draw_frame(*parts, title, size_px) for parts in zip(frames, labels, done, strict=True)]
-    durations = [round(1000 * seconds_per_frame)] * (len(frames) - 1) + [round(1000 * last_frame_seconds)]
-    data = _encode_animation(pictures, durations, path.suffix)
-    if len(data) >= MAX_BYTES:
-        raise ValueError(f"{path.name} would have {len(data):,} bytes, {MAX_BYTES:,} allowed: fewer or smaller frames")
-    description = {"kind": "animation", "title": title, "labels": list(labels), "durations_ms": durations}
-    images = {"shape": frames.shape, "sha256": _image_hash(frames)}
-    _write_with_json(path, data, description | {"facts": dict(facts or {}), "images": images})
-    return path
-
-
-def _draw_frame(frame: np.ndarray, label: str, done: float, title: str, size_px: int) -> Image.Image:
-    margin, line = round(size_px * 0.07), round(size_px * 0.13)
-    top = margin + (line if title else 0)
-    image = Image.new("L", (size_px + 2 * margin, top + size_px + line + margin), PAGE)
-    canvas = ImageDraw.Draw(image)
-    image.paste(_cell(frame, size_px), (margin, top))
-    middle = margin + size_px / 2
-    if title:
-        (text,), face = fit_text(title, typeface(round(size_px * 0.075), bold=True), size_px, max_lines=1)
-        face.draw(canvas, middle, margin + round(line * 0.45), text, INK, "m")
-    rule = top + size_px + max(2, round(size_px * 0.012))
-    thick = max(2, round(size_px * 0.012))
-    canvas.line((margin, rule, margin + size_px - 1, rule), 221, thick)
-    canvas.line((margin, rule, margin + round(done * (size_px - 1)), rule), SOFT, thick)
-    (text,), face = fit_text(label, typeface(round(size_px * 0.068)), size_px, max_lines=1)
-    face.draw(canvas, middle, top + size_px + round(line * 0.9), text, SOFT, "m")
-    return image
-
-
-def _encode_animation(pictures: Sequence[Image.Image], durations: Sequence[int], ending: str) -> bytes:
-    buffer = io.BytesIO()
-    options: dict[str, Any] = {"save_all": True, "duration": list(durations), "loop": 0}
-    if ending == ".gif":
-        reduced = [_few_grays(picture, 16) for picture in pictures]
-        reduced[0].save(buffer, "GIF", append_images=reduced[1:], optimize=True, **options)
-    else:
-        pictures = [picture.convert("RGB") for picture in pictures]
-        pictures[0].save(buffer, "WEBP", append_images=pictures[1:], quality=80, method=4, **options)
-    return buffer.getvalue()

@@ -21,10 +21,11 @@ import numpy as np
 import traitlets
 from PIL import Image
 
-from kanjilab.core.run_folder import write_bytes_atomic
+from kanjilab.core.images import grayscale
+from kanjilab.core.storage import write_bytes_atomic
 from kanjilab.evaluation.judges.part_judge import frame_glyphs, load_judge
-from kanjilab.evaluation.scoring import grayscale
-from kanjilab.viz.strip import draw_strip, save_animation, save_strip
+from kanjilab.viz.animation import save_animation
+from kanjilab.viz.strip import draw_strip, save_strip
 from kanjilab.widgets.common import FOLDER, CodeBox, Panel, escape, png_bytes, python_call
 from kanjilab.widgets.tracks import (
     Cell,

@@ -22,14 +22,15 @@ from torch import Tensor
 from kanjilab.core.run_folder import RunFolder, find_runs
 from kanjilab.data.dictionary import load_characters
 from kanjilab.evaluation.judges.part_judge import LAYOUT_WORDS, explain, load_judge
-from kanjilab.evaluation.metrics import caption_words
 from kanjilab.evaluation.scoring import glyphs_of
-from kanjilab.experiments.demo import DEMO_SAMPLING
+from kanjilab.evaluation.text_baseline import caption_words
 from kanjilab.experiments.reinvention import part_glosses
 from kanjilab.models.adapters import Trainable
 from kanjilab.models.diffusion import Base
 from kanjilab.models.loading import load_base
-from kanjilab.models.sampling import Sampling, checkpoint_images_seen, load_checkpoints, sample
+from kanjilab.models.sampling import Sampling, sample
+from kanjilab.training.checkpoints import checkpoint_images_seen, load_checkpoints
+from kanjilab.training.presets import DEMO_SAMPLING
 from kanjilab.viz.charts import draw_glyph_sheet
 from kanjilab.widgets.common import png_bytes, stacked
 

@@ -14,7 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from kanjilab.core.run_folder import write_bytes_atomic, write_json_atomic
+from kanjilab.core.storage import write_bytes_atomic, write_json_atomic
 from kanjilab.widgets.common import png_bytes
 from kanjilab.widgets.generation import Glyphs, Request
 

@@ -18,8 +18,9 @@ from typing import Any
 
 import numpy as np
 
-from kanjilab.core.run_folder import RunFolder, find_runs, write_json_atomic
-from kanjilab.evaluation.scoring import grayscale
+from kanjilab.core.images import grayscale
+from kanjilab.core.run_folder import RunFolder, find_runs
+from kanjilab.core.storage import write_json_atomic
 from kanjilab.experiments.context import Lab
 from kanjilab.experiments.designs import BUDGETS, STUDY_ARM
 from kanjilab.experiments.packs import Pack

@@ -11,8 +11,8 @@ from typing import Any
 
 import numpy as np
 
+from kanjilab.core.images import grayscale
 from kanjilab.core.run_folder import RunFolder, find_runs
-from kanjilab.evaluation.scoring import grayscale
 from kanjilab.viz.strip import Strip
 
 COLUMNS = ("checkpoints", "runs")

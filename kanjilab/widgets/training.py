@@ -22,12 +22,13 @@ from PIL import Image
 from kanjilab.core.config import SCHEDULES, TARGETS, Arm
 from kanjilab.core.run_folder import RunFolder
 from kanjilab.data.prompts import DEMO
-from kanjilab.data.radicals import Rule
-from kanjilab.experiments.demo import DEMO_SAMPLING
+from kanjilab.data.selection import Rule
 from kanjilab.models.sampling import Sampling
 from kanjilab.training.history import history_strip
+from kanjilab.training.presets import DEMO_SAMPLING
 from kanjilab.viz.charts import DOTS_PER_INCH, draw_gradient_norm, draw_loss, figure_png
-from kanjilab.viz.strip import draw_strip, encode_png, printable
+from kanjilab.viz.strip import draw_strip, encode_png
+from kanjilab.viz.text import printable
 from kanjilab.widgets.common import (
     CodeBox,
     changed_fields,

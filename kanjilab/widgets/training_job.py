@@ -23,16 +23,18 @@ import numpy as np
 import pandas as pd
 
 from kanjilab.core.config import Arm, settings_hash
-from kanjilab.core.run_folder import RunError, RunFolder, write_json_atomic
+from kanjilab.core.run_folder import RunError, RunFolder
+from kanjilab.core.storage import write_json_atomic
 from kanjilab.data.prompts import DEMO
-from kanjilab.data.radicals import rule_from_json
+from kanjilab.data.selection import rule_from_json
 from kanjilab.experiments.context import open_data
-from kanjilab.experiments.demo import DEMO_ARM, DEMO_SAMPLING, SCALES, run_training
 from kanjilab.experiments.packs import measure_steps
 from kanjilab.models.loading import Base, load_base
 from kanjilab.models.sampling import Sampling
+from kanjilab.training.driver import run_training
 from kanjilab.training.encoded import Encoded, encode_dataset
 from kanjilab.training.history import sample_history, stored_history
+from kanjilab.training.presets import DEMO_ARM, DEMO_SAMPLING, SCALES
 from kanjilab.training.schedules import checkpoint_steps
 from kanjilab.training.trainer import StepReport
 from kanjilab.viz.charts import arm_values

@@ -13,7 +13,7 @@ import pytest
 from playwright.sync_api import Page, expect
 
 from kanjilab.core.config import Arm
-from kanjilab.training.trainer import train
+from kanjilab.training.loop import train
 from tests.tiny import tiny_encoded
 
 from .lab import START_SECONDS, free_port, own_folders

@@ -8,7 +8,7 @@ import pytest
 from playwright.sync_api import Locator, expect
 
 from kanjilab.core.config import Arm
-from kanjilab.training.trainer import train
+from kanjilab.training.loop import train
 from tests.tiny import tiny_encoded
 
 from .pixels import pixels

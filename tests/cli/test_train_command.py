@@ -12,7 +12,7 @@ from kanjilab.cli import train_command as recipes
 from kanjilab.core.run_folder import RunFolder
 from kanjilab.experiments import demo
 from kanjilab.training import presets
-from kanjilab.training.trainer import train
+from kanjilab.training.loop import train
 
 SMALL = ["--set", "rank=3", "--set", "alpha=3", "--set", "images_seen=4", "--set", "batch=1"]
 

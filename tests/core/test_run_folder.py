@@ -13,7 +13,8 @@ import torch
 from safetensors.torch import load_file
 
 from kanjilab.core import run_folder as runs
-from kanjilab.core.run_folder import RunError, RunExists, RunFolder, RunLocked, find_runs, write_json_atomic
+from kanjilab.core.run_folder import RunError, RunExists, RunFolder, RunLocked, find_runs
+from kanjilab.core.storage import write_json_atomic
 
 SETTINGS = {"rank": 64, "base": "pocket", "prompt": "女王 <img onerror=1>"}
 

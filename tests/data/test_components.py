@@ -17,7 +17,7 @@ from kanjilab.data.components import (
     load_components,
     normal_form,
 )
-from kanjilab.data.rendering import KanjiVG, local_kanjivg
+from kanjilab.data.kanjivg import KanjiVG, local_kanjivg
 
 needs_kanjivg = pytest.mark.skipif(local_kanjivg() is None, reason="KanjiVG is not on this machine")
 

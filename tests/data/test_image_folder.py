@@ -16,10 +16,12 @@ import pytest
 from PIL import Image
 
 from kanjilab.data import image_folder as dataset_module
+from kanjilab.data.build import build_dataset, hold_out, image_name
 from kanjilab.data.dictionary import load_characters
-from kanjilab.data.image_folder import Dataset, DatasetError, build_dataset, hold_out, image_name, open_dataset
-from kanjilab.data.radicals import EveryCharacter, Left16, Seed16, caption_groups
-from kanjilab.data.rendering import KanjiVG, default_font, draw_font
+from kanjilab.data.image_folder import Dataset, DatasetError, open_dataset
+from kanjilab.data.kanjivg import KanjiVG
+from kanjilab.data.rendering import default_font, draw_font
+from kanjilab.data.selection import EveryCharacter, Left16, Seed16, caption_groups
 
 
 def png(color: int = 128, size: tuple[int, int] = (20, 20)) -> bytes:

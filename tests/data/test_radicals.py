@@ -13,23 +13,25 @@ from kanjilab.data.radicals import (
     LEFT_FORMS,
     NOT_ON_THE_LEFT,
     RADICALS16,
+    balance_entropy,
+    balance_report,
+    left_radical,
+    radical_character,
+    visible_position,
+    with_radicals,
+)
+from kanjilab.data.rendering import default_font, drawable_characters
+from kanjilab.data.selection import (
     EveryCharacter,
     Imbalanced,
     Left16,
     Only,
     Seed16,
-    balance_entropy,
-    balance_report,
     caption_groups,
     geometric_counts,
     held_out,
-    left_radical,
-    radical_character,
     rule_from_json,
-    visible_position,
-    with_radicals,
 )
-from kanjilab.data.rendering import default_font, drawable_characters
 
 LEFT_COUNTS = dict(水=459, 木=389, 手=287, 人=268, 口=243, 金=215, 糸=202, 心=183, 言=176, 女=134, 虫=133)
 LEFT_COUNTS |= dict(土=131, 肉=122, 玉=120, 魚=109, 火=90, 足=86, 石=85)

@@ -11,18 +11,8 @@ from fontTools.fontBuilder import FontBuilder
 from fontTools.pens.ttGlyphPen import TTGlyphPen
 
 from kanjilab.data import rendering as glyphs
-from kanjilab.data.rendering import (
-    GlyphError,
-    KanjiVG,
-    default_font,
-    draw_font,
-    draw_strokes,
-    drawable_characters,
-    draws,
-    kanjivg_content_hash,
-    local_kanjivg,
-    sample_path,
-)
+from kanjilab.data.kanjivg import KanjiVG, draw_strokes, kanjivg_content_hash, local_kanjivg, sample_path
+from kanjilab.data.rendering import GlyphError, default_font, draw_font, drawable_characters, draws
 
 SVG = """<?xml version="1.0" encoding="UTF-8"?>
 <!DOCTYPE svg PUBLIC "-//W3C//DTD SVG 1.0//EN" "http://www.w3.org/TR/2001/REC-SVG-20010904/DTD/svg10.dtd" [

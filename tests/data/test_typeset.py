@@ -5,7 +5,8 @@ import pytest
 
 from kanjilab.core.rng import counted_rng
 from kanjilab.data.components import load_components
-from kanjilab.data.rendering import KanjiVG, default_font, draw_font, local_kanjivg
+from kanjilab.data.kanjivg import KanjiVG, local_kanjivg
+from kanjilab.data.rendering import default_font, draw_font
 from kanjilab.data.typeset import SLOTS_OF_LAYOUT, Pair, Typesetter, _cut_glyph, novel_pairs
 
 components = load_components()

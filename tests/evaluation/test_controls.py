@@ -29,7 +29,7 @@ from kanjilab.models.adapters import make_trainable
 from kanjilab.models.loading import Base, load_base
 from kanjilab.models.sampling import Sampling
 from kanjilab.training.encoded import encode_dataset
-from kanjilab.training.trainer import train
+from kanjilab.training.loop import train
 from tests.tiny import save_tiny_pipeline
 from tests.toy_script import BLOB, ToyJudge, glyph, toy_context
 

@@ -7,10 +7,8 @@ import pandas as pd
 import pytest
 
 from kanjilab.evaluation.metrics import (
-    CaptionBayes,
     answered_prompts,
     balanced_rate,
-    caption_words,
     expected_part_hits,
     expected_radical_hits,
     expected_radical_rate,
@@ -19,10 +17,10 @@ from kanjilab.evaluation.metrics import (
     paired_difference,
     shown_radicals,
     shuffled_prompt_rate,
-    text_only_ceiling,
     two_way_bootstrap,
     wilson_interval,
 )
+from kanjilab.evaluation.text_baseline import CaptionBayes, caption_words, text_only_ceiling
 
 
 def readings_of(text: str) -> pd.DataFrame:

@@ -10,7 +10,8 @@ from scipy import ndimage
 
 from kanjilab.core.rng import counted_rng
 from kanjilab.data.rendering import default_font, draw_font, draws
-from kanjilab.evaluation.well_formed import MEASURES, Bounds, measure, thin
+from kanjilab.data.skeleton import thin
+from kanjilab.evaluation.well_formed import MEASURES, Bounds, measure
 
 BAR = ["........."] + [".#######."] * 3 + ["........."]
 BAR_LINE = [".........", ".........", "..#####..", ".........", "........."]

@@ -16,12 +16,16 @@ from kanjilab.data import image_folder as dataset_module
 from kanjilab.data import prompts
 from kanjilab.data.dictionary import load_characters
 from kanjilab.data.image_folder import open_dataset
-from kanjilab.data.radicals import RADICALS16, Left16, left_radical
+from kanjilab.data.radicals import RADICALS16, left_radical
+from kanjilab.data.selection import Left16
 from kanjilab.evaluation.scoring import caption_prompts
 from kanjilab.experiments import demo
-from kanjilab.experiments.demo import DEMO_ARM, SCALES, Scale, report_table, run_demo, run_training
+from kanjilab.experiments.demo import report_table, run_demo
 from kanjilab.models.sampling import Sampling
-from kanjilab.training.trainer import Trainer, train
+from kanjilab.training.driver import run_training
+from kanjilab.training.loop import train
+from kanjilab.training.presets import DEMO_ARM, SCALES, Scale
+from kanjilab.training.trainer import Trainer
 from tests.tiny import save_tiny_pipeline, tiny_encoded
 
 FILES = ["strip.png", "strip.json", "queen.gif", "queen.json", "loss.png", "loss.json", "report.json"]

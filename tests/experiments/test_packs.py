@@ -17,7 +17,7 @@ from kanjilab.experiments.packs import cut_into_packs, plan, stored_moments
 from kanjilab.experiments.study import Variant
 from kanjilab.models.adapters import make_trainable
 from kanjilab.models.sampling import sample
-from kanjilab.training.trainer import draw_example
+from kanjilab.training.data_order import draw_example
 from tests.tiny_study import Forbidden, forbid
 
 measure_steps, seconds_per_image = packs.measure_steps, packs._seconds_per_image

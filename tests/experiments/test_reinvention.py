@@ -4,11 +4,11 @@ import numpy as np
 import pandas as pd
 import pytest
 
+from kanjilab.data.build import build_dataset
 from kanjilab.data.components import Components, Decomposition, Part, load_components
 from kanjilab.data.dictionary import load_characters
-from kanjilab.data.image_folder import build_dataset
-from kanjilab.data.radicals import EveryCharacter, Left16
 from kanjilab.data.rendering import default_font, drawable_characters
+from kanjilab.data.selection import EveryCharacter, Left16
 from kanjilab.experiments.reinvention import (
     Item,
     Without,

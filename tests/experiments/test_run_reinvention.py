@@ -10,7 +10,7 @@ import pytest
 from kanjilab.core.config import Arm
 from kanjilab.core.run_folder import RunFolder
 from kanjilab.data.components import load_components
-from kanjilab.data.radicals import Left16
+from kanjilab.data.selection import Left16
 from kanjilab.evaluation.judges.part_judge import load_judge
 from kanjilab.experiments import run_reinvention as reinvent
 from kanjilab.experiments.reinvention import Item

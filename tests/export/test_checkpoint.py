@@ -30,8 +30,9 @@ from kanjilab.export.checkpoint import (
 )
 from kanjilab.export.lora_formats import read_lora, stack_of
 from kanjilab.models.loading import load_base
-from kanjilab.models.sampling import Sampling, initial_noise, load_checkpoints, sample
-from kanjilab.training.trainer import train
+from kanjilab.models.sampling import Sampling, initial_noise, sample
+from kanjilab.training.checkpoints import load_checkpoints
+from kanjilab.training.loop import train
 from tests.tiny import tiny_encoded
 
 ARMS = {

@@ -15,13 +15,13 @@ from kanjilab.core.config import Arm
 from kanjilab.models.adapters import (
     LoraStack,
     StackedLora,
-    WholeDenoiser,
     initial_down,
     make_trainable,
     row_norms,
     target_layers,
     with_row_norms,
 )
+from kanjilab.models.full import WholeDenoiser
 
 LAYERS = {
     "linear": lambda: nn.Linear(24, 40),

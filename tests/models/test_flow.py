@@ -20,11 +20,14 @@ from kanjilab.models import text_encoders as text_states
 from kanjilab.models.adapters import StackedLora, target_layers
 from kanjilab.models.hub import quiet_diffusers
 from kanjilab.models.loading import load_base
-from kanjilab.models.sampling import Sampling, default_sampling, fitting, initial_noise, load_checkpoints, sample
+from kanjilab.models.sampling import Sampling, default_sampling, fitting, initial_noise, sample
 from kanjilab.models.text_encoders import T5_TOKENS
 from kanjilab.models.tiny_sd3 import save_miniature_sd3
+from kanjilab.training.checkpoints import load_checkpoints
+from kanjilab.training.data_order import draw_example
 from kanjilab.training.encoded import encode_dataset
-from kanjilab.training.trainer import Trainer, draw_example, train
+from kanjilab.training.loop import train
+from kanjilab.training.trainer import Trainer
 from tests.tiny import tiny_encoded
 
 SHAPE = (16, 8, 8)

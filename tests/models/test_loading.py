@@ -10,8 +10,8 @@ from safetensors.torch import load_file, save_file
 from torch.testing import assert_close
 
 from kanjilab.models import loading as bases
+from kanjilab.models.conditioning import TextStates
 from kanjilab.models.loading import assemble_pipeline, cache_folder, load_base
-from kanjilab.models.text_encoders import TextStates
 from tests.tiny import save_tiny_pipeline
 
 

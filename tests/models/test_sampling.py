@@ -12,8 +12,9 @@ from kanjilab.core.config import Arm
 from kanjilab.core.run_folder import RunFolder
 from kanjilab.models.adapters import make_trainable
 from kanjilab.models.loading import load_base
-from kanjilab.models.sampling import Sampling, checkpoint_images_seen, initial_noise, load_checkpoints, sample
-from kanjilab.training.trainer import train
+from kanjilab.models.sampling import Sampling, initial_noise, sample
+from kanjilab.training.checkpoints import checkpoint_images_seen, load_checkpoints
+from kanjilab.training.loop import train
 from tests.tiny import save_tiny_pipeline, tiny_encoded
 
 QUICK = Sampling(steps=4)

@@ -22,10 +22,13 @@ from kanjilab.models.adapters import make_trainable, text_layers
 from kanjilab.models.diffusion import Base
 from kanjilab.models.loading import load_base
 from kanjilab.models.memory import KNOWN, Setting, architecture, memory_needed, meta_text_encoder
-from kanjilab.models.sampling import Sampling, initial_noise, load_checkpoints, sample
+from kanjilab.models.sampling import Sampling, initial_noise, sample
 from kanjilab.models.tiny_sd3 import _grow, _letters_tokenizer
+from kanjilab.training.checkpoints import load_checkpoints
+from kanjilab.training.data_order import draw_example
 from kanjilab.training.encoded import encode_dataset
-from kanjilab.training.trainer import Trainer, draw_example, train
+from kanjilab.training.loop import train
+from kanjilab.training.trainer import Trainer
 from tests.tiny import save_tiny_pipeline, tiny_encoded
 from tests.tiny_study import four_radicals
 

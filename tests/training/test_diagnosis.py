@@ -16,8 +16,8 @@ from kanjilab.training.diagnosis import (
     running_median,
     stored_samples,
 )
+from kanjilab.training.loop import train
 from kanjilab.training.schedules import lr_factor
-from kanjilab.training.trainer import train
 from kanjilab.viz.charts import figure_png
 from tests.tiny import tiny_encoded
 

@@ -5,10 +5,11 @@ import pytest
 
 from kanjilab.core.config import Arm
 from kanjilab.core.run_folder import RunFolder
-from kanjilab.models.sampling import Sampling, load_checkpoints, sample
+from kanjilab.models.sampling import Sampling, sample
 from kanjilab.training import history
+from kanjilab.training.checkpoints import load_checkpoints
 from kanjilab.training.history import history_strip, sample_history
-from kanjilab.training.trainer import train
+from kanjilab.training.loop import train
 from tests.tiny import tiny_encoded
 
 QUICK = Sampling(steps=2)

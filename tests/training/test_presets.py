@@ -5,8 +5,8 @@ import dataclasses
 import pytest
 
 from kanjilab.core.config import Arm
-from kanjilab.experiments.demo import ARTICLE_ARM, DEMO_ARM, SCALES
-from kanjilab.training.presets import PRESETS, Cost, arms_of, find_preset
+from kanjilab.training.cost import Cost
+from kanjilab.training.presets import ARTICLE_ARM, DEMO_ARM, PRESETS, SCALES, arms_of, find_preset
 from kanjilab.training.schedules import lr_factor
 
 

@@ -9,7 +9,8 @@ from diffusers.training_utils import compute_density_for_timestep_sampling
 from torch.testing import assert_close
 
 from kanjilab.core.config import SCHEDULES, Arm
-from kanjilab.training.schedules import checkpoint_steps, flow_sigmas, lr_factor, min_snr_weight, velocity_weight
+from kanjilab.models.noise import flow_sigmas, min_snr_weight, velocity_weight
+from kanjilab.training.schedules import checkpoint_steps, lr_factor
 
 FALLING = [schedule for schedule in SCHEDULES if schedule != "periodic"]  # that one climbs back, again and again
 

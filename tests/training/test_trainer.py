@@ -23,8 +23,10 @@ from kanjilab.core.run_folder import RunFolder, RunLocked
 from kanjilab.models.adapters import StackedLora
 from kanjilab.models.loading import load_base
 from kanjilab.models.sampling import Sampling, sample
+from kanjilab.training.data_order import captions_of, draw_example, epoch_order
 from kanjilab.training.encoded import Encoded
-from kanjilab.training.trainer import Trainer, captions_of, draw_example, epoch_order, train
+from kanjilab.training.loop import train
+from kanjilab.training.trainer import Trainer
 from tests.tiny import save_tiny_pipeline, tiny_encoded
 
 SHAPE = (4, 8, 8)

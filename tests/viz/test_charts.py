@@ -35,7 +35,7 @@ from kanjilab.viz.charts import (
     save_figure,
     smooth,
 )
-from kanjilab.viz.strip import has_character
+from kanjilab.viz.text import has_character
 
 HOSTILE = "$\\frac{ <img onerror=1> \x00\n\u202e 女 한국 " + "x" * 400
 

@@ -8,18 +8,9 @@ import pytest
 from PIL import Image, ImageSequence
 
 from kanjilab.viz import strip as strips
-from kanjilab.viz.strip import (
-    PAGE,
-    Strip,
-    draw_strip,
-    encode_png,
-    facts_line,
-    fit_text,
-    printable,
-    save_animation,
-    save_strip,
-    typeface,
-)
+from kanjilab.viz.animation import save_animation
+from kanjilab.viz.strip import PAGE, Strip, draw_strip, encode_png, save_strip
+from kanjilab.viz.text import facts_line, fit_text, printable, typeface
 
 HOSTILE = "<img src=x onerror=alert(1)>\n\x00\u202eevil\ud800" + "a\u0301" + "\u0300" * 500 + "$\\frac{" + "x" * 5000
 

@@ -22,7 +22,7 @@ from kanjilab.evaluation.judges.nearest_character import Neighbours
 from kanjilab.evaluation.judges.part_judge import load_judge
 from kanjilab.models.loading import load_base
 from kanjilab.models.sampling import Sampling, sample
-from kanjilab.training.trainer import train
+from kanjilab.training.loop import train
 from kanjilab.widgets import Playground, drawing, playground
 from kanjilab.widgets.generation import (
     BASE_ALONE,

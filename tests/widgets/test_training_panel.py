@@ -19,12 +19,12 @@ from safetensors.torch import load_file
 from kanjilab.core.config import Arm
 from kanjilab.core.run_folder import RunError, RunFolder
 from kanjilab.data.image_folder import open_dataset
-from kanjilab.data.radicals import Left16
+from kanjilab.data.selection import Left16
 from kanjilab.experiments import context as lab
-from kanjilab.experiments.demo import run_training
 from kanjilab.models.loading import load_base
 from kanjilab.models.sampling import Sampling, sample
 from kanjilab.training import history
+from kanjilab.training.driver import run_training
 from kanjilab.training.encoded import encode_dataset
 from kanjilab.widgets import TrainingPanel, recipe, training
 from kanjilab.widgets.training import as_data, data_from_text, text_from_data

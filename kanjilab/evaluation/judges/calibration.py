@@ -18,9 +18,10 @@ from scipy.special import expit, softmax
 from torch.nn import functional as F
 
 from kanjilab.core.rng import counted_rng
-from kanjilab.core.run_folder import write_json_atomic
+from kanjilab.core.storage import write_json_atomic
 from kanjilab.data.components import LAYOUTS, load_components
-from kanjilab.data.rendering import KanjiVG, draw_font, draws
+from kanjilab.data.kanjivg import KanjiVG
+from kanjilab.data.rendering import draw_font, draws
 from kanjilab.data.typeset import Typesetter, novel_pairs
 from kanjilab.evaluation.judges.negatives import through_pocket
 from kanjilab.evaluation.judges.part_judge import LAYOUT_SURE, Judge, JudgeNetwork, is_held_out

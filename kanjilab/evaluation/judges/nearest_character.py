@@ -21,8 +21,7 @@ from safetensors.numpy import save
 
 from kanjilab.core.config import settings_hash
 from kanjilab.core.rng import counted_rng
-from kanjilab.core.run_folder import write_bytes_atomic
-from kanjilab.core.storage import sha256_file
+from kanjilab.core.storage import sha256_file, write_bytes_atomic
 from kanjilab.data.dictionary import load_characters
 from kanjilab.data.rendering import GlyphError, default_font, draw_font
 from kanjilab.evaluation.judges.radical_judge import Ink, normalise_glyphs, orientation_features, roughen

@@ -12,7 +12,8 @@ import torch
 from numpy.typing import NDArray
 from PIL import Image, ImageDraw
 
-from kanjilab.data.rendering import GlyphError, KanjiVG, draw_font
+from kanjilab.data.kanjivg import KanjiVG
+from kanjilab.data.rendering import GlyphError, draw_font
 from kanjilab.models.diffusion import UNetBase
 from kanjilab.models.loading import load_base
 

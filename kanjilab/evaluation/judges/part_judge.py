@@ -27,8 +27,7 @@ from safetensors.torch import save
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from kanjilab.core.run_folder import write_bytes_atomic
-from kanjilab.core.storage import PACKAGE_WEIGHTS
+from kanjilab.core.storage import PACKAGE_WEIGHTS, write_bytes_atomic
 from kanjilab.data.components import LAYOUTS, Box, load_components
 from kanjilab.data.rendering import default_font, draw_font, draws
 

@@ -23,8 +23,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.numpy import save
 
 from kanjilab.core.config import settings_hash
-from kanjilab.core.run_folder import write_bytes_atomic
-from kanjilab.core.storage import sha256_file
+from kanjilab.core.storage import sha256_file, write_bytes_atomic
 from kanjilab.data.dictionary import load_characters
 from kanjilab.data.radicals import RADICALS16, left_radical, radical_character
 from kanjilab.data.rendering import GlyphError, default_font, draw_font

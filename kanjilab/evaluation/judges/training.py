@@ -18,9 +18,9 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from kanjilab.core.rng import counted_rng
-from kanjilab.core.run_folder import write_bytes_atomic, write_json_atomic
+from kanjilab.core.storage import write_bytes_atomic, write_json_atomic
 from kanjilab.data.components import COMPONENTS_FILE, LAYOUTS, build_components, components_to_json, load_components
-from kanjilab.data.rendering import KanjiVG
+from kanjilab.data.kanjivg import KanjiVG
 from kanjilab.evaluation.judges.calibration import (
     SAMPLE_NAME,
     calibrate,

@@ -12,10 +12,11 @@ from safetensors.numpy import load_file as load_arrays
 from safetensors.numpy import save
 
 from kanjilab.core.rng import counted_rng
-from kanjilab.core.run_folder import write_bytes_atomic
+from kanjilab.core.storage import write_bytes_atomic
 from kanjilab.data.components import LAYOUTS, Box, Components, Part, load_components
 from kanjilab.data.dictionary import load_characters
-from kanjilab.data.rendering import GlyphError, KanjiVG, default_font, draw_font, draws
+from kanjilab.data.kanjivg import KanjiVG
+from kanjilab.data.rendering import GlyphError, default_font, draw_font, draws
 from kanjilab.data.typeset import Pair, Typesetter, novel_pairs
 from kanjilab.evaluation.judges.negatives import (
     blobs,

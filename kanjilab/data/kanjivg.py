@@ -1,0 +1,263 @@
+"""KanjiVG: the strokes of characters, read, checked and drawn."""
+
+import hashlib
+import os
+import re
+import tempfile
+import urllib.request
+import zipfile
+from collections.abc import Iterable
+from pathlib import Path
+from xml.etree.ElementTree import Element, ParseError
+
+import numpy as np
+from PIL import Image, ImageDraw
+
+from kanjilab.core.images import SIZE_PX
+from kanjilab.core.storage import cache_folder
+from kanjilab.data.rendering import KANJIVG_SHA256, PAPER, GlyphError, _has_ink, _named
+
+KANJIVG_FILE = "kanjivg-r20250816-plain.zip"
+
+KANJIVG_URL = "https://github.com/KanjiVG/kanjivg/releases/download/r20250816/kanjivg-20250816-all.zip"
+
+KANJIVG_NAME = re.compile(r"(?:.*/)?kanji/([0-9a-f]{5}\.svg)")
+
+KVG = "http://kanjivg.tagaini.net"  # namespace of its own attributes
+
+KANJIVG_BYTES_MAX = 128 * 1024 * 1024
+
+SVG_BYTES_MAX = 1024 * 1024
+
+VIEW_BOX = 109.0
+
+OVERSAMPLING = 4
+
+STEPS_PER_CURVE = 16
+
+PATH_TOKEN = re.compile(r"[MmCcSsLlHhVvQqTtZz]|[-+]?(?:\d+\.?\d*|\.\d+)(?:[eE][-+]?\d+)?")
+
+
+class KanjiVG:
+    """The stroke files of KanjiVG, read from one zip file whose content was checked.
+
+    Source: KanjiVG, Ulrich Apel, CC BY-SA 3.0, https://kanjivg.tagaini.net
+    """
+
+    def __init__(self, files: dict[str, bytes]):
+        """Keep SVG files by name, such as `04e9c.svg`; see `open` for the ordinary way."""
+        self._files = files
+
+    @classmethod
+    def open(cls, path: Path | None = None) -> "KanjiVG":
+        """Read release r20250816 from a mirror, the user's cache, or its own home.
+
+        Args:
+            path: a zip file of the release; None looks into the folder named by `KANJILAB_MIRROR`,
+                then the user's cache folder, and at last downloads the release into that cache.
+        Raises:
+            FileNotFoundError: `path` is not there, or nothing is at hand and the download fails.
+            ValueError: the content is not that of the release.
+        """
+        found = Path(path) if path is not None else local_kanjivg()
+        if found is None:
+            found = _download_kanjivg(cache_folder() / KANJIVG_FILE)
+        return cls(_check_kanjivg(found))
+
+    def characters(self) -> set[str]:
+        """Every character that has a file: Han, kana, digits and letters."""
+        return {chr(int(name.removesuffix(".svg"), 16)) for name in self._files}
+
+    def strokes(self, character: str) -> list[list[tuple[float, float]]]:
+        """The strokes in writing order.
+
+        Args:
+            character: one character.
+        Returns:
+            Per stroke a polyline of (x, y) in the 109 x 109 view box, y downwards.
+        Raises:
+            GlyphError: there is no file for it, or the file is not a readable SVG.
+        """
+        paths = [node for node in self.drawing(character).iter() if str(node.tag).rpartition("}")[2] == "path"]
+        return [sample_path(node.get("d", "")) for node in paths]
+
+    def drawing(self, character: str) -> Element:
+        """The file of a character, parsed; KanjiVG's own attributes carry the namespace `KVG`.
+
+        Args:
+            character: one character.
+        Raises:
+            GlyphError: there is no file for it, or the file is not a readable SVG.
+        """
+        name = f"{ord(character):05x}.svg"
+        if name not in self._files:
+            raise GlyphError(f"KanjiVG has no strokes for {_named(character)}")
+        return _parse_svg(name, self._files[name])
+
+
+def local_kanjivg() -> Path | None:
+    """The release of KanjiVG as far as it is on this machine; looks, and downloads nothing.
+
+    Returns:
+        The zip file in the folder named by `KANJILAB_MIRROR`, else in the user's cache; None where neither has it.
+    """
+    folders = [Path(mirror)] if (mirror := os.environ.get("KANJILAB_MIRROR")) else []
+    return next((p for f in [*folders, cache_folder()] if (p := f / KANJIVG_FILE).is_file()), None)
+
+
+def _download_kanjivg(target: Path) -> Path:
+    target.parent.mkdir(parents=True, exist_ok=True)
+    try:
+        with urllib.request.urlopen(KANJIVG_URL, timeout=60) as answer:
+            data = answer.read(KANJIVG_BYTES_MAX + 1)
+    except OSError as error:
+        raise FileNotFoundError(
+            f"KanjiVG is not on this machine ({KANJIVG_FILE} in KANJILAB_MIRROR or {target.parent}), "
+            f"and {KANJIVG_URL} cannot be read: {error}"
+        ) from error
+    with tempfile.NamedTemporaryFile(dir=target.parent, delete=False) as file:
+        file.write(data)
+        file.flush()
+        os.fsync(file.fileno())
+    try:
+        _check_kanjivg(Path(file.name))
+    except ValueError:
+        Path(file.name).unlink()
+        raise
+    os.replace(file.name, target)
+    return target
+
+
+def _check_kanjivg(path: Path) -> dict[str, bytes]:
+    files = _read_kanjivg(path)
+    if (content := kanjivg_content_hash(files)) != KANJIVG_SHA256:
+        raise ValueError(f"{path}: expected KanjiVG with content hash {KANJIVG_SHA256}, got {content}")
+    return files
+
+
+def _read_kanjivg(path: Path) -> dict[str, bytes]:
+    try:
+        with zipfile.ZipFile(path) as archive:
+            wanted = {m[1]: i for i in archive.infolist() if (m := KANJIVG_NAME.fullmatch(i.filename))}
+            oversized = [name for name, info in wanted.items() if info.file_size > SVG_BYTES_MAX]
+            if oversized or sum(info.file_size for info in wanted.values()) > KANJIVG_BYTES_MAX:
+                raise ValueError(f"{path}: expected stroke files of a few kB each, got far larger ones {oversized[:3]}")
+            return {name: archive.read(info) for name, info in sorted(wanted.items())}
+    except zipfile.BadZipFile as error:
+        raise ValueError(f"{path}: expected a zip file of KanjiVG ({error})") from error
+
+
+def kanjivg_content_hash(files: dict[str, bytes]) -> str:
+    """SHA-256 over the stroke files, whatever container they came in.
+
+    Args:
+        files: SVG bytes by name, such as `04e9c.svg`.
+    Returns:
+        Hexadecimal digest over, sorted by name: `kanji/<name>`, a zero byte, the file's SHA-256.
+    """
+    digest = hashlib.sha256()
+    for name in sorted(files):
+        digest.update(f"kanji/{name}\0".encode() + hashlib.sha256(files[name]).digest())
+    return digest.hexdigest()
+
+
+def _parse_svg(name: str, svg: bytes) -> Element:
+    from defusedxml import DefusedXmlException
+    from defusedxml.ElementTree import fromstring
+
+    # The prefix kvg: is declared only in the DOCTYPE; that has to go, as it declares attributes too.
+    text = re.sub(r"<!DOCTYPE.*?\]>", "", svg.decode("utf-8", "replace"), flags=re.DOTALL)
+    text = re.sub(r"<svg\b", f'<svg xmlns:kvg="{KVG}"', text, count=1)
+    try:
+        return fromstring(text.encode("utf-8"))
+    except (ParseError, DefusedXmlException) as error:
+        raise GlyphError(f"{name}: expected a plain SVG of strokes ({error})") from error
+
+
+def sample_path(data: str, steps: int = STEPS_PER_CURVE) -> list[tuple[float, float]]:
+    """Follow one SVG path of lines and cubic curves.
+
+    Args:
+        data: the `d` attribute; commands M, L, C, S in both cases.
+        steps: points per curve.
+    Returns:
+        Polyline of (x, y), in the path's own unit, ends included.
+    Raises:
+        GlyphError: another command, or too few numbers.
+    Source: SVG 1.1, section 8.3.
+    """
+    points: list[tuple[float, float]] = []
+    share = np.arange(1, steps + 1)[:, None] / steps
+    bernstein = np.hstack([(1 - share) ** 3, 3 * share * (1 - share) ** 2, 3 * share**2 * (1 - share), share**3])
+    control: tuple[float, float] | None = None  # second control point of the curve before, for S
+    for command, numbers in _segments(data):
+        here = points[-1] if points else (0.0, 0.0)
+        base = here if command.islower() else (0.0, 0.0)
+        pairs = [(base[0] + x, base[1] + y) for x, y in zip(numbers[::2], numbers[1::2], strict=True)]
+        if command in "Mm" and points:
+            raise GlyphError(f"expected one unbroken path per stroke, got {data[:60]!r}")
+        if command in "MmLl":
+            points.append(pairs[0])
+            control = None
+            continue
+        if command in "Ss":
+            mirrored = (2 * here[0] - control[0], 2 * here[1] - control[1]) if control else here
+            pairs.insert(0, mirrored)
+        curve = bernstein @ np.array([here, *pairs])  # (steps, 4) @ (4, 2)
+        points += [(float(x), float(y)) for x, y in curve]
+        control = pairs[1]
+    return points
+
+
+def _segments(data: str) -> Iterable[tuple[str, list[float]]]:
+    """Cut a path into single commands with their numbers; repeated ones may leave the letter out."""
+    tokens = PATH_TOKEN.findall(data)
+    command, index = "", 0
+    while index < len(tokens):
+        if tokens[index].isalpha():
+            command, index = tokens[index], index + 1
+        count = {"m": 2, "l": 2, "c": 6, "s": 4}.get(command.lower())
+        numbers = tokens[index : index + (count or 0)]
+        if count is None or len(numbers) < count or any(number.isalpha() for number in numbers):
+            raise GlyphError(f"expected a path of M, L, C and S with their numbers, got {data[:60]!r}")
+        yield command, [float(number) for number in numbers]
+        index += count
+        command = {"M": "L", "m": "l"}.get(command, command)
+
+
+def draw_strokes(character: str, kanjivg: KanjiVG, stroke_width: float = 5.0, size_px: int = SIZE_PX) -> Image.Image:
+    """A character from its strokes, with round ends and one width throughout.
+
+    Args:
+        character: one character.
+        kanjivg: where the strokes come from.
+        stroke_width: in units of the 109 x 109 view box, > 0; 3 is thin at 128 px, 4 to 6 read better.
+        size_px: side of the square image.
+    Returns:
+        (size_px, size_px) image of mode L, 0 ink to 255 paper.
+    Raises:
+        GlyphError: no strokes on file, none of them with ink, or one leaves the image.
+        ValueError: a stroke_width that is not positive.
+    """
+    if not stroke_width > 0:
+        raise ValueError(f"stroke_width must be > 0, got {stroke_width}")
+    strokes = kanjivg.strokes(character)
+    margin = stroke_width / 2
+    if any(not (margin <= value <= VIEW_BOX - margin) for stroke in strokes for point in stroke for value in point):
+        raise GlyphError(f"KanjiVG's strokes of {_named(character)} are clipped at stroke width {stroke_width:g}")
+    large = Image.new("L", (size_px * OVERSAMPLING, size_px * OVERSAMPLING), PAPER)
+    canvas = ImageDraw.Draw(large)
+    scale = large.width / VIEW_BOX
+    for stroke in filter(None, strokes):
+        _draw_stroke(canvas, [(x * scale, y * scale) for x, y in stroke], round(stroke_width * scale))
+    image = large.reduce(OVERSAMPLING)
+    if not _has_ink(image):
+        raise GlyphError(f"KanjiVG's strokes of {_named(character)} leave no ink")
+    return image
+
+
+def _draw_stroke(canvas: ImageDraw.ImageDraw, points: list[tuple[float, float]], width_px: int) -> None:
+    canvas.line(points, fill=0, width=width_px)
+    radius = (width_px - 1) / 2  # an ellipse includes its edge
+    for x, y in points:  # at every joint: in a tight curve the pieces of a wide line would stand apart like teeth
+        canvas.ellipse((x - radius, y - radius, x + radius, y + radius), fill=0)

@@ -1,0 +1,79 @@
+"""The skeleton of a glyph: its strokes thinned to lines of one pixel."""
+
+from __future__ import annotations
+
+import numpy as np
+from numpy.typing import NDArray
+
+
+def thin(ink: NDArray[np.bool_]) -> NDArray[np.bool_]:
+    """Strokes worn down from all sides to lines one pixel wide, connected as before.
+
+    Args:
+        ink: (N, H, W) bool.
+    Returns:
+        (N, H, W) bool, a subset of the ink.
+    Source: Guo and Hall 1989, "Parallel thinning with two-subiteration algorithms", algorithm A1.
+    """
+    parts = [thin_picture(stack_glyphs(ink[start : start + PART])) for start in range(0, len(ink), PART)]
+    return np.concatenate([_unstack(part, ink.shape) for part in parts]) if parts else ink.copy()
+
+
+def _unstack(picture: NDArray, shape: tuple[int, ...]) -> NDArray:
+    return picture.reshape(-1, shape[1] + 2, shape[2] + 2)[:, 1:-1, 1:-1]
+
+
+PART = 64  # glyphs at a time: what a processor's cache holds
+
+AROUND = ((-1, 0), (-1, 1), (0, 1), (1, 1), (1, 0), (1, -1), (0, -1), (-1, -1))  # clockwise from above
+
+
+def neighbour_bits() -> NDArray[np.bool_]:
+    """(256, 8): which neighbours are ink, clockwise from above, for every sum of 2 ** position."""
+    return (np.arange(256)[:, None] >> np.arange(8) & 1).astype(bool)
+
+
+def _removable(second: bool) -> NDArray[np.bool_]:
+    """(256,) whether a pixel with these neighbours goes, in one of the two alternating passes."""
+    above, above_right, right, below_right, below, below_left, left, above_left = neighbour_bits().T
+    corners = ((above, above_right, right), (right, below_right, below))
+    corners += ((below, below_left, left), (left, above_left, above))
+    branches = np.sum([~side & (corner | following) for side, corner, following in corners], axis=0)
+    one = np.sum([above_left | above, above_right | right, below_right | below, below_left | left], axis=0)
+    two = np.sum([above | above_right, right | below_right, below | below_left, left | above_left], axis=0)
+    kept = (above | above_right | ~below_right) & right if second else (below | below_left | ~above_left) & left
+    least = np.minimum(one, two)
+    return (branches == 1) & (least >= 2) & (least <= 3) & ~kept
+
+
+REMOVABLE = (_removable(second=False), _removable(second=True))
+
+
+def neighbour_codes(picture: NDArray[np.bool_], flat: NDArray[np.intp]) -> NDArray[np.uint8]:
+    """Neighbours of the pixels at flat indices, as sums of 2 ** position; the picture's rim must be paper."""
+    ink: NDArray = picture.ravel().view(np.uint8)
+    width = picture.shape[1]
+    codes = np.zeros(len(flat), np.uint8)
+    for position, (down, across) in enumerate(AROUND):
+        codes |= ink[flat + (down * width + across)] << position
+    return codes
+
+
+def stack_glyphs(ink: NDArray[np.bool_]) -> NDArray[np.bool_]:
+    """(n, H, W) -> (n (H + 2), W + 2): glyphs one below the other, each with a rim of paper."""
+    padded = np.pad(ink, ((0, 0), (1, 1), (1, 1)))
+    return padded.reshape(-1, padded.shape[2])
+
+
+def thin_picture(picture: NDArray[np.bool_]) -> NDArray[np.bool_]:
+    picture = picture.copy()
+    flat = np.flatnonzero(picture)
+    changed = True
+    while changed:
+        changed = False
+        for removable in REMOVABLE:
+            gone = removable[neighbour_codes(picture, flat)]
+            picture.ravel()[flat[gone]] = False
+            flat = flat[~gone]
+            changed |= bool(gone.any())
+    return picture

@@ -1,0 +1,64 @@
+"""Which image, timestep and noise a training sees when: a function of (seed, index)."""
+
+from dataclasses import dataclass
+from functools import lru_cache
+
+import numpy as np
+
+from kanjilab.core.config import Arm
+from kanjilab.core.rng import counted_rng
+from kanjilab.training.encoded import Encoded
+
+
+@dataclass(frozen=True)
+class Draw:
+    """One training example: image row, timestep, caption dropout's uniform draw, and two noises (C, h, w).
+
+    The timestep is the index of a noise level, each as likely as any other; what it means is the base's.
+    """
+
+    row: int
+    timestep: int
+    dropout: float
+    posterior_noise: np.ndarray
+    noise: np.ndarray
+
+
+@lru_cache(maxsize=8)
+def epoch_order(seed: int, epoch: int, size: int) -> np.ndarray:
+    """The order of the images in one epoch.
+
+    Args:
+        seed: the arm's.
+        epoch: from 0.
+        size: number of training images.
+    Returns:
+        (size,) int64, a permutation of the images.
+    """
+    return counted_rng(seed, "data order", epoch).permutation(size)
+
+
+def draw_example(seed: int, index: int, size: int, shape: tuple[int, ...], timesteps: int) -> Draw:
+    """The `index`-th image that a training with this seed sees, whatever its batch size.
+
+    Args:
+        index: images seen before it.
+        size: number of training images.
+        shape: (C, h, w) of the latents.
+        timesteps: T.
+    """
+    rng = counted_rng(seed, "training image", index)
+    dropout, timestep = rng.random(2)
+    noise = rng.standard_normal((2, *shape), dtype=np.float32)
+    row = int(epoch_order(seed, index // size, size)[index % size])
+    return Draw(row, int(timestep * timesteps), float(dropout), noise[0], noise[1])
+
+
+def captions_of(arm: Arm, data: Encoded) -> np.ndarray:
+    """(N,) the caption of each image as this arm is told it; if shuffled, another image's."""
+    if not arm.shuffled_captions:
+        return np.asarray(data.caption)
+    order = counted_rng(arm.seed, "caption shuffle").permutation(len(data))
+    shuffled = np.empty(len(data), dtype=np.int64)
+    shuffled[order] = data.caption[np.roll(order, 1)]  # one cycle through all images
+    return shuffled
