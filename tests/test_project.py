@@ -20,7 +20,8 @@ from kanjilab.evaluation.controls import STYLE
 from kanjilab.evaluation.criteria import ALL_FIVE, CRITERIA
 from kanjilab.evaluation.statistics import Contrast
 from kanjilab.experiments.demo import report_table
-from kanjilab.experiments.designs import CLAIMS, TUNED_SUFFIX, findings
+from kanjilab.experiments.designs import CLAIMS, TUNED_SUFFIX
+from kanjilab.experiments.findings import findings
 from kanjilab.experiments.report import StoredStudy
 
 ROOT = Path(__file__).parents[1]

@@ -286,7 +286,7 @@ def findings(
 ) -> None:
     """The article's claims as far as they were studied, a sentence each, their p values corrected together."""
     from kanjilab.experiments.designs import TUNED_SUFFIX
-    from kanjilab.experiments.designs import findings as sentences
+    from kanjilab.experiments.findings import findings as sentences
 
     split, suffix = "train" if training_captions else "held_out", TUNED_SUFFIX if tuned else ""
     lines = sentences(folder, _report_name(judge), split, suffix)

@@ -16,36 +16,34 @@ import copy
 import fcntl
 import hashlib
 import json
-import math
 import os
 import re
 import shutil
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from pathlib import Path, PurePosixPath
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pandas as pd
 
+from kanjilab.core.checkpoint_folder import MANIFEST, checkpoint_contents, is_complete, write_checkpoint_folder
 from kanjilab.core.config import Arm
 from kanjilab.core.storage import (
     TEMPORARY_PREFIX,
+    _read_non_finite,
+    _spell_non_finite,
     json_bytes,
     plain_json,
     sync_folder,
     temporary_name,
-    tensor_bytes,
     write_all,
     write_bytes_atomic,
-    write_synced,
 )
 
-MANIFEST = "manifest.json"
 STEP_FOLDER = re.compile(r"step_(\d{6,})")
 SAMPLE_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*")
 RUN_ENTRIES = {"settings.json", "log.jsonl", "checkpoints", "samples", ".lock", "STOP"}
-NON_FINITE = {"NaN": math.nan, "Infinity": math.inf, "-Infinity": -math.inf}
 
 
 class RunError(RuntimeError):
@@ -335,15 +333,15 @@ class RunFolder:
             ValueError, TypeError: a path leaves the folder, or a content does not fit the file's name.
         """
         self._need_lock()
-        contents = _checkpoint_contents(step, files)
+        contents = checkpoint_contents(step, files)
         target = self._step_folder(step)
-        if _is_complete(target):
+        if is_complete(target):
             raise RunExists(f"{target} exists already; drop it first to write step {step} again")
         if target.exists():  # half copied from another machine
             self._delete_checkpoint(step)
         temporary = target.with_name(temporary_name(target.name))
         try:
-            _write_folder(temporary, contents)
+            write_checkpoint_folder(temporary, contents)
             if self._log_descriptor is not None:
                 os.fsync(self._log_descriptor)  # the log reaches at least as far as the newest checkpoint
             os.rename(temporary, target)
@@ -365,7 +363,7 @@ class RunFolder:
             return []
         matches = [STEP_FOLDER.fullmatch(entry.name) for entry in folder.iterdir()]
         steps = [int(match.group(1)) for match in matches if match]
-        return sorted(step for step in steps if _is_complete(self._step_folder(step)))
+        return sorted(step for step in steps if is_complete(self._step_folder(step)))
 
     def checkpoint_path(self, step: int) -> Path:
         """Folder of a complete checkpoint.
@@ -378,7 +376,7 @@ class RunFolder:
             RunError: there is no complete checkpoint of that step; names those there are.
         """
         folder = self._step_folder(step)
-        if not _is_complete(folder):
+        if not is_complete(folder):
             raise RunError(f"run {self.path} has no complete checkpoint of step {step}, only {self.checkpoints()}")
         return folder
 
@@ -560,74 +558,3 @@ def _is_being_written(temporary: Path) -> bool:
     except (PermissionError, OverflowError):
         return True
     return True
-
-
-def _checkpoint_contents(step: int, files: Mapping[str, Any]) -> dict[str, bytes]:
-    if step < 0:
-        raise ValueError(f"step must be >= 0, got {step}")
-    if not files:
-        raise ValueError(f"checkpoint of step {step} needs at least one file")
-    contents = {_checked_name(name): _file_bytes(name, content) for name, content in files.items()}
-    manifest = {
-        name: {"bytes": len(data), "sha256": hashlib.sha256(data).hexdigest()}
-        for name, data in sorted(contents.items())
-    }
-    return contents | {MANIFEST: json_bytes(manifest, MANIFEST)}
-
-
-def _checked_name(name: str) -> str:
-    parts = PurePosixPath(name).parts
-    inside = bool(parts) and ".." not in parts and not name.startswith("/") and "\\" not in name and "\0" not in name
-    if not inside or PurePosixPath(name) == PurePosixPath(MANIFEST) or str(PurePosixPath(name)) != name:
-        raise ValueError(f"a checkpoint file needs a plain relative path other than {MANIFEST!r}, got {name!r}")
-    return name
-
-
-def _file_bytes(name: str, content: Any) -> bytes:
-    if isinstance(content, (bytes, bytearray, memoryview)):
-        return bytes(content)
-    if isinstance(content, Mapping) and name.endswith(".json"):
-        return json_bytes(content, name)
-    if isinstance(content, Mapping) and name.endswith(".safetensors"):
-        return tensor_bytes(content)
-    raise TypeError(
-        f"{name}: expected bytes, a JSON object for *.json or tensors for *.safetensors, got {type(content).__name__}"
-    )
-
-
-def _write_folder(folder: Path, contents: Mapping[str, bytes]) -> None:
-    folder.mkdir()
-    for name, data in contents.items():
-        (folder / name).parent.mkdir(parents=True, exist_ok=True)
-        write_synced(folder / name, data)
-    for subfolder in {(folder / name).parent for name in contents}:
-        sync_folder(subfolder)
-    sync_folder(folder)
-
-
-def _is_complete(folder: Path) -> bool:
-    try:
-        manifest = json.loads((folder / MANIFEST).read_bytes())
-        return all((folder / name).stat().st_size == entry["bytes"] for name, entry in manifest.items())
-    except (OSError, ValueError, KeyError, TypeError, AttributeError):
-        return False
-
-
-def _spell_non_finite(value: Any) -> Any:
-    if isinstance(value, float) and not math.isfinite(value):
-        return "NaN" if math.isnan(value) else "Infinity" if value > 0 else "-Infinity"
-    if isinstance(value, dict):
-        return {key: _spell_non_finite(entry) for key, entry in value.items()}
-    if isinstance(value, list):
-        return [_spell_non_finite(entry) for entry in value]
-    return value
-
-
-def _read_non_finite(value: Any) -> Any:
-    if isinstance(value, str):
-        return NON_FINITE.get(value, value)
-    if isinstance(value, dict):
-        return {key: _read_non_finite(entry) for key, entry in value.items()}
-    if isinstance(value, list):
-        return [_read_non_finite(entry) for entry in value]
-    return value

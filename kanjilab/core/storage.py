@@ -3,6 +3,7 @@
 import errno
 import hashlib
 import json
+import math
 import os
 import secrets
 import shutil
@@ -90,6 +91,7 @@ def write_json_atomic(path: Path | str, content: Any) -> Path:
 
 
 def json_bytes(content: Any, what: str) -> bytes:
+    """Strict JSON (UTF-8, indented); `what` names the content in errors, which are those of `write_json_atomic`."""
     try:
         text = json.dumps(plain_json(content), indent=2, ensure_ascii=False, allow_nan=False)
     except ValueError as error:
@@ -118,10 +120,12 @@ def plain_json(value: Any) -> Any:
 
 
 def temporary_name(name: str) -> str:
+    """A name that no reader takes for a finished file, and no other writer uses."""
     return f"{TEMPORARY_PREFIX}{os.getpid()}_{secrets.token_hex(4)}_{name}"
 
 
 def write_synced(path: Path, data: bytes) -> None:
+    """Write a new file and flush it to the disk."""
     descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o666)
     try:
         write_all(descriptor, data)
@@ -143,6 +147,7 @@ def sync_folder(folder: Path) -> None:
 
 
 def tensor_bytes(tensors: Mapping[str, Any], metadata: Mapping[str, str] | None = None) -> bytes:
+    """Tensors, copied to the processor, as the content of a safetensors file."""
     # torch takes seconds to import and strips, widgets and listings do without it
     import torch
     from safetensors.torch import save
@@ -155,6 +160,30 @@ def tensor_bytes(tensors: Mapping[str, Any], metadata: Mapping[str, str] | None 
 
 
 def write_all(descriptor: int, data: bytes) -> None:
+    """Write every byte, in as many calls as the system wants."""
     remaining = memoryview(data)
     while remaining:
         remaining = remaining[os.write(descriptor, remaining) :]
+
+
+NON_FINITE = {"NaN": math.nan, "Infinity": math.inf, "-Infinity": -math.inf}
+
+
+def _spell_non_finite(value: Any) -> Any:
+    if isinstance(value, float) and not math.isfinite(value):
+        return "NaN" if math.isnan(value) else "Infinity" if value > 0 else "-Infinity"
+    if isinstance(value, dict):
+        return {key: _spell_non_finite(entry) for key, entry in value.items()}
+    if isinstance(value, list):
+        return [_spell_non_finite(entry) for entry in value]
+    return value
+
+
+def _read_non_finite(value: Any) -> Any:
+    if isinstance(value, str):
+        return NON_FINITE.get(value, value)
+    if isinstance(value, dict):
+        return {key: _read_non_finite(entry) for key, entry in value.items()}
+    if isinstance(value, list):
+        return [_read_non_finite(entry) for entry in value]
+    return value

@@ -20,9 +20,9 @@ from kanjilab.core.images import SIZE_PX
 from kanjilab.core.storage import appearing_folder
 from kanjilab.data.dictionary import load_characters, rows_of
 from kanjilab.data.image_folder import DESCRIPTION, HELD_OUT, TRAIN, Dataset, DatasetError, open_dataset
-from kanjilab.data.kanjivg import KanjiVG, draw_strokes
+from kanjilab.data.kanjivg import KANJIVG_SHA256, KanjiVG, draw_strokes
 from kanjilab.data.radicals import balance_report
-from kanjilab.data.rendering import KANJIVG_SHA256, GlyphError, default_font, draw_font, drawable_characters
+from kanjilab.data.rendering import GlyphError, default_font, draw_font, drawable_characters
 from kanjilab.data.selection import Rule, caption_groups, held_out
 
 

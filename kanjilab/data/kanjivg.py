@@ -15,7 +15,7 @@ from PIL import Image, ImageDraw
 
 from kanjilab.core.images import SIZE_PX
 from kanjilab.core.storage import cache_folder
-from kanjilab.data.rendering import KANJIVG_SHA256, PAPER, GlyphError, _has_ink, _named
+from kanjilab.data.rendering import PAPER, GlyphError, describe_character, has_ink_pixels
 
 KANJIVG_FILE = "kanjivg-r20250816-plain.zip"
 
@@ -91,7 +91,7 @@ class KanjiVG:
         """
         name = f"{ord(character):05x}.svg"
         if name not in self._files:
-            raise GlyphError(f"KanjiVG has no strokes for {_named(character)}")
+            raise GlyphError(f"KanjiVG has no strokes for {describe_character(character)}")
         return _parse_svg(name, self._files[name])
 
 
@@ -244,15 +244,17 @@ def draw_strokes(character: str, kanjivg: KanjiVG, stroke_width: float = 5.0, si
     strokes = kanjivg.strokes(character)
     margin = stroke_width / 2
     if any(not (margin <= value <= VIEW_BOX - margin) for stroke in strokes for point in stroke for value in point):
-        raise GlyphError(f"KanjiVG's strokes of {_named(character)} are clipped at stroke width {stroke_width:g}")
+        raise GlyphError(
+            f"KanjiVG's strokes of {describe_character(character)} are clipped at stroke width {stroke_width:g}"
+        )
     large = Image.new("L", (size_px * OVERSAMPLING, size_px * OVERSAMPLING), PAPER)
     canvas = ImageDraw.Draw(large)
     scale = large.width / VIEW_BOX
     for stroke in filter(None, strokes):
         _draw_stroke(canvas, [(x * scale, y * scale) for x, y in stroke], round(stroke_width * scale))
     image = large.reduce(OVERSAMPLING)
-    if not _has_ink(image):
-        raise GlyphError(f"KanjiVG's strokes of {_named(character)} leave no ink")
+    if not has_ink_pixels(image):
+        raise GlyphError(f"KanjiVG's strokes of {describe_character(character)} leave no ink")
     return image
 
 
@@ -261,3 +263,6 @@ def _draw_stroke(canvas: ImageDraw.ImageDraw, points: list[tuple[float, float]],
     radius = (width_px - 1) / 2  # an ellipse includes its edge
     for x, y in points:  # at every joint: in a tight curve the pieces of a wide line would stand apart like teeth
         canvas.ellipse((x - radius, y - radius, x + radius, y + radius), fill=0)
+
+
+KANJIVG_SHA256 = "332cc110f394c6583b5cf7969c9b1c3bb8c667e13308274f97f43b13d55b6304"

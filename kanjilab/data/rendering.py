@@ -15,8 +15,6 @@ INK_PIXELS_MIN = 8  # of 128 x 128; the lightest character of IPAexGothic has 75
 PAPER = 255
 DEFAULT_FONT_PACKAGE = "matplotlib_fontja"
 
-KANJIVG_SHA256 = "332cc110f394c6583b5cf7969c9b1c3bb8c667e13308274f97f43b13d55b6304"
-
 
 class GlyphError(ValueError):
     """A character cannot be drawn whole: no ink, cut off at the edge, or no strokes on file."""
@@ -65,7 +63,7 @@ def draw_font(character: str, font: Path, size_px: int = SIZE_PX) -> Image.Image
         raise GlyphError(f"expected one character, got {character!r}")
     image = _draw_font(character, font, size_px)
     if image.tobytes() == _missing_glyph(font, size_px):
-        raise GlyphError(f"{font.name} has no glyph for {_named(character)}")
+        raise GlyphError(f"{font.name} has no glyph for {describe_character(character)}")
     return image
 
 
@@ -78,14 +76,14 @@ def _draw_font(character: str, font: Path, size_px: int) -> Image.Image:
     width, height = right - left, bottom - top
     if width > size_px or height > size_px:
         raise GlyphError(
-            f"{font.name} draws {_named(character)} clipped: {width} x {height} px of ink, "
+            f"{font.name} draws {describe_character(character)} clipped: {width} x {height} px of ink, "
             f"{size_px} x {size_px} px of image"
         )
     image = Image.new("L", (size_px, size_px), PAPER)
     corner = ((size_px - width) // 2, (size_px - height) // 2)
     image.paste(ImageChops.invert(ink.crop((left, top, right, bottom))), corner)
-    if not _has_ink(image):
-        raise GlyphError(f"{font.name} draws {_named(character)} blank")
+    if not has_ink_pixels(image):
+        raise GlyphError(f"{font.name} draws {describe_character(character)} blank")
     return image
 
 
@@ -98,12 +96,14 @@ def _missing_glyph(font: Path, size_px: int) -> bytes | None:
         return None
 
 
-def _has_ink(image: Image.Image) -> bool:
+def has_ink_pixels(image: Image.Image) -> bool:
+    """Whether enough pixels of a picture are dark for it to show a glyph."""
     inked = sum(image.histogram()[:INK_MAX])
     return inked >= INK_PIXELS_MIN * image.width * image.height / SIZE_PX**2
 
 
-def _named(character: str) -> str:
+def describe_character(character: str) -> str:
+    """A character with its codepoint, for messages."""
     return f"{character} (U+{ord(character):04X})"
 
 

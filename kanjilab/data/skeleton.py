@@ -5,6 +5,9 @@ from __future__ import annotations
 import numpy as np
 from numpy.typing import NDArray
 
+PART = 64  # glyphs at a time: what a processor's cache holds
+AROUND = ((-1, 0), (-1, 1), (0, 1), (1, 1), (1, 0), (1, -1), (0, -1), (-1, -1))  # clockwise from above
+
 
 def thin(ink: NDArray[np.bool_]) -> NDArray[np.bool_]:
     """Strokes worn down from all sides to lines one pixel wide, connected as before.
@@ -21,11 +24,6 @@ def thin(ink: NDArray[np.bool_]) -> NDArray[np.bool_]:
 
 def _unstack(picture: NDArray, shape: tuple[int, ...]) -> NDArray:
     return picture.reshape(-1, shape[1] + 2, shape[2] + 2)[:, 1:-1, 1:-1]
-
-
-PART = 64  # glyphs at a time: what a processor's cache holds
-
-AROUND = ((-1, 0), (-1, 1), (0, 1), (1, 1), (1, 0), (1, -1), (0, -1), (-1, -1))  # clockwise from above
 
 
 def neighbour_bits() -> NDArray[np.bool_]:
@@ -50,7 +48,7 @@ REMOVABLE = (_removable(second=False), _removable(second=True))
 
 
 def neighbour_codes(picture: NDArray[np.bool_], flat: NDArray[np.intp]) -> NDArray[np.uint8]:
-    """Neighbours of the pixels at flat indices, as sums of 2 ** position; the picture's rim must be paper."""
+    """(n,): neighbours of the pixels at flat indices, as sums of 2 ** position; the picture's rim must be paper."""
     ink: NDArray = picture.ravel().view(np.uint8)
     width = picture.shape[1]
     codes = np.zeros(len(flat), np.uint8)
@@ -66,6 +64,7 @@ def stack_glyphs(ink: NDArray[np.bool_]) -> NDArray[np.bool_]:
 
 
 def thin_picture(picture: NDArray[np.bool_]) -> NDArray[np.bool_]:
+    """(H, W): the ink of one picture thinned; its rim must be paper."""
     picture = picture.copy()
     flat = np.flatnonzero(picture)
     changed = True

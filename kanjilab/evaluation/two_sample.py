@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 from kanjilab.core.rng import counted_rng
 from kanjilab.evaluation.judges.nearest_character import whole_glyph_features
-from kanjilab.evaluation.judges.radical_judge import normalise_glyphs
+from kanjilab.evaluation.judges.orientation import normalise_glyphs
 from kanjilab.evaluation.metrics import Estimate
 from kanjilab.evaluation.well_formed import MEASURES, measure
 

@@ -23,7 +23,8 @@ from kanjilab.evaluation.statistics import MARGIN, Contrast, compare, joint_sign
 from kanjilab.experiments.context import Lab
 from kanjilab.experiments.packs import missing, stored_moments
 from kanjilab.experiments.study import Study, place
-from kanjilab.viz.charts import draw_study, save_figure
+from kanjilab.viz.charts import save_figure
+from kanjilab.viz.study_charts import draw_study
 
 ARM_COLUMNS = ("variant", "seed", "checkpoint", "arm", "run", "images_seen", "diversity", "held_out_loss")
 ARM_COLUMNS += ("stopped", "seconds")

@@ -15,10 +15,9 @@ from torch import Tensor
 from kanjilab.core.config import Arm
 from kanjilab.core.run_folder import RunFolder
 from kanjilab.core.storage import appearing_folder, write_bytes_atomic, write_json_atomic
+from kanjilab.export.layer_names import PEFT_PREFIX, TEXT_ENCODERS
 from kanjilab.export.lora_formats import (
     PEFT_FILE,
-    PEFT_PREFIX,
-    TEXT_ENCODERS,
     Lora,
     LowRank,
     comfyui_tensors,

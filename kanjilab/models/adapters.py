@@ -22,7 +22,7 @@ from torch.nn import functional as F
 from kanjilab.core.config import Arm
 from kanjilab.core.rng import counted_rng
 from kanjilab.models.full import WholeDenoiser
-from kanjilab.models.parameters import Rows, Segments, _swapped
+from kanjilab.models.parameters import Rows, Segments, swapped_entries
 
 # The second half are the text's in an MMDiT, whose attention is over image and text together.
 ATTENTION = r"(to_(q|k|v|out\.0)|add_[qkv]_proj|to_add_out)$"
@@ -330,7 +330,7 @@ class LoraStack:
         """
         with torch.no_grad():
             self.rows.refresh()
-        with _swapped(self.slots):
+        with swapped_entries(self.slots):
             yield self.segments
 
     def state(self, k: int, rows: Tensor | None = None) -> dict[str, Tensor]:

@@ -7,7 +7,7 @@ from typing import Any
 from torch import Tensor, nn
 
 from kanjilab.core.config import Arm
-from kanjilab.models.parameters import Rows, Segments, _swapped
+from kanjilab.models.parameters import Rows, Segments, swapped_entries
 
 
 class WholeDenoiser:
@@ -42,7 +42,7 @@ class WholeDenoiser:
     @contextmanager
     def attached(self) -> Iterator[Segments]:
         """Within it the denoiser computes with the trained weights; the base's own come back after."""
-        with _swapped(self.slots):
+        with swapped_entries(self.slots):
             yield self.segments
 
     def _slot(self, name: str, parameter: nn.Parameter) -> tuple[dict[str, Any], str, Any]:

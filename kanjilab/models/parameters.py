@@ -91,7 +91,7 @@ class Segments:
 
 
 @contextmanager
-def _swapped(slots: Sequence[tuple[dict[str, Any], str, Any]]) -> Iterator[None]:
+def swapped_entries(slots: Sequence[tuple[dict[str, Any], str, Any]]) -> Iterator[None]:
     """Within it each dictionary holds the new entry under its key; what was there comes back after."""
     before = [(entries, key, entries[key]) for entries, key, _ in slots]
     try:

@@ -10,7 +10,6 @@ import io
 from collections.abc import Mapping, Sequence
 from functools import cache
 from pathlib import Path
-from textwrap import fill
 from typing import Any
 
 import matplotlib
@@ -183,7 +182,7 @@ def _draw_curves(
     span = max(1.0, np.isfinite(values).any(axis=1).sum() / 20) if span is None else span
     figure, ax = _axes(ax)
     if log_scale:
-        _make_logarithmic(ax)
+        make_logarithmic(ax)
     smoothed = smooth(values, span)
     for k in range(values.shape[1]):
         color = PALETTE[k % len(PALETTE)]
@@ -244,11 +243,6 @@ def _name_lines(ax: Axes, names: Sequence[str], endings: Sequence[str]) -> None:
     places = _spread([height for height, _, _ in ends], spacing)
     for place, (_, name, color) in zip(places, ends, strict=True):
         ax.annotate(name, (1.015, place), xycoords="axes fraction", color=color, fontsize=9, va="center")
-
-
-def _stopped_trainings(names: Sequence[str], stopped: Mapping[str, int]) -> list[str]:
-    """What stands beside the names of variants of which trainings stopped early, whose numbers are given."""
-    return [f"({stopped[name]} stopped)" if stopped.get(name) else "" for name in names]
 
 
 def _spread(heights: Sequence[float], spacing: float) -> list[float]:
@@ -444,257 +438,9 @@ def save_figure(figure: Figure, path: Path | str, facts: Mapping[str, Any]) -> P
 # ---------------------------------------------------------------------------------------------- studies
 
 
-def draw_rates(rates: pd.DataFrame, *, title: str = "", note: str = "", ax: Axes | None = None) -> Figure:
-    """Share of images that show what was asked: a dot and its interval per variant, the blocks as faint points.
-
-    Args:
-        rates: one row a variant, drawn from above: variant, value, low, high (shares), blocks (list of shares).
-        title: above the chart.
-        note: a second, smaller line.
-        ax: axes to draw into; default a figure of its own.
-    Returns:
-        the figure.
-    Raises:
-        ValueError: no rows.
-    """
-    figure, ax = _rows(rates, "variant", ax)
-    for row, rate in enumerate(rates.itertuples()):
-        _dot_with_interval(ax, row, rate, "#0072B2")
-    ax.set_xlim(left=0)
-    ax.set_xlabel("images with the expected radical")
-    ax.xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{100 * value:g}%"))
-    _finish_rows(ax, title, note)
-    return figure
-
-
-def draw_differences(
-    differences: pd.DataFrame, *, margin: float = 0.03, title: str = "", note: str = "", ax: Axes | None = None
-) -> Figure:
-    """Paired differences in points, with the band within which two variants count as the same.
-
-    Args:
-        differences: one row a contrast: label, value, low, high (shares), blocks (list of shares), verdict.
-        margin: half the width of the band, as a share.
-        title: above the chart.
-        note: a second, smaller line.
-        ax: axes to draw into; default a figure of its own.
-    Returns:
-        the figure.
-    Raises:
-        ValueError: no rows.
-    """
-    figure, ax = _rows(differences, "label", ax)
-    ax.axvspan(-margin, margin, color="#56B4E9", alpha=0.18, linewidth=0)
-    ax.axvline(0, color=SOFT, linewidth=0.8)
-    colors = {"held": "#009E73", "refuted": "#D55E00", "equivalent": "#0072B2"}
-    words = {"held": "better", "refuted": "worse", "equivalent": "as good"}
-    for row, (difference, verdict) in enumerate(zip(differences.itertuples(), differences["verdict"], strict=True)):
-        color = colors.get(verdict, SOFT)
-        _dot_with_interval(ax, row, difference, color)
-        word, place = words.get(verdict, str(verdict)), ("axes fraction", "data")
-        ax.annotate(word, (1.01, row), xycoords=place, color=color, fontsize=9, va="center")
-    ax.set_xlabel(f"difference in points, same training seeds and prompts; shaded: ±{100 * margin:g}")
-    ax.xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{100 * value:+g}" if value else "0"))
-    _finish_rows(ax, title, note)
-    return figure
-
-
-def draw_budget(rates: pd.DataFrame, *, title: str = "", note: str = "", ax: Axes | None = None) -> Figure:
-    """Share of images that show what was asked, over the images seen in training; a line per variant.
-
-    Args:
-        rates: rows of variant, images_seen, value, low, high (shares); where there is `stopped` (number of trainings),
-            it stands beside the name.
-        title: above the chart.
-        note: a second, smaller line.
-        ax: axes to draw into; default a figure of its own.
-    Returns:
-        the figure.
-    Raises:
-        ValueError: no rows.
-    """
-    if rates.empty:
-        raise ValueError("expected at least one rate to draw, got none")
-    figure, ax = _axes(ax)
-    names = list(dict.fromkeys(rates["variant"]))
-    for k, name in enumerate(names):
-        part = rates.loc[rates["variant"] == name].sort_values(by="images_seen")
-        color, dashes = PALETTE[k % len(PALETTE)], LINE_STYLES[k // len(PALETTE) % len(LINE_STYLES)]
-        seen, value = part["images_seen"].to_numpy(float), part["value"].to_numpy(float)
-        ax.fill_between(seen, part["low"], part["high"], color=color, alpha=0.12, linewidth=0)
-        ax.plot(seen, value, color=color, linestyle=dashes, linewidth=1.6, marker="o", markersize=4, gid=SMOOTHED)
-    ax.set_ylim(bottom=0)
-    ax.set_xlabel("images seen in training")
-    ax.set_ylabel("images with the expected radical")
-    ax.xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:,.0f}"))
-    ax.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{100 * value:g}%"))
-    _write_title(ax, title, note)
-    stopped: Any = rates.groupby("variant")["stopped"].max() if "stopped" in rates else {}
-    _name_lines(ax, names, _stopped_trainings(names, stopped))
-    _finish(ax)
-    return figure
-
-
-def draw_blocks(
-    values: Mapping[str, pd.DataFrame], pairs: Sequence[tuple[str, str]], *, title: str = "", note: str = ""
-) -> Figure:
-    """Pairs of variants block by block: each thin line is a block, from the second of a pair to its first.
-
-    Args:
-        values: name of what was measured -> a row a block, a column a variant; a chart each.
-        pairs: (first, second), names of columns.
-        title: above the charts.
-        note: a second, smaller line.
-    Returns:
-        the figure.
-    Raises:
-        ValueError: nothing to draw.
-    """
-    if not values or not pairs:
-        raise ValueError(f"expected at least one chart and one pair, got {list(values)} and {list(pairs)}")
-    beside = len(pairs) == 1  # else the names need the whole width
-    rows, columns = (1, len(values)) if beside else (len(values), 1)
-    figure = Figure(figsize=(max(6.4, 2.8 * columns), 2.7 * rows + 0.3), dpi=DOTS_PER_INCH, layout="constrained")
-    FigureCanvasAgg(figure)
-    axes = list(figure.subplots(rows, columns, squeeze=False).flat)
-    for ax, (name, table) in zip(axes, values.items(), strict=True):
-        _draw_pairs(ax, table, pairs)
-        ax.set_ylabel(_label(name, 36), color=INK, fontsize=9)
-        _finish(ax)
-    _write_around(figure, title, note)
-    return figure
-
-
-def draw_logs(logs: pd.DataFrame, columns: Sequence[str], *, title: str = "", note: str = "") -> Figure:
-    """How trainings went, a chart for each quantity: thin a training, bold the median of a variant's.
-
-    Args:
-        logs: rows of variant, seed, images_seen and the columns, as `kanjilab.experiments.report.read_logs` gives them; where there
-            is `stopped` (reasons), the number of trainings with one stands beside the name.
-        columns: what is drawn; gradient norms on a logarithmic axis.
-        title: above the charts.
-        note: a smaller line below.
-    Returns:
-        the figure.
-    Raises:
-        ValueError: no rows or no columns.
-    """
-    if logs.empty or not columns:
-        raise ValueError(f"expected records and columns to draw, got {len(logs)} records and {list(columns)}")
-    figure = Figure(figsize=(max(6.4, 2.7 * len(columns) + 1), 2.9), dpi=DOTS_PER_INCH, layout="constrained")
-    FigureCanvasAgg(figure)
-    axes = list(figure.subplots(1, len(columns), squeeze=False).flat)
-    names = list(dict.fromkeys(logs["variant"]))
-    for ax, column in zip(axes, columns, strict=True):
-        if column == "gradient_norm":
-            _make_logarithmic(ax)
-        for k, name in enumerate(names):
-            _draw_trainings(ax, logs.loc[logs["variant"] == name], column, k)
-        ax.set_xlabel("images seen")
-        ax.set_ylabel({"lr": "learning rate"}.get(column, column.replace("_", " ")))
-        ax.xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:,.0f}"))
-        ax.autoscale_view()
-    told: Any = logs.loc[logs["stopped"].notna()] if "stopped" in logs else logs[:0]
-    stopped = told.drop_duplicates(["variant", "seed"])["variant"].value_counts()
-    _name_lines(axes[-1], names, _stopped_trainings(names, stopped))
-    for ax in axes:
-        _finish(ax)
-    _write_around(figure, title, note)
-    return figure
-
-
-def _make_logarithmic(ax: Axes) -> None:
+def make_logarithmic(ax: Axes) -> None:
     """A logarithmic axis with plain numbers at 1, 2 and 5 of each power, so that a short one has a few, too."""
     ax.set_yscale("log")
     ax.yaxis.set_major_locator(LogLocator(subs=(1.0, 2.0, 5.0)))
     ax.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
     ax.yaxis.set_minor_formatter(NullFormatter())
-
-
-def _draw_trainings(ax: Axes, logs: pd.DataFrame, column: str, k: int) -> None:
-    """One variant's trainings and their median, where a log is noisy as a moving average."""
-    color, dashes = PALETTE[k % len(PALETTE)], LINE_STYLES[k // len(PALETTE) % len(LINE_STYLES)]
-    values = logs.pivot_table(index="images_seen", columns="seed", values=column)  # (N, seeds)
-    seen = values.index.to_numpy(float)
-    span = max(1.0, len(values) / 20) if column in ("loss", "gradient_norm") else 1.0
-    if values.shape[1] > 1:
-        ax.plot(seen, smooth(values.to_numpy(float), span), color=color, linewidth=0.5, alpha=0.3)
-    middle = smooth(values.median(axis=1).to_numpy(float)[:, None], span)[:, 0]
-    ax.plot(seen, middle, color=color, linestyle=dashes, linewidth=1.8, gid=SMOOTHED)
-
-
-def _write_around(figure: Figure, title: str, note: str) -> None:
-    """Title above and note below all charts: above the first alone there may be no room for them."""
-    for write, text, size in ((figure.suptitle, _label(title, 80), 12), (figure.supxlabel, _label(note, 110), 8.5)):
-        if text:
-            write(
-                text, x=0.01, ha="left", fontsize=size, color=SOFT, fontfamily=list(font_families()), parse_math=False
-            )
-
-
-def _draw_pairs(ax: Axes, table: pd.DataFrame, pairs: Sequence[tuple[str, str]]) -> None:
-    ticks: dict[float, str] = {}
-    for index, pair in enumerate(pairs):
-        places, names = (1.8 * index, 1.8 * index + 1), list(pair[::-1])
-        ax.plot(places, table[names].to_numpy(float).T, ".-", color="#0072B2", linewidth=0.8, alpha=0.5)
-        ax.plot(places, table[names].mean().to_numpy(float), "o-", color=INK, linewidth=2)
-        ticks |= dict(zip(places, names, strict=True))
-    ax.set_xticks(list(ticks), [fill(_label(name, 40), 14) for name in ticks.values()], fontsize=9)
-    ax.margins(x=0.2 / len(pairs))
-
-
-def draw_study(
-    rates: pd.DataFrame, differences: pd.DataFrame, *, title: str = "", note: str = "", margin: float = 0.03
-) -> Figure:
-    """A study at a glance: rates, the tested differences, and, where several moments were scored, the way there.
-
-    Args:
-        rates: as for `draw_rates` and `draw_budget`, with `final`.
-        differences: as for `draw_differences`; no rows where nothing was compared.
-        title: above the charts.
-        note: a second, smaller line.
-        margin: as for `draw_differences`.
-    Returns:
-        the figure.
-    """
-    last = rates.loc[rates["final"]]
-    heights = [_row_inches(len(last))] + [_row_inches(len(differences))] * (len(differences) > 0)
-    heights += [3.2] * (len(last) < len(rates))
-    figure = Figure(figsize=(7.6, sum(heights) + 0.3), dpi=DOTS_PER_INCH, layout="constrained")
-    FigureCanvasAgg(figure)
-    axes = list(figure.subplots(len(heights), 1, height_ratios=heights, squeeze=False)[:, 0])
-    draw_rates(last, title=title, note=note, ax=axes.pop(0))
-    if len(differences):
-        draw_differences(differences, margin=margin, ax=axes.pop(0))
-    if axes:
-        draw_budget(rates, ax=axes.pop(0))
-    return figure
-
-
-def _row_inches(rows: int) -> float:
-    return 0.95 + 0.27 * rows
-
-
-def _rows(table: pd.DataFrame, labels: str, ax: Axes | None) -> tuple[Figure, Axes]:
-    """Axes with a labelled line for every row of a table."""
-    if table.empty:
-        raise ValueError("expected at least one row to draw, got none")
-    figure, ax = _axes(ax, width=7.6, height=_row_inches(len(table)) + 0.3)
-    ax.set_yticks(range(len(table)), [_label(str(label), 36) for label in table[labels]], fontsize=9)
-    ax.set_ylim(len(table) - 0.4, -0.6)
-    return figure, ax
-
-
-def _dot_with_interval(ax: Axes, row: int, values: Any, color: str) -> None:
-    blocks = values.blocks
-    ax.plot(blocks, [row + 0.24] * len(blocks), "o", color=color, markersize=3.5, alpha=0.35, markeredgewidth=0)
-    ax.plot([values.low, values.high], [row, row], color=color, linewidth=2.2, solid_capstyle="butt")
-    ax.plot(values.value, row, "o", color=color, markersize=6)
-
-
-def _finish_rows(ax: Axes, title: str, note: str) -> None:
-    _write_title(ax, title, note)
-    _finish(ax)
-    ax.grid(axis="y", visible=False)
-    ax.grid(axis="x", color=FAINT, linewidth=0.6)
-    ax.tick_params(axis="y", length=0, labelcolor=INK)

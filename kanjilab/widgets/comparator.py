@@ -23,7 +23,8 @@ from PIL import Image
 
 from kanjilab.core.images import grayscale
 from kanjilab.core.storage import write_bytes_atomic
-from kanjilab.evaluation.judges.part_judge import frame_glyphs, load_judge
+from kanjilab.evaluation.judges.framing import frame_glyphs
+from kanjilab.evaluation.judges.part_judge import load_judge
 from kanjilab.viz.animation import save_animation
 from kanjilab.viz.strip import draw_strip, save_strip
 from kanjilab.widgets.common import FOLDER, CodeBox, Panel, escape, png_bytes, python_call

@@ -17,8 +17,9 @@ from torch import Tensor
 
 from kanjilab.core.run_folder import RunFolder
 from kanjilab.data.dictionary import load_characters
+from kanjilab.evaluation.judges.explanation import explain
 from kanjilab.evaluation.judges.nearest_character import Neighbours
-from kanjilab.evaluation.judges.part_judge import explain, load_judge
+from kanjilab.evaluation.judges.part_judge import load_judge
 from kanjilab.evaluation.scoring import glyphs_of
 from kanjilab.models.diffusion import Base, FlowBase, UNetBase
 from kanjilab.models.loading import cache_folder

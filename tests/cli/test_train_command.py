@@ -10,8 +10,7 @@ from test_cli import call, done, image_folder, refused
 
 from kanjilab.cli import train_command as recipes
 from kanjilab.core.run_folder import RunFolder
-from kanjilab.experiments import demo
-from kanjilab.training import presets
+from kanjilab.training import driver, presets
 from kanjilab.training.loop import train
 
 SMALL = ["--set", "rank=3", "--set", "alpha=3", "--set", "images_seen=4", "--set", "batch=1"]
@@ -144,7 +143,7 @@ def test_a_stopped_training_says_where_and_hands_nothing_over(images, sd3_folder
     arguments = ["train", images, tmp_path / "run", "--preset", "instantkanji-sd35-lora", "--base", sd3_folder, *SMALL]
     arguments += ["--tracker", "none", "--checkpoints", 1]
     with monkeypatch.context() as patch:
-        patch.setattr(demo, "train", stopping)
+        patch.setattr(driver, "train", stopping)
         said = done(*arguments)
     assert "was stopped at step 2; the same command goes on with it" in said
     assert not (tmp_path / "run" / "release").exists()

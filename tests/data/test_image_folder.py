@@ -15,7 +15,7 @@ import pandas as pd
 import pytest
 from PIL import Image
 
-from kanjilab.data import image_folder as dataset_module
+from kanjilab.data import build
 from kanjilab.data.build import build_dataset, hold_out, image_name
 from kanjilab.data.dictionary import load_characters
 from kanjilab.data.image_folder import Dataset, DatasetError, open_dataset
@@ -368,7 +368,7 @@ def test_a_build_tells_of_characters_and_of_images(tmp_path):
 
 
 def test_a_second_build_reads_what_is_there(left16, monkeypatch):
-    monkeypatch.setattr(dataset_module, "draw_font", None)  # would fail if anything were drawn
+    monkeypatch.setattr(build, "draw_font", None)  # would fail if anything were drawn
     again = build_dataset(Left16(), left16.folder)
     assert again.content_hash == left16.content_hash
     with pytest.raises(DatasetError, match="holds something else: other rule$"):
@@ -377,7 +377,7 @@ def test_a_second_build_reads_what_is_there(left16, monkeypatch):
 
 def test_a_folder_made_by_other_versions_is_read_by_its_content(tmp_path, monkeypatch):
     built = build_dataset(EveryCharacter(), tmp_path / "set", characters=small_table())
-    monkeypatch.setattr(dataset_module, "_versions", lambda: {"kanjilab": "9.9", "jamdict-data": "9", "pillow": "99"})
+    monkeypatch.setattr(build, "_versions", lambda: {"kanjilab": "9.9", "jamdict-data": "9", "pillow": "99"})
     again = build_dataset(EveryCharacter(), tmp_path / "set", characters=small_table())
     assert again.content_hash == built.content_hash
 
@@ -423,21 +423,21 @@ def test_a_failure_while_writing_leaves_nothing(tmp_path, monkeypatch):
     def fail(*_):
         raise OSError("no space left on device")
 
-    monkeypatch.setattr(dataset_module, "_card", fail)
+    monkeypatch.setattr(build, "_card", fail)
     with pytest.raises(OSError, match="no space left"):
         build_dataset(EveryCharacter(), tmp_path / "set", characters=small_table())
     assert list(tmp_path.iterdir()) == []
 
 
 def test_another_process_may_build_it_first(tmp_path, monkeypatch):
-    write_card, first = dataset_module._card, []
+    write_card, first = build._card, []
 
     def beaten(*arguments):
-        monkeypatch.setattr(dataset_module, "_card", write_card)
+        monkeypatch.setattr(build, "_card", write_card)
         first.append(build_dataset(EveryCharacter(), tmp_path / "set", characters=small_table()))
         return write_card(*arguments)
 
-    monkeypatch.setattr(dataset_module, "_card", beaten)
+    monkeypatch.setattr(build, "_card", beaten)
     second = build_dataset(EveryCharacter(), tmp_path / "set", characters=small_table())
     assert second.content_hash == first[0].content_hash and second.folder == first[0].folder
     assert [path.name for path in tmp_path.iterdir()] == ["set"]

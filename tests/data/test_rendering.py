@@ -10,7 +10,7 @@ import pytest
 from fontTools.fontBuilder import FontBuilder
 from fontTools.pens.ttGlyphPen import TTGlyphPen
 
-from kanjilab.data import rendering as glyphs
+from kanjilab.data import kanjivg as strokes
 from kanjilab.data.kanjivg import KanjiVG, draw_strokes, kanjivg_content_hash, local_kanjivg, sample_path
 from kanjilab.data.rendering import GlyphError, default_font, draw_font, drawable_characters, draws
 
@@ -241,14 +241,14 @@ def test_download_is_checked_before_it_is_kept(tmp_path, monkeypatch):
     data = zipped({"release/kanji/04e00.svg": files["04e00.svg"], "release/kanji/04e00-Kaisho.svg": b"<svg/>"})
     monkeypatch.delenv("KANJILAB_MIRROR", raising=False)
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
-    monkeypatch.setattr(glyphs.urllib.request, "urlopen", answering(data))
+    monkeypatch.setattr(strokes.urllib.request, "urlopen", answering(data))
     with pytest.raises(ValueError, match="content hash"):
         KanjiVG.open()
     assert list((tmp_path / "kanjilab").iterdir()) == []
-    monkeypatch.setattr(glyphs, "KANJIVG_SHA256", kanjivg_content_hash(files))
+    monkeypatch.setattr(strokes, "KANJIVG_SHA256", kanjivg_content_hash(files))
     assert KanjiVG.open().characters() == {"一"}
-    assert [path.name for path in (tmp_path / "kanjilab").iterdir()] == [glyphs.KANJIVG_FILE]
-    monkeypatch.setattr(glyphs.urllib.request, "urlopen", None)  # a second time nothing is asked for
+    assert [path.name for path in (tmp_path / "kanjilab").iterdir()] == [strokes.KANJIVG_FILE]
+    monkeypatch.setattr(strokes.urllib.request, "urlopen", None)  # a second time nothing is asked for
     assert KanjiVG.open().characters() == {"一"}
 
 
@@ -258,7 +258,7 @@ def test_offline_without_a_copy_says_where_it_looked(tmp_path, monkeypatch):
 
     monkeypatch.setenv("KANJILAB_MIRROR", str(tmp_path / "mirror"))
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
-    monkeypatch.setattr(glyphs.urllib.request, "urlopen", refuse)
+    monkeypatch.setattr(strokes.urllib.request, "urlopen", refuse)
     with pytest.raises(FileNotFoundError, match="KANJILAB_MIRROR.*network is unreachable"):
         KanjiVG.open()
 
@@ -269,23 +269,23 @@ def test_a_local_copy_is_found_and_the_mirror_comes_first(tmp_path, monkeypatch)
     assert local_kanjivg() is None
     for folder in (tmp_path / "cache" / "kanjilab", tmp_path / "mirror"):
         folder.mkdir(parents=True)
-        (folder / glyphs.KANJIVG_FILE).touch()
-        assert local_kanjivg() == folder / glyphs.KANJIVG_FILE
+        (folder / strokes.KANJIVG_FILE).touch()
+        assert local_kanjivg() == folder / strokes.KANJIVG_FILE
 
 
 def test_strokes_lie_in_the_cache_that_is_told(tmp_path, monkeypatch):
     monkeypatch.delenv("KANJILAB_MIRROR", raising=False)
     monkeypatch.setenv("KANJILAB_CACHE", str(tmp_path))
     assert local_kanjivg() is None
-    (tmp_path / glyphs.KANJIVG_FILE).touch()
-    assert local_kanjivg() == tmp_path / glyphs.KANJIVG_FILE
+    (tmp_path / strokes.KANJIVG_FILE).touch()
+    assert local_kanjivg() == tmp_path / strokes.KANJIVG_FILE
 
 
 @pytest.fixture(scope="module")
 def kanjivg() -> KanjiVG:
     mirror = os.environ.get("KANJILAB_MIRROR")
-    if not mirror or not (Path(mirror) / glyphs.KANJIVG_FILE).is_file():
-        pytest.skip(f"needs {glyphs.KANJIVG_FILE} in the folder named by KANJILAB_MIRROR")
+    if not mirror or not (Path(mirror) / strokes.KANJIVG_FILE).is_file():
+        pytest.skip(f"needs {strokes.KANJIVG_FILE} in the folder named by KANJILAB_MIRROR")
     return KanjiVG.open()
 
 

@@ -12,8 +12,7 @@ from PIL import Image
 
 from kanjilab.core.config import Arm
 from kanjilab.core.run_folder import RunFolder
-from kanjilab.data import image_folder as dataset_module
-from kanjilab.data import prompts
+from kanjilab.data import build, prompts
 from kanjilab.data.dictionary import load_characters
 from kanjilab.data.image_folder import open_dataset
 from kanjilab.data.radicals import RADICALS16, left_radical
@@ -22,6 +21,7 @@ from kanjilab.evaluation.scoring import caption_prompts
 from kanjilab.experiments import demo
 from kanjilab.experiments.demo import report_table, run_demo
 from kanjilab.models.sampling import Sampling
+from kanjilab.training import driver
 from kanjilab.training.driver import run_training
 from kanjilab.training.loop import train
 from kanjilab.training.presets import DEMO_ARM, SCALES, Scale
@@ -57,7 +57,7 @@ def base_folder(tmp_path_factory):
 def doubles():
     """Few characters and a judge that needs no fitting."""
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(dataset_module, "load_characters", few_characters)
+        patch.setattr(build, "load_characters", few_characters)
         patch.setattr(demo.RadicalJudge, "load_or_fit", lambda cache: WaterJudge())
         yield patch
 
@@ -94,20 +94,20 @@ def calls(base_folder, doubles, tmp_path_factory):
                 steps[number].append(report.step)
                 yield report
 
-        doubles.setattr(demo, "train", watched)
+        doubles.setattr(driver, "train", watched)
         options = dict(rule=Left16(per_radical=2), base_name=str(base_folder), precision="fp32")
         reports.append(run_demo(folder, arm=ARM, scale=SCALE, sampling=Sampling(steps=1, guidance=1.0), **options))
         left.append(contents(folder))
 
     with pytest.MonkeyPatch.context() as patch:
-        tracked = demo._tracked
+        tracked = driver._tracked
 
         def interrupt(report):
             if report.step == 2:
                 raise KeyboardInterrupt
             return tracked(report)
 
-        patch.setattr(demo, "_tracked", interrupt)
+        patch.setattr(driver, "_tracked", interrupt)
         # A notebook keeps the exception, and with it every frame that it went through.
         with pytest.raises(KeyboardInterrupt) as caught:
             call(0)
@@ -194,7 +194,7 @@ def test_further_training_makes_the_report_anew(calls, doubles, base_folder):
     path = calls.folder / "report.json"
     before = path.read_bytes()
     path.write_text(json.dumps(json.loads(before) | {"images_seen": 8}))
-    doubles.setattr(demo, "train", train)
+    doubles.setattr(driver, "train", train)
     options = dict(rule=Left16(per_radical=2), base_name=str(base_folder), precision="fp32")
     report = run_demo(calls.folder, arm=ARM, scale=SCALE, sampling=Sampling(steps=1, guidance=1.0), **options)
     path.write_bytes(before)
@@ -251,7 +251,7 @@ def test_a_demo_that_was_stopped_says_so_and_draws_nothing(base_folder, doubles,
             RunFolder.open(arguments[3]).request_stop()
             yield report
 
-    monkeypatch.setattr(demo, "train", stopped)
+    monkeypatch.setattr(driver, "train", stopped)
     options = dict(rule=Left16(per_radical=2), base_name=str(base_folder), precision="fp32")
     with pytest.raises(InterruptedError, match="stopped before its end; the same command goes on"):
         run_demo(tmp_path / "demo", arm=ARM, scale=SCALE, sampling=Sampling(steps=1, guidance=1.0), **options)

@@ -18,11 +18,10 @@ from kanjilab.experiments.designs import (
     Design,
     at_every_rate,
     best_rates,
-    findings,
-    is_tuned,
     make_study,
     with_tuned_rates,
 )
+from kanjilab.experiments.findings import findings, is_tuned
 from kanjilab.experiments.study import Study, Variant
 
 KANJI = 1_408  # of left16

@@ -170,7 +170,7 @@ def test_a_run_reads_every_image_of_every_training(done):
 
 def test_half_a_training_is_asked_nothing(done, monkeypatch):
     _, _, call = done
-    monkeypatch.setattr("kanjilab.experiments.demo.is_finished", lambda run: False)
+    monkeypatch.setattr("kanjilab.training.driver.is_finished", lambda run: False)
     with pytest.raises(InterruptedError, match="was stopped before its end"):
         call()
 

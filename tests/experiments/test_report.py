@@ -12,19 +12,9 @@ from kanjilab.evaluation.statistics import compare
 from kanjilab.experiments import designs as studies
 from kanjilab.experiments.context import open_lab
 from kanjilab.experiments.designs import STUDY_ARM, TUNED_SUFFIX, make_study
+from kanjilab.experiments.drawn import last_images, measure_images, prompt_table, read_logs, variants_strip
 from kanjilab.experiments.packs import stored_moments
-from kanjilab.experiments.report import (
-    DIVERSITY,
-    HITS,
-    LOSS,
-    StoredStudy,
-    last_images,
-    measure_images,
-    prompt_table,
-    read_logs,
-    variant_settings,
-    variants_strip,
-)
+from kanjilab.experiments.report import DIVERSITY, HITS, LOSS, StoredStudy, variant_settings
 from kanjilab.experiments.results import outcomes
 from kanjilab.experiments.study import Study, Variant
 from tests.tiny_study import RADICALS, forbid

@@ -118,7 +118,7 @@ def test_what_was_drawn_is_stored_while_another_holds_the_run(done, monkeypatch)
 
 def test_half_a_training_is_asked_nothing(done, monkeypatch):
     _, _, call = done
-    monkeypatch.setattr("kanjilab.experiments.demo.is_finished", lambda run: False)
+    monkeypatch.setattr("kanjilab.training.driver.is_finished", lambda run: False)
     with pytest.raises(InterruptedError, match="was stopped before its end"):
         call()
 

@@ -15,13 +15,13 @@ import torch
 
 from kanjilab.core.config import settings_hash
 from kanjilab.core.run_folder import RunFolder, find_runs
-from kanjilab.experiments import demo as demo_module
 from kanjilab.experiments import packs
 from kanjilab.experiments.context import open_lab
 from kanjilab.experiments.packs import missing
 from kanjilab.experiments.results import rates
 from kanjilab.experiments.run_study import ablate, own_share
 from kanjilab.experiments.study import Variant
+from kanjilab.training import driver
 from tests.tiny_study import DarknessJudge, assert_same_tables, forbid, make_small, run, table_of
 
 pytestmark = pytest.mark.usefixtures("small_lab")
@@ -210,9 +210,9 @@ def test_a_stop_file_ends_a_pack_and_the_next_call_goes_on(study, finished, tmp_
                 RunFolder.open(arguments[3]).request_stop()
             yield report
 
-    original = demo_module.train
+    original = driver.train
     with monkeypatch.context() as patch:
-        patch.setattr(demo_module, "train", stopping)
+        patch.setattr(driver, "train", stopping)
         with pytest.raises(InterruptedError, match="stopped before its end"):
             run(study, tmp_path)
     run(study, tmp_path)

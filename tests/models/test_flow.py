@@ -9,8 +9,6 @@ import pytest
 import torch
 from accelerate import Accelerator
 from diffusers import FlowMatchEulerDiscreteScheduler, StableDiffusion3Pipeline
-from tests.test_encode import CAPTIONS, image_folder
-from tests.test_train import adapter, assert_same_adapter, peft_model, peft_state, run_to_end
 from torch import nn
 from torch.testing import assert_close
 
@@ -29,6 +27,8 @@ from kanjilab.training.encoded import encode_dataset
 from kanjilab.training.loop import train
 from kanjilab.training.trainer import Trainer
 from tests.tiny import tiny_encoded
+from tests.training.test_encoded import CAPTIONS, image_folder
+from tests.training.test_trainer import adapter, assert_same_adapter, peft_model, peft_state, run_to_end
 
 SHAPE = (16, 8, 8)
 QUICK = Sampling("flow-euler", steps=4, guidance=3.0)

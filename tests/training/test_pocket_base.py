@@ -247,7 +247,7 @@ def test_a_stage_that_was_cut_short_is_done_again(tiny, tmp_path, monkeypatch):
     table = pd.DataFrame(dict(caption=["a", "b"], common_name=["a", "b"], weight=1.0, held_out=False))
     monkeypatch.setattr(pocket, "encode_captions", lambda captions, path: np.zeros((len(captions), 5, 384)))
     with monkeypatch.context() as patch, pytest.raises(OSError, match="no space"):
-        patch.setattr("kanjilab.core.run_folder.os.fsync", full_disk)
+        patch.setattr("kanjilab.core.storage.os.fsync", full_disk)
         pocket.encode_glyphs(vae, table, images, tmp_path)
     assert [path.name for path in tmp_path.iterdir()] == ["vae"]
     encoded = pocket.encode_glyphs(vae, table, images, tmp_path)

@@ -19,22 +19,17 @@ from PIL import Image
 from kanjilab.viz.charts import (
     PALETTE,
     arm_values,
-    draw_blocks,
-    draw_budget,
-    draw_differences,
     draw_glyph_sheet,
     draw_gradient_norm,
     draw_learning_rate,
-    draw_logs,
     draw_loss,
     draw_radical_balance,
-    draw_rates,
-    draw_study,
     figure_png,
     font_families,
     save_figure,
     smooth,
 )
+from kanjilab.viz.study_charts import draw_blocks, draw_budget, draw_differences, draw_logs, draw_rates, draw_study
 from kanjilab.viz.text import has_character
 
 HOSTILE = "$\\frac{ <img onerror=1> \x00\n\u202e 女 한국 " + "x" * 400

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 from PIL import Image, ImageSequence
 
-from kanjilab.viz import strip as strips
+from kanjilab.viz import text
 from kanjilab.viz.animation import save_animation
 from kanjilab.viz.strip import PAGE, Strip, draw_strip, encode_png, save_strip
 from kanjilab.viz.text import facts_line, fit_text, printable, typeface
@@ -172,7 +172,7 @@ def test_each_script_is_drawn_by_a_font_that_has_it():
 
 
 def test_a_box_stands_for_what_no_font_has(monkeypatch):
-    monkeypatch.setattr(strips, "_system_font", lambda character: None)
+    monkeypatch.setattr(text, "_system_font", lambda character: None)
     assert [piece for _, piece in typeface(20).pieces("ab\U00013000")] == ["ab□"]
 
 

@@ -23,7 +23,7 @@ from kanjilab.evaluation.judges.part_judge import load_judge
 from kanjilab.models.loading import load_base
 from kanjilab.models.sampling import Sampling, sample
 from kanjilab.training.loop import train
-from kanjilab.widgets import Playground, drawing, playground
+from kanjilab.widgets import Playground, generation, playground
 from kanjilab.widgets.generation import (
     BASE_ALONE,
     FRAMES_SHOWN,
@@ -59,7 +59,7 @@ def small(monkeypatch, tmp_path, neighbours):
     """Small pictures, few characters to be compared with by outline, and a lock of this test alone."""
     monkeypatch.setattr(playground.Neighbours, "load_or_fit", lambda cache: neighbours)
     monkeypatch.setattr(playground, "LOCK", tmp_path / "lock")
-    monkeypatch.setattr(drawing, "sample", partial(sample, size_px=32))
+    monkeypatch.setattr(generation, "sample", partial(sample, size_px=32))
 
 
 @pytest.fixture(scope="module")
@@ -173,9 +173,9 @@ def test_a_glyph_forms_up_to_its_picture(base):
 
 def test_the_judge_that_reports_reads_nothing_before_it_explains(base, monkeypatch):
     asked = []
-    monkeypatch.setattr(drawing, "load_judge", lambda name: asked.append(name) or load_judge(name))
+    monkeypatch.setattr(generation, "load_judge", lambda name: asked.append(name) or load_judge(name))
     drawn(base)
-    assert asked == [drawing.CHOOSER]
+    assert asked == [generation.CHOOSER]
 
 
 # Ranking and telling
@@ -269,8 +269,8 @@ def test_the_lock_of_another_user_can_be_taken(tmp_path, monkeypatch):
             assert lock.stat().st_mode & 0o777 == 0o644, "for others to read"
     finally:
         os.umask(own_files)
-    written_to, taken = [], drawing._taken
-    monkeypatch.setattr(drawing, "_taken", lambda file: written_to.append(file.writable()) or taken(file))
+    written_to, taken = [], generation._taken
+    monkeypatch.setattr(generation, "_taken", lambda file: written_to.append(file.writable()) or taken(file))
     with turn(lock, pytest.fail, pytest.fail):
         assert written_to == [False], "which others' files do not allow"
 

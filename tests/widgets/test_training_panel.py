@@ -26,7 +26,7 @@ from kanjilab.models.sampling import Sampling, sample
 from kanjilab.training import history
 from kanjilab.training.driver import run_training
 from kanjilab.training.encoded import encode_dataset
-from kanjilab.widgets import TrainingPanel, recipe, training
+from kanjilab.widgets import TrainingPanel, training, training_job
 from kanjilab.widgets.training import as_data, data_from_text, text_from_data
 from kanjilab.widgets.training_job import (
     Cost,
@@ -336,7 +336,7 @@ def test_stop_leaves_a_checkpoint_and_a_new_panel_goes_on(make_panel, make_finis
 
 
 def test_what_is_finished_is_loaded_not_trained(make_finished, monkeypatch):
-    monkeypatch.setattr(recipe, "measure_steps", lambda *_: pytest.fail("measured again"))
+    monkeypatch.setattr(training_job, "measure_steps", lambda *_: pytest.fail("measured again"))
     monkeypatch.setattr(history, "sample", lambda *_, **__: pytest.fail("drawn again"))
     panel = make_finished()
     assert panel.strip.value and panel.curves.value  # shown before anything is pressed

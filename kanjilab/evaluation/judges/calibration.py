@@ -24,7 +24,8 @@ from kanjilab.data.kanjivg import KanjiVG
 from kanjilab.data.rendering import draw_font, draws
 from kanjilab.data.typeset import Typesetter, novel_pairs
 from kanjilab.evaluation.judges.negatives import through_pocket
-from kanjilab.evaluation.judges.part_judge import LAYOUT_SURE, Judge, JudgeNetwork, is_held_out
+from kanjilab.evaluation.judges.network import JudgeNetwork
+from kanjilab.evaluation.judges.part_judge import LAYOUT_SURE, Judge, is_held_out
 from kanjilab.evaluation.judges.training_glyphs import (
     FONTS_FOLDER,
     HANGUL_FONT,

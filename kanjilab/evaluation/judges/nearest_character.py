@@ -24,7 +24,7 @@ from kanjilab.core.rng import counted_rng
 from kanjilab.core.storage import sha256_file, write_bytes_atomic
 from kanjilab.data.dictionary import load_characters
 from kanjilab.data.rendering import GlyphError, default_font, draw_font
-from kanjilab.evaluation.judges.radical_judge import Ink, normalise_glyphs, orientation_features, roughen
+from kanjilab.evaluation.judges.orientation import Ink, normalise_glyphs, orientation_features, roughen
 
 FORMAT = 1  # of a stored fit: one more whenever a change of code changes what a fit gives
 PART = 256  # glyphs at a time

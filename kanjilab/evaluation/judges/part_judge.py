@@ -17,32 +17,20 @@ from typing import Any, NamedTuple
 import numpy as np
 import pandas as pd
 import torch
-from matplotlib.figure import Figure
-from matplotlib.font_manager import FontProperties
-from matplotlib.patches import Rectangle
 from numpy.typing import NDArray
-from PIL import Image
 from safetensors import safe_open
 from safetensors.torch import save
-from torch import Tensor, nn
 from torch.nn import functional as F
 
 from kanjilab.core.storage import PACKAGE_WEIGHTS, write_bytes_atomic
-from kanjilab.data.components import LAYOUTS, Box, load_components
-from kanjilab.data.rendering import default_font, draw_font, draws
+from kanjilab.data.components import Box, load_components
+from kanjilab.evaluation.judges.framing import MARGIN, SIZE_PX, Images, frame_glyphs
+from kanjilab.evaluation.judges.network import ARCHITECTURES, Architecture, JudgeNetwork
 
 WEIGHTS = PACKAGE_WEIGHTS / "judges"
-SIZE_PX = 64  # a glyph is cut out by its ink and scaled to this
 GRID = 8  # cells on a side of a part map
-DARK_MIN = 96  # of 255: a pixel that counts as ink where the frame is sought
-INK_SHARE_MIN = 0.002  # less of it is a blank picture
-SPECK_SHARE = 0.002  # of the ink, left outside on each side, so that a stray dot does not move the frame
-SHORT_SIDE_MIN = 0.6  # of the frame's longer side, so that 一 stays flat
-MARGIN = 0.05  # of the frame, white around the ink
 BATCH = 128
 HELD_OUT_ONE_IN = 20
-
-Images = NDArray[np.uint8]  # (N, H, W), 0 ink to 255 paper
 
 
 def is_held_out(character: str) -> bool:
@@ -56,166 +44,7 @@ def is_held_out(character: str) -> bool:
 # ---------------------------------------------------------------- pictures
 
 
-def frame_of(ink_box: Box) -> Box:
-    """The square that the judge looks at, for ink in a box: a margin wider, and never very flat.
-
-    Args:
-        ink_box: left, top, right, bottom, in any unit.
-    Returns:
-        A box in the same unit; it may reach beyond the picture.
-    """
-    width, height = ink_box[2] - ink_box[0], ink_box[3] - ink_box[1]
-    longer = max(width, height)
-    across, down = (max(size, SHORT_SIDE_MIN * longer) * (0.5 + MARGIN) for size in (width, height))
-    middle = (ink_box[0] + ink_box[2]) / 2, (ink_box[1] + ink_box[3]) / 2
-    return middle[0] - across, middle[1] - down, middle[0] + across, middle[1] + down
-
-
-def frame_glyphs(images: Images) -> tuple[Images, NDArray[np.float64], NDArray[np.bool_]]:
-    """Cut each glyph out by its ink and scale it to 64 px.
-
-    Args:
-        images: (N, H, W) uint8, 0 ink to 255 paper, any size.
-    Returns:
-        (N, 64, 64) uint8, 0 paper to 255 ink; (N, 4) frames in pixels of the picture (left, top, right,
-        bottom); (N,) bool, whether there was ink at all.
-    Raises:
-        ValueError: a wrong shape or type.
-    """
-    images = np.asarray(images)
-    if images.ndim != 3 or images.dtype != np.uint8:
-        raise ValueError(f"expected uint8 images (N, H, W), got {images.dtype} {images.shape}")
-    glyphs = np.zeros((len(images), SIZE_PX, SIZE_PX), np.uint8)
-    frames = np.tile(np.array([0.0, 0.0, images.shape[2], images.shape[1]]), (len(images), 1))
-    has_ink = np.zeros(len(images), dtype=bool)
-    for index, image in enumerate(images):
-        mask = image < 255 - DARK_MIN
-        has_ink[index] = mask.sum() >= max(1, INK_SHARE_MIN * mask.size)
-        if has_ink[index]:
-            (left, right), (top, bottom) = _ink_span(mask.sum(axis=0)), _ink_span(mask.sum(axis=1))
-            frames[index] = frame_of((left, top, right, bottom))
-            glyphs[index] = _cut_out(image, frames[index])
-    return glyphs, frames, has_ink
-
-
-def _ink_span(profile: NDArray) -> tuple[float, float]:
-    """Where the ink lies along one axis, specks aside."""
-    share = np.cumsum(profile) / profile.sum()
-    return float(np.searchsorted(share, SPECK_SHARE, side="right")), float(np.searchsorted(share, 1 - SPECK_SHARE) + 1)
-
-
-def _cut_out(image: NDArray[np.uint8], frame: NDArray[np.float64]) -> NDArray[np.uint8]:
-    """(64, 64) ink within the frame; paper where that reaches beyond the picture."""
-    left, top, right, bottom = frame
-    height, width = image.shape
-    pad = int(np.ceil(max(0, -left, -top, right - width, bottom - height)))
-    ink = np.pad(255 - image, pad) if pad else 255 - image
-    box = (left + pad, top + pad, right + pad, bottom + pad)
-    return np.asarray(Image.fromarray(ink).resize((SIZE_PX, SIZE_PX), Image.Resampling.BILINEAR, box=box))
-
-
 # ---------------------------------------------------------------- the networks
-
-
-@dataclass(frozen=True)
-class Architecture:
-    """Shape of a judge's network.
-
-    Attributes:
-        kind: "separable" (residual blocks of depthwise and pointwise convolutions) or "plain"
-            (residual blocks of full convolutions).
-        widths: channels at 32, 16 and 8 px.
-        blocks: residual blocks at each of these.
-        dimensions: of the embedding.
-    """
-
-    kind: str
-    widths: tuple[int, int, int]
-    blocks: tuple[int, int, int]
-    dimensions: int = 96
-
-
-ARCHITECTURES = {
-    "A": Architecture("separable", (32, 64, 160), (0, 2, 4)),
-    "B": Architecture("plain", (24, 48, 128), (1, 1, 2)),
-}
-SUMMARY_WIDTH = 96  # channels at 4 px, from which embedding, layout and legality are read
-VERDICT_WIDTH = 64
-
-
-class Answers(NamedTuple):
-    """What a network says of B glyphs: embedding (B, D) of unit length; logits of the part maps
-    (B, P, 8, 8), of the parts' presence (B, P), of layouts and "none" (B, L + 1), of legality (B,)."""
-
-    embedding: Tensor
-    maps: Tensor
-    presence: Tensor
-    layout: Tensor
-    legality: Tensor
-
-
-class _Separable(nn.Module):
-    def __init__(self, width: int):
-        super().__init__()
-        self.across = nn.Conv2d(width, width, 3, padding=1, groups=width, bias=False)
-        self.norm = nn.BatchNorm2d(width)
-        self.mix = nn.Conv2d(width, width, 1, bias=False)
-        self.mix_norm = nn.BatchNorm2d(width)
-
-    def forward(self, x: Tensor) -> Tensor:
-        return x + self.mix_norm(self.mix(F.relu(self.norm(self.across(x)))))
-
-
-class _Plain(nn.Module):
-    def __init__(self, width: int):
-        super().__init__()
-        self.conv = nn.Conv2d(width, width, 3, padding=1, bias=False)
-        self.norm = nn.BatchNorm2d(width)
-
-    def forward(self, x: Tensor) -> Tensor:
-        return x + F.relu(self.norm(self.conv(x)))
-
-
-def _halve(inner: int, outer: int) -> nn.Sequential:
-    return nn.Sequential(nn.Conv2d(inner, outer, 3, 2, 1, bias=False), nn.BatchNorm2d(outer), nn.ReLU())
-
-
-class JudgeNetwork(nn.Module):
-    """Trunk to 8 x 8 cells, part maps on it; a summary of 4 x 4 cells for all that concerns the whole."""
-
-    def __init__(self, architecture: Architecture, parts: int, characters: int):
-        """New weights from torch's generator; `characters` prototypes are the recogniser's classes."""
-        super().__init__()
-        block = {"separable": _Separable, "plain": _Plain}[architecture.kind]
-        stages, inner = [], 1
-        for width, blocks in zip(architecture.widths, architecture.blocks, strict=True):
-            stages += [_halve(inner, width), *(block(width) for _ in range(blocks))]
-            inner = width
-        self.trunk = nn.Sequential(*stages)
-        self.maps = nn.Conv2d(inner, parts, 1)
-        self.presence_scale = nn.Parameter(torch.ones(parts))
-        self.presence_bias = nn.Parameter(torch.full((parts,), -2.0))
-        self.summary = _halve(inner, SUMMARY_WIDTH)
-        self.embedding = nn.Linear(SUMMARY_WIDTH * 16, architecture.dimensions)
-        self.verdict = nn.Linear(SUMMARY_WIDTH * 16 + inner, VERDICT_WIDTH)
-        self.layout = nn.Linear(VERDICT_WIDTH, len(LAYOUTS) + 1)
-        self.legality = nn.Linear(VERDICT_WIDTH, 1)
-        self.prototypes = nn.Parameter(torch.randn(characters, architecture.dimensions) * 0.1)
-        nn.init.constant_(self.maps.bias, -4.0)  # type: ignore[arg-type]
-
-    def forward(self, ink: Tensor) -> Answers:
-        """Read glyphs.
-
-        Args:
-            ink: (B, 1, 64, 64) in [0, 1], 0 paper to 1 ink.
-        """
-        cells = self.trunk(ink)  # (B, C, 8, 8)
-        maps = self.maps(cells).float()
-        presence = maps.flatten(2).logsumexp(2) * self.presence_scale + self.presence_bias
-        summary = self.summary(cells).flatten(1)
-        verdict = F.relu(self.verdict(torch.cat([summary, cells.mean((2, 3))], dim=1)))
-        embedding = F.normalize(self.embedding(summary).float(), dim=1)
-        return Answers(embedding, maps, presence, self.layout(verdict).float(), self.legality(verdict).float()[:, 0])
 
 
 # ---------------------------------------------------------------- the judge
@@ -537,62 +366,3 @@ def judge_facts(judge: Judge) -> dict[str, Any]:
 
 
 # ---------------------------------------------------------------- pictures of a reading
-
-NEIGHBOURS_SHOWN = 5
-LAYOUT_WORDS = {  # no common font has the signs
-    "⿰": "left and right",
-    "⿱": "above and below",
-    "⿸": "hung from the upper left",
-    "⿺": "carried from the lower left",
-    "⿴": "enclosed",
-    "⿻": "one piece",
-}
-
-
-def explain(judge: Judge, image: NDArray[np.uint8], prompt: str = "") -> Figure:
-    """Draw what a judge sees over a glyph, and the nearest real characters beside it.
-
-    Args:
-        judge: whose reading.
-        image: (H, W) uint8, 0 ink to 255 paper.
-        prompt: what it was made from, for the title.
-    Returns:
-        A figure that belongs to no pyplot window.
-    """
-    reading = judge.read(image[None]).iloc[0]
-    nearest, distances = judge.nearest(image[None], NEIGHBOURS_SHOWN)
-    figure = Figure(figsize=(3.2 + 1.1 * NEIGHBOURS_SHOWN, 3.6), layout="constrained")
-    axes = figure.subplots(1, 1 + NEIGHBOURS_SHOWN, width_ratios=[3.2, *[1.0] * NEIGHBOURS_SHOWN])
-    _draw_reading(axes[0], image, reading)
-    font = FontProperties(fname=str(default_font()))
-    for axis, index, distance in zip(axes[1:], nearest[0], distances[0], strict=True):
-        axis.imshow(draw_font(judge.characters[index], default_font()), cmap="gray", vmin=0, vmax=255)
-        near = distance <= judge.novel_distance
-        axis.set_title(
-            f"U+{ord(judge.characters[index]):04X}\n{distance:.2f}", fontsize=8, color="C3" if near else "0.2"
-        )
-    for axis in axes:
-        axis.set_xticks([])
-        axis.set_yticks([])
-    verdict = f"already exists as {reading.codepoint} {reading.nearest}" if reading.exists else "not in the list"
-    legal = "well-formed" if reading.legal else "not well-formed"
-    shown = prompt.replace("$", r"\$")  # no mathematics in prompts
-    title = f"{shown}\n" if prompt else ""
-    layout = LAYOUT_WORDS.get(reading.layout, "no clear layout")
-    title += f"{legal} ({reading.legal_probability:.2f}), {layout}, {verdict}, judge {judge.name}"
-    figure.suptitle(title, fontproperties=font, fontsize=10)
-    return figure
-
-
-def _draw_reading(axis: Any, image: NDArray[np.uint8], reading: Any) -> None:
-    font = FontProperties(fname=str(default_font()))
-    height, width = image.shape
-    axis.imshow(image, cmap="gray", vmin=0, vmax=255)
-    for index, (part, score, box) in enumerate(
-        zip(reading.parts, reading.part_scores, reading.part_boxes, strict=True)
-    ):
-        left, top, right, bottom = np.array(box) * [width, height, width, height] - 0.5
-        colour = f"C{index % 10}"
-        axis.add_patch(Rectangle((left, top), right - left, bottom - top, fill=False, edgecolor=colour, linewidth=2))
-        name = part if draws(part, default_font()) else f"U+{ord(part):04X}"
-        axis.text(left, top, f"{name} {score:.2f}", fontproperties=font, fontsize=10, color=colour, va="bottom")

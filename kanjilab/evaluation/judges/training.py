@@ -29,7 +29,9 @@ from kanjilab.evaluation.judges.calibration import (
     measure_sample,
     read_sample,
 )
-from kanjilab.evaluation.judges.part_judge import ARCHITECTURES, GRID, SIZE_PX, Answers, Judge, JudgeNetwork, save_judge
+from kanjilab.evaluation.judges.framing import SIZE_PX
+from kanjilab.evaluation.judges.network import ARCHITECTURES, Answers, JudgeNetwork
+from kanjilab.evaluation.judges.part_judge import GRID, Judge, save_judge
 from kanjilab.evaluation.judges.training_glyphs import (
     FONTS_FOLDER,
     HANGUL_FONT,

@@ -18,6 +18,7 @@ from kanjilab.data.dictionary import load_characters
 from kanjilab.data.kanjivg import KanjiVG
 from kanjilab.data.rendering import GlyphError, default_font, draw_font, draws
 from kanjilab.data.typeset import Pair, Typesetter, novel_pairs
+from kanjilab.evaluation.judges.framing import frame_glyphs, frame_of
 from kanjilab.evaluation.judges.negatives import (
     blobs,
     half_faded,
@@ -30,7 +31,7 @@ from kanjilab.evaluation.judges.negatives import (
     shuffled_patches,
     through_pocket,
 )
-from kanjilab.evaluation.judges.part_judge import frame_glyphs, frame_of, is_held_out
+from kanjilab.evaluation.judges.part_judge import is_held_out
 
 NONE = len(LAYOUTS)  # the layout of what is no glyph
 KINDS = (

@@ -9,7 +9,7 @@ from kanjilab.core.rng import counted_rng
 from kanjilab.data.dictionary import load_characters
 from kanjilab.data.rendering import default_font, draw_font
 from kanjilab.evaluation.judges.nearest_character import Neighbours, _discriminants, whole_glyph_features
-from kanjilab.evaluation.judges.radical_judge import normalise_glyphs, orientation_features, roughen
+from kanjilab.evaluation.judges.orientation import normalise_glyphs, orientation_features, roughen
 
 
 @pytest.fixture(scope="module")

@@ -13,18 +13,16 @@ from PIL import Image
 from kanjilab.data.components import LAYOUTS
 from kanjilab.data.rendering import default_font, draw_font
 from kanjilab.evaluation.judges.calibration import measure_sample, read_sample
+from kanjilab.evaluation.judges.explanation import explain
+from kanjilab.evaluation.judges.framing import frame_glyphs, frame_of
+from kanjilab.evaluation.judges.network import ARCHITECTURES, JudgeNetwork
 from kanjilab.evaluation.judges.part_judge import (
-    ARCHITECTURES,
     GRID,
     WEIGHTS,
     Judge,
-    JudgeNetwork,
     _box_of_map,
     _each_once,
     _Seen,
-    explain,
-    frame_glyphs,
-    frame_of,
     judge_file,
     load_judge,
     save_judge,

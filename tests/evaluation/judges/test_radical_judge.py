@@ -11,7 +11,8 @@ from kanjilab.data.dictionary import load_characters
 from kanjilab.data.radicals import left_radical, radical_character
 from kanjilab.data.rendering import default_font, draw_font, draws
 from kanjilab.evaluation.judges import radical_judge as judge_module
-from kanjilab.evaluation.judges.radical_judge import RadicalJudge, normalise_glyphs, orientation_features, roughen
+from kanjilab.evaluation.judges.orientation import normalise_glyphs, orientation_features, roughen
+from kanjilab.evaluation.judges.radical_judge import RadicalJudge
 
 RADICALS = (85, 75, 9, 167, 142, 195)  # 水 木 人 金 虫 魚: a judge of six is fitted in a third of the time
 OTHER_LEFT = "碑破硬確砂研砲硫裕補初複裸被旺晴映明暗時昭曜眼眠睡瞬秋種税移程稀弾強弱張弦駅験騎馳駒軽輪軸転輸較"

@@ -1,0 +1,48 @@
+"""The findings of the stored studies, in sentences."""
+
+import dataclasses
+import json
+from pathlib import Path
+
+from kanjilab.evaluation.statistics import Contrast, holm, sentence
+from kanjilab.experiments.designs import CLAIMS, TUNED
+from kanjilab.experiments.study import Study, place
+
+
+def is_tuned(study: Study) -> bool:
+    """Whether a full study's own rates are a pilot's choice for the variants of its first contrast, or its only one."""
+    tuned = TUNED.get(study.name.removesuffix("-full"), {})
+    arms = {variant.label: study.arm_of(variant, study.seeds[0]) for variant in study.variants}
+    return all(tuned.get(label) == arms[label].peak_lr for label in next(iter(study.contrasts), arms))
+
+
+def claims(
+    folder: Path, judge: str = "radicals", split: str = "held_out", suffix: str = ""
+) -> list[tuple[Study, Contrast]]:
+    """Those of the four claims whose full study is finished, their p values corrected together.
+
+    Args:
+        folder: holds the studies' folders, as "rank-full".
+        judge: name of whose readings count.
+        split: of the prompts.
+        suffix: `TUNED_SUFFIX` for the variants at the rates that the pilots chose, whether named so or tuned anyway.
+    """
+    found = []
+    for path in (folder / f"{name}-full" / f"report-{judge}.json" for name in CLAIMS):
+        if path.exists():
+            report = json.loads(path.read_text())
+            study, known = Study.from_json(report["study"]), report["contrasts"][split]
+            wanted = tuple(label + suffix * (not is_tuned(study)) for label in next(iter(study.contrasts), ()))
+            found += [(study, Contrast.from_json(c)) for c in known if (c["first"], c["second"]) == wanted]
+    corrected = holm([contrast.p for _, contrast in found])
+    return [(study, dataclasses.replace(c, p_corrected=p)) for (study, c), p in zip(found, corrected, strict=True)]
+
+
+def findings(folder: Path, judge: str = "radicals", split: str = "held_out", suffix: str = "") -> list[str]:
+    """A sentence for each of `claims`.
+
+    Args:
+        folder, judge, split, suffix: as for `claims`.
+    """
+    found = claims(folder, judge, split, suffix)
+    return [f"{study.claim}: {sentence(contrast, place(study))}" for study, contrast in found]
