@@ -7,7 +7,7 @@ import torch
 from diffusers import AutoencoderKL, DDIMScheduler, StableDiffusionPipeline, UNet2DConditionModel
 from transformers import BertConfig, BertModel, BertTokenizer
 
-from kanjilab.models.diffusion import Base
+from kanjilab.models.diffusion import LatentDiffusion
 from kanjilab.models.tiny_sd3 import WORDS
 from kanjilab.training.encoded import Encoded
 from kanjilab.training.pocket_base import SCHEDULER_CONFIG
@@ -66,7 +66,7 @@ def save_tiny_pipeline(folder: Path, prediction: str = "epsilon") -> Path:
     return folder
 
 
-def tiny_encoded(base: Base, size: int = 12, seed: int = 0) -> Encoded:
+def tiny_encoded(base: LatentDiffusion, size: int = 12, seed: int = 0) -> Encoded:
     """A random encoded dataset of a tiny pipeline's shapes."""
     rng = np.random.default_rng(seed)
     shape = base.latent_shape(32)

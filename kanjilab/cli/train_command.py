@@ -14,7 +14,7 @@ from kanjilab.core.run_folder import RunFolder
 from kanjilab.data.image_folder import Dataset, open_dataset
 from kanjilab.experiments.packs import measure_steps
 from kanjilab.export.release import pictures_of, release_arm
-from kanjilab.models.loading import Base, load_base, usual_device
+from kanjilab.models.loading import LatentDiffusion, load_base, usual_device
 from kanjilab.models.memory import Setting, require_memory
 from kanjilab.training.cost import Cost
 from kanjilab.training.driver import run_training
@@ -150,7 +150,7 @@ def _training_images(folder: Path) -> Dataset:
     return images.split("train")
 
 
-def _measured_cost(base: Base, images: Dataset, arms: Sequence[Arm]) -> Cost:
+def _measured_cost(base: LatentDiffusion, images: Dataset, arms: Sequence[Arm]) -> Cost:
     seconds, gigabytes = measure_steps(base, blank_encoded(base, images.size_px, len(images)), arms)
     return dataclasses.replace(Cost.of(arms, len(images)), seconds_per_step=seconds, peak_gb=gigabytes)
 
@@ -171,7 +171,7 @@ def _tell_how_it_ended(run: RunFolder, before: Sequence[int], say: Callable[[str
             say(f"arm {number} stopped early: {arm['stopped']}")
 
 
-def _release(base: Base, run: RunFolder, preset: Preset, say: Callable[[str], None]) -> None:
+def _release(base: LatentDiffusion, run: RunFolder, preset: Preset, say: Callable[[str], None]) -> None:
     for arm in range(len(run.settings["arms"])):
         try:
             written = release_arm(base, run, arm, preset.prompts, preset.sampling, bar(f"draw arm {arm}", kept=True))

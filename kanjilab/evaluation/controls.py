@@ -21,7 +21,7 @@ from kanjilab.evaluation.main_parts import Images
 from kanjilab.evaluation.scoring import caption_prompts, glyphs_of
 from kanjilab.evaluation.two_sample import Hand
 from kanjilab.models.adapters import Trainable
-from kanjilab.models.loading import Base
+from kanjilab.models.loading import LatentDiffusion
 from kanjilab.models.sampling import Sampling, sample
 from kanjilab.training.checkpoints import load_checkpoints
 
@@ -31,7 +31,7 @@ CUTS = 16  # tried for every half-swapped glyph
 
 
 def score_criteria(
-    base: Base,
+    base: LatentDiffusion,
     run: RunFolder,
     dataset: Dataset,
     judge: Judge,
@@ -88,7 +88,7 @@ def criteria_text(table: pd.DataFrame) -> str:
 def controls(
     context: Context,
     dataset: Dataset,
-    base: Base,
+    base: LatentDiffusion,
     prompts: Sequence[str],
     seeds: Sequence[int],
     sampling: Sampling | None = None,
@@ -168,7 +168,7 @@ def held_out_glyphs(held_out: Dataset, prompts: Sequence[str], count: int) -> Im
     return held_out.images([rows[prompt][number % len(rows[prompt])] for prompt in prompts for number in range(count)])
 
 
-def through_vae(base: Base, images: Images, batch: int = 32) -> Images:
+def through_vae(base: LatentDiffusion, images: Images, batch: int = 32) -> Images:
     """Glyphs encoded and decoded, (N, H, W) uint8: what no model on this base can be better than."""
     decoded = []
     for start in range(0, len(images), batch):
@@ -250,6 +250,10 @@ def half_swapped(training: Images, count: int, rng: np.random.Generator) -> Imag
 
 
 def _sampled(
-    base: Base, prompts: Sequence[str], seeds: Sequence[int], sampling: Sampling | None, trainable: Trainable | None
+    base: LatentDiffusion,
+    prompts: Sequence[str],
+    seeds: Sequence[int],
+    sampling: Sampling | None,
+    trainable: Trainable | None,
 ) -> Images:
     return glyphs_of(sample(base, prompts, seeds, sampling, trainable=trainable)[0])

@@ -12,7 +12,7 @@ from kanjilab.data.image_folder import Dataset
 from kanjilab.evaluation.judges.radical_judge import RadicalJudge
 from kanjilab.evaluation.metrics import Estimate, expected_radical_hits, two_way_bootstrap
 from kanjilab.models.adapters import Trainable
-from kanjilab.models.loading import Base
+from kanjilab.models.loading import LatentDiffusion
 from kanjilab.models.sampling import Sampling, sample
 
 
@@ -67,7 +67,7 @@ def glyphs_of(images: np.ndarray) -> np.ndarray:
 
 
 def score_prompts(
-    base: Base,
+    base: LatentDiffusion,
     judge: RadicalJudge,
     prompts: PromptSet,
     seeds: Sequence[int],

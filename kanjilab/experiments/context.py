@@ -19,7 +19,7 @@ from kanjilab.data.image_folder import Dataset, open_dataset
 from kanjilab.data.selection import rule_from_json
 from kanjilab.evaluation.scoring import PromptSet, caption_prompts
 from kanjilab.experiments.study import Study, Variant
-from kanjilab.models.loading import Base, load_base
+from kanjilab.models.loading import LatentDiffusion, load_base
 from kanjilab.training.encoded import Encoded, encode_dataset
 
 FEW_HELD_OUT, MANY_HELD_OUT = 20, 1_000  # characters per radical; many where several datasets must share some
@@ -41,7 +41,7 @@ class Lab:
 
     study: Study
     folder: Path
-    base: Base
+    base: LatentDiffusion
     encoded: dict[str, Encoded]
     prompts: dict[str, PromptSet]
     held_out: Encoded | None

@@ -24,7 +24,7 @@ from kanjilab.data.radicals import RADICALS_WANTED
 from kanjilab.data.selection import Left16, Rule
 from kanjilab.evaluation.judges.radical_judge import RadicalJudge
 from kanjilab.evaluation.scoring import caption_prompts, expected_radical_share, score_prompts
-from kanjilab.models.loading import Base, cache_folder, load_base
+from kanjilab.models.loading import LatentDiffusion, cache_folder, load_base
 from kanjilab.models.sampling import Sampling, fitting
 from kanjilab.training.checkpoints import load_checkpoints
 from kanjilab.training.driver import finished_training
@@ -36,7 +36,7 @@ from kanjilab.viz.charts import draw_loss, save_figure
 from kanjilab.viz.strip import save_strip
 
 
-class Clock:
+class Stopwatch:
     """Seconds spent in each named part."""
 
     def __init__(self) -> None:
@@ -79,25 +79,25 @@ def run_demo(
         InterruptedError: a STOP file ended the training.
     """
     folder.mkdir(parents=True, exist_ok=True)
-    clock = Clock()
+    stopwatch = Stopwatch()
     arm = dataclasses.replace(arm, images_seen=scale.images_seen)
-    with clock.part("curate"):
+    with stopwatch.part("curate"):
         dataset = build_dataset(rule or Left16(), folder / "data", on_progress=bar("curate", kept=True))
-    with clock.part("load the base"):
+    with stopwatch.part("load the base"):
         base = load_base(base_name, precision)
     sampling = fitting(sampling, base)
-    with clock.part("encode"):
+    with stopwatch.part("encode"):
         data = encode_dataset(base, dataset.split("train"), on_progress=bar("encode", kept=True))
-    with clock.part("train"):
+    with stopwatch.part("train"):
         run = finished_training(base, data, [arm], folder / "run", scale.checkpoints)
     recipe = {"scale": dataclasses.asdict(scale), "sampling": sampling.to_json()}
     if report := _finished_report(folder, run, dataset, recipe):
         return report
-    with clock.part("draw the strip"):
+    with stopwatch.part("draw the strip"):
         draw_pictures(base, run, folder, scale, sampling)
-    with clock.part("score"):
+    with stopwatch.part("score"):
         scores = score_run(base, run, dataset, scale.captions_per_radical, sampling)
-    report = describe(run, dataset, scores, clock) | recipe
+    report = describe(run, dataset, scores, stopwatch) | recipe
     write_json_atomic(folder / "report.json", report)
     return report
 
@@ -112,7 +112,7 @@ def _finished_report(folder: Path, run: RunFolder, dataset: Dataset, recipe: dic
     return report if same and report["data"]["hash"] == dataset.content_hash else None
 
 
-def draw_pictures(base: Base, run: RunFolder, folder: Path, scale: Scale, sampling: Sampling) -> None:
+def draw_pictures(base: LatentDiffusion, run: RunFolder, folder: Path, scale: Scale, sampling: Sampling) -> None:
     """Writes strip.png, queen.gif and loss.png, each with its JSON."""
     told = bar("sample", kept=True)
     images, facts = sample_history(base, run, DEMO, list(range(scale.seeds)), sampling, on_progress=told)
@@ -133,7 +133,7 @@ def _title(run: RunFolder) -> str:
 
 
 def score_run(
-    base: Base, run: RunFolder, dataset: Dataset, captions_per_radical: int, sampling: Sampling, arm: int = 0
+    base: LatentDiffusion, run: RunFolder, dataset: Dataset, captions_per_radical: int, sampling: Sampling, arm: int = 0
 ) -> pd.DataFrame:
     """Expected radical found, before and after training, on training and on held-out captions, where there are any.
 
@@ -158,7 +158,7 @@ def score_run(
     return pd.DataFrame(rows, columns=["captions", "training", "prompts", "images", "rate", "low", "high"])
 
 
-def describe(run: RunFolder, dataset: Dataset, scores: pd.DataFrame, clock: Clock) -> dict[str, Any]:
+def describe(run: RunFolder, dataset: Dataset, scores: pd.DataFrame, stopwatch: Stopwatch) -> dict[str, Any]:
     """The report's contents."""
     log = run.read_log()
     seen, seconds = log["images_seen"].iloc[-1][0], log["seconds"].iloc[-1]
@@ -176,7 +176,7 @@ def describe(run: RunFolder, dataset: Dataset, scores: pd.DataFrame, clock: Cloc
         "loss_last_tenth": float(losses.iloc[-max(1, len(losses) // 10) :].mean()),
         "scores": scores.to_dict("records"),
         "chance": "one radical in sixteen, 6%" if len(radicals) == RADICALS_WANTED else None,
-        "seconds": clock.seconds,
+        "seconds": stopwatch.seconds,
         "peak_memory_gb": round(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit / 1e9, 2),
     }
 

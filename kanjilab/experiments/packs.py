@@ -26,7 +26,7 @@ from kanjilab.evaluation.metrics import mean_pairwise_distance
 from kanjilab.evaluation.scoring import glyphs_of
 from kanjilab.experiments.context import Lab
 from kanjilab.models.adapters import Trainable, make_trainable
-from kanjilab.models.loading import Base
+from kanjilab.models.loading import LatentDiffusion
 from kanjilab.models.memory import free_bytes
 from kanjilab.models.sampling import sample
 from kanjilab.training.checkpoints import load_checkpoints
@@ -136,7 +136,9 @@ def _write_first(path: Path, content: Any) -> None:
         temporary.unlink()
 
 
-def _room(base: Base, most_arms: int, memory_gb: float | None, share: float) -> Callable[[Arm, Encoded], int]:
+def _room(
+    base: LatentDiffusion, most_arms: int, memory_gb: float | None, share: float
+) -> Callable[[Arm, Encoded], int]:
     """How many arms like a given one fit; what is measured once for a shape is remembered."""
     idle = _peak_gigabytes(base.device, reset=True)
     limit = idle + share * free_bytes(base.device) / GIGABYTE if memory_gb is None else memory_gb
@@ -185,7 +187,7 @@ def plan_text(lab: Lab, packs: Sequence[Pack]) -> str:
 # ---------------------------------------------------------------------------------------------- what a step costs
 
 
-def measure_steps(base: Base, data: Encoded, arms: Sequence[Arm], steps: int = 2) -> tuple[float, float]:
+def measure_steps(base: LatentDiffusion, data: Encoded, arms: Sequence[Arm], steps: int = 2) -> tuple[float, float]:
     """Trains a few steps that nobody keeps, and looks at the clock and the memory.
 
     Args:

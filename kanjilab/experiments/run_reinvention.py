@@ -37,7 +37,7 @@ from kanjilab.experiments.reinvention import (
     score_items,
     word_order_consistency,
 )
-from kanjilab.models.loading import Base, load_base
+from kanjilab.models.loading import LatentDiffusion, load_base
 from kanjilab.models.sampling import Sampling, sample
 from kanjilab.training.checkpoints import load_checkpoints
 from kanjilab.training.driver import finished_training
@@ -174,7 +174,12 @@ def tasks(items: Sequence[Item], new: Sequence[Item]) -> dict[str, Asked]:
 
 
 def draw(
-    base: Base, run: RunFolder, prompts: Sequence[str], seeds: Sequence[int], sampling: Sampling, arm: int = 0
+    base: LatentDiffusion,
+    run: RunFolder,
+    prompts: Sequence[str],
+    seeds: Sequence[int],
+    sampling: Sampling,
+    arm: int = 0,
 ) -> np.ndarray:
     """Every prompt with every seed from an arm's last checkpoint; read, where an earlier call stored them.
 

@@ -10,7 +10,7 @@ import numpy as np
 from kanjilab.core.run_folder import RunFolder
 from kanjilab.export.checkpoint import LORA_FORMS, to_pipeline, write_card
 from kanjilab.export.comfyui import Drawing, workflow_for, write_workflow
-from kanjilab.models.loading import Base
+from kanjilab.models.loading import LatentDiffusion
 from kanjilab.models.sampling import Sampling, fitting
 from kanjilab.training.history import history_strip, sample_history
 from kanjilab.viz.strip import Strip, save_strip
@@ -78,7 +78,7 @@ def hand_over(run: RunFolder, step: int, arm: int, path: Path, handover: Handove
 
 
 def release_arm(
-    base: Base,
+    base: LatentDiffusion,
     run: RunFolder,
     arm: int,
     prompts: Sequence[str],
@@ -119,7 +119,7 @@ def pictures_of(checkpoints: int, prompts: Sequence[str]) -> int:
 
 
 def _drawn_strip(
-    base: Base,
+    base: LatentDiffusion,
     run: RunFolder,
     arm: int,
     prompts: Sequence[str],

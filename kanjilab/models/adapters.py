@@ -22,7 +22,7 @@ from torch.nn import functional as F
 from kanjilab.core.config import Arm
 from kanjilab.core.rng import counted_rng
 from kanjilab.models.full import WholeDenoiser
-from kanjilab.models.parameters import Rows, Segments, swapped_entries
+from kanjilab.models.parameters import ArmSlices, FlatParameters, swapped_entries
 
 # The second half are the text's in an MMDiT, whose attention is over image and text together.
 ATTENTION = r"(to_(q|k|v|out\.0)|add_[qkv]_proj|to_add_out)$"
@@ -93,7 +93,7 @@ class StackedLora(nn.Module):
         down: nn.Parameter,
         up: nn.Parameter,
         scales: Tensor,
-        segments: Segments,
+        segments: ArmSlices,
         magnitude: nn.Parameter | None,
         decomposed: Sequence[bool],
     ):
@@ -249,7 +249,7 @@ class LoraStack:
     def __init__(self, denoiser: nn.Module, arms: Sequence[Arm], text_encoder: nn.Module | None = None):
         self.denoiser, self.text_encoder = denoiser.requires_grad_(False), text_encoder
         self.arms = tuple(arms)
-        self.segments, self.text_segments = Segments(), Segments()
+        self.segments, self.text_segments = ArmSlices(), ArmSlices()
         self.size_px: int | None = None  # of the images that were trained on, where that is known
         per_arm = [self._layers_of(arm) for arm in arms]
         self.layers = {name: layer for layers in per_arm for name, layer in layers.items()}
@@ -262,7 +262,7 @@ class LoraStack:
         device = next(denoiser.parameters()).device
         # Text encoders compute in float32, and DoRA's lengths would, rounded, scale whole rows.
         exact = [name for name in shapes if name.startswith(TEXT) or name.endswith(MAGNITUDE)]
-        self.rows = Rows(shapes, len(arms), device, compute_dtype(denoiser), exact)
+        self.rows = FlatParameters(shapes, len(arms), device, compute_dtype(denoiser), exact)
         self.leaves = list(self.rows.leaves.values())
         scales = torch.tensor([arm.scale for arm in arms])
         self.scales = scales.to(device)
@@ -323,10 +323,10 @@ class LoraStack:
                     views[f"{name}.{MAGNITUDE}"][k] = row_norms(layer.weight)
 
     @contextmanager
-    def attached(self) -> Iterator[Segments]:
+    def attached(self) -> Iterator[ArmSlices]:
         """Within it denoiser and text encoder run with the adapters; yields the segments to set per batch.
 
-        The text encoder's own, `text_segments`, are set by who reads captions: `Base.trained_text`.
+        The text encoder's own, `text_segments`, are set by who reads captions: `LatentDiffusion.trained_text`.
         """
         with torch.no_grad():
             self.rows.refresh()

@@ -5,12 +5,12 @@ from typing import NamedTuple
 from torch import Tensor
 
 
-class TextStates(NamedTuple):
+class Conditioning(NamedTuple):
     """What the denoiser reads of captions: token states (N, L, D), and pooled states (N, P) or None."""
 
     tokens: Tensor
     pooled: Tensor | None = None
 
-    def select(self, rows: Tensor) -> "TextStates":
+    def select(self, rows: Tensor) -> "Conditioning":
         """The states of some captions, by index."""
-        return TextStates(self.tokens[rows], None if self.pooled is None else self.pooled[rows])
+        return Conditioning(self.tokens[rows], None if self.pooled is None else self.pooled[rows])

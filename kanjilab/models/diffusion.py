@@ -11,16 +11,16 @@ from torch import Tensor, nn
 
 from kanjilab.core.config import QUANTISED, Arm
 from kanjilab.models.adapters import LoraStack, Trainable, compute_dtype
-from kanjilab.models.conditioning import TextStates
+from kanjilab.models.conditioning import Conditioning
 from kanjilab.models.noise import flow_sigmas, min_snr_weight, velocity_weight
-from kanjilab.models.text_encoders import OneEncoder, TextSide
+from kanjilab.models.text_encoders import OneEncoder, TextEncoders
 
 
 @dataclass
-class Base(ABC):
+class LatentDiffusion(ABC):
     """A text-to-image latent diffusion model in its parts.
 
-    A *timestep* is the index of one of T noise levels, all equally likely in training; the *clock* is
+    A *timestep* is the index of one of T noise levels, all equally likely in training; the *model timestep* is
     what the denoiser is told in its place.
 
     Attributes:
@@ -39,7 +39,7 @@ class Base(ABC):
     identity: str
     denoiser: nn.Module
     vae: Any
-    text: TextSide
+    text: TextEncoders
     scheduler_config: dict[str, Any]
     precision: str
     device: torch.device
@@ -62,7 +62,7 @@ class Base(ABC):
         """T, the number of noise levels."""
 
     @abstractmethod
-    def noised(self, latents: Tensor, noise: Tensor, timesteps: Tensor) -> tuple[Tensor, Tensor]:
+    def add_noise(self, latents: Tensor, noise: Tensor, timesteps: Tensor) -> tuple[Tensor, Tensor]:
         """The denoiser's input and its target.
 
         Args:
@@ -73,16 +73,16 @@ class Base(ABC):
         """
 
     @abstractmethod
-    def clock(self, timesteps: Tensor) -> Tensor:
+    def model_timestep(self, timesteps: Tensor) -> Tensor:
         """(B,) what the denoiser is told for each timestep."""
 
     @abstractmethod
-    def denoise(self, noisy: Tensor, clock: Tensor, text: TextStates) -> Tensor:
+    def denoise(self, noisy: Tensor, model_timestep: Tensor, text: Conditioning) -> Tensor:
         """The denoiser's prediction, (B, C, h, w) float32.
 
         Args:
             noisy: (B, C, h, w).
-            clock: (B,) of `clock`, or of a sampler.
+            model_timestep: (B,) of `model_timestep`, or of a sampler.
             text: B captions' states.
         """
 
@@ -168,7 +168,7 @@ class Base(ABC):
         """The autoencoder's scaling factor, and the shift before it."""
         return self.vae.config.scaling_factor, self.vae.config.get("shift_factor") or 0.0
 
-    def encode_text(self, captions: Sequence[str]) -> TextStates:
+    def encode_text(self, captions: Sequence[str]) -> Conditioning:
         """Token states (and pooled states) of captions, padded to the model's length.
 
         Args:
@@ -176,9 +176,9 @@ class Base(ABC):
         """
         states = self.text.states(captions)
         pooled = None if states.pooled is None else states.pooled.to(self.device)
-        return TextStates(states.tokens.to(self.device), pooled)
+        return Conditioning(states.tokens.to(self.device), pooled)
 
-    def trained_text(self, trainable: Trainable, captions: Sequence[str], states: TextStates) -> TextStates:
+    def trained_text(self, trainable: Trainable, captions: Sequence[str], states: Conditioning) -> Conditioning:
         """States of captions as each arm reads them: anew where it trains the text encoder, and else as they are.
 
         Args:
@@ -194,10 +194,10 @@ class Base(ABC):
         assert isinstance(self.text, OneEncoder) and isinstance(trainable, LoraStack)
         trainable.text_segments.pairs = tuple((k, count) for k, count in pairs if k in trainable.text_arms)
         found = self.text.encode([captions[row] for row in rows])
-        return TextStates(states.tokens.index_copy(0, torch.tensor(rows, device=self.device), found), states.pooled)
+        return Conditioning(states.tokens.index_copy(0, torch.tensor(rows, device=self.device), found), states.pooled)
 
 
-class UNetBase(Base):
+class UNetDiffusion(LatentDiffusion):
     """A U-Net that predicts noise or velocity, as in Stable Diffusion 1.x and pocket."""
 
     family = "unet"
@@ -221,11 +221,11 @@ class UNetBase(Base):
         """T, the number of noise levels."""
         return len(self.alpha_bar)
 
-    def clock(self, timesteps: Tensor) -> Tensor:
+    def model_timestep(self, timesteps: Tensor) -> Tensor:
         """(B,) the timesteps themselves."""
         return timesteps
 
-    def noised(self, latents: Tensor, noise: Tensor, timesteps: Tensor) -> tuple[Tensor, Tensor]:
+    def add_noise(self, latents: Tensor, noise: Tensor, timesteps: Tensor) -> tuple[Tensor, Tensor]:
         """The denoiser's input, and the noise or the velocity to predict, (B, C, h, w) each.
 
         Args:
@@ -259,19 +259,19 @@ class UNetBase(Base):
         # The error of a velocity prediction carries a factor SNR + 1 itself, of which SNR is the noise error's.
         return weight * alpha_bar if self.prediction == "v_prediction" else weight
 
-    def denoise(self, noisy: Tensor, clock: Tensor, text: TextStates) -> Tensor:
+    def denoise(self, noisy: Tensor, model_timestep: Tensor, text: Conditioning) -> Tensor:
         """The denoiser's prediction, (B, C, h, w) float32.
 
         Args:
             noisy: (B, C, h, w).
-            clock: (B,) of `clock`, or of a sampler.
+            model_timestep: (B,) of `model_timestep`, or of a sampler.
             text: B captions' states.
         """
         dtype = compute_dtype(self.denoiser)
-        return self.denoiser(noisy.to(dtype), clock, text.tokens.to(dtype)).sample.float()
+        return self.denoiser(noisy.to(dtype), model_timestep, text.tokens.to(dtype)).sample.float()
 
 
-class FlowBase(Base):
+class FlowDiffusion(LatentDiffusion):
     """A multimodal transformer (MMDiT) over a rectified flow, as in Stable Diffusion 3 and 3.5.
 
     Noisy latents are (1 - sigma) · latents + sigma · noise, and the target is noise - latents. The T
@@ -318,11 +318,11 @@ class FlowBase(Base):
             raise ValueError(f"{self.name}: expected a size that is a multiple of {edge_px} px, got {size_px}")
         return channels, height, width
 
-    def clock(self, timesteps: Tensor) -> Tensor:
+    def model_timestep(self, timesteps: Tensor) -> Tensor:
         """(B,) float32: sigma, in thousandths."""
         return self.sigmas[timesteps] * self.trained_timesteps
 
-    def noised(self, latents: Tensor, noise: Tensor, timesteps: Tensor) -> tuple[Tensor, Tensor]:
+    def add_noise(self, latents: Tensor, noise: Tensor, timesteps: Tensor) -> tuple[Tensor, Tensor]:
         """The denoiser's input, and noise - latents to predict, (B, C, h, w) each.
 
         Args:
@@ -359,19 +359,19 @@ class FlowBase(Base):
         assert gamma is None and not velocity
         return torch.ones(len(timesteps), device=self.device)
 
-    def denoise(self, noisy: Tensor, clock: Tensor, text: TextStates) -> Tensor:
+    def denoise(self, noisy: Tensor, model_timestep: Tensor, text: Conditioning) -> Tensor:
         """The denoiser's prediction, (B, C, h, w) float32.
 
         Args:
             noisy: (B, C, h, w).
-            clock: (B,) of `clock`, or of a sampler.
+            model_timestep: (B,) of `model_timestep`, or of a sampler.
             text: B captions' states.
         """
         assert text.pooled is not None
         dtype = compute_dtype(self.denoiser)
         predicted = self.denoiser(
             hidden_states=noisy.to(dtype),
-            timestep=clock,
+            timestep=model_timestep,
             encoder_hidden_states=text.tokens.to(dtype),
             pooled_projections=text.pooled.to(dtype),
         )

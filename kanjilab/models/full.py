@@ -7,7 +7,7 @@ from typing import Any
 from torch import Tensor, nn
 
 from kanjilab.core.config import Arm
-from kanjilab.models.parameters import Rows, Segments, swapped_entries
+from kanjilab.models.parameters import ArmSlices, FlatParameters, swapped_entries
 
 
 class WholeDenoiser:
@@ -25,11 +25,11 @@ class WholeDenoiser:
             raise ValueError(f"full fine-tuning trains one arm at a time, got {len(arms)}")
         self.denoiser = denoiser
         self.arms = tuple(arms)
-        self.segments = Segments()
+        self.segments = ArmSlices()
         self.size_px: int | None = None  # of the images that were trained on, where that is known
         original = dict(denoiser.named_parameters())
         device = next(denoiser.parameters()).device
-        self.rows = Rows({name: tuple(value.shape) for name, value in original.items()}, 1, device)
+        self.rows = FlatParameters({name: tuple(value.shape) for name, value in original.items()}, 1, device)
         views = self.rows.views(self.rows.values)
         for name, value in original.items():
             views[name][0] = value.detach()
@@ -40,7 +40,7 @@ class WholeDenoiser:
         self.start = self.rows.values.clone()
 
     @contextmanager
-    def attached(self) -> Iterator[Segments]:
+    def attached(self) -> Iterator[ArmSlices]:
         """Within it the denoiser computes with the trained weights; the base's own come back after."""
         with swapped_entries(self.slots):
             yield self.segments

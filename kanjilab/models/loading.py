@@ -14,7 +14,7 @@ from torch import nn
 from kanjilab.core.config import PRECISIONS, QUANTISED
 from kanjilab.core.storage import PACKAGE_WEIGHTS, appearing_folder, cache_folder, sha256_file
 from kanjilab.models.cpu_layers import pack_layers
-from kanjilab.models.diffusion import Base, FlowBase, UNetBase
+from kanjilab.models.diffusion import FlowDiffusion, LatentDiffusion, UNetDiffusion
 from kanjilab.models.hub import (
     UNUSED_PARTS,
     family_of,
@@ -42,7 +42,7 @@ def load_base(
     device: str | torch.device = "cpu",
     *,
     gradient_checkpointing: bool = False,
-) -> Base:
+) -> LatentDiffusion:
     """Loads a base by name.
 
     Args:
@@ -92,7 +92,7 @@ def _require_quantisation(precision: str, device: torch.device) -> None:
         )
 
 
-def _load_unet(name: str, folder: Path, precision: str, device: torch.device) -> UNetBase:
+def _load_unet(name: str, folder: Path, precision: str, device: torch.device) -> UNetDiffusion:
     from diffusers import DiffusionPipeline
     from diffusers.models.attention_processor import AttnProcessor
 
@@ -109,7 +109,7 @@ def _load_unet(name: str, folder: Path, precision: str, device: torch.device) ->
         # torch's fused attention takes two to four times as long there, backwards above all.
         denoiser.set_attn_processor(AttnProcessor())
         pack_layers(denoiser)
-    return UNetBase(
+    return UNetDiffusion(
         name=name,
         identity=identity,
         denoiser=denoiser,
@@ -121,7 +121,7 @@ def _load_unet(name: str, folder: Path, precision: str, device: torch.device) ->
     )
 
 
-def _load_flow(name: str, folder: Path, precision: str, device: torch.device) -> FlowBase:
+def _load_flow(name: str, folder: Path, precision: str, device: torch.device) -> FlowDiffusion:
     """Part by part, the denoiser straight in its precision; the text encoders wait until they are needed."""
     from diffusers import AutoencoderKL, FlowMatchEulerDiscreteScheduler, SD3Transformer2DModel
 
@@ -133,7 +133,7 @@ def _load_flow(name: str, folder: Path, precision: str, device: torch.device) ->
         vae: Any = AutoencoderKL.from_pretrained(folder / "vae", use_safetensors=True, dtype=torch.float32)
         scheduler: Any = FlowMatchEulerDiscreteScheduler.from_pretrained(folder / "scheduler")
         denoiser = _frozen(denoiser, precision, device)
-    return FlowBase(
+    return FlowDiffusion(
         name=name,
         identity=folder_digest(folder, parts),
         denoiser=denoiser,

@@ -21,7 +21,7 @@ from kanjilab.models.cpu_layers import packed_bytes
 from kanjilab.models.full import WholeDenoiser
 from kanjilab.models.hub import family_of, quiet_diffusers
 from kanjilab.models.loading import DTYPES, base_folder
-from kanjilab.models.parameters import Segments
+from kanjilab.models.parameters import ArmSlices
 from kanjilab.models.text_encoders import T5_TOKENS
 
 GIGABYTE, MEGABYTE = 1e9, 1e6
@@ -280,7 +280,7 @@ def _activation_bytes(denoiser: Any, trainable: Trainable, of: Architecture, set
     dtype = DTYPES[setting.precision]
     edge = size_px // of.factor
     noisy = torch.empty(images, of.latent_channels, edge, edge, device="meta", dtype=dtype)
-    clock = torch.empty(images, device="meta")
+    model_timestep = torch.empty(images, device="meta")
     text = torch.empty(images, *of.text, device="meta", dtype=dtype)
     text_encoder = trainable.text_encoder if isinstance(trainable, LoraStack) else None
     models = [model for model in (denoiser, text_encoder) if model is not None]
@@ -290,7 +290,7 @@ def _activation_bytes(denoiser: Any, trainable: Trainable, of: Architecture, set
         denoiser.enable_gradient_checkpointing(kept.checkpointed)
     whole = isinstance(trainable, WholeDenoiser)
     denoiser.requires_grad_(whole)  # in place of its copy, which autocast would have to turn into bf16
-    attached = nullcontext(Segments()) if whole else trainable.attached()
+    attached = nullcontext(ArmSlices()) if whole else trainable.attached()
     with attached as segments, kept.counting(), _FusedAttention():
         segments.pairs = tuple((k, arm.batch) for k, arm in enumerate(setting.arms))
         if text_encoder is not None and isinstance(trainable, LoraStack):
@@ -298,10 +298,10 @@ def _activation_bytes(denoiser: Any, trainable: Trainable, of: Architecture, set
             captions = sum(count for _, count in trainable.text_segments.pairs)
             text_encoder(torch.empty(captions, of.text[0], device="meta", dtype=torch.long))
         if of.family == "unet":
-            denoiser(noisy, clock, text)
+            denoiser(noisy, model_timestep, text)
         else:
             pooled = torch.empty(images, of.denoiser["pooled_projection_dim"], device="meta", dtype=dtype)
-            denoiser(noisy, encoder_hidden_states=text, pooled_projections=pooled, timestep=clock)
+            denoiser(noisy, encoder_hidden_states=text, pooled_projections=pooled, timestep=model_timestep)
     return kept.total + kept.largest
 
 

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 
-class Rows:
+class FlatParameters:
     """One vector of parameters per arm, (K, P) float32, with a named view for each tensor in it.
 
     The model computes with `leaves`: views of the rows themselves, or of a copy in the model's
@@ -74,7 +74,7 @@ class Rows:
 
 
 @dataclass
-class Segments:
+class ArmSlices:
     """Which arm each stretch of the batch belongs to: (arm, count) pairs in order."""
 
     pairs: tuple[tuple[int, int], ...] = ()

@@ -15,11 +15,11 @@ from torch import Tensor
 from kanjilab.core.images import SIZE_PX
 from kanjilab.core.rng import counted_rng
 from kanjilab.models.adapters import Trainable
-from kanjilab.models.conditioning import TextStates
-from kanjilab.models.diffusion import Base, FlowBase, UNetBase
-from kanjilab.models.parameters import Segments
+from kanjilab.models.conditioning import Conditioning
+from kanjilab.models.diffusion import FlowDiffusion, LatentDiffusion, UNetDiffusion
+from kanjilab.models.parameters import ArmSlices
 
-SAMPLERS = (*UNetBase.samplers, *FlowBase.samplers)
+SAMPLERS = (*UNetDiffusion.samplers, *FlowDiffusion.samplers)
 
 
 @dataclass(frozen=True)
@@ -54,7 +54,7 @@ class Sampling:
         """A plain dictionary, ready for JSON."""
         return asdict(self)
 
-    def scheduler(self, base: Base) -> Any:
+    def scheduler(self, base: LatentDiffusion) -> Any:
         """A fresh scheduler of diffusers for this base.
 
         Raises:
@@ -74,10 +74,10 @@ class Sampling:
 
 def default_sampling(family: str) -> Sampling:
     """How images are drawn where nothing is said, from a base of family `unet` or `mmdit`."""
-    return Sampling(FlowBase.samplers[0] if family == FlowBase.family else UNetBase.samplers[0])
+    return Sampling(FlowDiffusion.samplers[0] if family == FlowDiffusion.family else UNetDiffusion.samplers[0])
 
 
-def fitting(sampling: Sampling, base: Base) -> Sampling:
+def fitting(sampling: Sampling, base: LatentDiffusion) -> Sampling:
     """The same, with the base's first sampler if its own is made for the other family."""
     return sampling if sampling.sampler in base.samplers else replace(sampling, sampler=base.samplers[0])
 
@@ -89,7 +89,7 @@ def initial_noise(seeds: Sequence[int], shape: tuple[int, ...]) -> Tensor:
 
 
 def sample(
-    base: Base,
+    base: LatentDiffusion,
     prompts: Sequence[str],
     seeds: Sequence[int],
     sampling: Sampling | None = None,
@@ -142,7 +142,7 @@ def sample(
 
 
 @torch.no_grad()
-def _states(base: Base, captions: Sequence[str], trainable: Trainable | None) -> tuple[TextStates, int]:
+def _states(base: LatentDiffusion, captions: Sequence[str], trainable: Trainable | None) -> tuple[Conditioning, int]:
     """States of the captions, arm after arm, and the rows from one arm's to the next's: 0 where all share them."""
     states, count = base.encode_text(captions), len(captions)
     if trainable is None or not trainable.text_arms:
@@ -152,7 +152,7 @@ def _states(base: Base, captions: Sequence[str], trainable: Trainable | None) ->
         for k in range(len(trainable.arms)):
             segments.pairs = ((k, count),)
             every.append(base.trained_text(trainable, captions, states).tokens)
-    return TextStates(torch.cat(every)), count
+    return Conditioning(torch.cat(every)), count
 
 
 def _telling(
@@ -175,9 +175,9 @@ def _telling(
 
 @torch.no_grad()
 def _denoise_all(
-    base: Base,
+    base: LatentDiffusion,
     latents: Tensor,
-    text: TextStates,
+    text: Conditioning,
     owners: list[int],
     sampling: Sampling,
     trainable: Trainable | None,
@@ -190,7 +190,7 @@ def _denoise_all(
         scheduler.set_timesteps(sampling.steps, device=base.device)
     guided = sampling.guidance > 1
     copies = 2 if guided else 1
-    with trainable.attached() if trainable else nullcontext(Segments()) as segments:
+    with trainable.attached() if trainable else nullcontext(ArmSlices()) as segments:
         segments.pairs = tuple((k, copies * owners.count(k)) for k in dict.fromkeys(owners))
         for timestep in scheduler.timesteps:
             noisy = latents.repeat_interleave(copies, 0)  # none of these samplers scales the denoiser's input

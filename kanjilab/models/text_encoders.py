@@ -10,14 +10,14 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor, nn
 
-from kanjilab.models.conditioning import TextStates
+from kanjilab.models.conditioning import Conditioning
 from kanjilab.models.hub import quiet_diffusers
 
 T5_TOKENS = 77  # of SD 3's third encoder; diffusers' training script and ComfyUI take as many
 REMEMBERED = 64  # captions whose states are kept, so that drawing at each checkpoint loads no encoder anew
 
 
-class TextPart(NamedTuple):
+class EncodedPart(NamedTuple):
     """What one encoder says of some captions, and where it stands among all states.
 
     Attributes:
@@ -35,7 +35,7 @@ class TextPart(NamedTuple):
     pooled_widths: slice = slice(0, 0)
 
 
-class TextSide(ABC):
+class TextEncoders(ABC):
     """The text encoders of a base, whatever their number.
 
     Attributes:
@@ -51,7 +51,7 @@ class TextSide(ABC):
     encoder: nn.Module | None = None
 
     @abstractmethod
-    def parts(self, captions: Sequence[str], batch: int) -> Iterator[TextPart]:
+    def parts(self, captions: Sequence[str], batch: int) -> Iterator[EncodedPart]:
         """The states of captions, encoder by encoder; what no part covers is zero.
 
         Args:
@@ -60,7 +60,7 @@ class TextSide(ABC):
         """
 
     @torch.no_grad()
-    def states(self, captions: Sequence[str]) -> TextStates:
+    def states(self, captions: Sequence[str]) -> Conditioning:
         """The states of a few captions, all in memory."""
         tokens = torch.zeros(len(captions), *self.shape)
         pooled = None if self.pooled_width is None else torch.zeros(len(captions), self.pooled_width)
@@ -68,10 +68,10 @@ class TextSide(ABC):
             tokens[part.captions, part.positions, part.widths] = part.tokens.cpu()
             if pooled is not None and part.pooled is not None:
                 pooled[part.captions, part.pooled_widths] = part.pooled.cpu()
-        return TextStates(tokens, pooled)
+        return Conditioning(tokens, pooled)
 
 
-class OneEncoder(TextSide):
+class OneEncoder(TextEncoders):
     """A tokenizer and an encoder that stay loaded, as SD 1.x and pocket have them.
 
     Args:
@@ -84,12 +84,12 @@ class OneEncoder(TextSide):
         self.shape = (tokenizer.model_max_length, encoder.config.hidden_size)
 
     @torch.no_grad()
-    def parts(self, captions: Sequence[str], batch: int) -> Iterator[TextPart]:
-        """See `TextSide.parts`; captions are padded to the model's length."""
+    def parts(self, captions: Sequence[str], batch: int) -> Iterator[EncodedPart]:
+        """See `TextEncoders.parts`; captions are padded to the model's length."""
         for start in range(0, len(captions), batch):
             states = self.encode(captions[start : start + batch])
             rows = slice(start, start + len(states))
-            yield TextPart(rows, slice(0, self.shape[0]), slice(0, self.shape[1]), states)
+            yield EncodedPart(rows, slice(0, self.shape[0]), slice(0, self.shape[1]), states)
 
     def encode(self, captions: Sequence[str]) -> Tensor:
         """(B, L, D) float32 states, through which gradients flow to what is trained in the encoder."""
@@ -109,7 +109,7 @@ def padded_tokens(tokenizer: Any, captions: list[str], length: int) -> Any:
     return tokenizer(captions, padding="max_length", max_length=length, truncation=True, return_tensors="pt")
 
 
-class ThreeEncoders(TextSide):
+class ThreeEncoders(TextEncoders):
     """SD 3's text side: two CLIPs beside each other in width, and T5 after them in length.
 
     An encoder is loaded when it is needed, encodes all that is asked for, and is freed: T5-XXL alone
@@ -135,18 +135,18 @@ class ThreeEncoders(TextSide):
         self.pooled_width = sum(self.pooled_widths)
         self.clip_tokens = int(self._tokenizer("tokenizer").model_max_length)
         self.shape = (self.clip_tokens + T5_TOKENS, width)
-        self._remembered: OrderedDict[str, TextStates] = OrderedDict()
+        self._remembered: OrderedDict[str, Conditioning] = OrderedDict()
 
     @torch.no_grad()
-    def parts(self, captions: Sequence[str], batch: int) -> Iterator[TextPart]:
-        """See `TextSide.parts`. Each encoder is in memory only while its parts are taken."""
+    def parts(self, captions: Sequence[str], batch: int) -> Iterator[EncodedPart]:
+        """See `TextEncoders.parts`. Each encoder is in memory only while its parts are taken."""
         for number in range(2):
             yield from self._clip_parts(number, captions, batch)
         if self.passes == 3:
             yield from self._t5_parts(captions, batch)
 
     @torch.no_grad()
-    def states(self, captions: Sequence[str]) -> TextStates:
+    def states(self, captions: Sequence[str]) -> Conditioning:
         """The states of a few captions; those asked for lately come from memory."""
         missing = sorted(set(captions) - self._remembered.keys())
         if missing:
@@ -159,9 +159,9 @@ class ThreeEncoders(TextSide):
         while len(self._remembered) > REMEMBERED:
             self._remembered.popitem(last=False)
         pooled = [states.pooled for states in chosen if states.pooled is not None]
-        return TextStates(torch.cat([states.tokens for states in chosen]), torch.cat(pooled))
+        return Conditioning(torch.cat([states.tokens for states in chosen]), torch.cat(pooled))
 
-    def _clip_parts(self, number: int, captions: Sequence[str], batch: int) -> Iterator[TextPart]:
+    def _clip_parts(self, number: int, captions: Sequence[str], batch: int) -> Iterator[EncodedPart]:
         suffix = ("", "_2")[number]
         widths = _following(self.clip_widths, number)
         pooled_widths = _following(self.pooled_widths, number)
@@ -173,9 +173,9 @@ class ThreeEncoders(TextSide):
             found = encoder(ids, output_hidden_states=True)
             tokens, pooled = found.hidden_states[-2].float(), found.text_embeds.float()
             rows = slice(start, start + len(chunk))
-            yield TextPart(rows, slice(0, self.clip_tokens), widths, tokens, pooled, pooled_widths)
+            yield EncodedPart(rows, slice(0, self.clip_tokens), widths, tokens, pooled, pooled_widths)
 
-    def _t5_parts(self, captions: Sequence[str], batch: int) -> Iterator[TextPart]:
+    def _t5_parts(self, captions: Sequence[str], batch: int) -> Iterator[EncodedPart]:
         tokenizer = self._tokenizer("tokenizer_3")
         positions = slice(self.clip_tokens, self.clip_tokens + T5_TOKENS)
         encoder = self._encoder("text_encoder_3")
@@ -183,7 +183,7 @@ class ThreeEncoders(TextSide):
             chunk = list(captions[start : start + batch])
             ids = padded_tokens(tokenizer, chunk, T5_TOKENS).input_ids.to(self.device)
             rows = slice(start, start + len(chunk))
-            yield TextPart(rows, positions, slice(0, self.shape[1]), encoder(ids)[0].float())
+            yield EncodedPart(rows, positions, slice(0, self.shape[1]), encoder(ids)[0].float())
 
     def _has(self, name: str) -> bool:
         return bool((self.index.get(name) or [None])[0])

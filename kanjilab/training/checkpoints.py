@@ -6,10 +6,10 @@ from safetensors.torch import load_file
 
 from kanjilab.core.run_folder import RunFolder
 from kanjilab.models.adapters import Trainable, make_trainable
-from kanjilab.models.diffusion import Base
+from kanjilab.models.diffusion import LatentDiffusion
 
 
-def load_checkpoints(base: Base, run: RunFolder, steps: Sequence[int], arm: int = 0) -> Trainable:
+def load_checkpoints(base: LatentDiffusion, run: RunFolder, steps: Sequence[int], arm: int = 0) -> Trainable:
     """Checkpoints of one arm as the arms of one trainable, ready for `sample`.
 
     A fully fine-tuned denoiser is as large as the base, so only one step at a time is accepted.

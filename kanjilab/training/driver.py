@@ -11,14 +11,14 @@ from accelerate import Accelerator
 from kanjilab.core.config import Arm
 from kanjilab.core.progress import open_bar
 from kanjilab.core.run_folder import RunFolder
-from kanjilab.models.loading import Base
+from kanjilab.models.loading import LatentDiffusion
 from kanjilab.training.encoded import Encoded
 from kanjilab.training.loop import between_steps, is_finished, train
 from kanjilab.training.trainer import StepReport
 
 
 def run_training(
-    base: Base,
+    base: LatentDiffusion,
     data: Encoded,
     arms: Sequence[Arm],
     folder: Path,
@@ -66,7 +66,9 @@ def run_training(
     return RunFolder.open(folder)
 
 
-def finished_training(base: Base, data: Encoded, arms: Sequence[Arm], folder: Path, checkpoints: int) -> RunFolder:
+def finished_training(
+    base: LatentDiffusion, data: Encoded, arms: Sequence[Arm], folder: Path, checkpoints: int
+) -> RunFolder:
     """`run_training` for those who can do nothing with half of one.
 
     Args:

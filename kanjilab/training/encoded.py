@@ -12,8 +12,8 @@ from torch import Tensor
 from kanjilab.core.config import settings_hash
 from kanjilab.core.storage import appearing_folder, cache_folder
 from kanjilab.data.image_folder import Dataset
-from kanjilab.models.conditioning import TextStates
-from kanjilab.models.diffusion import Base
+from kanjilab.models.conditioning import Conditioning
+from kanjilab.models.diffusion import LatentDiffusion
 
 FORMAT = 1
 
@@ -53,17 +53,17 @@ class Encoded:
         """
         return torch.from_numpy(self.mean[rows] + np.exp(0.5 * self.log_variance[rows]) * noise)
 
-    def text(self, captions: np.ndarray, device: torch.device) -> TextStates:
+    def text(self, captions: np.ndarray, device: torch.device) -> Conditioning:
         """Text states of rows of `tokens`, (B, L, D) float32."""
         tokens = torch.from_numpy(self.tokens[captions].astype(np.float32)).to(device)
         pooled = None
         if self.pooled is not None:
             pooled = torch.from_numpy(self.pooled[captions].astype(np.float32)).to(device)
-        return TextStates(tokens, pooled)
+        return Conditioning(tokens, pooled)
 
 
 def encode_dataset(
-    base: Base,
+    base: LatentDiffusion,
     dataset: Dataset,
     cache: Path | None = None,
     *,
@@ -97,7 +97,7 @@ def distinct_captions(dataset: Dataset) -> tuple[str, ...]:
     return "", *sorted(set(dataset.table["text"]) - {""})
 
 
-def blank_encoded(base: Base, size_px: int, images: int) -> Encoded:
+def blank_encoded(base: LatentDiffusion, size_px: int, images: int) -> Encoded:
     """Data of the right shapes and nothing in them, on which a training can be measured before anything is encoded.
 
     Args:
@@ -120,7 +120,9 @@ def blank_encoded(base: Base, size_px: int, images: int) -> Encoded:
     )
 
 
-def _write(base: Base, dataset: Dataset, folder: Path, batch: int, on_progress: Callable[[int, int], None]) -> None:
+def _write(
+    base: LatentDiffusion, dataset: Dataset, folder: Path, batch: int, on_progress: Callable[[int, int], None]
+) -> None:
     texts, captions = dataset.table["text"].tolist(), distinct_captions(dataset)
     row = {caption: index for index, caption in enumerate(captions)}
     total, done = len(texts) + base.text.passes * len(captions), 0

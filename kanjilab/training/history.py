@@ -8,7 +8,7 @@ import numpy as np
 from kanjilab.core.config import settings_hash
 from kanjilab.core.run_folder import RunError, RunFolder
 from kanjilab.models.adapters import Trainable
-from kanjilab.models.loading import Base
+from kanjilab.models.loading import LatentDiffusion
 from kanjilab.models.sampling import Sampling, default_sampling, sample
 from kanjilab.training.checkpoints import checkpoint_images_seen, load_checkpoints
 from kanjilab.viz.strip import Strip
@@ -24,7 +24,7 @@ class Column(NamedTuple):
 
 
 def sample_history(
-    base: Base,
+    base: LatentDiffusion,
     run: RunFolder,
     prompts: Sequence[str],
     seeds: Sequence[int],
@@ -91,7 +91,7 @@ def _name(run: RunFolder, prompts: Sequence[str], seeds: Sequence[int], sampling
 
 
 def _draw_columns(
-    base: Base,
+    base: LatentDiffusion,
     run: RunFolder,
     arm: int,
     steps: Sequence[int],
@@ -113,7 +113,9 @@ def _draw_columns(
         yield {step: Column(count, shown) for (step, count), shown in zip(seen.items(), images, strict=True)}
 
 
-def _load(base: Base, run: RunFolder, steps: Sequence[int], arm: int) -> tuple[dict[int, int], Trainable] | None:
+def _load(
+    base: LatentDiffusion, run: RunFolder, steps: Sequence[int], arm: int
+) -> tuple[dict[int, int], Trainable] | None:
     """Images seen by step, and the adapters, of those that are still there: a training that goes on removes some."""
     while there := [step for step in steps if step in run.checkpoints()]:
         try:

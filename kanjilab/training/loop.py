@@ -15,13 +15,13 @@ from safetensors.torch import load_file
 from kanjilab import __version__
 from kanjilab.core.config import Arm, settings_hash
 from kanjilab.core.run_folder import RunFolder
-from kanjilab.models.loading import Base
+from kanjilab.models.loading import LatentDiffusion
 from kanjilab.training.encoded import Encoded
 from kanjilab.training.schedules import checkpoint_steps
 from kanjilab.training.trainer import StepReport, Trainer
 
 
-def run_settings(base: Base, data: Encoded, arms: Sequence[Arm], checkpoints: int) -> dict[str, Any]:
+def run_settings(base: LatentDiffusion, data: Encoded, arms: Sequence[Arm], checkpoints: int) -> dict[str, Any]:
     """What `settings.json` of a run holds; `hash` identifies the training."""
     settings: dict[str, Any] = {
         "base": base.name,
@@ -41,7 +41,7 @@ def run_settings(base: Base, data: Encoded, arms: Sequence[Arm], checkpoints: in
 
 
 def train(
-    base: Base,
+    base: LatentDiffusion,
     data: Encoded,
     arms: Sequence[Arm],
     folder: Path,

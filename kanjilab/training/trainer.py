@@ -12,7 +12,7 @@ from torch import Tensor
 
 from kanjilab.core.config import Arm
 from kanjilab.models.adapters import Trainable, make_trainable
-from kanjilab.models.loading import Base
+from kanjilab.models.loading import LatentDiffusion
 from kanjilab.training.data_order import Draw, captions_of, draw_example
 from kanjilab.training.encoded import Encoded
 from kanjilab.training.schedules import lr_factor
@@ -44,7 +44,7 @@ class StepReport:
 
 
 def denoising_errors(
-    base: Base, data: Encoded, draws: Sequence[Draw], captions: np.ndarray, trainable: Trainable
+    base: LatentDiffusion, data: Encoded, draws: Sequence[Draw], captions: np.ndarray, trainable: Trainable
 ) -> tuple[Tensor, Tensor]:
     """How far each arm's denoiser is from the target on some examples.
 
@@ -59,10 +59,10 @@ def denoising_errors(
     latents = data.latents(rows, np.stack([draw.posterior_noise for draw in draws])).to(base.device)
     noise = torch.from_numpy(np.stack([draw.noise for draw in draws])).to(base.device)
     timesteps = torch.tensor([draw.timestep for draw in draws], device=base.device)
-    noisy, target = base.noised(latents, noise, timesteps)
+    noisy, target = base.add_noise(latents, noise, timesteps)
     told = [data.captions[caption] for caption in captions]
     text = base.trained_text(trainable, told, data.text(captions, base.device))
-    predicted = base.denoise(noisy, base.clock(timesteps), text)
+    predicted = base.denoise(noisy, base.model_timestep(timesteps), text)
     return (predicted - target).square().mean(dim=(1, 2, 3)), timesteps
 
 
@@ -98,7 +98,7 @@ class ArmProgress:
 class Trainer:
     """The state of a training: parameters, optimizer, averages and progress of all arms."""
 
-    def __init__(self, base: Base, data: Encoded, arms: Sequence[Arm], accelerator: Accelerator):
+    def __init__(self, base: LatentDiffusion, data: Encoded, arms: Sequence[Arm], accelerator: Accelerator):
         self.base, self.data, self.accelerator = base, data, accelerator
         for arm in arms:
             base.check_arm(arm)

@@ -27,7 +27,7 @@ from kanjilab.evaluation.scoring import glyphs_of
 from kanjilab.evaluation.text_baseline import caption_words
 from kanjilab.experiments.reinvention import part_glosses
 from kanjilab.models.adapters import Trainable
-from kanjilab.models.diffusion import Base
+from kanjilab.models.diffusion import LatentDiffusion
 from kanjilab.models.loading import load_base
 from kanjilab.models.sampling import Sampling, sample
 from kanjilab.training.checkpoints import checkpoint_images_seen, load_checkpoints
@@ -134,13 +134,13 @@ class Models:
         device: where to load others.
     """
 
-    def __init__(self, *loaded: Base, device: str = "cpu"):
+    def __init__(self, *loaded: LatentDiffusion, device: str = "cpu"):
         self._device = device
         self._given = {base.name: base for base in loaded}
-        self._bases: dict[tuple[str, str], Base] = {}
+        self._bases: dict[tuple[str, str], LatentDiffusion] = {}
         self._used: tuple[tuple, Trainable] | None = None
 
-    def load(self, request: Request) -> tuple[Base, Trainable | None]:
+    def load(self, request: Request) -> tuple[LatentDiffusion, Trainable | None]:
         """Base, and adapters or None, that a request asks for.
 
         Raises:
@@ -158,7 +158,7 @@ class Models:
             self._used = key, load_checkpoints(base, run, [step], request.arm)
         return base, self._used[1]
 
-    def _base(self, name: str, precision: str) -> Base:
+    def _base(self, name: str, precision: str) -> LatentDiffusion:
         if name in self._given:
             return self._given[name]
         if (name, precision) not in self._bases:
@@ -256,7 +256,7 @@ class Glyphs:
     request: Request
     images: NDArray[np.uint8]
     latents: Tensor
-    base: Base
+    base: LatentDiffusion
     ranking: pd.DataFrame
     expected: tuple[str, ...]
 

@@ -21,7 +21,7 @@ from kanjilab.evaluation.judges.explanation import explain
 from kanjilab.evaluation.judges.nearest_character import Neighbours
 from kanjilab.evaluation.judges.part_judge import load_judge
 from kanjilab.evaluation.scoring import glyphs_of
-from kanjilab.models.diffusion import Base, FlowBase, UNetBase
+from kanjilab.models.diffusion import FlowDiffusion, LatentDiffusion, UNetDiffusion
 from kanjilab.models.loading import cache_folder
 from kanjilab.models.sampling import SAMPLERS, Sampling
 from kanjilab.widgets.common import (
@@ -85,15 +85,15 @@ class Playground(Panel):
         runs: Path | str | None,
         request: Request | None = None,
         *,
-        base: Base | str | Path = "pocket",
+        base: LatentDiffusion | str | Path = "pocket",
         device: str = "cpu",
         public: bool = False,
         history: Path | str = "playground",
     ):
         self._runs = None if runs is None else Path(runs)
         self._public, self._limits = public, PUBLIC if public else Limits()
-        self._base = base.name if isinstance(base, Base) else str(base)
-        self._models = Models(*([base] if isinstance(base, Base) else []), device=device)
+        self._base = base.name if isinstance(base, LatentDiffusion) else str(base)
+        self._models = Models(*([base] if isinstance(base, LatentDiffusion) else []), device=device)
         self._choices = run_choices(self._runs)
         if public:  # the arms of a study have names that tell a stranger nothing
             self._choices = [choice for choice in self._choices if "/packs/" not in choice[0]]
@@ -222,7 +222,7 @@ class Playground(Panel):
         self.checkpoint.disabled = run is None
         family = RunFolder.open(run).settings.get("family", "unet") if run else None  # older runs do not say
         fitting = tuple(
-            name for kind in (UNetBase, FlowBase) if family in (kind.family, None) for name in kind.samplers
+            name for kind in (UNetDiffusion, FlowDiffusion) if family in (kind.family, None) for name in kind.samplers
         )
         if fitting != self.sampler.options:
             self.sampler.options = fitting
@@ -326,7 +326,7 @@ class Playground(Panel):
             self.progress.value = ""
             self.button.disabled, self.stop_button.disabled = False, True
 
-    def _told_of_step(self, base: Base, request: Request, worker: Worker) -> Callable[[Tensor], None]:
+    def _told_of_step(self, base: LatentDiffusion, request: Request, worker: Worker) -> Callable[[Tensor], None]:
         """Shows the first glyph as it forms, and how far all are."""
         frames: list[bytes] = []
         labels: list[str] = []

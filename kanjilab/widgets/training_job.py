@@ -29,7 +29,7 @@ from kanjilab.data.prompts import DEMO
 from kanjilab.data.selection import rule_from_json
 from kanjilab.experiments.context import open_data
 from kanjilab.experiments.packs import measure_steps
-from kanjilab.models.loading import Base, load_base
+from kanjilab.models.loading import LatentDiffusion, load_base
 from kanjilab.models.sampling import Sampling
 from kanjilab.training.driver import run_training
 from kanjilab.training.encoded import Encoded, encode_dataset
@@ -296,7 +296,7 @@ class Workshop:
 
     def __init__(self, folder: Path, device: str = "cpu", save_every_seconds: float = 60.0):
         self.folder, self.device, self.save_every_seconds = folder, device, save_every_seconds
-        self._loaded: tuple[tuple, Base, Encoded] | None = None
+        self._loaded: tuple[tuple, LatentDiffusion, Encoded] | None = None
         self._turn = threading.RLock()
 
     def run_path(self, recipe: Recipe) -> Path:
@@ -329,7 +329,7 @@ class Workshop:
         path = self.folder / "costs.json"
         return json.loads(path.read_text()) if path.exists() else {}
 
-    def open(self, recipe: Recipe, worker: Worker) -> tuple[Base, Encoded]:
+    def open(self, recipe: Recipe, worker: Worker) -> tuple[LatentDiffusion, Encoded]:
         """Load the base, draw and encode the data, or take what is there already."""
         wanted = (recipe.base, recipe.precision, settings_hash(dict(recipe.data)))
         if self._loaded is None or self._loaded[0] != wanted:
@@ -400,7 +400,7 @@ class Workshop:
         )
         self.draw(base, path, drawing, worker)
 
-    def draw(self, base: Base, path: Path, drawing: Drawing, worker: Worker) -> None:
+    def draw(self, base: LatentDiffusion, path: Path, drawing: Drawing, worker: Worker) -> None:
         """Draw what the strip lacks."""
         told: Callable[[int, int], None] = lambda done, total: worker.tell("draw the strip", done, total)  # noqa: E731
         run = RunFolder.open(path)

@@ -26,7 +26,7 @@ from kanjilab.evaluation.judges.part_judge import load_judge
 from kanjilab.evaluation.prompt_parts import PartMeaning
 from kanjilab.evaluation.well_formed import MEASURES, Bounds
 from kanjilab.models.adapters import make_trainable
-from kanjilab.models.loading import Base, load_base
+from kanjilab.models.loading import LatentDiffusion, load_base
 from kanjilab.models.sampling import Sampling
 from kanjilab.training.encoded import encode_dataset
 from kanjilab.training.loop import train
@@ -122,7 +122,7 @@ def test_one_table_for_all_controls():
 
 
 @pytest.fixture(scope="module")
-def run(some_kanji, tmp_path_factory) -> tuple[Base, RunFolder]:
+def run(some_kanji, tmp_path_factory) -> tuple[LatentDiffusion, RunFolder]:
     """A tiny base and a training on it, of two images."""
     base = load_base(save_tiny_pipeline(tmp_path_factory.mktemp("tiny") / "base"))
     folder = tmp_path_factory.mktemp("run") / "run"

@@ -184,7 +184,7 @@ def test_chance_is_told_of_sixteen_radicals_alone(calls, some_kanji):
     report = calls.reports[0]
     assert report["chance"] == "one radical in sixteen, 6%"
     assert "(chance 6%, 95% interval over prompts and seeds)" in report_table(report)
-    three = demo.describe(calls.run, some_kanji, pd.DataFrame(report["scores"]), demo.Clock())
+    three = demo.describe(calls.run, some_kanji, pd.DataFrame(report["scores"]), demo.Stopwatch())
     assert three["chance"] is None
     assert "(95% interval over prompts and seeds)" in report_table(three)
 

@@ -71,13 +71,13 @@ def test_noise_levels_and_noisy_latents_are_diffusers(sd3_base):
     quantiles = (np.arange(1000) + 0.5) / 1000
     unshifted = 1 / (1 + np.exp(-torch.special.ndtri(torch.from_numpy(quantiles)).numpy()))
     reference.set_timesteps(sigmas=unshifted[::-1])  # which shifts them
-    assert_close(sd3_base.clock(torch.arange(1000)), reference.timesteps.flip(0), atol=1e-3, rtol=0)
-    noisy, target = sd3_base.noised(latents, noise, timesteps)
+    assert_close(sd3_base.model_timestep(torch.arange(1000)), reference.timesteps.flip(0), atol=1e-3, rtol=0)
+    noisy, target = sd3_base.add_noise(latents, noise, timesteps)
     expected = reference.scale_noise(latents, reference.timesteps.flip(0)[timesteps], noise)
     assert_close(noisy, expected, atol=1e-5, rtol=0)
     assert torch.equal(target, noise - latents)
     # One Euler step with the true velocity, from any level to none, gives the latents back.
-    sigma = (sd3_base.clock(timesteps) / 1000).view(-1, 1, 1, 1)
+    sigma = (sd3_base.model_timestep(timesteps) / 1000).view(-1, 1, 1, 1)
     assert_close(noisy - sigma * target, latents, atol=1e-5, rtol=0)
 
 

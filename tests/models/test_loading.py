@@ -10,7 +10,7 @@ from safetensors.torch import load_file, save_file
 from torch.testing import assert_close
 
 from kanjilab.models import loading as bases
-from kanjilab.models.conditioning import TextStates
+from kanjilab.models.conditioning import Conditioning
 from kanjilab.models.loading import assemble_pipeline, cache_folder, load_base
 from tests.tiny import save_tiny_pipeline
 
@@ -35,7 +35,7 @@ def test_noised_is_diffusers(base, velocity_base):
     latents, noise, timesteps = some_latents()
     for a_base in (base, velocity_base):
         reference = DDPMScheduler.from_config(a_base.scheduler_config)
-        noisy, target = a_base.noised(latents, noise, timesteps)
+        noisy, target = a_base.add_noise(latents, noise, timesteps)
         assert_close(noisy, reference.add_noise(latents, noise, timesteps), atol=1e-6, rtol=0)
         if a_base is velocity_base:
             assert_close(target, reference.get_velocity(latents, noise, timesteps), atol=1e-6, rtol=0)
@@ -116,7 +116,7 @@ def test_a_caption_does_not_depend_on_its_neighbours(base):
 
 
 def test_text_states_select_rows():
-    states = TextStates(torch.arange(6).view(3, 2, 1), torch.arange(3)[:, None])
+    states = Conditioning(torch.arange(6).view(3, 2, 1), torch.arange(3)[:, None])
     chosen = states.select(torch.tensor([2, 0]))
     assert chosen.tokens.flatten().tolist() == [4, 5, 0, 1]
     assert chosen.pooled.flatten().tolist() == [2, 0]

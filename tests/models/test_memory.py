@@ -125,7 +125,7 @@ def test_activations_are_those_of_a_real_step(request, name, targets, dora):
     text = data.text(data.caption[:4], CPU)
     with trainable.attached() as segments, torch.autograd.graph.saved_tensors_hooks(keep, lambda value: value):
         segments.pairs = ((0, 4),)
-        base.denoise(latents, base.clock(torch.arange(4)), text)
+        base.denoise(latents, base.model_timestep(torch.arange(4)), text)
     measured = sum(size for size, _ in kept.values())
     estimate = memory_needed(architecture(base.name), Setting(arms, "fp32"), 32).activations
     assert estimate == pytest.approx(measured, rel=0.25)

@@ -19,7 +19,7 @@ from kanjilab.data.image_folder import open_dataset
 from kanjilab.export.checkpoint import LORA_FORMS, read_arm, to_comfyui, to_diffusers, to_peft, to_pipeline
 from kanjilab.export.lora_formats import Lora, LowRank, comfyui_tensors, read_lora, stack_of
 from kanjilab.models.adapters import make_trainable, text_layers
-from kanjilab.models.diffusion import Base
+from kanjilab.models.diffusion import LatentDiffusion
 from kanjilab.models.loading import load_base
 from kanjilab.models.memory import KNOWN, Setting, architecture, memory_needed, meta_text_encoder
 from kanjilab.models.sampling import Sampling, initial_noise, sample
@@ -66,7 +66,7 @@ def folder(request, tmp_path_factory):
 
 
 @pytest.fixture(scope="module")
-def data(base: Base):
+def data(base: LatentDiffusion):
     """Latents are random, captions' states the base's own."""
     encoded = tiny_encoded(base)
     return dataclasses.replace(encoded, tokens=base.encode_text(encoded.captions).tokens.half().numpy())
@@ -119,7 +119,7 @@ def test_a_step_is_pefts_through_both_models(base, data, arm):
         text = reader(tokens.input_ids, attention_mask=tokens.attention_mask if hides else None)[0]
         latents = data.latents(np.array([draw.row]), draw.posterior_noise[None])
         noise, timestep = torch.from_numpy(draw.noise[None]), torch.tensor([draw.timestep])
-        noisy, target = base.noised(latents, noise, timestep)
+        noisy, target = base.add_noise(latents, noise, timestep)
         total = total + (denoiser(noisy, timestep, text).sample - target).square().mean() / 3
     total.backward()
     assert losses == pytest.approx([total.item()], rel=1e-5)

@@ -14,7 +14,7 @@ from PIL import Image, ImageDraw
 
 from kanjilab.data.kanjivg import KanjiVG
 from kanjilab.data.rendering import GlyphError, draw_font
-from kanjilab.models.diffusion import UNetBase
+from kanjilab.models.diffusion import UNetDiffusion
 from kanjilab.models.loading import load_base
 
 LETTER_RANGES = ("09", "AZ", "az", "ΑΩ", "Ая", "ぁん", "ァヺ")
@@ -202,7 +202,7 @@ def through_pocket(images: NDArray[np.uint8], rng: np.random.Generator, batch: i
         Nearly clean: decoded with little noise. Half: with much noise left, or as the base's guess at
         the clean glyph from much noise (it has never seen a kanji). (N, 128, 128) uint8 each.
     """
-    base = cast(UNetBase, load_base("pocket"))
+    base = cast(UNetDiffusion, load_base("pocket"))
     base.vae.to(memory_format=torch.channels_last)
     text = base.encode_text([""])
     clean, half = [], []
@@ -215,7 +215,7 @@ def through_pocket(images: NDArray[np.uint8], rng: np.random.Generator, batch: i
         most = torch.where(way == 0, 0.15, 0.45)  # the guess is good early on
         alpha_bar = 0.02 + torch.from_numpy(rng.random(len(latents)).astype(np.float32)) * most
         steps = (base.alpha_bar[None] - alpha_bar[:, None]).abs().argmin(1)
-        noisy, _ = base.noised(latents, draw, steps)
+        noisy, _ = base.add_noise(latents, draw, steps)
         signal = base.alpha_bar[steps][:, None, None, None]
         states = text.select(torch.zeros(len(latents), dtype=torch.long))
         guess = (noisy - (1 - signal).sqrt() * base.denoise(noisy, steps, states)) / signal.sqrt()
