@@ -415,11 +415,9 @@ def _held_out_loss(lab: Lab, trainable: Trainable) -> float | None:
     errors: list[float] = []
     shape = data.mean.shape[1:]
     draws = [draw_example(LOSS_SEED, i, len(data), shape, base.timesteps) for i in range(lab.study.loss_images)]
-    with trainable.attached() as segments:
-        for start in range(0, len(draws), lab.drawn_together):
-            chunk = draws[start : start + lab.drawn_together]
-            segments.pairs = ((0, len(chunk)),)
-            captions = data.caption[[draw.row for draw in chunk]]
-            errors += denoising_errors(base, data, chunk, captions, trainable)[0].tolist()
+    for start in range(0, len(draws), lab.drawn_together):
+        chunk = draws[start : start + lab.drawn_together]
+        captions = data.caption[[draw.row for draw in chunk]]
+        errors += denoising_errors(base, data, chunk, captions, trainable, [(0, len(chunk))])[0].tolist()
     loss = float(np.mean(errors))
     return loss if math.isfinite(loss) else None
