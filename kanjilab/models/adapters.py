@@ -433,11 +433,11 @@ def make_trainable(denoiser: nn.Module, arms: Sequence[Arm], text_encoder: nn.Mo
         arms: K settings.
         text_encoder: of the base, where it has one that stays loaded.
     Raises:
-        ValueError: no arm, or `unet` mixed with adapters; or as `LoraStack`.
+        ValueError: no arm, or `full` mixed with adapters; or as `LoraStack`.
     """
     if not arms:
         raise ValueError("expected at least one arm, got none")
-    whole = [arm.targets == "unet" for arm in arms]
+    whole = [arm.targets == "full" for arm in arms]
     if any(whole) and not all(whole):
-        raise ValueError("arms with targets 'unet' cannot be trained beside LoRA arms")
+        raise ValueError("arms with targets 'full' cannot be trained beside LoRA arms")
     return WholeDenoiser(denoiser, arms) if whole[0] else LoraStack(denoiser, arms, text_encoder)

@@ -104,9 +104,9 @@ class LatentDiffusion(ABC):
         Raises:
             ValueError: with the setting, what was expected and what came.
         """
-        if arm.targets == "unet" and self.precision in QUANTISED:
+        if arm.targets == "full" and self.precision in QUANTISED:
             raise ValueError(
-                f"{self.precision} weights are frozen: expected a LoRA, or fp32 or bf16, got targets 'unet'"
+                f"{self.precision} weights are frozen: expected a LoRA, or fp32 or bf16, got targets 'full'"
             )
 
     @property

@@ -15,7 +15,7 @@ class WholeDenoiser:
 
     Args:
         denoiser: its own parameters are replaced only within `attached()`.
-        arms: exactly one, with targets `unet`.
+        arms: exactly one, with targets `full`.
     Raises:
         ValueError: more than one arm.
     """

@@ -115,7 +115,7 @@ class Trainer:
         self.average = self.rows.values.clone() if any(arm.ema_decay for arm in arms) else None
         self.captions = [captions_of(arm, data) for arm in arms]
         # Whole weights are kept in fp32, so that only their use is in bf16.
-        whole = any(arm.targets == "unet" for arm in arms)
+        whole = any(arm.targets == "full" for arm in arms)
         self.autocast = whole and base.precision == "bf16"
 
     @property
