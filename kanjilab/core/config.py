@@ -4,13 +4,17 @@ import dataclasses
 import hashlib
 import json
 import math
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Self, get_type_hints
 
-TARGETS = ("cross-attention", "attention", "attention+feed-forward", "all", "unet")
+TARGETS = ("cross-attention", "attention", "attention+feed-forward", "all", "full")
 SCHEDULES = ("constant", "linear", "cosine", "cosine-restarts", "constant-cooldown", "periodic")
 QUANTISED = ("8bit", "4bit")  # the frozen weights, through bitsandbytes on CUDA
 PRECISIONS = ("fp32", "bf16", *QUANTISED)
+# JSON says `unet` for `full`: runs and studies were stored under that name, and it is in their hashes.
+SPELLED_IN_JSON = {"full": "unet"}
+READ_FROM_JSON = {"unet": "full"}
 # Settings that runs were stored without: where they are not used they are in no hash, so that those keep theirs.
 ADDED_LATER = ("dora", "train_text_encoder")
 
@@ -27,6 +31,17 @@ def settings_hash(contents: Any) -> str:
     return hashlib.sha256(canonical.encode()).hexdigest()[:16]
 
 
+def respelled(settings: Mapping[str, Any], spelling: Mapping[str, str]) -> dict[str, Any]:
+    """Settings with `targets`, if they hold it, in another spelling.
+
+    Args:
+        settings: some or all settings of an arm.
+        spelling: `SPELLED_IN_JSON` to write them, so that they keep their hash; `READ_FROM_JSON` to read them.
+    """
+    targets = settings.get("targets")
+    return {**settings, "targets": spelling[targets]} if targets in spelling else dict(settings)
+
+
 def _require(condition: bool, message: str) -> None:
     if not condition:
         raise ValueError(message)
@@ -41,15 +56,15 @@ class Arm:
 
     Args:
         targets: which layers get a LoRA: `cross-attention` (a U-Net's attn2), `attention`,
-            `attention+feed-forward`, `all` (convolutions included); or `unet`, which trains every
+            `attention+feed-forward`, `all` (convolutions included); or `full`, which trains every
             weight of the denoiser, U-Net or transformer, and no LoRA.
-        rank: r >= 1; not used by `unet`.
+        rank: r >= 1; not used by `full`.
         alpha: numerator of the scale; None means alpha = rank (scale 1).
         rslora: scale alpha / sqrt(r) in place of alpha / r (arXiv:2312.03732).
         dora: train the length of each output's weights apart from their direction, which the LoRA turns
-            (arXiv:2402.09353); not of `unet`, and not over 8-bit or 4-bit weights.
+            (arXiv:2402.09353); not of `full`, and not over 8-bit or 4-bit weights.
         train_text_encoder: put a LoRA of the same kind on the attention of the base's one text encoder too, and with
-            `attention+feed-forward` or `all` on its feed-forward; not of `unet`, and not of SD 3.
+            `attention+feed-forward` or `all` on its feed-forward; not of `full`, and not of SD 3.
         peak_lr: the highest learning rate.
         schedule: one of `SCHEDULES`; see `kanjilab.training.schedules.lr_factor`.
         warmup_steps: optimizer steps of linear warm-up; of `periodic` the half period, and no warm-up.
@@ -113,7 +128,7 @@ class Arm:
         _require(not periodic or self.warmup_steps > 0, "periodic takes warmup_steps as half period, expected >= 1")
         for name in ("dora", "train_text_encoder"):
             used = getattr(self, name)
-            _require(not (used and self.targets == "unet"), f"{name} is of LoRA arms, got targets 'unet'")
+            _require(not (used and self.targets == "full"), f"{name} is of LoRA arms, got targets 'full'")
         self._make_floats()
         for name in ("peak_lr", "epochs", "clip_norm", "epsilon", "explosion_factor"):
             value = getattr(self, name)
@@ -159,8 +174,8 @@ class Arm:
 
     @property
     def step_shape(self) -> tuple[Any, ...]:
-        """What the time and memory of a step depend on."""
-        sizes = (self.targets, self.rank, self.batch, self.accumulation, self.ema_decay is None)
+        """What the time and memory of a step depend on; `targets` as in JSON, for measured costs are stored by it."""
+        sizes = (self.to_json()["targets"], self.rank, self.batch, self.accumulation, self.ema_decay is None)
         return *sizes, *(getattr(self, name) for name in ADDED_LATER)
 
     def total_steps(self, dataset_size: int) -> int:
@@ -173,8 +188,8 @@ class Arm:
         return max(1, math.ceil(images / self.images_per_step))
 
     def to_json(self) -> dict[str, Any]:
-        """A plain dictionary, ready for JSON; of `ADDED_LATER` it holds what is used."""
-        contents = dataclasses.asdict(self)
+        """A plain dictionary, ready for JSON; of `ADDED_LATER` it holds what is used, and `full` is spelled `unet`."""
+        contents = respelled(dataclasses.asdict(self), SPELLED_IN_JSON)
         return {name: value for name, value in contents.items() if value or name not in ADDED_LATER}
 
     @classmethod
@@ -187,4 +202,4 @@ class Arm:
         known = {field.name for field in dataclasses.fields(cls)}
         if unknown := sorted(set(contents) - known):
             raise ValueError(f"unknown settings {unknown}; expected some of {sorted(known)}")
-        return cls(**contents)
+        return cls(**respelled(contents, READ_FROM_JSON))

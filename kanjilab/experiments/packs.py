@@ -83,7 +83,7 @@ def cut_into_packs(
         room = math.inf
         # Smaller ranks are padded to the widest, which so decides how many find room.
         for key in sorted(group, key=lambda key: _length_and_rank(*trainings[key])):
-            own = 1 if trainings[key][0].targets == "unet" else most(*trainings[key])
+            own = 1 if trainings[key][0].targets == "full" else most(*trainings[key])
             room = min(room, own)
             if len(pack) >= room:
                 packs.append(tuple(pack))
@@ -175,7 +175,7 @@ def plan_text(lab: Lab, packs: Sequence[Pack]) -> str:
         left += 0.0 if done else pack.seconds
         arms = [trainings[key][0] for key in pack.keys]
         ranks = "/".join(str(rank) for rank in sorted({arm.rank for arm in arms}))
-        what = "every weight" if arms[0].targets == "unet" else f"{arms[0].targets}, rank {ranks}"
+        what = "every weight" if arms[0].targets == "full" else f"{arms[0].targets}, rank {ranks}"
         cost = "stored" if done else f"about {pack.seconds / 60:.1f} min, {pack.gigabytes:.1f} GB"
         lines.append(f"  pack {number}: {len(arms)} x ({what}, batch {arms[0].batch}): {cost}")
     kept = sum(key in lab.kept for key in trainings)

@@ -363,4 +363,29 @@ class LoraPart:
                 down, up = views[f"{name}.lora_A"][k], views[f"{name}.lora_B"][k]
                 turned = weight + self.scales[k].to(total.device) * up @ down
                 total += (with_row_norms(turned, views[f"{name}.{MAGNITUDE}"][k]) - weight).square().sum()
+<<<<<<< HEAD
         return total
+=======
+        return total.sqrt()
+
+
+Trainable = LoraStack | WholeDenoiser
+
+
+def make_trainable(denoiser: nn.Module, arms: Sequence[Arm], text_encoder: nn.Module | None = None) -> Trainable:
+    """The trainable parameters that the arms ask for.
+
+    Args:
+        denoiser: of the base.
+        arms: K settings.
+        text_encoder: of the base, where it has one that stays loaded.
+    Raises:
+        ValueError: no arm, or `full` mixed with adapters; or as `LoraStack`.
+    """
+    if not arms:
+        raise ValueError("expected at least one arm, got none")
+    whole = [arm.targets == "full" for arm in arms]
+    if any(whole) and not all(whole):
+        raise ValueError("arms with targets 'full' cannot be trained beside LoRA arms")
+    return WholeDenoiser(denoiser, arms) if whole[0] else LoraStack(denoiser, arms, text_encoder)
+>>>>>>> beceac1

@@ -102,6 +102,20 @@ class LatentDiffusion(ABC):
             (B,) float; ones with neither.
         """
 
+<<<<<<< HEAD
+=======
+    def check_arm(self, arm: Arm) -> None:
+        """Refuses a setting that makes no sense for this base.
+
+        Raises:
+            ValueError: with the setting, what was expected and what came.
+        """
+        if arm.targets == "full" and self.precision in QUANTISED:
+            raise ValueError(
+                f"{self.precision} weights are frozen: expected a LoRA, or fp32 or bf16, got targets 'full'"
+            )
+
+>>>>>>> beceac1
     @property
     def text_encoder(self) -> nn.Module | None:
         """The text encoder where it is one that stays loaded, as of a U-Net."""

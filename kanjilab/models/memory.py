@@ -386,13 +386,13 @@ def smaller_settings(setting: Setting, device: torch.device) -> Iterator[tuple[s
     while any(arm.batch > 1 for arm in setting.arms):
         arms = tuple(_halved_batch(arm) for arm in setting.arms)
         yield changed("batch", f"batch {arms[0].batch} with accumulation {arms[0].accumulation}", arms=arms)
-    if device.type == "cuda" and not any(arm.targets == "unet" or arm.dora for arm in setting.arms):
+    if device.type == "cuda" and not any(arm.targets == "full" or arm.dora for arm in setting.arms):
         for precision in QUANTISED:
             yield changed("precision", f"precision {precision}", precision=precision)
     arm, *others = setting.arms
     if others:
         yield changed("arms", "one arm at a time", arms=(arm,))
-    if arm.targets == "unet":
+    if arm.targets == "full":
         arm = dataclasses.replace(arm, targets="attention", rank=128)
         yield changed("rank", "a LoRA of rank 128 on attention in place of the whole denoiser", arms=(arm,))
     while arm.rank > 1:

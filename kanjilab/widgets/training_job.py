@@ -99,7 +99,7 @@ class Recipe:
 
     def title(self) -> str:
         """A short line for lists."""
-        what = "every weight" if self.arm.targets == "unet" else f"rank {self.arm.rank} on {self.arm.targets}"
+        what = "every weight" if self.arm.targets == "full" else f"rank {self.arm.rank} on {self.arm.targets}"
         budget = f"{self.arm.images_seen:,} images by {self.arm.batch}"
         return f"{what}, {budget}, rate {self.arm.peak_lr:g} {self.arm.schedule}, seed {self.arm.seed}, {self.base}"
 

@@ -56,7 +56,7 @@ ONE, OTHER = Data("one"), Data("other")
         ([(dict(accumulation=2), ONE), ({}, ONE)], 8, ["0", "1"]),
         ([(dict(targets="all"), ONE), (dict(targets="attention"), ONE)], 8, ["0", "1"]),
         # Every weight: one at a time.
-        ([(dict(targets="unet", seed=k), ONE) for k in range(3)], 8, ["0", "1", "2"]),
+        ([(dict(targets="full", seed=k), ONE) for k in range(3)], 8, ["0", "1", "2"]),
         # Equal lengths together, then equal ranks.
         ([(dict(images_seen=n, seed=n), ONE) for n in (100, 400, 101, 401)], 2, ["02", "13"]),
         ([(dict(rank=r, seed=r), ONE) for r in (64, 1, 65, 2)], 2, ["13", "02"]),

@@ -54,8 +54,10 @@ def test_wrong_settings_are_refused_before_anything_is_done(study, changes, comp
 
 def test_stored_studies_keep_their_hash():
     """It is how `figures/studies` and runs on disk are found again, whatever settings come to be."""
-    reports = sorted((Path(__file__).parents[1] / "figures" / "studies").glob("*/report*.json"))
+    reports = sorted((Path(__file__).parents[2] / "figures" / "studies").glob("*/report*.json"))
     assert len(reports) >= 8
     for path in reports:
         report = json.loads(path.read_text())
         assert Study.from_json(report["study"]).hash == report["hash"], path
+    full = Study.from_json(json.loads((reports[0].parents[1] / "full-full" / "study.json").read_text()))
+    assert full.variants[1].changes["targets"] == full.arm_of(full.variants[1], 0).targets == "full"

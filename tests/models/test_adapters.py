@@ -178,7 +178,7 @@ def test_before_training_the_denoiser_is_the_base(base):
     assert_close(found, expected, atol=1e-6, rtol=0)  # a convolution rounds by its batch
 
 
-@pytest.mark.parametrize("targets", ["all", "unet"])
+@pytest.mark.parametrize("targets", ["all", "full"])
 def test_the_denoiser_is_its_own_again_after_use(base, targets):
     def parts():
         return [id(part) for part in (*base.denoiser.modules(), *base.denoiser.parameters())]
@@ -422,7 +422,7 @@ def test_update_norm_with_dora_is_that_of_the_dense_change():
 
 def test_the_whole_denoiser_is_trained_on_a_copy(base):
     before = {name: value.clone() for name, value in base.denoiser.named_parameters()}
-    whole = WholeDenoiser(base.denoiser, [Arm(targets="unet")])
+    whole = WholeDenoiser(base.denoiser, [Arm(targets="full")])
     state = whole.state(0)
     assert state.keys() == before.keys()
     assert all(torch.equal(state[name], value) for name, value in before.items())
@@ -443,8 +443,8 @@ def test_the_whole_denoiser_is_trained_on_a_copy(base):
     ("targets", "message"),
     [
         ([], "expected at least one arm, got none"),
-        (["unet", "attention"], "cannot be trained beside LoRA arms"),
-        (["unet", "unet"], "one arm at a time, got 2"),
+        (["full", "attention"], "cannot be trained beside LoRA arms"),
+        (["full", "full"], "one arm at a time, got 2"),
     ],
 )
 def test_arms_that_do_not_go_together_are_refused(base, targets, message):

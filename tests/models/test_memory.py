@@ -92,7 +92,7 @@ def test_what_each_setting_costs(folder, sd3_folder):
         doras = make_trainable(meta_denoiser(of), [Arm(rank=2, dora=True)])
         outputs = sum(layer.out_features for layer in doras.layers.values())
         assert changed(arms=(Arm(rank=2, dora=True),)).trained == 20 * (count + outputs)
-        assert changed(arms=(Arm(targets="unet"),)).trained == 24 * numbers(meta_denoiser(of))
+        assert changed(arms=(Arm(targets="full"),)).trained == 24 * numbers(meta_denoiser(of))
         assert changed(precision="bf16").denoiser * 2 == needed.denoiser
         assert (
             changed(precision="4bit").denoiser < changed(precision="8bit").denoiser < changed(precision="bf16").denoiser
@@ -156,7 +156,7 @@ def test_settings_become_smaller_step_by_step():
     assert not any("bit" in what for what, _ in smaller_settings(Setting(setting.arms), CPU))
     with_dora = (setting.arms[0], dataclasses.replace(setting.arms[1], dora=True))
     assert not any("bit" in what for what, _ in smaller_settings(Setting(with_dora), CUDA))
-    whole = [what for what, _ in smaller_settings(Setting((Arm(targets="unet"),)), CUDA)]
+    whole = [what for what, _ in smaller_settings(Setting((Arm(targets="full"),)), CUDA)]
     assert whole[1].endswith("a LoRA of rank 128 on attention in place of the whole denoiser")
 
 

@@ -136,10 +136,10 @@ def test_progress_is_told(base):
     assert any(0 < count < 4 for count in done), "and grows with the denoising steps until then"
 
 
-@pytest.mark.parametrize("targets", ["all", "unet"])
+@pytest.mark.parametrize("targets", ["all", "full"])
 def test_a_checkpoint_draws_what_the_trained_model_drew(base, tmp_path, targets):
     arms = [Arm(targets=targets, rank=3, peak_lr=0.02, epochs=0.5, seed=seed) for seed in range(2)]
-    arms = arms[:1] if targets == "unet" else arms
+    arms = arms[:1] if targets == "full" else arms
     for _ in train(base, tiny_encoded(base), arms, tmp_path / "run", checkpoints=1):
         pass
     run = RunFolder.open(tmp_path / "run")

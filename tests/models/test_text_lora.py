@@ -221,8 +221,8 @@ def test_where_there_is_no_encoder_to_train_it_is_refused(sd3_base, base):
         Trainer(sd3_base, tiny_encoded(sd3_base), [ARMS["attention"]], Accelerator(cpu=True))
     with pytest.raises(ValueError, match="train_text_encoder is of bases whose one text encoder"):
         make_trainable(base.denoiser, [ARMS["attention"]])
-    with pytest.raises(ValueError, match="train_text_encoder is of LoRA arms, got targets 'unet'"):
-        Arm(targets="unet", train_text_encoder=True)
+    with pytest.raises(ValueError, match="train_text_encoder is of LoRA arms, got targets 'full'"):
+        Arm(targets="full", train_text_encoder=True)
 
 
 def test_encoded_captions_are_those_of_the_data(base, tmp_path):
