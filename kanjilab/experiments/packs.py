@@ -25,10 +25,10 @@ from kanjilab.core.storage import write_json_atomic
 from kanjilab.evaluation.metrics import mean_pairwise_distance
 from kanjilab.evaluation.scoring import glyphs_of
 from kanjilab.experiments.context import Lab
-from kanjilab.models.adapters import Trainable, make_trainable
 from kanjilab.models.loading import LatentDiffusion
 from kanjilab.models.memory import free_bytes
 from kanjilab.models.sampling import sample
+from kanjilab.models.trainable import Trainable
 from kanjilab.training.checkpoints import load_checkpoints
 from kanjilab.training.data_order import draw_example
 from kanjilab.training.driver import run_training
@@ -75,7 +75,7 @@ def cut_into_packs(
     """
     groups: dict[tuple, list[str]] = {}
     for key, (arm, data) in trainings.items():
-        alike = (data.identity, arm.batch, arm.accumulation, arm.targets, arm.train_text_encoder)
+        alike = (data.identity, arm.batch, arm.accumulation, *arm.parts.values(), arm.targets)
         groups.setdefault(alike, []).append(key)
     packs = []
     for group in groups.values():
@@ -211,7 +211,7 @@ def measure_steps(base: LatentDiffusion, data: Encoded, arms: Sequence[Arm], ste
 
 
 def _seconds_per_image(lab: Lab, arm: Arm) -> float:
-    trainable = make_trainable(lab.base.denoiser, [arm], lab.base.text_encoder)
+    trainable = Trainable(lab.base.denoiser, [arm], lab.base.text_encoder)
     captions = lab.captions[: lab.drawn_together]
     one_step = dataclasses.replace(lab.study.sampling, steps=1)
     started = time.perf_counter()
@@ -418,6 +418,8 @@ def _held_out_loss(lab: Lab, trainable: Trainable) -> float | None:
     for start in range(0, len(draws), lab.drawn_together):
         chunk = draws[start : start + lab.drawn_together]
         captions = data.caption[[draw.row for draw in chunk]]
-        errors += denoising_errors(base, data, chunk, captions, trainable, [(0, len(chunk))])[0].tolist()
+        pairs = [(0, len(chunk))]
+        with trainable.attached(pairs):
+            errors += denoising_errors(base, data, chunk, captions, trainable, pairs)[0].tolist()
     loss = float(np.mean(errors))
     return loss if math.isfinite(loss) else None

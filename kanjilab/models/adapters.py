@@ -26,6 +26,7 @@ TARGET_PATTERNS = {
 # Of CLIP, and of BERT.
 TEXT_ATTENTION = r"(\.self_attn\.(q|k|v|out)_proj|\.attention\.(self\.(query|key|value)|output\.dense))$"
 TEXT_FEED_FORWARD = r"(\.mlp\.fc[12]|\.intermediate\.dense|\.\d+\.output\.dense)$"
+TEXT = "text_encoder."  # before the names of the text encoder's layers
 PEFT = "base_model.model."  # before the names of PEFT's tensors
 MAGNITUDE = "lora_magnitude_vector"  # PEFT's name of what DoRA trains beside A and B
 
@@ -186,6 +187,15 @@ def text_layers(text_encoder: nn.Module, targets: str) -> dict[str, nn.Linear | 
     wide = targets in ("attention+feed-forward", "all")
     pattern = re.compile(f"{TEXT_ATTENTION}|{TEXT_FEED_FORWARD}" if wide else TEXT_ATTENTION)
     return _layers_named(text_encoder, pattern, targets)
+
+
+def every_layer(module: nn.Module, targets: str) -> dict[str, nn.Linear | nn.Conv2d]:
+    """All layers of a module that can be adapted, whatever the targets in the denoiser.
+
+    Raises:
+        ValueError: it has none.
+    """
+    return _layers_named(module, re.compile(""), targets)
 
 
 def _layers_named(model: nn.Module, pattern: re.Pattern[str], targets: str) -> dict[str, nn.Linear | nn.Conv2d]:
@@ -363,29 +373,4 @@ class LoraPart:
                 down, up = views[f"{name}.lora_A"][k], views[f"{name}.lora_B"][k]
                 turned = weight + self.scales[k].to(total.device) * up @ down
                 total += (with_row_norms(turned, views[f"{name}.{MAGNITUDE}"][k]) - weight).square().sum()
-<<<<<<< HEAD
         return total
-=======
-        return total.sqrt()
-
-
-Trainable = LoraStack | WholeDenoiser
-
-
-def make_trainable(denoiser: nn.Module, arms: Sequence[Arm], text_encoder: nn.Module | None = None) -> Trainable:
-    """The trainable parameters that the arms ask for.
-
-    Args:
-        denoiser: of the base.
-        arms: K settings.
-        text_encoder: of the base, where it has one that stays loaded.
-    Raises:
-        ValueError: no arm, or `full` mixed with adapters; or as `LoraStack`.
-    """
-    if not arms:
-        raise ValueError("expected at least one arm, got none")
-    whole = [arm.targets == "full" for arm in arms]
-    if any(whole) and not all(whole):
-        raise ValueError("arms with targets 'full' cannot be trained beside LoRA arms")
-    return WholeDenoiser(denoiser, arms) if whole[0] else LoraStack(denoiser, arms, text_encoder)
->>>>>>> beceac1

@@ -10,11 +10,10 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from kanjilab.core.config import QUANTISED, Arm
 from kanjilab.models.adapters import compute_dtype
 from kanjilab.models.conditioning import Conditioning, Prompts
 from kanjilab.models.noise import flow_sigmas, min_snr_weight, velocity_weight
-from kanjilab.models.text_encoders import OneEncoder, TextEncoders
+from kanjilab.models.text_encoders import TextEncoders
 
 
 @dataclass
@@ -102,20 +101,6 @@ class LatentDiffusion(ABC):
             (B,) float; ones with neither.
         """
 
-<<<<<<< HEAD
-=======
-    def check_arm(self, arm: Arm) -> None:
-        """Refuses a setting that makes no sense for this base.
-
-        Raises:
-            ValueError: with the setting, what was expected and what came.
-        """
-        if arm.targets == "full" and self.precision in QUANTISED:
-            raise ValueError(
-                f"{self.precision} weights are frozen: expected a LoRA, or fp32 or bf16, got targets 'full'"
-            )
-
->>>>>>> beceac1
     @property
     def text_encoder(self) -> nn.Module | None:
         """The text encoder where it is one that stays loaded, as of a U-Net."""

@@ -16,12 +16,11 @@ from torch.nn import functional as F
 from torch.overrides import TorchFunctionMode
 
 from kanjilab.core.config import QUANTISED, Arm
-from kanjilab.models.trainable import Trainable
 from kanjilab.models.cpu_layers import packed_bytes
 from kanjilab.models.hub import family_of, quiet_diffusers
 from kanjilab.models.loading import DTYPES, base_folder
-from kanjilab.models.parameters import ArmSlices
 from kanjilab.models.text_encoders import T5_TOKENS
+from kanjilab.models.trainable import Trainable
 
 GIGABYTE, MEGABYTE = 1e9, 1e6
 GROUPS, OWN_GROUP = Path("/sys/fs/cgroup"), Path("/proc/self/cgroup")
@@ -433,7 +432,7 @@ def require_memory(
     message = f"{name}: this training needs {needed}, and {available / GIGABYTE:.1f} GB are free on {device.type}. "
     for what, smaller in smaller_settings(setting, device):
         denoiser = meta_denoiser(of, DTYPES[smaller.precision])
-        trainable = make_trainable(denoiser, smaller.arms, meta_text_encoder(of, smaller.arms))
+        trainable = Trainable(denoiser, smaller.arms, meta_text_encoder(of, smaller.arms))
         if _weights_needed(of, smaller, denoiser, trainable, device).peak > available:
             continue
         found = memory_needed(of, smaller, size_px, device)

@@ -15,8 +15,8 @@ from torch import Tensor
 from kanjilab.core.images import SIZE_PX
 from kanjilab.core.rng import counted_rng
 from kanjilab.models.conditioning import Conditioning, Prompt, Prompts
-from kanjilab.models.trainable import Trainable
 from kanjilab.models.diffusion import FlowDiffusion, LatentDiffusion, UNetDiffusion
+from kanjilab.models.trainable import Trainable
 
 SAMPLERS = (*UNetDiffusion.samplers, *FlowDiffusion.samplers)
 

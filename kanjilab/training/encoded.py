@@ -1,7 +1,7 @@
 """Encode a dataset once per base: latents and text states, cached by hash and memory-mapped."""
 
-import json
 import hashlib
+import json
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path

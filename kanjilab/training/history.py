@@ -7,9 +7,9 @@ import numpy as np
 
 from kanjilab.core.config import settings_hash
 from kanjilab.core.run_folder import RunError, RunFolder
-from kanjilab.models.adapters import Trainable
 from kanjilab.models.loading import LatentDiffusion
 from kanjilab.models.sampling import Sampling, default_sampling, sample
+from kanjilab.models.trainable import Trainable
 from kanjilab.training.checkpoints import checkpoint_images_seen, load_checkpoints
 from kanjilab.viz.strip import Strip
 

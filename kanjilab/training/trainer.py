@@ -74,7 +74,7 @@ def denoising_errors(
         draws: N examples.
         captions: (N,) int, the caption of each, as a row of the data's captions; that of the empty caption drops the
             example's arrays too.
-        trainable: attached to the base here.
+        trainable: attached to the base with these pairs.
         pairs: (arm, count) for each stretch of the examples, in order.
     Returns:
         (N,) float32 squared errors, means over C, h and w; and (N,) int64 timesteps.
@@ -85,9 +85,8 @@ def denoising_errors(
     timesteps = torch.tensor([draw.timestep for draw in draws], device=base.device)
     noisy, target = base.add_noise(latents, noise, timesteps)
     prompts, states = data.prompts(rows, captions, base.device), data.text(captions, base.device)
-    with trainable.attached(pairs):
-        conditioning = trainable.condition(base.text, prompts, states, pairs)
-        predicted = base.denoise(noisy, base.model_timestep(timesteps), conditioning)
+    conditioning = trainable.condition(base.text, prompts, states, pairs)
+    predicted = base.denoise(noisy, base.model_timestep(timesteps), conditioning)
     return (predicted - target).square().mean(dim=(1, 2, 3)), timesteps
 
 
@@ -186,8 +185,11 @@ class Trainer:
         weights = np.concatenate(
             [np.full(n, 1 / self.progress[k].arm.images_per_step, dtype=np.float32) for k, n in pairs]
         )
-        errors = self._errors(pairs, draws) * torch.from_numpy(weights).to(self.base.device)
-        self.rows.take_gradients(self.trainable.leaves, errors.sum(), add=micro > 0)
+        with self.trainable.attached(
+            pairs
+        ):  # and not for longer: between two steps the caller may sample from the base
+            errors = self._errors(pairs, draws) * torch.from_numpy(weights).to(self.base.device)
+            self.rows.take_gradients(self.trainable.leaves, errors.sum(), add=micro > 0)
         owner = torch.tensor([k for k, n in pairs for _ in range(n)], device=self.base.device)
         losses.index_add_(0, owner, errors.detach())
 

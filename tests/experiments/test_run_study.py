@@ -29,7 +29,7 @@ pytestmark = pytest.mark.usefixtures("small_lab")
 
 def test_what_is_stored_is_not_done_again(finished, study, monkeypatch):
     folder, report, _ = finished
-    forbid(monkeypatch, "run_training", "sample", "measure_steps", "make_trainable")
+    forbid(monkeypatch, "run_training", "sample", "measure_steps", "Trainable")
     judge = DarknessJudge()
     again, said = run(study, folder, judge=judge)
     assert again == report
@@ -55,7 +55,7 @@ def test_further_blocks_train_only_their_own_arms(finished, study, tmp_path, mon
 
 
 def test_arms_that_are_kept_elsewhere_are_not_trained_again(finished, study, tmp_path, monkeypatch):
-    forbid(monkeypatch, "run_training", "sample", "measure_steps", "make_trainable")
+    forbid(monkeypatch, "run_training", "sample", "measure_steps", "Trainable")
     report, said = run(study, tmp_path / "new", kept=finished[0].parent)
     assert report == finished[1]
     assert said.startswith("tiny: 0 arms beside 6 that are kept in 0 packs, about 0.0 min to go")

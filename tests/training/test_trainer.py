@@ -525,8 +525,8 @@ RESUMED = {
         Arm(targets="all", rank=2, peak_lr=1e-2, images_seen=8),
     ],
     "text encoder": [
-        Arm(rank=2, train_text_encoder=True, accumulation=2, ema_decay=0.9, peak_lr=1e-2, images_seen=24, seed=1),
-        Arm(targets="all", rank=3, train_text_encoder=True, batch=2, peak_lr=3e-3, images_seen=16),
+        Arm(rank=2, text_encoder="lora", accumulation=2, ema_decay=0.9, peak_lr=1e-2, images_seen=24, seed=1),
+        Arm(targets="all", rank=3, text_encoder="lora", batch=2, peak_lr=3e-3, images_seen=16),
         Arm(targets="all", rank=2, peak_lr=1e-2, images_seen=8),
     ],
     "unet": [Arm(targets="full", peak_lr=1e-3, images_seen=24, batch=2, ema_decay=0.99)],
