@@ -6,12 +6,12 @@ from importlib import import_module
 
 import pandas as pd
 import pytest
-from tests.docs.pages import DOCS, ROOT, examples, run_examples
 
 import kanjilab
 from kanjilab.data.dictionary import load_characters
 from kanjilab.evaluation.judges import radical_judge
 from kanjilab.experiments import packs
+from tests.docs.pages import DOCS, ROOT, examples, run_examples
 
 PAGE = (DOCS / "api.md").read_text(encoding="utf-8")
 SECTION = re.compile(r"^### `(\w+)`\n(.*?)(?=^##|\Z)", re.MULTILINE | re.DOTALL)

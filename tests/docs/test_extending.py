@@ -3,11 +3,12 @@
 import re
 
 import pytest
-from tests.docs.pages import DOCS, examples, run_examples
+from PIL import Image
 
 from kanjilab.data.image_folder import DatasetError, open_dataset
 from kanjilab.experiments import designs
 from kanjilab.experiments.report import StoredStudy
+from tests.docs.pages import DOCS, examples, run_examples
 
 
 @pytest.mark.filterwarnings("ignore")  # of a study so small that its numbers mean nothing
@@ -29,8 +30,8 @@ def test_faults_are_listed_as_the_page_shows(tmp_path):
     folder = tmp_path / "my-glyphs"
     (folder / "more").mkdir(parents=True)
     (folder / "metadata.csv").write_text(metadata.replace("a dog", ""))
-    for name in ("a.png", "more/b.jpg"):
-        (folder / name).touch()
+    (folder / "a.png").touch()
+    Image.new("L", (8, 8)).save(folder / "more" / "b.jpg")
     with pytest.raises(DatasetError) as caught:
         open_dataset(folder)
     found = str(caught.value).replace(str(folder), "my-glyphs").splitlines()
