@@ -11,7 +11,6 @@ from kanjilab.experiments.report import StoredStudy
 from tests.docs.pages import DOCS, examples, run_examples
 
 
-@pytest.mark.filterwarnings("ignore")  # of a study so small that its numbers mean nothing
 def test_a_base_a_judge_and_a_study_are_added_as_the_page_says(tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(designs, "DESIGNS", dict(designs.DESIGNS))
