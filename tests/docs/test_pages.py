@@ -8,6 +8,7 @@ import typer
 
 from kanjilab.cli.main import app
 from tests.docs.pages import DOCS, PAGES, ROOT, broken_links, examples, run_examples
+from tests.test_code_rules import ROOMS
 
 README = ROOT / "README.md"
 README_LIMIT_BYTES = 8_000
@@ -62,13 +63,21 @@ def test_options_in_prose_exist():
         assert named - known - {"--help"} == set(), page
 
 
+def test_the_table_of_rooms_is_the_one_that_is_tested():
+    page = (DOCS / "architecture.md").read_text(encoding="utf-8")
+    rows = re.findall(r"^\| \[(\w+)\]\(\S+\) \|.*\| ([^|]+) \|$", page, re.MULTILINE)
+    found = {room: {room, *others.replace("–", room).split(", ")} for room, others in rows}
+    assert found == {room: others for room, others in ROOMS.items() if room not in ("widgets", "cli")}
+
+
 def test_the_readmes_example_runs(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     (example,) = examples(README.read_text(encoding="utf-8"))
     small = {
         "Left16()": "Left16(per_radical=4)",
-        "images_seen=10_000": "images_seen=32",
-        "checkpoints=8": "checkpoints=1",
+        "images_seen=10_000": "images_seen=4, batch=4, warmup_steps=0",
+        'ranks")):': 'ranks"), checkpoints=1):',
+        "15, 5.0": "2, 5.0",
     }
     for full, little in small.items():
         assert full in example
