@@ -98,7 +98,10 @@ class Trainable:
         if device.type != "meta":  # there, only shapes are asked for
             for part in self.parts:
                 part.initialise(self.rows)
-        self.slots = [slot for part in self.parts for slot in part.attach(self.rows)]
+        self.slots = {
+            name: [slot for part in (self.adapted[name], self.whole[name]) if part for slot in part.attach(self.rows)]
+            for name in self.modules
+        }
         self.leaves = list(self.rows.leaves.values())
 
     def arms_that(self, how: str, part: str) -> list[int]:
@@ -147,14 +150,14 @@ class Trainable:
 
     @contextmanager
     def attached(self, pairs: Sequence[tuple[int, int]] = ()) -> Iterator[None]:
-        """Within it the base's parts compute with what is trained.
+        """Within it the denoiser computes with what is trained, and `condition` may be called.
 
         Args:
             pairs: (arm, count) for each stretch of the denoiser's batch, in order.
         """
         with torch.no_grad():
             self.rows.refresh()
-        with self.slices["denoiser"].set_to(pairs), swapped_entries(self.slots):
+        with self.slices["denoiser"].set_to(pairs), swapped_entries(self.slots["denoiser"]):
             yield
 
     def condition(
@@ -184,7 +187,13 @@ class Trainable:
     def encoder_calls(
         self, name: str, pairs: Sequence[tuple[int, int]], ways: Sequence[str]
     ) -> Iterator[tuple[list[int], Callable[..., Any]]]:
-        """Rows of a batch that go through an encoder together, and the encoder with what they have trained in it."""
+        """Rows of a batch that go through an encoder together, and the encoder with what they have trained in it.
+
+        Args:
+            name: of the encoder.
+            pairs: (arm, count) for each stretch of the batch, in order.
+            ways: those of training it whose rows are wanted.
+        """
         owners = [k for k, count in pairs for _ in range(count)]
         module, whole = self.modules[name], self.whole[name]
         for way in ways:
@@ -192,8 +201,9 @@ class Trainable:
             for group in [[k] for k in arms] if way == "full" else [arms]:
                 if rows := [row for row, k in enumerate(owners) if k in group]:
                     assert module is not None
-                    adapted = [(k, count) for k, count in pairs if k in group] if way == "lora" else []
-                    with self.slices[name].set_to(adapted):
+                    slots = self.slots[name] if way == "lora" or len(self.arms) == 1 else []
+                    stretches = [(k, count) for k, count in pairs if k in group]
+                    with self.slices[name].set_to(stretches), swapped_entries(slots):
                         yield rows, whole.caller(group[0]) if way == "full" and whole else module
 
     def state(self, k: int, rows: Tensor | None = None) -> dict[str, Tensor]:

@@ -47,7 +47,10 @@ class PictureTokens(nn.Module):
 def seeing(base):
     with torch.random.fork_rng():
         torch.manual_seed(3)
-        return with_condition_encoder(base, PictureTokens(base.text.shape[1]))
+        encoder = PictureTokens(base.text.shape[1])
+        with torch.no_grad():
+            encoder.second.weight.mul_(20)  # so that pictures matter to a denoiser of small random weights
+        return with_condition_encoder(base, encoder)
 
 
 @pytest.fixture(scope="module")
