@@ -11,12 +11,13 @@ from kanjilab.experiments.report import StoredStudy
 from tests.docs.pages import DOCS, examples, run_examples
 
 
-def test_a_base_a_judge_and_a_study_are_added_as_the_page_says(tmp_path, monkeypatch, capsys):
+def test_a_base_a_condition_a_judge_and_a_study_are_added_as_the_page_says(tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(designs, "DESIGNS", dict(designs.DESIGNS))
     names = run_examples(examples((DOCS / "extending.md").read_text(encoding="utf-8")), "extending.md")
     assert "mmdit ('flow-euler',)\n" in capsys.readouterr().out
     assert names["images"].shape == (1, 1, 1, 128, 128)
+    assert names["led"].shape == names["images"].shape
     assert (names["readings"]["radical"] == names["dataset"].table["radical_character"]).all()
     assert StoredStudy.read("studies/bars", "ink").labels == ["rank 2", "rank 4"]
     assert designs.make_study("dropout", "smoke").claim == "more caption dropout draws better"
