@@ -10,7 +10,7 @@ from torch import Tensor
 
 
 class Conditioning(NamedTuple):
-    """What the denoiser attends to, whoever made it.
+    """What the denoiser attends to.
 
     Attributes:
         tokens: (N, L, D) token states.

@@ -1,4 +1,4 @@
-"""Frozen layers whose weights are laid out for the processor once, not anew at every call.
+"""Frozen layers whose weights are laid out for the processor once, not at every call.
 
 At batch 1 and a few latents a side, a wide layer in bf16 spends most of its time on bringing its weights into the
 layout that oneDNN computes with, forwards and again backwards. A frozen weight can be kept in both layouts.

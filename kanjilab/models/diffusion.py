@@ -21,7 +21,7 @@ class LatentDiffusion(ABC):
     """A text-to-image latent diffusion model in its parts.
 
     A *timestep* is the index of one of T noise levels, all equally likely in training; the *model timestep* is
-    what the denoiser is told in its place.
+    what the denoiser gets in its place.
 
     Attributes:
         family: `unet` or `mmdit`.
@@ -77,7 +77,7 @@ class LatentDiffusion(ABC):
 
     @abstractmethod
     def model_timestep(self, timesteps: Tensor) -> Tensor:
-        """(B,) what the denoiser is told for each timestep."""
+        """(B,) what the denoiser gets for each timestep."""
 
     @abstractmethod
     def denoise(self, noisy: Tensor, model_timestep: Tensor, text: Conditioning) -> Tensor:

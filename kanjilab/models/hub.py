@@ -213,7 +213,7 @@ def file_digest(file: Path) -> str:
 
 
 def folder_digest(folder: Path, parts: list[str]) -> str:
-    """Hash of the weight files and configurations of some parts of a pipeline, wherever the folder lies."""
+    """Hash of the weight files and configurations of some parts of a pipeline, wherever the folder is."""
     digest = hashlib.sha256()
     for part in parts:
         for file in sorted((folder / part).glob("*.safetensors")):

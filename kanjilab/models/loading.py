@@ -52,7 +52,7 @@ def load_base(
             computes with. The autoencoder stays in fp32, and so does a U-Net's text encoder; the three
             text encoders of SD 3 follow the denoiser.
         device: where the parts go.
-        gradient_checkpointing: compute activations anew in the backward pass in place of keeping them:
+        gradient_checkpointing: compute activations again in the backward pass instead of keeping them:
             less memory, about a third more time, the same gradients.
     Raises:
         ValueError: an unknown precision, one that does not fit the device, pickled weights, or a model

@@ -1,4 +1,4 @@
-"""How much memory a training needs, told from configurations alone before anything is loaded."""
+"""How much memory a training needs, worked out from configurations alone, before anything is loaded."""
 
 import dataclasses
 import json
@@ -142,8 +142,8 @@ class Memory:
             "text encoders": self.text_encoders,
         }
         unit, digits, size_of_unit = ("GB", 1, GIGABYTE) if self.peak >= GIGABYTE / 10 else ("MB", 0, MEGABYTE)
-        told = ", ".join(f"{name} {size / size_of_unit:.{digits}f}" for name, size in parts.items())
-        return f"{self.peak / size_of_unit:.{digits}f} {unit} ({told})"
+        listed = ", ".join(f"{name} {size / size_of_unit:.{digits}f}" for name, size in parts.items())
+        return f"{self.peak / size_of_unit:.{digits}f} {unit} ({listed})"
 
 
 @dataclass(frozen=True)
@@ -310,7 +310,7 @@ class _FusedAttention(TorchFunctionMode):
 
 
 class _Kept:
-    """Adds up the bytes that a forward pass keeps; checkpointed parts keep their inputs, and one is computed anew."""
+    """Adds up the bytes that a forward pass keeps; checkpointed parts keep their inputs, and one is computed again."""
 
     def __init__(self, known: Sequence[Tensor]):
         self.seen = {self._storage(value) for value in known}
@@ -358,8 +358,8 @@ def free_bytes(device: torch.device) -> int:
 
 def _left_in_groups() -> Iterator[int]:
     """What the limits of this process's control group (version 2) and of those above it leave."""
-    told = OWN_GROUP.read_text() if OWN_GROUP.exists() else ""
-    own = next((line.removeprefix("0::/") for line in told.splitlines() if line.startswith("0::/")), "")
+    groups = OWN_GROUP.read_text() if OWN_GROUP.exists() else ""
+    own = next((line.removeprefix("0::/") for line in groups.splitlines() if line.startswith("0::/")), "")
     for group in (GROUPS / own, *(GROUPS / own).parents):
         limit = (group / "memory.max").read_text().strip() if (group / "memory.max").exists() else "max"
         if limit != "max":
@@ -370,13 +370,13 @@ def _left_in_groups() -> Iterator[int]:
 
 def smaller_settings(setting: Setting, device: torch.device) -> Iterator[tuple[str, Setting]]:
     """Settings that need less and less, nearest first, each with what was changed."""
-    told: dict[str, str] = {}
+    changes: dict[str, str] = {}
 
     def changed(name: str, what: str, **values: Any) -> tuple[str, Setting]:
         nonlocal setting
-        told[name] = what
+        changes[name] = what
         setting = dataclasses.replace(setting, **values)
-        return ", ".join(told.values()), setting
+        return ", ".join(changes.values()), setting
 
     if not setting.gradient_checkpointing:
         yield changed("checkpointing", "gradient checkpointing", gradient_checkpointing=True)

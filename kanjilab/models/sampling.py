@@ -127,14 +127,14 @@ def sample(
     images = []
     for start in range(0, len(items), batch):
         chunk = items[start : start + batch]
-        # With guidance every image stands twice, side by side, so that arms stay in one stretch.
-        told = [(k * apart, k * apart + p + 1) for k, p, _ in chunk]
-        rows = [row for empty, own in told for row in ((empty, own) if sampling.guidance > 1 else (own,))]
+        # With guidance every image is there twice, side by side, so that the images of an arm stay together.
+        asked_rows = [(k * apart, k * apart + p + 1) for k, p, _ in chunk]
+        rows = [row for empty, own in asked_rows for row in ((empty, own) if sampling.guidance > 1 else (own,))]
         text = states.select(torch.tensor(rows, device=base.device))
         latents = noise[[s for _, _, s in chunk]]
         owners = [k for k, _, _ in chunk]
-        telling = _telling(on_latents, on_progress, (start, len(chunk), len(items)), sampling.steps)
-        drawn = _denoise_all(base, latents, text, owners, sampling, trainable, telling)
+        after_step = _with_progress(on_latents, on_progress, (start, len(chunk), len(items)), sampling.steps)
+        drawn = _denoise_all(base, latents, text, owners, sampling, trainable, after_step)
         images.append(base.decode(drawn))
         on_progress(start + len(chunk), len(items))
     pixels = np.concatenate(images)
@@ -155,22 +155,22 @@ def _states(base: LatentDiffusion, prompts: Prompts, trainable: Trainable | None
     return Conditioning.cat(every), count
 
 
-def _telling(
+def _with_progress(
     on_latents: Callable[[Tensor], None],
     on_progress: Callable[[int, int], None],
     images: tuple[int, int, int],
     steps: int,
 ) -> Callable[[Tensor], None]:
-    """An `on_latents` that also tells the progress; `images`: drawn before this batch, in it, and of all."""
+    """An `on_latents` that also reports progress; `images`: drawn before this batch, in it, and of all."""
     before, here, total = images
     taken = itertools.count(1)
 
-    def told(latents: Tensor) -> None:
+    def report(latents: Tensor) -> None:
         on_latents(latents)
         # One step more than there are: a batch is not done before it is decoded.
         on_progress(before + here * next(taken) // (steps + 1), total)
 
-    return told
+    return report
 
 
 @torch.no_grad()
@@ -183,7 +183,7 @@ def _denoise_all(
     trainable: Trainable | None,
     on_latents: Callable[[Tensor], None],
 ) -> Tensor:
-    """The denoising loop for one batch; the images of each arm lie side by side."""
+    """The denoising loop for one batch; the images of each arm are side by side."""
     scheduler = sampling.scheduler(base)
     with warnings.catch_warnings():  # diffusers' DPM-Solver makes an array of a tensor as numpy 2 deprecates
         warnings.filterwarnings("ignore", "__array__ implementation", DeprecationWarning)

@@ -14,11 +14,11 @@ from kanjilab.models.conditioning import Conditioning
 from kanjilab.models.hub import quiet_diffusers
 
 T5_TOKENS = 77  # of SD 3's third encoder; diffusers' training script and ComfyUI take as many
-REMEMBERED = 64  # captions whose states are kept, so that drawing at each checkpoint loads no encoder anew
+REMEMBERED = 64  # captions whose states are kept, so that drawing at each checkpoint loads no encoder again
 
 
 class EncodedPart(NamedTuple):
-    """What one encoder says of some captions, and where it stands among all states.
+    """The states that one encoder gives some captions, and their place among all states.
 
     Attributes:
         captions, positions, widths: of the N captions, the L positions and the D numbers.
@@ -210,6 +210,6 @@ class ThreeEncoders(TextEncoders):
 
 
 def _following(widths: Sequence[int], number: int) -> slice:
-    """Where the number-th of some widths stands when they are laid side by side."""
+    """The place of the number-th of some widths when they are laid side by side."""
     start = sum(widths[:number])
     return slice(start, start + widths[number])

@@ -55,7 +55,7 @@ def draw_example(seed: int, index: int, size: int, shape: tuple[int, ...], times
 
 
 def captions_of(arm: Arm, data: Encoded) -> np.ndarray:
-    """(N,) the caption of each image as this arm is told it; if shuffled, another image's."""
+    """(N,) caption index per image; if the arm's captions are shuffled, that of another image."""
     if not arm.shuffled_captions:
         return np.asarray(data.caption)
     order = counted_rng(arm.seed, "caption shuffle").permutation(len(data))

@@ -54,7 +54,7 @@ class Diagnosis:
 
     @property
     def spikes_while_rising(self) -> int:
-        """How many spikes lie in a rising phase."""
+        """How many spikes are in a rising phase."""
         return sum(any(first <= step <= last for first, last in self.rising) for step in self.steps[self.spikes])
 
 
@@ -175,7 +175,7 @@ def _about_spikes(found: Diagnosis) -> list[str]:
     if found.rising:
         lines.append(
             f"The rate rose again in {len(found.rising)} phases, from step {found.rising[0][0]:,} on; "
-            f"{found.spikes_while_rising} of the spikes lie in them."
+            f"{found.spikes_while_rising} of the spikes are in them."
         )
     return lines
 
@@ -294,7 +294,7 @@ def _draw_norm(ax: Axes, found: Diagnosis) -> None:
 
 
 def _draw_samples(ax: Axes, found: Diagnosis, steps: Sequence[int], images: np.ndarray) -> None:
-    """Side by side in the order of steps, each with its step: early checkpoints lie too close for a true axis."""
+    """Side by side in the order of steps, each with its step: early checkpoints are too close for a true axis."""
     chosen = np.unique(np.linspace(0, len(steps) - 1, min(len(steps), MOST_SAMPLES)).round().astype(int))
     ax.set(xlim=(0, MOST_SAMPLES), ylim=(0, 1.35), aspect="equal")
     ax.axis("off")

@@ -34,7 +34,7 @@ def run_training(
         base, data, arms, folder, checkpoints, save_every_seconds: as for `kanjilab.training.loop.train`.
         accelerator: of several processes; its trackers, if any, get loss, gradient norm and rate.
         progress: show the bar.
-        on_step: told of every step; what it raises leaves a checkpoint behind, as an interrupt does.
+        on_step: called with every report; what it raises leaves a checkpoint behind, as an interrupt does.
     Returns:
         The run, finished unless a STOP file ended it.
     """

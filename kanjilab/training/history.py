@@ -59,7 +59,7 @@ def sample_history(
     stored = stored_history(run, prompts, seeds, sampling, arm=arm)
     columns = _stored_columns(run, *stored) if stored else {}
 
-    def told(shown: dict[int, Column]) -> tuple[np.ndarray, dict[str, Any]]:
+    def stacked(shown: dict[int, Column]) -> tuple[np.ndarray, dict[str, Any]]:
         seen = [column.images_seen for column in shown.values()]
         images = np.stack([column.images for column in shown.values()])
         return images, facts | {"steps": list(shown), "images_seen": seen} | asked
@@ -67,8 +67,8 @@ def sample_history(
     left = [step for step in wanted if step not in columns]
     for drawn in _draw_columns(base, run, arm, left, (prompts, seeds, sampling), batch, on_progress):
         columns = dict(sorted((columns | drawn).items()))
-        run.write_samples(name, *told(columns))
-    return told({step: columns[step] for step in wanted if step in columns})
+        run.write_samples(name, *stacked(columns))
+    return stacked({step: columns[step] for step in wanted if step in columns})
 
 
 def stored_history(
@@ -81,7 +81,7 @@ def stored_history(
     Returns:
         Images and facts as there, or None where nothing is stored.
     """
-    sampling = sampling or default_sampling(run.settings.get("family", "unet"))  # not told by older runs
+    sampling = sampling or default_sampling(run.settings.get("family", "unet"))  # older runs do not say
     name = _name(run, prompts, seeds, sampling, arm)
     return run.read_samples(name) if name in run.samples() else None
 

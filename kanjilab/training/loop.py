@@ -33,7 +33,7 @@ def run_settings(base: LatentDiffusion, data: Encoded, arms: Sequence[Arm], chec
         "checkpoints": checkpoints,
     }
     settings["hash"] = settings_hash(settings)
-    # Told by base_identity and data; for those who draw and export.
+    # Not hashed: they follow from base_identity and data; drawing and export use them.
     size_px = data.mean.shape[-1] * base.latent_px
     settings |= {"family": base.family, "prediction": base.prediction, "size_px": size_px}
     settings["versions"] = {"kanjilab": __version__, "torch": torch.__version__}

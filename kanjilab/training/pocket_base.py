@@ -229,7 +229,7 @@ def unet_errors(
         text: (B, L, 384).
         rng: of timesteps and noise.
     Returns:
-        (B,) mean squared error of each image, and (B,) the alpha_bar it was noised to.
+        (B,) mean squared error of each image, and (B,) the alpha_bar of its noise level.
     """
     batch = len(latents)
     strata = (np.arange(batch) + rng.random(batch)) / batch

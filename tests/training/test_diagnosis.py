@@ -70,7 +70,7 @@ def test_spikes_while_the_rate_rises_are_laid_to_the_schedule():
     assert found.spikes_while_rising == 3
     happened, advice = explain(found)
     assert "over 4 times its running median 3 times, first at step 350" in happened[0]
-    assert "rose again in 5 phases" in happened[1] and "3 of the spikes lie in them" in happened[1]
+    assert "rose again in 5 phases" in happened[1] and "3 of the spikes are in them" in happened[1]
     assert advice[0].startswith("Take a schedule that does not rise again: schedule=cosine in place of periodic")
     assert "warmup_steps = 100" in advice[0]
     assert any("peak_lr=0.00033" in line for line in advice)
