@@ -1,8 +1,8 @@
-"""The five criteria of a well-made new kanji and their AND, to be read beside controls (`kanjilab.evaluation.controls`).
+"""The five criteria of a new kanji and their AND; read them beside the controls (`kanjilab.evaluation.controls`).
 
-Two or more parts, each distinct, new, legal, and with the prompt's meaning: read off images by a judge (see
-`kanjilab.evaluation.judges.part_judge`), measured without a network where that is possible, with thresholds frozen on real glyphs.
-A judge's score is for choosing and reporting, never a loss.
+A new kanji has two or more parts, these are distinct, it is novel, it is well-formed, and it has the prompt's meaning.
+A judge reads the images (`kanjilab.evaluation.judges.part_judge`); what can be measured without a network is. All
+thresholds were frozen on real glyphs. A judge's score is for choosing and reporting, never a loss.
 """
 
 from __future__ import annotations
@@ -26,9 +26,10 @@ from kanjilab.data.components import Components, Decomposition, load_components
 from kanjilab.data.image_folder import Dataset
 from kanjilab.data.rendering import GlyphError, default_font, draw_font
 from kanjilab.data.skeleton import thin
+from kanjilab.evaluation.judges.framing import Images
 from kanjilab.evaluation.judges.nearest_character import Neighbours
 from kanjilab.evaluation.judges.part_judge import Judge, is_held_out, load_judge
-from kanjilab.evaluation.main_parts import Images, attested_spans, erasure_scores, main_parts, slots_attested
+from kanjilab.evaluation.main_parts import attested_spans, erasure_scores, main_parts, slots_attested
 from kanjilab.evaluation.metrics import nearest_training_images
 from kanjilab.evaluation.prompt_parts import PartMeaning
 from kanjilab.evaluation.well_formed import Bounds, measure
@@ -84,7 +85,7 @@ class Thresholds:
         judge_hash: of the judge that they belong to.
         distinct: least erasure score, in nats.
         legal_probability, layout_probability: least of the judge; below the second it counts as abstaining.
-        slack: widths of a range by which a measure may lie outside the bounds.
+        slack: widths of a range by which a measure may be outside the bounds.
         glyphs: real held-out ones that they were set on.
         passed: share of these glyphs that each criterion lets pass; for "novel", that it calls not novel.
     """
@@ -268,7 +269,7 @@ def _legal(table: pd.DataFrame, legal: float, layout: float, slack: float) -> ND
 
 
 def held_out_characters(judge: Judge, components: Components) -> list[str]:
-    """Characters of two parts, in each of which the judge knows something, but whose parts it was not taught."""
+    """Characters of two parts, in each of which the judge knows something, but which it was not trained on."""
     held = [character for character in judge.characters if is_held_out(character)]
     return [character for character in held if _shows_two(components.of(character), set(judge.parts))]
 
@@ -339,7 +340,7 @@ def freeze(judges: Sequence[Judge], components: Components) -> dict[str, Any]:
 
 
 def write_frozen(path: Path = FROZEN_FILE) -> Path:
-    """Freeze everything for the packaged judges; to be done whenever they are made anew, and never after scoring."""
+    """Freeze all for the packaged judges; to be done whenever they are trained again, and never after scoring."""
     return write_json_atomic(path, freeze([load_judge("A"), load_judge("B")], load_components()))
 
 

@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 from scipy import ndimage
 
 from kanjilab.data.skeleton import PART, neighbour_bits, neighbour_codes, stack_glyphs, thin_picture
+from kanjilab.evaluation.judges.framing import require_glyphs
 
 INK = 0.5  # a pixel with more ink than this belongs to a stroke
 GRAY_LOW, GRAY_HIGH = 0.2, 0.8  # between them a pixel is neither paper nor stroke
@@ -68,9 +69,7 @@ def measure(images: NDArray[np.uint8]) -> pd.DataFrame:
     Raises:
         ValueError: a wrong shape or type.
     """
-    images = np.asarray(images)
-    if images.ndim != 3 or images.dtype != np.uint8:
-        raise ValueError(f"expected uint8 images (N, H, W), got {images.dtype} {images.shape}")
+    images = require_glyphs(images)
     parts = [_measure_part(images[start : start + PART]) for start in range(0, len(images), PART)]
     empty = {name: np.zeros(0) for name in MEASURES}
     return pd.concat(parts, ignore_index=True) if parts else pd.DataFrame(empty)

@@ -29,14 +29,14 @@ from kanjilab.evaluation.judges.part_judge import LAYOUT_SURE, Judge, is_held_ou
 from kanjilab.evaluation.judges.training_glyphs import (
     FONTS_FOLDER,
     HANGUL_FONT,
-    JUNK,
     KINDS,
+    NEGATIVES,
     NONE,
     TEST_FONTS,
     WITHOUT_PARTS,
     Glyphs,
-    junk_pictures,
     locate,
+    negative_pictures,
     recogniser_characters,
 )
 
@@ -49,19 +49,19 @@ SAMPLE_NAME = "sample.png"
 SAMPLE_PX = 96
 SAMPLE_COLUMNS = 16
 SAMPLE_PER_FONT = 16
-SAMPLE_PER_JUNK = 6
+SAMPLE_PER_NEGATIVE = 6
 
 
 # ---------------------------------------------------------------- what the network says
 
 
 class Logits(NamedTuple):
-    """What a network says of N glyphs: embedding (N, D), presence (N, P), layout (N, L + 1), legality (N,)."""
+    """What a network says of N glyphs: embedding (N, D), presence (N, P), layout (N, L + 1), well_formed (N,)."""
 
     embedding: NDArray[np.float32]
     presence: NDArray[np.float32]
     layout: NDArray[np.float32]
-    legality: NDArray[np.float32]
+    well_formed: NDArray[np.float32]
 
 
 @torch.inference_mode()
@@ -79,7 +79,7 @@ def all_logits(network: JudgeNetwork, ink: NDArray[np.uint8], batch: int = 128) 
         glyphs = torch.from_numpy(ink[start : start + batch].astype(np.float32) / 255)[:, None]
         answers = network(glyphs.contiguous(memory_format=torch.channels_last))
         found.append(
-            tuple(value.numpy() for value in (answers.embedding, answers.presence, answers.layout, answers.legality))
+            tuple(value.numpy() for value in (answers.embedding, answers.presence, answers.layout, answers.well_formed))
         )
     return Logits(*(np.concatenate(values) for values in zip(*found, strict=True)))
 
@@ -150,14 +150,14 @@ def calibrate(network: JudgeNetwork, validation: Glyphs, characters: Sequence[st
         np.geomspace(0.3, 3, 60), key=lambda t: -np.log(softmax(layouts / t, axis=1)[hit] + 1e-12).mean()
     )
     asked = held | (validation.legal == 0)
-    legal_temperature = temperature_of(said.legality[asked], validation.legal[asked] == 1)
-    legality = expit(said.legality[held] / legal_temperature)
+    legal_temperature = temperature_of(said.well_formed[asked], validation.legal[asked] == 1)
+    well_formed = expit(said.well_formed[held] / legal_temperature)
     distance = _own_distance(network, said, validation)
     return Calibration(
         {"parts": parts_temperature, "layout": float(layout_temperature), "legality": legal_temperature},
         _part_thresholds(probability, present, validation, labelled),
         float(np.quantile(distance, KNOWN_QUANTILE)),
-        float(np.quantile(legality, LEGAL_QUANTILE)),
+        float(np.quantile(well_formed, LEGAL_QUANTILE)),
     )
 
 
@@ -193,13 +193,13 @@ def measure(judge: Judge, glyphs: Glyphs) -> dict[str, Any]:
         judge: with its thresholds.
         glyphs: in fonts that neither training nor thresholds have seen.
     Returns:
-        Shares in [0, 1], counts, and tables of shares by kind of junk and by layout.
+        Shares in [0, 1], counts, and tables of shares by kind of negative and by layout.
     """
     said = all_logits(judge.network, glyphs.ink)
     held = _held_out_rows(glyphs, judge.characters)
     probability = expit(said.presence / judge.temperatures["parts"])
     seen, present = probability >= judge.part_thresholds, present_parts(glyphs, len(judge.parts))
-    legal = expit(said.legality / judge.temperatures["legality"]) >= judge.legal_threshold
+    legal = expit(said.well_formed / judge.temperatures["legality"]) >= judge.legal_threshold
     labelled = held & glyphs.parts_known
     report: dict[str, Any] = {
         **_measure_recogniser(judge, said, glyphs),
@@ -213,7 +213,7 @@ def measure(judge: Judge, glyphs: Glyphs) -> dict[str, Any]:
         **_measure_typeset(seen, present, glyphs),
         **_measure_reading(judge, glyphs),
     }
-    kinds = {kind: glyphs.kind == KINDS.index(kind) for kind in JUNK}
+    kinds = {kind: glyphs.kind == KINDS.index(kind) for kind in NEGATIVES}
     report["junk_called_illegal"] = {kind: float(1 - legal[rows].mean()) for kind, rows in kinds.items() if rows.any()}
     empty = np.isin(glyphs.kind, [KINDS.index(kind) for kind in WITHOUT_PARTS])
     report["empty_pictures_showing_a_part"] = float(seen[empty].any(axis=1).mean())
@@ -284,7 +284,7 @@ def _measure_reading(judge: Judge, glyphs: Glyphs, count: int = 1000) -> dict[st
 
 
 def make_sample(path: Path, fonts_folder: Path = FONTS_FOLDER, kanjivg: Path | None = None, seed: int = 55) -> None:
-    """Draw real held-out characters, novel pairs and junk from the test fonts; store picture and truth.
+    """Draw real held-out characters, novel pairs and negatives from the test fonts; store pictures and truth.
 
     Args:
         path: a PNG, glyphs in rows of 16; its truth is stored beside it as JSON.
@@ -309,11 +309,11 @@ def make_sample(path: Path, fonts_folder: Path = FONTS_FOLDER, kanjivg: Path | N
         truth += [{"kind": "typeset", "parts": [one.pair.first, one.pair.second]} for one in composed]
     full = max(fonts, key=lambda font: sum(draws(character, font) for character in held))
     whole = np.stack([np.asarray(draw_font(held[int(i)], full)) for i in rng.permutation(len(held))[:64]])
-    junk = junk_pictures(whole, 64, fonts, locate(HANGUL_FONT, fonts_folder), KanjiVG.open(kanjivg), rng)
-    junk["half denoised"] = through_pocket(whole[:SAMPLE_PER_JUNK], rng).half
-    for kind in JUNK:
-        images += list(junk[kind][:SAMPLE_PER_JUNK])
-        truth += [{"kind": kind}] * len(junk[kind][:SAMPLE_PER_JUNK])
+    negatives = negative_pictures(whole, 64, fonts, locate(HANGUL_FONT, fonts_folder), KanjiVG.open(kanjivg), rng)
+    negatives["half denoised"] = through_pocket(whole[:SAMPLE_PER_NEGATIVE], rng).half
+    for kind in NEGATIVES:
+        images += list(negatives[kind][:SAMPLE_PER_NEGATIVE])
+        truth += [{"kind": kind}] * len(negatives[kind][:SAMPLE_PER_NEGATIVE])
     _write_sample(path, images, truth)
 
 
@@ -363,6 +363,6 @@ def measure_sample(judge: Judge, images: NDArray[np.uint8], truth: Sequence[dict
         "legal_pass_rate": table.legal.to_numpy()[real].mean(),
         "typeset_both_found": np.mean(both),
     }
-    for kind in JUNK:
+    for kind in NEGATIVES:
         measured[f"called illegal: {kind}"] = 1 - table.legal.to_numpy()[kinds == kind].mean()
     return {name: round(float(value), 4) for name, value in measured.items()}

@@ -1,4 +1,4 @@
-"""What a judge sees, drawn over the glyph."""
+"""A judge's reading as a figure: its parts drawn over the glyph, and the nearest real characters beside it."""
 
 from __future__ import annotations
 
@@ -14,7 +14,6 @@ from kanjilab.data.rendering import default_font, draw_font, draws
 from kanjilab.evaluation.judges.part_judge import Judge
 
 NEIGHBOURS_SHOWN = 5
-
 LAYOUT_WORDS = {  # no common font has the signs
     "⿰": "left and right",
     "⿱": "above and below",

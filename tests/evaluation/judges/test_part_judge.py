@@ -117,7 +117,7 @@ def test_the_judges_are_of_different_build():
 def test_answers_have_their_shapes(name):
     answers = JudgeNetwork(ARCHITECTURES[name], 5, 7).eval()(torch.rand(3, 1, 64, 64))
     assert answers.maps.shape == (3, 5, GRID, GRID) and answers.presence.shape == (3, 5)
-    assert answers.layout.shape == (3, len(LAYOUTS) + 1) and answers.legality.shape == (3,)
+    assert answers.layout.shape == (3, len(LAYOUTS) + 1) and answers.well_formed.shape == (3,)
     assert torch.allclose(answers.embedding.norm(dim=1), torch.ones(3), atol=1e-5)
 
 

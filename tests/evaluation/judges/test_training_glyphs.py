@@ -14,9 +14,9 @@ from kanjilab.evaluation.judges.training_glyphs import (
     FontFile,
     Glyphs,
     joined,
-    junk_glyphs,
     load_glyphs,
     locate,
+    negative_glyphs,
     part_rows,
     real_glyphs,
     recogniser_only,
@@ -101,8 +101,8 @@ def test_typeset_glyphs_put_the_pair_first():
         assert upper[3] < lower[3] and upper[5] <= lower[3] + 0.02  # top ends before bottom begins
 
 
-def test_junk_is_legal_nowhere_but_may_show_parts():
-    junk = junk_glyphs(noise(3, counted_rng(0, "judge training")), "noise")
-    assert (junk.legal == 0).all() and (junk.layout == NONE).all() and junk.parts_known.all()
+def test_negatives_are_never_well_formed_but_may_show_parts():
+    negatives = negative_glyphs(noise(3, counted_rng(0, "judge training")), "noise")
+    assert (negatives.legal == 0).all() and (negatives.layout == NONE).all() and negatives.parts_known.all()
     images = 255 - real_glyphs(default_font(), "林", components).ink
-    assert not junk_glyphs(images, "mirrored").parts_known.any()  # a mirrored tree is a tree
+    assert not negative_glyphs(images, "mirrored").parts_known.any()  # a mirrored tree is a tree
