@@ -1,7 +1,7 @@
-"""Scores with intervals: rates, paired differences, the text-only ceiling, diversity, copying.
+"""Scores with intervals: rates of radicals, paired differences, diversity and copying.
 
-Nothing here looks at pixels to *read* them: readings come from a judge as a table, and this module
-counts them. Every interval is a plain ``Estimate``; every resampling takes its generator.
+A judge reads the images into a table, and this module counts its readings. Every interval is an ``Estimate``; every
+resampling takes its generator.
 """
 
 from __future__ import annotations
@@ -30,9 +30,6 @@ class Estimate(NamedTuple):
 
     def __str__(self) -> str:
         return f"{self.value:.3f} [{self.low:.3f}, {self.high:.3f}]"
-
-
-# ---------------------------------------------------------------- rates
 
 
 def wilson_interval(hits: int, trials: int, confidence: float = 0.95) -> Estimate:
@@ -123,7 +120,7 @@ def expected_radical_rate(
 
 
 def shown_radicals(readings: pd.DataFrame) -> list[frozenset[str]]:
-    """What a judge read in each image, whatever was asked for.
+    """What a judge read in each image.
 
     Args:
         readings: with ``parts``, as judges A and B read, or the first judge's ``radical`` and ``abstain``.
@@ -137,7 +134,7 @@ def shown_radicals(readings: pd.DataFrame) -> list[frozenset[str]]:
 
 
 def answered_prompts(shown: Sequence[frozenset[str]], expected: Sequence[str | Collection[str]]) -> NDArray[np.float64]:
-    """For each image the share of these prompts that it would answer: its chance, were they dealt out at random.
+    """For each image the share of these prompts that it would answer: its chance with prompts in random order.
 
     Args:
         shown: as ``shown_radicals`` returns it.
@@ -151,10 +148,10 @@ def answered_prompts(shown: Sequence[frozenset[str]], expected: Sequence[str | C
 
 
 def shuffled_prompt_rate(readings: pd.DataFrame, expected: Sequence[str | Collection[str]]) -> float:
-    """Rate that these images would reach if the prompts were dealt to them at random.
+    """Rate that these images would reach with the prompts in random order.
 
-    The mean over every pairing of an image with a prompt, so it is exact. A generator that draws one
-    radical whatever it is asked gets the same here as in ``expected_radical_rate``.
+    It is exact: the mean over every pairing of an image with a prompt. A generator that always draws one radical
+    gets the same here as in ``expected_radical_rate``.
 
     Args:
         readings: as in ``expected_radical_hits``.
@@ -168,23 +165,6 @@ def shuffled_prompt_rate(readings: pd.DataFrame, expected: Sequence[str | Collec
     if len(readings) == 0:
         raise ValueError("expected at least one reading, got none")
     return float(answered_prompts(shown_radicals(readings), expected).mean())
-
-
-def balanced_rate(hits: NDArray[np.bool_], groups: Sequence[str]) -> float:
-    """Mean of the groups' own rates: a radical asked for often weighs no more than a rare one.
-
-    Args:
-        hits: (N,) bool.
-        groups: (N,) label per trial, such as the expected radical.
-    Returns:
-        float in [0, 1].
-    Raises:
-        ValueError: the lengths differ or there are no trials.
-    """
-    if len(hits) != len(groups) or len(hits) == 0:
-        raise ValueError(f"expected as many groups as hits, at least one; got {len(hits)} hits, {len(groups)} groups")
-    names, group = np.unique(np.asarray(groups), return_inverse=True)
-    return float(np.mean(np.bincount(group, weights=hits, minlength=len(names)) / np.bincount(group)))
 
 
 def _require_readings(readings: pd.DataFrame, expected: Sequence[str | Collection[str]]) -> None:
@@ -201,9 +181,6 @@ def _parts(names: Iterable[str]) -> frozenset[str]:
 
 def _is_expected(radical: object, wanted: str | Collection[str]) -> bool:
     return radical == wanted if isinstance(wanted, str) else radical in wanted
-
-
-# ---------------------------------------------------------------- resampling
 
 
 def two_way_bootstrap(
@@ -247,7 +224,7 @@ def paired_difference(
         resamples: number of bootstrap tables, >= 1.
         confidence: coverage in (0, 1).
     Returns:
-        Estimate in the outcomes' unit; an interval clear of 0 tells the two runs apart.
+        Estimate in the outcomes' unit; the two runs differ where the interval is clear of 0.
     Raises:
         ValueError: the shapes differ, or as in ``two_way_bootstrap``.
     """
@@ -262,12 +239,6 @@ def _require_table(outcomes: NDArray) -> NDArray[np.float64]:
     if table.ndim != 2 or table.size == 0 or not np.isfinite(table).all():
         raise ValueError(f"expected a finite, non-empty (seeds, prompts) table, got shape {table.shape}")
     return table
-
-
-# ---------------------------------------------------------------- the text-only ceiling
-
-
-# ---------------------------------------------------------------- diversity and copying
 
 
 def mean_pairwise_distance(images: NDArray[np.uint8]) -> float:
@@ -287,7 +258,7 @@ def mean_pairwise_distance(images: NDArray[np.uint8]) -> float:
 
 
 def nearest_training_images(images: NDArray[np.uint8], training: NDArray[np.uint8]) -> pd.DataFrame:
-    """Nearest training image of each image, and whether it lies suspiciously closer than the next.
+    """Nearest training image of each image, and whether it is suspiciously closer than the next.
 
     Training images with the same bits at the compared size count once: otherwise a copy of a doubled image
     would have d1 = d2 and look original. Near-duplicates (未/末) can still hide a copy: look at d1 too.

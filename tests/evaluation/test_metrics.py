@@ -8,7 +8,6 @@ import pytest
 
 from kanjilab.evaluation.metrics import (
     answered_prompts,
-    balanced_rate,
     expected_part_hits,
     expected_radical_hits,
     expected_radical_rate,
@@ -83,11 +82,6 @@ def test_an_image_answers_every_prompt_that_asks_for_one_of_its_parts():
     parts = pd.DataFrame({"parts": [("水", "木"), ("月",), ()]})
     assert answered_prompts(shown_radicals(parts), [{"水"}, {"木", "金"}, {"肉"}, {"人"}]).tolist() == [0.5, 0.25, 0]
     assert answered_prompts(shown_radicals(readings_of("水-")), ["水", "水", "木"]).tolist() == [2 / 3, 0]
-
-
-def test_balanced_rate_weighs_groups_alike():
-    hits = np.array([True] * 9 + [False])
-    assert balanced_rate(hits, ["水"] * 9 + ["木"]) == 0.5
 
 
 # ---------------------------------------------------------------- resampling

@@ -29,7 +29,6 @@ from kanjilab.evaluation.judges.part_judge import LAYOUT_SURE, Judge, is_held_ou
 from kanjilab.evaluation.judges.training_glyphs import (
     FONTS_FOLDER,
     HANGUL_FONT,
-    KINDS,
     NEGATIVES,
     NONE,
     TEST_FONTS,
@@ -165,7 +164,7 @@ def _part_thresholds(
     probability: NDArray[np.float32], present: NDArray[np.bool_], validation: Glyphs, labelled: NDArray[np.bool_]
 ) -> NDArray[np.float32]:
     """(P,) the higher of two: of the pictures without any part 5% show one; and few real glyphs show a wrong one."""
-    empty = probability[np.isin(validation.kind, [KINDS.index(kind) for kind in WITHOUT_PARTS])]
+    empty = probability[validation.is_kind(*WITHOUT_PARTS)]
     floor = np.quantile(empty.max(axis=1), 1 - FALSE_POSITIVES)
     without = np.where(present[labelled], 0.0, probability[labelled])
     return np.maximum(floor, np.quantile(without, 1 - CONFUSED_MAX, axis=0)).astype(np.float32)
@@ -173,7 +172,7 @@ def _part_thresholds(
 
 def _held_out_rows(glyphs: Glyphs, characters: Sequence[str]) -> NDArray[np.bool_]:
     held = np.array([is_held_out(character) for character in characters])
-    return (glyphs.character >= 0) & held[glyphs.character] & (glyphs.kind == KINDS.index("real"))
+    return (glyphs.character >= 0) & held[glyphs.character] & (glyphs.is_kind("real"))
 
 
 def _own_distance(network: JudgeNetwork, said: Logits, glyphs: Glyphs) -> NDArray[np.float32]:
@@ -205,7 +204,7 @@ def measure(judge: Judge, glyphs: Glyphs) -> dict[str, Any]:
         **_measure_recogniser(judge, said, glyphs),
         "held_out_glyphs": int(held.sum()),
         "legal_pass_rate": float(legal[held].mean()),
-        "legal_pass_rate_through_vae": float(legal[glyphs.kind == KINDS.index("nearly clean")].mean()),
+        "legal_pass_rate_through_vae": float(legal[glyphs.is_kind("nearly clean")].mean()),
         "part_recall": float(seen[labelled][present[labelled]].mean()),
         "part_precision": float(present[labelled][seen[labelled]].mean()),
         "part_calibration_error": calibration_error(probability[labelled], present[labelled]),
@@ -213,18 +212,15 @@ def measure(judge: Judge, glyphs: Glyphs) -> dict[str, Any]:
         **_measure_typeset(seen, present, glyphs),
         **_measure_reading(judge, glyphs),
     }
-    kinds = {kind: glyphs.kind == KINDS.index(kind) for kind in NEGATIVES}
-    report["junk_called_illegal"] = {kind: float(1 - legal[rows].mean()) for kind, rows in kinds.items() if rows.any()}
-    empty = np.isin(glyphs.kind, [KINDS.index(kind) for kind in WITHOUT_PARTS])
-    report["empty_pictures_showing_a_part"] = float(seen[empty].any(axis=1).mean())
-    report["junk_showing_a_part"] = {
-        kind: float(seen[rows].any(axis=1).mean()) for kind, rows in kinds.items() if rows.any()
-    }
+    kinds = {kind: rows for kind in NEGATIVES if (rows := glyphs.is_kind(kind)).any()}
+    report["junk_called_illegal"] = {kind: float(1 - legal[rows].mean()) for kind, rows in kinds.items()}
+    report["empty_pictures_showing_a_part"] = float(seen[glyphs.is_kind(*WITHOUT_PARTS)].any(axis=1).mean())
+    report["junk_showing_a_part"] = {kind: float(seen[rows].any(axis=1).mean()) for kind, rows in kinds.items()}
     return report
 
 
 def _measure_recogniser(judge: Judge, said: Logits, glyphs: Glyphs) -> dict[str, Any]:
-    real, composed = (np.flatnonzero(glyphs.kind == KINDS.index(kind)) for kind in ("real", "typeset"))
+    real, composed = (np.flatnonzero(glyphs.is_kind(kind)) for kind in ("real", "typeset"))
     prototypes = F.normalize(judge.network.prototypes, dim=1).numpy().T
     blocks = np.array_split(real, 1 + len(real) // 1000)
     cosine = np.concatenate([said.embedding[rows] @ prototypes for rows in blocks])
@@ -250,7 +246,7 @@ def _measure_layout(judge: Judge, said: Logits, glyphs: Glyphs, labelled: NDArra
 
 def _measure_typeset(seen: NDArray[np.bool_], present: NDArray[np.bool_], glyphs: Glyphs) -> dict[str, Any]:
     """How often both parts of a novel pair are found; the pair stands first among each glyph's parts."""
-    rows = np.flatnonzero(glyphs.kind == KINDS.index("typeset"))
+    rows = np.flatnonzero(glyphs.is_kind("typeset"))
     starts = glyphs.rows_of_parts()[rows]
     pair = glyphs.parts[np.stack([starts, starts + 1]), 1].astype(int)  # (2, N)
     both = seen[rows, pair[0]] & seen[rows, pair[1]]
@@ -266,7 +262,7 @@ def _measure_typeset(seen: NDArray[np.bool_], present: NDArray[np.bool_], glyphs
 
 def _measure_reading(judge: Judge, glyphs: Glyphs, count: int = 1000) -> dict[str, Any]:
     """What `read` makes of novel pairs, nested parts counted once, and how long it takes."""
-    rows = np.flatnonzero(glyphs.kind == KINDS.index("typeset"))[:count]
+    rows = np.flatnonzero(glyphs.is_kind("typeset"))[:count]
     starts = glyphs.rows_of_parts()[rows]
     started = time.perf_counter()
     table = judge.read(255 - glyphs.ink[rows])

@@ -47,8 +47,7 @@ def explain(judge: Judge, image: NDArray[np.uint8], prompt: str = "") -> Figure:
             f"U+{ord(judge.characters[index]):04X}\n{distance:.2f}", fontsize=8, color="C3" if near else "0.2"
         )
     for axis in axes:
-        axis.set_xticks([])
-        axis.set_yticks([])
+        axis.set(xticks=[], yticks=[])
     verdict = f"already exists as {reading.codepoint} {reading.nearest}" if reading.exists else "not in the list"
     legal = "well-formed" if reading.legal else "not well-formed"
     shown = prompt.replace("$", r"\$")  # no mathematics in prompts

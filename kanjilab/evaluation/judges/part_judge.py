@@ -279,9 +279,6 @@ def _each_once(found: list[_Seen], frame: NDArray[np.float64]) -> list[_Seen]:
     return kept
 
 
-# ---------------------------------------------------------------- files
-
-
 def judge_file(name: str) -> Path:
     """Where the package keeps a judge's weights."""
     return WEIGHTS / f"judge_{name.lower()}.safetensors"

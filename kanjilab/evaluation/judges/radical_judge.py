@@ -189,8 +189,6 @@ class RadicalJudge:
             font: the font file to draw with.
             radicals: classical numbers of the radicals to tell apart.
             seed: of the split and of everything drawn at random.
-        Returns:
-            The judge.
         Raises:
             ValueError: a radical with fewer than 5 characters on whose left it stands and which the font draws.
         """

@@ -56,9 +56,6 @@ MATERIAL_SEEDS = {"A": 11, "B": 22, "validation": 33, "test": 44}
 TEST_AMOUNTS = Amounts(typeset_per_font=400, negatives_per_kind=600, through_pocket=600)
 
 
-# ---------------------------------------------------------------- one step
-
-
 def roughen(ink: NDArray[np.uint8], rng: np.random.Generator) -> Tensor:
     """Glyphs as a small diffusion model draws them; one in six stays as it is.
 
@@ -230,7 +227,7 @@ class Pools:
     @classmethod
     def of(cls, material: Glyphs) -> Pools:
         """Sort the material; its nearly clean glyphs go with the real ones."""
-        rows = {kind: np.flatnonzero(material.kind == index) for index, kind in enumerate(KINDS)}
+        rows = {kind: np.flatnonzero(material.is_kind(kind)) for kind in KINDS}
         negatives = tuple(rows[kind] for kind in NEGATIVES if len(rows[kind]))
         return cls(np.concatenate([rows["real"], rows["nearly clean"]]), rows["typeset"], negatives)
 
@@ -278,12 +275,7 @@ def judge_losses(
 
 
 def _recogniser_losses(
-    embedding: Tensor,
-    prototypes: Tensor,
-    material: Glyphs,
-    rows: NDArray[np.int64],
-    recipe: JudgeRecipe,
-    novelty: bool,
+    embedding: Tensor, prototypes: Tensor, material: Glyphs, rows: NDArray[np.int64], recipe: JudgeRecipe, novelty: bool
 ) -> dict[str, Tensor]:
     """Cross-entropy over the characters and, with novelty, over "none of them", which has one fixed cosine."""
     character = torch.from_numpy(material.character[rows])
@@ -299,10 +291,7 @@ def _recogniser_losses(
     lead = F.pad(recipe.softness * lead, (0, 1))
     nothing = torch.full((int(composed.sum()),), cosine.shape[1])
     away = F.cross_entropy(answers[composed], nothing, reduction="sum") / max(1, len(nothing))
-    return {
-        "character": F.cross_entropy(answers[named] - lead, character[named]),
-        "novel": recipe.novel_weight * away,
-    }
+    return {"character": F.cross_entropy(answers[named] - lead, character[named]), "novel": recipe.novel_weight * away}
 
 
 def _map_loss(maps: Tensor, targets: Tensor, known: Tensor, covered_weight: float) -> Tensor:
@@ -323,9 +312,6 @@ def train_judge(material: Glyphs, training: JudgeTraining) -> Iterator[dict[str,
     pools = Pools.of(material)
     while training.step < training.recipe.steps:
         yield training.advance(material, pools)
-
-
-# ---------------------------------------------------------------- from nothing to the package's files
 
 
 @dataclass(frozen=True)

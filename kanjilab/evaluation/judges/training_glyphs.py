@@ -141,6 +141,10 @@ class Glyphs:
         """Number of glyphs."""
         return len(self.ink)
 
+    def is_kind(self, *kinds: str) -> NDArray[np.bool_]:
+        """(N,) which glyphs are of one of some `KINDS`."""
+        return np.isin(self.kind, [KINDS.index(kind) for kind in kinds])
+
     def rows_of_parts(self) -> NDArray[np.int64]:
         """Where each glyph's parts begin in `parts`.
 
