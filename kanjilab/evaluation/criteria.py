@@ -79,7 +79,7 @@ def _drawn(character: str, size_px: int) -> NDArray[np.uint8]:
 
 @dataclass(frozen=True)
 class Thresholds:
-    """What was frozen on real held-out glyphs, for one judge, before any generator was scored.
+    """Thresholds of one judge, frozen on real held-out glyphs before any generator was scored.
 
     Attributes:
         judge_hash: of the judge that they belong to.
@@ -161,7 +161,7 @@ def outer_parts(character: str, components: Components, vocabulary: Collection[s
 
 
 def judge_images(judge: Judge, images: Images, prompts: Sequence[str], context: Context) -> pd.DataFrame:
-    """Everything about each image, the five verdicts and their AND.
+    """Measure each image; the five verdicts and their AND.
 
     Args:
         judge: A to choose by, B to report by.
@@ -222,7 +222,7 @@ def _structure(
 
 
 def _novelty(readings: pd.DataFrame, images: Images, context: Context) -> pd.DataFrame:
-    """To which class of novelty each image belongs, and what the neighbours say, beside the judge."""
+    """The class of novelty of each image by the judge, and the nearest character by the third check."""
     third = context.neighbours.read(images)
     size = images.shape[1]
     near = [np.stack([_drawn(name, size) for name in names]) for names in (readings["nearest"], third["nearest"])]
@@ -297,8 +297,8 @@ def fit_thresholds(judge: Judge, images: Images, bounds: Bounds, components: Com
     """Set thresholds so that 95% of real held-out glyphs of two parts pass each criterion.
 
     The judge's own thresholds of parts and of novelty stay: the first is set by its false positives, the
-    second by how far fonts draw a character from itself; so real glyphs are *not* novel. Meaning has none:
-    what captions tell of the parts is limited, and real held-out glyphs show that limit as a control.
+    second by how far the fonts' glyphs of one character differ; so real glyphs are *not* novel. Meaning has none:
+    captions say only so much about parts, and real held-out glyphs show that limit as a control.
 
     Args:
         judge: to set them for.

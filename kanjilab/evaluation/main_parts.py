@@ -15,7 +15,7 @@ from kanjilab.evaluation.judges.framing import Images
 from kanjilab.evaluation.judges.part_judge import Judge, area, overlap
 
 SPAN_SLACK = 0.25  # of a slot's length, by which a part may be larger than listed characters have it there
-CERTAIN = 1e-6  # probabilities this near 0 or 1 are not told apart
+CERTAIN = 1e-6  # probabilities this near 0 or 1 count as equal
 MARK_SHARE = 1 / 32  # of the side, of the dots that keep the frame of a glyph that is wiped in part
 
 

@@ -188,7 +188,7 @@ def two_way_bootstrap(
 ) -> Estimate:
     """Mean of a seed-by-prompt table; seeds and prompts are both resampled.
 
-    With a single seed (or prompt) that axis adds no spread: the interval then speaks of this seed only.
+    With a single seed (or prompt) that axis adds no spread: the interval is then for this seed only.
 
     Args:
         outcomes: (S, P) bool or float, S seeds by P prompts.

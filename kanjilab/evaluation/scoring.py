@@ -21,7 +21,7 @@ class PromptSet:
     """Captions with the radicals that an answer should show.
 
     Attributes:
-        name: as it stands in tables.
+        name: as tables show it.
         captions: P strings.
         expected: for each, the radicals of the characters that share the caption.
     """

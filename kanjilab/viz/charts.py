@@ -31,7 +31,7 @@ PALETTE = ("#222222", "#D55E00", "#0072B2", "#009E73", "#CC79A7", "#E69F00", "#5
 LINE_STYLES = ("-", (0, (5, 1.5)), (0, (1.5, 1.5)))  # beyond seven arms colours repeat, dashes do not
 INK, SOFT, FAINT = "#222222", "#666666", "#dddddd"
 DOTS_PER_INCH = 144
-MOST_RAW_CURVES = 3  # more of them lie on each other and hide the smoothed ones
+MOST_RAW_CURVES = 3  # more of them would hide the smoothed ones
 SMOOTHED = "smoothed"
 NAME_PITCH_INCHES = 0.175  # between the names of two lines
 
@@ -274,7 +274,7 @@ def draw_radical_balance(
     ax.tick_params(axis="x", length=0)
     ax.set_ylabel("characters")
     ax.set_xlim(-0.7, len(table) - 0.3)
-    ax.set_ylim(0, max(1.0, bottom.max()) * (1.1 if table.shape[1] == 1 else 1.22))  # a legend stands above the bars
+    ax.set_ylim(0, max(1.0, bottom.max()) * (1.1 if table.shape[1] == 1 else 1.22))  # room for a legend above the bars
     if table.shape[1] > 1:
         ax.legend(frameon=False, fontsize=9, loc="upper right", ncols=table.shape[1], borderaxespad=0)
     write_title(ax, title, note)
@@ -337,7 +337,7 @@ def figure_and_axes(ax: Axes | None, width: float = 6.4, height: float = 3.6) ->
 
 
 def label_text(text: str, units: int) -> str:
-    """Text fit for a figure, cut to a width in letters; an ideograph counts two, a box stands for the undrawable."""
+    """Text fit for a figure, cut to a width in letters; an ideograph counts two, a box replaces the undrawable."""
     paths = typeface(10).paths
     text = "".join(
         character if any(has_character(path, character) for path in paths) else "□" for character in printable(text)

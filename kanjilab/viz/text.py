@@ -22,10 +22,10 @@ ELLIPSIS = "…"
 
 
 def printable(text: str) -> str:
-    """Text as it may stand on a picture: one line, nothing that hides, reorders or towers.
+    """Text made fit for a picture: one line, nothing that hides, reorders or towers.
 
     Args:
-        text: anything, from anybody.
+        text: of any origin.
     Returns:
         NFC text of at most 300 characters: white space and control characters become single spaces, direction
         overrides and the like vanish, unassigned, private and half characters become "�", and a letter keeps at
@@ -98,7 +98,7 @@ class Typeface:
     size: int
 
     def pieces(self, text: str) -> list[tuple[ImageFont.FreeTypeFont, str]]:
-        """Stretches of text with the font that draws each; a box stands for what no font has."""
+        """Stretches of text with the font that draws each; a box replaces what no font has."""
         result: list[tuple[Path, str]] = []
         for character in text:
             carried = (path for path in self.paths if has_character(path, character))

@@ -1,4 +1,4 @@
-"""What a judge's verdicts are worth: thresholds set on fonts that it was not trained on, and its card on others."""
+"""Calibration of a judge on fonts that it was not trained on, and its card: what it gets right on further fonts."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ from kanjilab.evaluation.judges.training_glyphs import (
 )
 
 FALSE_POSITIVES = 0.05  # of pictures without any part, that may show one
-# Beyond 95% in both, so that 95% still pass in other unseen fonts, which may lie a little farther off.
+# Beyond 95% in both, so that 95% still pass in other unseen fonts, which may differ a little more.
 KNOWN_QUANTILE = 0.97  # of the distances between a glyph and its own character
 LEGAL_QUANTILE = 0.03
 CONFUSED_MAX = 0.005  # of the real glyphs without a part, that may show it
@@ -51,11 +51,11 @@ SAMPLE_PER_FONT = 16
 SAMPLE_PER_NEGATIVE = 6
 
 
-# ---------------------------------------------------------------- what the network says
+# ---------------------------------------------------------------- the network's outputs
 
 
 class Logits(NamedTuple):
-    """What a network says of N glyphs: embedding (N, D), presence (N, P), layout (N, L + 1), well_formed (N,)."""
+    """A network's outputs for N glyphs: embedding (N, D), presence (N, P), layout (N, L + 1), well_formed (N,)."""
 
     embedding: NDArray[np.float32]
     presence: NDArray[np.float32]
@@ -65,7 +65,7 @@ class Logits(NamedTuple):
 
 @torch.inference_mode()
 def all_logits(network: JudgeNetwork, ink: NDArray[np.uint8], batch: int = 128) -> Logits:
-    """Ask a network about framed glyphs.
+    """Run a network on framed glyphs.
 
     Args:
         network: the judge's; left in evaluation mode.
@@ -121,7 +121,7 @@ def calibration_error(probability: NDArray, truth: NDArray[np.bool_], bins: int 
 
 @dataclass(frozen=True)
 class Calibration:
-    """What turns a network's logits into verdicts; see `judges.Judge` for the meaning of each."""
+    """What turns a network's logits into verdicts; see `part_judge.Judge` for the meaning of each."""
 
     temperatures: dict[str, float]
     part_thresholds: NDArray[np.float32]
@@ -186,7 +186,7 @@ def _own_distance(network: JudgeNetwork, said: Logits, glyphs: Glyphs) -> NDArra
 
 
 def measure(judge: Judge, glyphs: Glyphs) -> dict[str, Any]:
-    """Everything the card tells of a judge, on material made with `tests=True`.
+    """All measurements of a judge's card, on material made with `tests=True`.
 
     Args:
         judge: with its thresholds.
@@ -245,7 +245,7 @@ def _measure_layout(judge: Judge, said: Logits, glyphs: Glyphs, labelled: NDArra
 
 
 def _measure_typeset(seen: NDArray[np.bool_], present: NDArray[np.bool_], glyphs: Glyphs) -> dict[str, Any]:
-    """How often both parts of a novel pair are found; the pair stands first among each glyph's parts."""
+    """How often both parts of a novel pair are found; the pair comes first among each glyph's parts."""
     rows = np.flatnonzero(glyphs.is_kind("typeset"))
     starts = glyphs.rows_of_parts()[rows]
     pair = glyphs.parts[np.stack([starts, starts + 1]), 1].astype(int)  # (2, N)
@@ -261,7 +261,7 @@ def _measure_typeset(seen: NDArray[np.bool_], present: NDArray[np.bool_], glyphs
 
 
 def _measure_reading(judge: Judge, glyphs: Glyphs, count: int = 1000) -> dict[str, Any]:
-    """What `read` makes of novel pairs, nested parts counted once, and how long it takes."""
+    """How often `read` finds both parts of novel pairs, nested parts counted once, and how long it takes."""
     rows = np.flatnonzero(glyphs.is_kind("typeset"))[:count]
     starts = glyphs.rows_of_parts()[rows]
     started = time.perf_counter()
@@ -338,7 +338,7 @@ def read_sample(path: Path) -> tuple[NDArray[np.uint8], list[dict[str, Any]]]:
 
 
 def measure_sample(judge: Judge, images: NDArray[np.uint8], truth: Sequence[dict[str, Any]]) -> dict[str, float]:
-    """What the card says of a judge on the sample.
+    """Measure a judge on the sample.
 
     Args:
         judge: A or B.

@@ -85,7 +85,7 @@ def frame_glyphs(images: Images) -> tuple[Images, NDArray[np.float64], NDArray[n
 
 
 def _ink_span(profile: NDArray) -> tuple[float, float]:
-    """Where the ink lies along one axis, specks aside."""
+    """Where the ink is along one axis, specks aside."""
     share = np.cumsum(profile) / profile.sum()
     return float(np.searchsorted(share, SPECK_SHARE, side="right")), float(np.searchsorted(share, 1 - SPECK_SHARE) + 1)
 

@@ -121,10 +121,8 @@ def half_swapped(images: NDArray[np.uint8], rng: np.random.Generator) -> NDArray
     """Halves of two glyphs joined where both have strokes across the cut; (N, H, W) uint8."""
     pictures = []
     for first, second in zip(images, images[rng.permutation(len(images))], strict=True):
-        if rng.random() < 0.5:
-            first, second, turn = first.T, second.T, True
-        else:
-            turn = False
+        if turn := rng.random() < 0.5:
+            first, second = first.T, second.T
         cut = int(rng.integers(44, 85))
         edges = [image[:, at] < 128 for image, at in ((first, cut - 1), (second, cut))]
         if min(edge.sum() for edge in edges) < 8 or (edges[0] ^ edges[1]).sum() < 0.7 * (edges[0] | edges[1]).sum():

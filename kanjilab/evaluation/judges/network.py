@@ -40,7 +40,7 @@ VERDICT_WIDTH = 64
 
 
 class Answers(NamedTuple):
-    """What a network says of B glyphs: embedding (B, D) of unit length; logits of the part maps
+    """A network's outputs for B glyphs: embedding (B, D) of unit length; logits of the part maps
     (B, P, 8, 8), of the parts' presence (B, P), of layouts and "none" (B, L + 1), of being well-formed (B,)."""
 
     embedding: Tensor

@@ -45,7 +45,7 @@ def normalise_glyphs(images: NDArray[np.uint8]) -> tuple[Ink, NDArray[np.bool_]]
 
 
 def _ink_span(profile: NDArray) -> tuple[float, float]:
-    """Where the ink lies along one axis, specks aside; at least half the side, so that 一 stays flat."""
+    """Where the ink is along one axis, specks aside; at least half the side, so that 一 stays flat."""
     share = np.cumsum(profile) / profile.sum()
     start, stop = float(np.searchsorted(share, SPECK_SHARE)), float(np.searchsorted(share, 1 - SPECK_SHARE) + 1)
     missing = max(0.0, len(profile) / 2 - (stop - start))

@@ -57,10 +57,10 @@ class Judge:
         network: frozen.
         parts: vocabulary of the part detector, normal forms such as 水 for 氵.
         part_thresholds: (P,) probability from which a part counts as seen.
-        layouts: those told apart.
+        layouts: its classes of layouts.
         characters: classes of the recogniser.
         temperatures: of "parts", "layout" and "legality"; logits are divided by them.
-        novel_distance: farther than this from every character, a glyph is none of them.
+        novel_distance: a glyph farther than this from every character is none of them.
         legal_threshold: probability from which a glyph counts as well-formed.
         report: everything measured when the judge was made.
     """

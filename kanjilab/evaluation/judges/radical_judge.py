@@ -1,9 +1,9 @@
 """The first judge: which of some left radicals does a glyph show on its left, if any?
 
-No network: gradient orientations of the glyph's left part (a small HOG) and Gaussian classes with one
-shared covariance, so fitting is a matrix product and one linear solve. Beside the radicals it knows what
-else a picture may hold (other left parts, stacked layouts, kana and letters, mirrored and upside-down
-kanji, scribbles, blobs): what looks more like those is not read. Its score is for reporting, never a loss.
+It has no network: gradient orientations of the glyph's left part (a small HOG) and Gaussian classes with one shared
+covariance, so fitting is a matrix product and one linear solve. Other classes are pictures without these radicals
+(other left parts, stacked layouts, kana and letters, mirrored and upside-down kanji, scribbles, blobs): the judge
+abstains from what looks more like those. Its score is for reporting, never a loss.
 """
 
 from __future__ import annotations
@@ -77,7 +77,7 @@ def _kanji_by_kind(characters: pd.DataFrame, radicals: Sequence[int]) -> tuple[l
 
 
 def _other_kind(row: Any, left: int | None, radicals: Sequence[int]) -> str | None:
-    """What the character surely shows instead of a wanted radical on its left; None where that is not known."""
+    """What the character shows on its left instead of a wanted radical; None where that is not certain."""
     layout, _, rest = (row.skip or "").partition("-")
     first = rest.split("-")[0]
     if layout == "2":
@@ -86,8 +86,8 @@ def _other_kind(row: Any, left: int | None, radicals: Sequence[int]) -> str | No
     if layout != "1" or number in radicals or number in {LOOKALIKES.get(radical) for radical in radicals}:
         return None
     strokes = (bisect_right(FIRST_OF_STROKES, number), SHORT_FORM_STROKES.get(number))
-    stands_left = left is not None or int(first) in strokes
-    return f"left {number}" if stands_left else None
+    on_the_left = left is not None or int(first) in strokes
+    return f"left {number}" if on_the_left else None
 
 
 def _scribbles(count: int, rng: np.random.Generator) -> Ink:
@@ -187,10 +187,10 @@ class RadicalJudge:
         Args:
             characters: a table of `load_characters`, or rows of it.
             font: the font file to draw with.
-            radicals: classical numbers of the radicals to tell apart.
+            radicals: classical numbers of the radicals that are its classes.
             seed: of the split and of everything drawn at random.
         Raises:
-            ValueError: a radical with fewer than 5 characters on whose left it stands and which the font draws.
+            ValueError: a radical that is on the left of fewer than 5 characters that the font draws.
         """
         rng = np.random.default_rng(seed)
         examples = _gather(characters, Path(font), radicals, rng)
@@ -269,7 +269,7 @@ class RadicalJudge:
         shares = self.probabilities(images)
         rows = np.arange(len(shares))
         order = np.argsort(-shares, axis=1, kind="stable")
-        names = np.array([*self.radicals, ""])  # the last stands for no runner-up, where there is one radical
+        names = np.array([*self.radicals, ""])  # the last is for no runner-up, where there is one radical
         second = order[:, 1] if shares.shape[1] > 1 else np.full(len(shares), -1)
         best_shares = shares[rows, order[:, 0]]
         return pd.DataFrame(

@@ -136,7 +136,7 @@ class JudgeRecipe:
     weight_decay: float = 0.02
     softness: float = 22.0  # cosines are multiplied by it
     margin: float = 0.1  # that the right character's cosine must lead by
-    novel_from_step: int = 2000  # from here on, novel pairs are to lie near no character ...
+    novel_from_step: int = 2000  # from here on, novel pairs are to be near no character ...
     novel_cosine: float = 0.4  # ... nearer than this, and real glyphs nearer than this to theirs
     known_cosine: float = 0.65  # a pair as near as this may be a character that no decomposition is listed for
     novel_weight: float = 1.0
@@ -154,7 +154,7 @@ class JudgeRecipe:
 
 
 class JudgeTraining:
-    """A network with its optimizer; can be stored and taken up again, and goes on as if never stopped."""
+    """A network with its optimizer; it can be stored and resumed without any difference."""
 
     def __init__(self, recipe: JudgeRecipe, parts: int, characters: int):
         """New weights from the recipe's seed."""
@@ -202,7 +202,7 @@ class JudgeTraining:
         write_bytes_atomic(path, save({name: value.detach().contiguous() for name, value in state.items()}, facts))
 
     def load(self, path: Path) -> None:
-        """Take up what `save` stored."""
+        """Resume from what `save` stored."""
         state = load_file(path)
         self.network.load_state_dict({name: state[f"network.{name}"] for name in self.network.state_dict()})
         for name, parameter in self.network.named_parameters():
@@ -316,7 +316,7 @@ def train_judge(material: Glyphs, training: JudgeTraining) -> Iterator[dict[str,
 
 @dataclass(frozen=True)
 class Workshop:
-    """Where the parts of a build are kept, and what it draws with; whatever is there already is not made again."""
+    """Where the stages of a build are kept, and what it draws with; a stage that is there is not made again."""
 
     folder: Path
     fonts: Path = FONTS_FOLDER
