@@ -179,7 +179,7 @@ def through_vae(base: LatentDiffusion, images: Images, batch: int = 32) -> Image
 
 
 def typeset_answers(context: Context, prompts: Sequence[str], count: int) -> Images:
-    """The strong baseline: text to two parts, set side by side from training glyphs in a pair not in the list.
+    """The strong baseline: two parts that the text asks for, typeset from training glyphs in a pair not in the list.
 
     Args:
         context: its meaning chooses the parts; its training characters give them.

@@ -74,8 +74,9 @@ def expected_radical_hits(readings: pd.DataFrame, expected: Sequence[str | Colle
         ValueError: a column is missing, or the lengths differ.
     """
     _require_readings(readings, expected)
-    pairs = zip(readings["radical"], readings["abstain"], expected, strict=True)
-    return np.array([bool(not abstain and _is_expected(radical, wanted)) for radical, abstain, wanted in pairs])
+    sets = [[wanted] if isinstance(wanted, str) else wanted for wanted in expected]
+    pairs = zip(readings["radical"], readings["abstain"], sets, strict=True)
+    return np.array([bool(not abstain and radical in wanted) for radical, abstain, wanted in pairs])
 
 
 def expected_part_hits(readings: pd.DataFrame, expected: Sequence[Collection[str]]) -> NDArray[np.bool_]:
@@ -177,10 +178,6 @@ def _require_readings(readings: pd.DataFrame, expected: Sequence[str | Collectio
 
 def _parts(names: Iterable[str]) -> frozenset[str]:
     return frozenset(normal_form(name) for name in names)
-
-
-def _is_expected(radical: object, wanted: str | Collection[str]) -> bool:
-    return radical == wanted if isinstance(wanted, str) else radical in wanted
 
 
 def two_way_bootstrap(

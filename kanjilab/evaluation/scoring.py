@@ -1,4 +1,4 @@
-"""Does a run draw what its prompts ask for? The first judge's reading of samples, with intervals."""
+"""Scores of a run: how often the first judge reads the radical that a prompt asks for, with intervals."""
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass

@@ -177,6 +177,7 @@ def _arm_folder(run: RunFolder, step: int, arm: int) -> Path:
 
 
 def _stored_tensors(run: RunFolder, step: int, arm: int) -> dict[str, Tensor]:
+    """An arm's tensors; refused if one is not finite."""
     stored = load_file(_arm_folder(run, step, arm) / PEFT_FILE)
     for name, value in stored.items():
         if not torch.isfinite(value).all():

@@ -30,8 +30,12 @@ def checked_path(path: Path | str, endings: tuple[str, ...]) -> Path:
 
 
 def write_picture(path: Path, data: bytes, facts: Mapping[str, Any]) -> Path:
-    """Write a picture's bytes, and its facts as JSON beside it; returns the picture's path.
+    """Write a picture, and a JSON of the same name beside it; returns the picture's path.
 
+    Args:
+        path: of the picture; its folder must exist.
+        data: the encoded picture.
+        facts: what it shows.
     Raises:
         ValueError: it has 500 kB or more.
     """

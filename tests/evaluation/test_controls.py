@@ -131,7 +131,7 @@ def run(some_kanji, tmp_path_factory) -> tuple[LatentDiffusion, RunFolder]:
     return base, RunFolder.open(folder)
 
 
-def test_a_runs_criteria_stand_first_and_beside_every_control(run, some_kanji, real_context, monkeypatch):
+def test_a_runs_criteria_come_first_and_beside_every_control(run, some_kanji, real_context, monkeypatch):
     judge = load_judge("B")
     bounds, thresholds = load_frozen(judge)
     context = replace(real_context, bounds=bounds, thresholds=thresholds)

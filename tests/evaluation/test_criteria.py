@@ -81,7 +81,7 @@ def test_each_criterion_fails_alone(context):
     assert set(found["expected"][0].split()[:2]) == {"人", "木"} and found["parts"][0] == "人 土"
 
 
-def test_a_part_where_it_never_stands_is_not_legal(context):
+def test_a_part_where_it_never_is_makes_no_well_formed_glyph(context):
     found = judged(context, [glyph("⿰", "土", "人"), glyph("⿱", "土", "火"), glyph("⿱", "火", "土")], ["fire"] * 3)
     assert found["slots_attested"].tolist() == [False, False, True]
     assert found["legal"].tolist() == [False, False, True]

@@ -223,7 +223,7 @@ def test_images_that_cannot_be_compared_are_refused():
         nearest_training_images(noise(1), noise(1).repeat(3, axis=0))
 
 
-def test_an_expected_part_counts_wherever_it_stands():
+def test_an_expected_part_counts_wherever_it_is():
     readings = pd.DataFrame({"parts": [("水", "木"), ("木",), (), ("火", "木")]})
     hits = expected_part_hits(readings, [{"木"}, {"水", "火"}, {"木"}, {"水", "火"}])
     assert hits.tolist() == [True, False, False, True]

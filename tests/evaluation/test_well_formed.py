@@ -56,7 +56,7 @@ def test_shapes_thin_to_the_lines_expected(shape, line):
     np.testing.assert_array_equal(thin(picture(shape)), picture(line))
 
 
-def test_lines_lie_within_the_ink_keep_its_pieces_and_holes_and_thin_no_further(real):
+def test_lines_are_within_the_ink_keep_its_pieces_and_holes_and_thin_no_further(real):
     ink = real[:200] < 128
     lines = thin(ink)
     assert not (lines & ~ink).any()
@@ -183,7 +183,7 @@ def test_bounds_are_the_quantiles_of_the_glyphs_of_like_complexity():
     assert not fitted.within(asked)["complexity"][3]
 
 
-def test_real_glyphs_never_measured_lie_within(bounds, real):
+def test_real_glyphs_never_measured_are_within(bounds, real):
     held_out = measure(real[::3])
     inside = bounds.within(held_out)
     assert list(inside) == list(MEASURES)

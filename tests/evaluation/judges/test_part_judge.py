@@ -158,7 +158,7 @@ def test_read_known_glyphs(name):
 
 
 @both
-def test_boxes_lie_on_the_parts(name):
+def test_boxes_are_on_the_parts(name):
     row = load_judge(name).read(drawn("休")).iloc[0]
     boxes = dict(zip(row.parts, row.part_boxes, strict=True))
     assert (boxes["人"][0] + boxes["人"][2]) / 2 < 0.4 < 0.5 < (boxes["木"][0] + boxes["木"][2]) / 2
@@ -258,7 +258,7 @@ def test_the_card_meets_its_targets(name):
         ("typeset novel pairs called novel", "typeset_called_novel"),
     ],
 )
-def test_the_card_and_the_headers_tell_the_facts(row, key):
+def test_the_card_and_the_headers_hold_the_facts(row, key):
     facts = json.loads((WEIGHTS / "facts.json").read_text(encoding="utf-8"))
     values = [facts[name]["test"][key] for name in "AB"]
     assert values == [load_judge(name).report["test"][key] for name in "AB"]

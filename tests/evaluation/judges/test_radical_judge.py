@@ -185,7 +185,7 @@ def test_probabilities_hold_on_rough_characters_never_seen(judge, pictures, held
 # ---------------------------------------------------------------- features
 
 
-def test_features_tell_the_direction_of_strokes():
+def test_features_show_the_direction_of_strokes():
     rows = np.zeros((1, 64, 64), np.float32)
     rows[:, 4::8] = 1
     columns = rows.transpose(0, 2, 1).copy()

@@ -59,7 +59,7 @@ def test_a_few_per_cent_are_held_out():
     assert 0.03 < share < 0.07
 
 
-def test_boxes_are_told_in_the_frame():
+def test_boxes_are_given_in_the_frame():
     part = Part("木", (0.5, 0.0, 1.0, 1.0), "right", False, (0,))
     ((index, left, top, right, bottom),) = part_rows([part], (0.0, 0.0, 1.0, 1.0), {"木": 7})
     assert index == 7
