@@ -44,7 +44,7 @@ OUTPUTS = {
     "VAEDecode": ("IMAGE",),
     "SaveImage": (),
 }
-COLORS = dict(zip(("MODEL", "CLIP", "VAE", "CONDITIONING", "LATENT", "IMAGE"), PALETTE[1:], strict=True))
+COLORS = dict(zip("MODEL CLIP VAE CONDITIONING LATENT IMAGE".split(), PALETTE[1:], strict=True))
 
 
 @dataclass(frozen=True)
