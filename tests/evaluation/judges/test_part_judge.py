@@ -229,7 +229,7 @@ def test_ink_upside_down_is_another_thing(name):
 
 @both
 def test_the_cards_numbers_on_the_sample(name):
-    """Every number that the card gives for the small sample, computed anew from its pictures."""
+    """Every number that the card gives for the small sample, computed again from its pictures."""
     images, truth = read_sample(SAMPLE)
     stored = json.loads((WEIGHTS / "facts.json").read_text(encoding="utf-8"))["sample"][name]
     measured = measure_sample(load_judge(name), images, truth)
