@@ -44,7 +44,8 @@ OUTPUTS = {
     "VAEDecode": ("IMAGE",),
     "SaveImage": (),
 }
-COLORS = dict(zip("MODEL CLIP VAE CONDITIONING LATENT IMAGE".split(), PALETTE[1:], strict=True))
+KINDS: tuple[str, ...] = ("MODEL", "CLIP", "VAE", "CONDITIONING", "LATENT", "IMAGE")
+COLORS = dict(zip(KINDS, PALETTE[1:], strict=True))
 
 
 @dataclass(frozen=True)
