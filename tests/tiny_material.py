@@ -7,8 +7,8 @@ import numpy as np
 from kanjilab.core.rng import counted_rng
 from kanjilab.data.components import load_components
 from kanjilab.data.rendering import default_font
+from kanjilab.evaluation.judges.labelled_glyphs import KINDS, Glyphs, joined, negative_glyphs, real_glyphs, taken
 from kanjilab.evaluation.judges.negatives import noise, scribbles
-from kanjilab.evaluation.judges.training_glyphs import KINDS, Glyphs, joined, negative_glyphs, real_glyphs, taken
 
 CHARACTERS = tuple("休体林森校村杉松枝枚析杯板柱桂梅植海国道言明好村銀鉄針語話読花草茶")
 

@@ -29,7 +29,7 @@ from kanjilab.data.skeleton import thin
 from kanjilab.evaluation.judges.framing import Images
 from kanjilab.evaluation.judges.nearest_character import Neighbours
 from kanjilab.evaluation.judges.part_judge import Judge, is_held_out, load_judge
-from kanjilab.evaluation.main_parts import attested_spans, erasure_scores, main_parts, slots_attested
+from kanjilab.evaluation.layout_parts import attested_spans, erasure_scores, main_parts, slots_attested
 from kanjilab.evaluation.metrics import nearest_training_images
 from kanjilab.evaluation.prompt_parts import PartMeaning
 from kanjilab.evaluation.well_formed import Bounds, measure

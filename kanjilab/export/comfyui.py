@@ -44,8 +44,8 @@ OUTPUTS = {
     "VAEDecode": ("IMAGE",),
     "SaveImage": (),
 }
-KINDS: tuple[str, ...] = ("MODEL", "CLIP", "VAE", "CONDITIONING", "LATENT", "IMAGE")
-COLORS = dict(zip(KINDS, PALETTE[1:], strict=True))
+KINDS = ("MODEL", "CLIP", "VAE", "CONDITIONING", "LATENT", "IMAGE")
+COLORS: dict[str, str] = dict(zip(KINDS, PALETTE[1:], strict=True))
 
 
 @dataclass(frozen=True)

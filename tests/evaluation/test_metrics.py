@@ -6,6 +6,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
+from kanjilab.evaluation.caption_baseline import CaptionBayes, caption_words, text_only_ceiling
 from kanjilab.evaluation.metrics import (
     answered_prompts,
     expected_part_hits,
@@ -19,7 +20,6 @@ from kanjilab.evaluation.metrics import (
     two_way_bootstrap,
     wilson_interval,
 )
-from kanjilab.evaluation.text_baseline import CaptionBayes, caption_words, text_only_ceiling
 
 
 def readings_of(text: str) -> pd.DataFrame:

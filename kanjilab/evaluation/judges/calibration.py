@@ -23,10 +23,7 @@ from kanjilab.data.components import LAYOUTS, load_components
 from kanjilab.data.kanjivg import KanjiVG
 from kanjilab.data.rendering import draw_font, draws
 from kanjilab.data.typeset import Typesetter, novel_pairs
-from kanjilab.evaluation.judges.negatives import through_pocket
-from kanjilab.evaluation.judges.network import JudgeNetwork
-from kanjilab.evaluation.judges.part_judge import LAYOUT_SURE, Judge, is_held_out
-from kanjilab.evaluation.judges.training_glyphs import (
+from kanjilab.evaluation.judges.labelled_glyphs import (
     FONTS_FOLDER,
     HANGUL_FONT,
     NEGATIVES,
@@ -38,6 +35,9 @@ from kanjilab.evaluation.judges.training_glyphs import (
     negative_pictures,
     recogniser_characters,
 )
+from kanjilab.evaluation.judges.negatives import through_pocket
+from kanjilab.evaluation.judges.network import JudgeNetwork
+from kanjilab.evaluation.judges.part_judge import LAYOUT_SURE, Judge, is_held_out
 
 FALSE_POSITIVES = 0.05  # of pictures without any part, that may show one
 # Beyond 95% in both, so that 95% still pass in other unseen fonts, which may differ a little more.

@@ -30,9 +30,7 @@ from kanjilab.evaluation.judges.calibration import (
     read_sample,
 )
 from kanjilab.evaluation.judges.framing import SIZE_PX
-from kanjilab.evaluation.judges.network import ARCHITECTURES, Answers, JudgeNetwork
-from kanjilab.evaluation.judges.part_judge import GRID, Judge, save_judge
-from kanjilab.evaluation.judges.training_glyphs import (
+from kanjilab.evaluation.judges.labelled_glyphs import (
     FONTS_FOLDER,
     HANGUL_FONT,
     KINDS,
@@ -49,6 +47,8 @@ from kanjilab.evaluation.judges.training_glyphs import (
     recogniser_characters,
     save_glyphs,
 )
+from kanjilab.evaluation.judges.network import ARCHITECTURES, Answers, JudgeNetwork
+from kanjilab.evaluation.judges.part_judge import GRID, Judge, save_judge
 
 SAVE_EVERY = 500  # steps
 SEEDS = {"A": 1, "B": 2}  # of weights and order

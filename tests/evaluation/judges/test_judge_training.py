@@ -9,6 +9,7 @@ import torch
 
 from kanjilab.core.rng import counted_rng
 from kanjilab.data.components import load_components
+from kanjilab.evaluation.judges.labelled_glyphs import KINDS, NEGATIVES, Glyphs, save_glyphs
 from kanjilab.evaluation.judges.part_judge import GRID
 from kanjilab.evaluation.judges.training import (
     JudgeRecipe,
@@ -21,7 +22,6 @@ from kanjilab.evaluation.judges.training import (
     roughen,
     train_judge,
 )
-from kanjilab.evaluation.judges.training_glyphs import KINDS, NEGATIVES, Glyphs, save_glyphs
 from tests.tiny_material import CHARACTERS, tiny_material
 
 components = load_components()

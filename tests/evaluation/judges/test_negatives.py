@@ -5,8 +5,8 @@ import numpy as np
 from kanjilab.core.rng import counted_rng
 from kanjilab.data.components import load_components
 from kanjilab.data.rendering import default_font
+from kanjilab.evaluation.judges.labelled_glyphs import real_glyphs
 from kanjilab.evaluation.judges.negatives import blobs, half_faded, half_swapped, mirrored, noise, shuffled_patches
-from kanjilab.evaluation.judges.training_glyphs import real_glyphs
 
 
 def test_negatives_are_no_glyphs():

@@ -7,9 +7,7 @@ from kanjilab.core.rng import counted_rng
 from kanjilab.data.components import LAYOUTS, Part, load_components
 from kanjilab.data.rendering import default_font
 from kanjilab.data.typeset import Typesetter, novel_pairs
-from kanjilab.evaluation.judges.negatives import noise
-from kanjilab.evaluation.judges.part_judge import is_held_out
-from kanjilab.evaluation.judges.training_glyphs import (
+from kanjilab.evaluation.judges.labelled_glyphs import (
     NONE,
     FontFile,
     Glyphs,
@@ -24,6 +22,8 @@ from kanjilab.evaluation.judges.training_glyphs import (
     taken,
     typeset_glyphs,
 )
+from kanjilab.evaluation.judges.negatives import noise
+from kanjilab.evaluation.judges.part_judge import is_held_out
 from tests.tiny_material import tiny_material
 
 components = load_components()

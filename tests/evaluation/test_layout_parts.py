@@ -9,7 +9,7 @@ import pytest
 from kanjilab.data.components import load_components
 from kanjilab.data.rendering import default_font, draw_font
 from kanjilab.evaluation.judges.framing import frame_glyphs
-from kanjilab.evaluation.main_parts import _wiped, attested_spans, erasure_scores, main_parts, slots_attested
+from kanjilab.evaluation.layout_parts import _wiped, attested_spans, erasure_scores, main_parts, slots_attested
 from tests.toy_script import BLOB, BOTTOM, LEFT, RIGHT, TOP, WHOLE, ToyJudge, glyph
 
 
