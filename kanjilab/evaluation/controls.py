@@ -1,4 +1,4 @@
-"""The controls that the five criteria must be read beside: ceilings, baselines and floors for the same prompts."""
+"""The controls of the five criteria: ceilings, baselines and floors for the same prompts."""
 
 from __future__ import annotations
 
@@ -15,11 +15,11 @@ from kanjilab.data.image_folder import HELD_OUT, Dataset
 from kanjilab.data.rendering import default_font
 from kanjilab.data.typeset import Typesetter, novel_pairs
 from kanjilab.evaluation.criteria import ALL_FIVE, CRITERIA, Context, judge_images, make_context
-from kanjilab.evaluation.criteria_summary import summary
+from kanjilab.evaluation.judges.framing import Images
 from kanjilab.evaluation.judges.part_judge import Judge
-from kanjilab.evaluation.main_parts import Images
 from kanjilab.evaluation.scoring import caption_prompts, glyphs_of
-from kanjilab.evaluation.two_sample import Hand
+from kanjilab.evaluation.summaries import summary
+from kanjilab.evaluation.two_sample import TwoSampleTest
 from kanjilab.models.loading import LatentDiffusion
 from kanjilab.models.sampling import Sampling, sample
 from kanjilab.models.trainable import Trainable
@@ -72,7 +72,7 @@ def score_criteria(
 
 
 def criteria_text(table: pd.DataFrame) -> str:
-    """The criteria of every control, and how well it is told from real glyphs, in percent, with the run's intervals.
+    """The criteria of every control and its two-sample test against real glyphs, in percent, with the run's intervals.
 
     Args:
         table: of `score_criteria`.
@@ -131,7 +131,7 @@ def controls(
 
 
 def control_table(judge: Judge, images: Mapping[str, Images], prompts: Sequence[str], context: Context) -> pd.DataFrame:
-    """Every control's summary, and whether its style is the training's.
+    """Every control's summary, and the two-sample test of its style against the training's.
 
     Args:
         judge: the one that reports.
@@ -140,13 +140,13 @@ def control_table(judge: Judge, images: Mapping[str, Images], prompts: Sequence[
         context: of the run.
     Returns:
         Rows by control and score; columns value, low, high. To the scores of `summary` comes "told_from_real", see
-        `Hand.told_from`.
+        `TwoSampleTest.auc`.
     """
-    tables, hand = {}, Hand.of(context.training)
+    tables, style = {}, TwoSampleTest.of(context.training)
     for name, some in images.items():
         asked = [prompt for prompt in prompts for _ in range(len(some) // len(prompts))]
         tables[name] = summary(judge_images(judge, some, asked, context))
-        tables[name].loc[STYLE] = hand.told_from(some, asked)
+        tables[name].loc[STYLE] = style.auc(some, asked)
     return pd.concat(tables, names=["control"])
 
 
@@ -179,7 +179,7 @@ def through_vae(base: LatentDiffusion, images: Images, batch: int = 32) -> Image
 
 
 def typeset_answers(context: Context, prompts: Sequence[str], count: int) -> Images:
-    """The strong baseline: text to two parts, set side by side from training glyphs in a pair not in the list.
+    """The strong baseline: two parts that the text asks for, typeset from training glyphs in a pair not in the list.
 
     Args:
         context: its meaning chooses the parts; its training characters give them.

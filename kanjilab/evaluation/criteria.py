@@ -1,8 +1,8 @@
-"""The five criteria of a well-made new kanji and their AND, to be read beside controls (`kanjilab.evaluation.controls`).
+"""The five criteria of a new kanji and their AND; read them beside the controls (`kanjilab.evaluation.controls`).
 
-Two or more parts, each distinct, new, legal, and with the prompt's meaning: read off images by a judge (see
-`kanjilab.evaluation.judges.part_judge`), measured without a network where that is possible, with thresholds frozen on real glyphs.
-A judge's score is for choosing and reporting, never a loss.
+A new kanji has two or more parts, these are distinct, it is novel, it is well-formed, and it has the prompt's meaning.
+A judge reads the images (`kanjilab.evaluation.judges.part_judge`); what can be measured without a network is. All
+thresholds were frozen on real glyphs. A judge's score is for choosing and reporting, never a loss.
 """
 
 from __future__ import annotations
@@ -26,9 +26,10 @@ from kanjilab.data.components import Components, Decomposition, load_components
 from kanjilab.data.image_folder import Dataset
 from kanjilab.data.rendering import GlyphError, default_font, draw_font
 from kanjilab.data.skeleton import thin
+from kanjilab.evaluation.judges.framing import Images
 from kanjilab.evaluation.judges.nearest_character import Neighbours
 from kanjilab.evaluation.judges.part_judge import Judge, is_held_out, load_judge
-from kanjilab.evaluation.main_parts import Images, attested_spans, erasure_scores, main_parts, slots_attested
+from kanjilab.evaluation.layout_parts import attested_spans, erasure_scores, main_parts, slots_attested
 from kanjilab.evaluation.metrics import nearest_training_images
 from kanjilab.evaluation.prompt_parts import PartMeaning
 from kanjilab.evaluation.well_formed import Bounds, measure
@@ -78,13 +79,13 @@ def _drawn(character: str, size_px: int) -> NDArray[np.uint8]:
 
 @dataclass(frozen=True)
 class Thresholds:
-    """What was frozen on real held-out glyphs, for one judge, before any generator was scored.
+    """Thresholds of one judge, frozen on real held-out glyphs before any generator was scored.
 
     Attributes:
         judge_hash: of the judge that they belong to.
         distinct: least erasure score, in nats.
         legal_probability, layout_probability: least of the judge; below the second it counts as abstaining.
-        slack: widths of a range by which a measure may lie outside the bounds.
+        slack: widths of a range by which a measure may be outside the bounds.
         glyphs: real held-out ones that they were set on.
         passed: share of these glyphs that each criterion lets pass; for "novel", that it calls not novel.
     """
@@ -160,7 +161,7 @@ def outer_parts(character: str, components: Components, vocabulary: Collection[s
 
 
 def judge_images(judge: Judge, images: Images, prompts: Sequence[str], context: Context) -> pd.DataFrame:
-    """Everything about each image, the five verdicts and their AND.
+    """Measure each image; the five verdicts and their AND.
 
     Args:
         judge: A to choose by, B to report by.
@@ -221,7 +222,7 @@ def _structure(
 
 
 def _novelty(readings: pd.DataFrame, images: Images, context: Context) -> pd.DataFrame:
-    """To which class of novelty each image belongs, and what the neighbours say, beside the judge."""
+    """The class of novelty of each image by the judge, and the nearest character by the third check."""
     third = context.neighbours.read(images)
     size = images.shape[1]
     near = [np.stack([_drawn(name, size) for name in names]) for names in (readings["nearest"], third["nearest"])]
@@ -268,7 +269,7 @@ def _legal(table: pd.DataFrame, legal: float, layout: float, slack: float) -> ND
 
 
 def held_out_characters(judge: Judge, components: Components) -> list[str]:
-    """Characters of two parts, in each of which the judge knows something, but whose parts it was not taught."""
+    """Characters of two parts, in each of which the judge knows something, but which it was not trained on."""
     held = [character for character in judge.characters if is_held_out(character)]
     return [character for character in held if _shows_two(components.of(character), set(judge.parts))]
 
@@ -296,8 +297,8 @@ def fit_thresholds(judge: Judge, images: Images, bounds: Bounds, components: Com
     """Set thresholds so that 95% of real held-out glyphs of two parts pass each criterion.
 
     The judge's own thresholds of parts and of novelty stay: the first is set by its false positives, the
-    second by how far fonts draw a character from itself; so real glyphs are *not* novel. Meaning has none:
-    what captions tell of the parts is limited, and real held-out glyphs show that limit as a control.
+    second by how far the fonts' glyphs of one character differ; so real glyphs are *not* novel. Meaning has none:
+    captions say only so much about parts, and real held-out glyphs show that limit as a control.
 
     Args:
         judge: to set them for.
@@ -339,7 +340,7 @@ def freeze(judges: Sequence[Judge], components: Components) -> dict[str, Any]:
 
 
 def write_frozen(path: Path = FROZEN_FILE) -> Path:
-    """Freeze everything for the packaged judges; to be done whenever they are made anew, and never after scoring."""
+    """Freeze all for the packaged judges; to be done whenever they are trained again, and never after scoring."""
     return write_json_atomic(path, freeze([load_judge("A"), load_judge("B")], load_components()))
 
 

@@ -1,7 +1,7 @@
-"""Scores with intervals: rates, paired differences, the text-only ceiling, diversity, copying.
+"""Scores with intervals: rates of radicals, paired differences, diversity and copying.
 
-Nothing here looks at pixels to *read* them: readings come from a judge as a table, and this module
-counts them. Every interval is a plain ``Estimate``; every resampling takes its generator.
+A judge reads the images into a table, and this module counts its readings. Every interval is an ``Estimate``; every
+resampling takes its generator.
 """
 
 from __future__ import annotations
@@ -30,9 +30,6 @@ class Estimate(NamedTuple):
 
     def __str__(self) -> str:
         return f"{self.value:.3f} [{self.low:.3f}, {self.high:.3f}]"
-
-
-# ---------------------------------------------------------------- rates
 
 
 def wilson_interval(hits: int, trials: int, confidence: float = 0.95) -> Estimate:
@@ -77,8 +74,9 @@ def expected_radical_hits(readings: pd.DataFrame, expected: Sequence[str | Colle
         ValueError: a column is missing, or the lengths differ.
     """
     _require_readings(readings, expected)
-    pairs = zip(readings["radical"], readings["abstain"], expected, strict=True)
-    return np.array([bool(not abstain and _is_expected(radical, wanted)) for radical, abstain, wanted in pairs])
+    sets = [[wanted] if isinstance(wanted, str) else wanted for wanted in expected]
+    pairs = zip(readings["radical"], readings["abstain"], sets, strict=True)
+    return np.array([bool(not abstain and radical in wanted) for radical, abstain, wanted in pairs])
 
 
 def expected_part_hits(readings: pd.DataFrame, expected: Sequence[Collection[str]]) -> NDArray[np.bool_]:
@@ -123,7 +121,7 @@ def expected_radical_rate(
 
 
 def shown_radicals(readings: pd.DataFrame) -> list[frozenset[str]]:
-    """What a judge read in each image, whatever was asked for.
+    """What a judge read in each image.
 
     Args:
         readings: with ``parts``, as judges A and B read, or the first judge's ``radical`` and ``abstain``.
@@ -137,7 +135,7 @@ def shown_radicals(readings: pd.DataFrame) -> list[frozenset[str]]:
 
 
 def answered_prompts(shown: Sequence[frozenset[str]], expected: Sequence[str | Collection[str]]) -> NDArray[np.float64]:
-    """For each image the share of these prompts that it would answer: its chance, were they dealt out at random.
+    """For each image the share of these prompts that it would answer: its chance with prompts in random order.
 
     Args:
         shown: as ``shown_radicals`` returns it.
@@ -151,10 +149,10 @@ def answered_prompts(shown: Sequence[frozenset[str]], expected: Sequence[str | C
 
 
 def shuffled_prompt_rate(readings: pd.DataFrame, expected: Sequence[str | Collection[str]]) -> float:
-    """Rate that these images would reach if the prompts were dealt to them at random.
+    """Rate that these images would reach with the prompts in random order.
 
-    The mean over every pairing of an image with a prompt, so it is exact. A generator that draws one
-    radical whatever it is asked gets the same here as in ``expected_radical_rate``.
+    It is exact: the mean over every pairing of an image with a prompt. A generator that always draws one radical
+    gets the same here as in ``expected_radical_rate``.
 
     Args:
         readings: as in ``expected_radical_hits``.
@@ -170,23 +168,6 @@ def shuffled_prompt_rate(readings: pd.DataFrame, expected: Sequence[str | Collec
     return float(answered_prompts(shown_radicals(readings), expected).mean())
 
 
-def balanced_rate(hits: NDArray[np.bool_], groups: Sequence[str]) -> float:
-    """Mean of the groups' own rates: a radical asked for often weighs no more than a rare one.
-
-    Args:
-        hits: (N,) bool.
-        groups: (N,) label per trial, such as the expected radical.
-    Returns:
-        float in [0, 1].
-    Raises:
-        ValueError: the lengths differ or there are no trials.
-    """
-    if len(hits) != len(groups) or len(hits) == 0:
-        raise ValueError(f"expected as many groups as hits, at least one; got {len(hits)} hits, {len(groups)} groups")
-    names, group = np.unique(np.asarray(groups), return_inverse=True)
-    return float(np.mean(np.bincount(group, weights=hits, minlength=len(names)) / np.bincount(group)))
-
-
 def _require_readings(readings: pd.DataFrame, expected: Sequence[str | Collection[str]]) -> None:
     missing = {"radical", "abstain"} - set(readings.columns)
     if missing:
@@ -199,19 +180,12 @@ def _parts(names: Iterable[str]) -> frozenset[str]:
     return frozenset(normal_form(name) for name in names)
 
 
-def _is_expected(radical: object, wanted: str | Collection[str]) -> bool:
-    return radical == wanted if isinstance(wanted, str) else radical in wanted
-
-
-# ---------------------------------------------------------------- resampling
-
-
 def two_way_bootstrap(
     outcomes: NDArray, rng: np.random.Generator, resamples: int = 10_000, confidence: float = 0.95
 ) -> Estimate:
     """Mean of a seed-by-prompt table; seeds and prompts are both resampled.
 
-    With a single seed (or prompt) that axis adds no spread: the interval then speaks of this seed only.
+    With a single seed (or prompt) that axis adds no spread: the interval is then for this seed only.
 
     Args:
         outcomes: (S, P) bool or float, S seeds by P prompts.
@@ -247,7 +221,7 @@ def paired_difference(
         resamples: number of bootstrap tables, >= 1.
         confidence: coverage in (0, 1).
     Returns:
-        Estimate in the outcomes' unit; an interval clear of 0 tells the two runs apart.
+        Estimate in the outcomes' unit; the two runs differ where the interval is clear of 0.
     Raises:
         ValueError: the shapes differ, or as in ``two_way_bootstrap``.
     """
@@ -262,12 +236,6 @@ def _require_table(outcomes: NDArray) -> NDArray[np.float64]:
     if table.ndim != 2 or table.size == 0 or not np.isfinite(table).all():
         raise ValueError(f"expected a finite, non-empty (seeds, prompts) table, got shape {table.shape}")
     return table
-
-
-# ---------------------------------------------------------------- the text-only ceiling
-
-
-# ---------------------------------------------------------------- diversity and copying
 
 
 def mean_pairwise_distance(images: NDArray[np.uint8]) -> float:
@@ -287,7 +255,7 @@ def mean_pairwise_distance(images: NDArray[np.uint8]) -> float:
 
 
 def nearest_training_images(images: NDArray[np.uint8], training: NDArray[np.uint8]) -> pd.DataFrame:
-    """Nearest training image of each image, and whether it lies suspiciously closer than the next.
+    """Nearest training image of each image, and whether it is suspiciously closer than the next.
 
     Training images with the same bits at the compared size count once: otherwise a copy of a doubled image
     would have d1 = d2 and look original. Near-duplicates (未/末) can still hide a copy: look at d1 too.

@@ -1,4 +1,4 @@
-"""What a prompt means in parts, as the training captions alone teach it."""
+"""The parts that a prompt asks for, learned from the training captions alone."""
 
 from __future__ import annotations
 
@@ -59,7 +59,7 @@ def _embedded(captions: Sequence[str]) -> NDArray[np.float32]:
 
 @dataclass(frozen=True, eq=False)
 class PartMeaning:
-    """p(part | prompt) as the training captions alone teach it: captions near the prompt vote for their parts.
+    """p(part | prompt), learned from the training captions alone: captions near the prompt vote for their parts.
 
     Attributes:
         parts: R names, in order of first appearance.

@@ -1,4 +1,4 @@
-"""Does a run draw what its prompts ask for? The first judge's reading of samples, with intervals."""
+"""Scores of a run: how often the first judge reads the radical that a prompt asks for, with intervals."""
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -21,7 +21,7 @@ class PromptSet:
     """Captions with the radicals that an answer should show.
 
     Attributes:
-        name: as it stands in tables.
+        name: as tables show it.
         captions: P strings.
         expected: for each, the radicals of the characters that share the caption.
     """

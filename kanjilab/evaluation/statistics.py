@@ -1,7 +1,7 @@
-"""Paired statistics over blocks: is one variant better than another, worse, as good, or is it not known?
+"""Paired statistics over blocks: is one variant better than another, worse, equivalent, or is it undecided?
 
 A block is one training seed: its initial weights, data order and noise. Every variant is trained in every block, and
-only what happened in the same block is compared.
+variants are compared within blocks.
 """
 
 from __future__ import annotations
@@ -144,7 +144,7 @@ def superiority(differences: NDArray) -> float:
 
 
 def is_equivalent(difference: Estimate, margin: float = MARGIN) -> bool:
-    """Whether the whole interval lies inside ± margin; "p > .05" would not say that.
+    """Whether the whole interval is inside ± margin, which "p > .05" does not show.
 
     Args:
         difference: with its 95% interval.
@@ -190,18 +190,18 @@ class Contrast:
 
     @property
     def equivalent(self) -> bool:
-        """Whether the interval lies wholly inside the margin, and says something.
+        """Whether the interval is wholly inside the margin, and informative.
 
-        Of few blocks it does not; nor where both rates are so near 0 that they could hardly differ by more.
+        It is not informative with few blocks, nor where both rates are so near 0 that they could hardly differ by more.
         """
-        telling = len(self.blocks) >= FEWEST_BLOCKS and max(self.rates) > 2 * self.margin
-        return telling and is_equivalent(self.difference, self.margin)
+        informative = len(self.blocks) >= FEWEST_BLOCKS and max(self.rates) > 2 * self.margin
+        return informative and is_equivalent(self.difference, self.margin)
 
     @property
     def verdict(self) -> str:
         """On the claim that the first is better: held, refuted (it is worse), equivalent, or undecided.
 
-        Held or refuted wants both: the test speaks for these prompts, only the interval for others like them.
+        Held or refuted needs both: the test is for these prompts, only the interval for others like them.
         """
         clear_of_zero = not self.difference.low <= 0 <= self.difference.high
         if self.p_corrected < SIGNIFICANCE and clear_of_zero:

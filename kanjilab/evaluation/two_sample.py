@@ -1,4 +1,4 @@
-"""Does it look like the same hand? How well a classifier tells images from real glyphs that it has not seen."""
+"""A two-sample test of style: how well a classifier separates images from real glyphs."""
 
 from __future__ import annotations
 
@@ -23,8 +23,8 @@ FEWEST = 10  # different images, and real glyphs, below which nothing is said
 
 
 @dataclass(frozen=True)
-class Hand:
-    """Real glyphs and their features, measured once, to tell any number of drawn ones from.
+class TwoSampleTest:
+    """Real glyphs and their features, measured once; any number of images is compared with them.
 
     Attributes:
         glyphs: (M, H, W) uint8.
@@ -36,27 +36,26 @@ class Hand:
 
     @classmethod
     def of(cls, glyphs: NDArray[np.uint8]) -> Self:
-        """Measures gradient orientations, cell by cell, and the line: how wide, even, gray and whole it is.
+        """Measure gradient orientations, cell by cell, and the line: how wide, even, gray and whole it is.
 
         Args:
             glyphs: (M, H, W) uint8, of the training.
         """
         return cls(glyphs, _features(glyphs))
 
-    def told_from(self, images: NDArray[np.uint8], prompts: Sequence[str], seed: int = 0) -> Estimate:
-        """A two-sample test by a classifier, a linear discriminant on these features.
+    def auc(self, images: NDArray[np.uint8], prompts: Sequence[str], seed: int = 0) -> Estimate:
+        """How well a linear discriminant on these features separates images from the real glyphs.
 
-        It learns on four fifths of the prompts and of the real glyphs, and looks at the rest; each fifth in turn.
-        Images that are there twice count once, and a real glyph that is among the images is left out.
+        It is fitted on four fifths of the prompts and of the real glyphs and scores the rest, each fifth in turn.
+        Repeated images count once, and a real glyph that is among the images is left out.
 
         Args:
             images: (N, H, W) uint8.
-            prompts: N, of each image; a prompt's images are learned from or looked at together.
+            prompts: N, of each image; a prompt's images are in the same fold.
             seed: of the folds and of the resampling.
         Returns:
-            The area under the ROC curve: 0.5 where the two cannot be told apart, 1 where they always are; with a 95%
-            interval over prompts and real glyphs. NaN where fewer than `FEWEST` of either, or a single prompt, are
-            left.
+            The area under the ROC curve: 0.5 where the two cannot be separated, 1 where they always are; with a 95%
+            interval over prompts and real glyphs. NaN with fewer than `FEWEST` of either, or a single prompt.
         Source: Lopez-Paz and Oquab 2017, arXiv:1610.06545.
         """
         kept = np.sort(np.unique(images.reshape(len(images), -1), axis=0, return_index=True)[1])

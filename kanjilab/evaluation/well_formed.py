@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 from scipy import ndimage
 
 from kanjilab.data.skeleton import PART, neighbour_bits, neighbour_codes, stack_glyphs, thin_picture
+from kanjilab.evaluation.judges.framing import require_glyphs
 
 INK = 0.5  # a pixel with more ink than this belongs to a stroke
 GRAY_LOW, GRAY_HIGH = 0.2, 0.8  # between them a pixel is neither paper nor stroke
@@ -24,37 +25,16 @@ SHARES = (0.01, 0.99)  # of real glyphs, below and above the bounds
 BINS = 12
 
 MEASURES = (
-    "complexity",
-    "ink",
-    "margin_least",
-    "margin_most",
-    "gray",
-    "width",
-    "width_spread",
-    "ends",
-    "spurs",
-    "junctions",
+    "complexity", "ink", "margin_least", "margin_most", "gray", "width", "width_spread", "ends", "spurs", "junctions",
     "pieces",
-)
-
-
-# ---------------------------------------------------------------- thinning
-
-
-def _crossings() -> NDArray[np.uint8]:
-    """(256,) how often the ring of neighbours turns from paper to ink: the branches that meet here."""
-    bits = neighbour_bits()
-    return (~bits & np.roll(bits, -1, axis=1)).sum(axis=1).astype(np.uint8)
-
-
-CROSSINGS = _crossings()
-
-
-# ---------------------------------------------------------------- measures
+)  # fmt: skip
+_BITS = neighbour_bits()
+# (256,) how often the ring of neighbours turns from paper to ink: the branches that meet here.
+CROSSINGS = (~_BITS & np.roll(_BITS, -1, axis=1)).sum(axis=1).astype(np.uint8)
 
 
 def measure(images: NDArray[np.uint8]) -> pd.DataFrame:
-    """What can be said of glyphs without knowing any character.
+    """Measure glyphs without knowing any character.
 
     Args:
         images: (N, H, W) uint8 grayscale, 0 ink to 255 paper.
@@ -68,9 +48,7 @@ def measure(images: NDArray[np.uint8]) -> pd.DataFrame:
     Raises:
         ValueError: a wrong shape or type.
     """
-    images = np.asarray(images)
-    if images.ndim != 3 or images.dtype != np.uint8:
-        raise ValueError(f"expected uint8 images (N, H, W), got {images.dtype} {images.shape}")
+    images = require_glyphs(images)
     parts = [_measure_part(images[start : start + PART]) for start in range(0, len(images), PART)]
     empty = {name: np.zeros(0) for name in MEASURES}
     return pd.concat(parts, ignore_index=True) if parts else pd.DataFrame(empty)
@@ -165,7 +143,7 @@ def _label(picture: NDArray[np.bool_]) -> tuple[NDArray[np.int32], int]:
 
 
 def _owner_of_labels(labels: NDArray[np.int32], found: int, count: int) -> NDArray[np.intp]:
-    """(found + 1,) the glyph that each piece lies in."""
+    """(found + 1,) the glyph that each piece is in."""
     owner = np.zeros(found + 1, np.intp)
     flat = np.flatnonzero(labels)
     owner[labels.ravel()[flat]] = flat // (labels.size // count)
@@ -177,12 +155,9 @@ def _count_pieces(picture: NDArray[np.bool_], count: int) -> NDArray:
     return np.bincount(_owner_of_labels(labels, found, count)[1:], minlength=count)
 
 
-# ---------------------------------------------------------------- bounds
-
-
 @dataclass(frozen=True)
 class Bounds:
-    """What real glyphs of each complexity show: the range of every measure that nearly all lie in.
+    """What real glyphs of each complexity show: the range of every measure that nearly all are in.
 
     Attributes:
         side_px: of the images that they were measured on; ends and gray depend on it.
@@ -221,7 +196,7 @@ class Bounds:
         return cls(side_px, knots, _by_measure(low), _by_measure(high), len(values))
 
     def excess(self, measures: pd.DataFrame) -> pd.DataFrame:
-        """How far each measure lies outside its range, in widths of the range; 0 inside.
+        """How far each measure is outside its range, in widths of the range; 0 inside.
 
         Args:
             measures: of `measure`, N rows.
@@ -238,7 +213,7 @@ class Bounds:
         return pd.DataFrame(columns, index=measures.index)
 
     def within(self, measures: pd.DataFrame, slack: float = 0.0) -> pd.DataFrame:
-        """Which measures lie inside the range of real glyphs.
+        """Which measures are inside the range of real glyphs.
 
         Args:
             measures: of `measure`, N rows.

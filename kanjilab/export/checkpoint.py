@@ -24,8 +24,9 @@ from kanjilab.export.lora_formats import (
     denoiser_part,
     diffusers_tensors,
     kohya_tensors,
+    peft_tensors,
 )
-from kanjilab.models.adapters import MAGNITUDE, TEXT, peft_magnitude
+from kanjilab.models.adapters import MAGNITUDE, TEXT
 from kanjilab.models.hub import HUB_BASES, PICKLES
 from kanjilab.models.loading import base_folder
 
@@ -40,9 +41,6 @@ LICENCE = (
     "CC BY-SA 4.0, for what was trained on kanjilab's own datasets (made from KANJIDIC2, EDRDG); "
     "otherwise as the data and the base model permit"
 )
-
-
-# ---------------------------------------------------------------------------------------------- LoRA files
 
 
 def to_diffusers(run: RunFolder, step: int, arm: int, path: Path | str) -> Path:
@@ -119,7 +117,7 @@ def to_peft(run: RunFolder, step: int, arm: int, path: Path | str) -> Path:
     for part in lora.parts:
         folder, layers = path / part if part in TEXT_ENCODERS else path, lora.of_part(part)
         folder.mkdir(parents=True, exist_ok=True)
-        tensors = _peft_tensors(layers)
+        tensors = peft_tensors({f"{PEFT_PREFIX}{layer}": low for layer, low in layers.items()})
         write_bytes_atomic(folder / PEFT_FILE, save(tensors, _header(run, step, arm, folded=False)))
         write_json_atomic(folder / "adapter_config.json", config | {"target_modules": sorted(layers)})
     return path / PEFT_FILE
@@ -134,7 +132,7 @@ LORA_FORMS: dict[str, Callable[[RunFolder, int, int, Path | str], Path]] = {
 
 
 def lora_name(run: RunFolder, step: int, arm: int) -> str:
-    """A file name that tells run, arm and step: `ranks-arm-2-step-004000.safetensors`."""
+    """A file name of run, arm and step: `ranks-arm-2-step-004000.safetensors`."""
     plain = re.sub(r"[^\w.-]+", "-", run.name).strip("-.") or "run"
     return f"{plain}-arm-{arm}-step-{step:06d}.safetensors"
 
@@ -151,9 +149,7 @@ def read_arm(run: RunFolder, step: int, arm: int) -> Lora:
     settings = run.arm(arm)
     if settings.targets == "full":
         raise ValueError(f"arm {arm} of {run.path} trained the whole denoiser: it has no LoRA to write")
-    stored = load_file(_arm_folder(run, step, arm) / PEFT_FILE)
-    for name, value in stored.items():
-        _refuse_ruined(run, step, arm, name, value)
+    stored = _stored_tensors(run, step, arm)
     downs = {
         name.removeprefix(PEFT_PREFIX).removesuffix(".lora_A.weight"): value
         for name, value in stored.items()
@@ -169,16 +165,6 @@ def read_arm(run: RunFolder, step: int, arm: int) -> Lora:
     return Lora(layers, {})
 
 
-def _peft_tensors(layers: Mapping[str, LowRank]) -> dict[str, Tensor]:
-    tensors = {}
-    for layer, low in layers.items():
-        tensors[f"{PEFT_PREFIX}{layer}.lora_A.weight"] = low.down
-        tensors[f"{PEFT_PREFIX}{layer}.lora_B.weight"] = low.up[:, :, None, None] if low.down.ndim == 4 else low.up
-        if low.magnitude is not None:
-            tensors[f"{PEFT_PREFIX}{layer}.{MAGNITUDE}"] = peft_magnitude(low.magnitude, low.down.ndim)
-    return tensors
-
-
 def _write_lora(run: RunFolder, step: int, arm: int, file: Path, form: Callable[[Lora], dict[str, Tensor]]) -> Path:
     tensors = form(read_arm(run, step, arm))
     file.parent.mkdir(parents=True, exist_ok=True)
@@ -190,9 +176,13 @@ def _arm_folder(run: RunFolder, step: int, arm: int) -> Path:
     return run.checkpoint_path(step) / f"arm_{arm}"
 
 
-def _refuse_ruined(run: RunFolder, step: int, arm: int, name: str, value: Tensor) -> None:
-    if not torch.isfinite(value).all():
-        raise ValueError(f"arm {arm} of {run.path} at step {step}: {name} is not finite; take an earlier step")
+def _stored_tensors(run: RunFolder, step: int, arm: int) -> dict[str, Tensor]:
+    """An arm's tensors; refused if one is not finite."""
+    stored = load_file(_arm_folder(run, step, arm) / PEFT_FILE)
+    for name, value in stored.items():
+        if not torch.isfinite(value).all():
+            raise ValueError(f"arm {arm} of {run.path} at step {step}: {name} is not finite; take an earlier step")
+    return stored
 
 
 def _header(run: RunFolder, step: int, arm: int, folded: bool) -> dict[str, str]:
@@ -213,9 +203,6 @@ def _header(run: RunFolder, step: int, arm: int, folded: bool) -> dict[str, str]
         "kanjilab": facts["versions"]["kanjilab"],
         "licence": LICENCE,
     }
-
-
-# ---------------------------------------------------------------------------------------------- whole pipelines
 
 
 def to_pipeline(run: RunFolder, step: int, arm: int, path: Path | str, base: Path | str | None = None) -> Path:
@@ -260,7 +247,7 @@ def _weights(folder: Path) -> list[Path]:
 
 
 def _left_out(parts: Sequence[Path]) -> Callable[[str, list[str]], set[str]]:
-    """Which files of a pipeline are not copied: pickles and variants, and the weights that are written anew."""
+    """Which files of a pipeline are not copied: pickles and variants, and the weights that are written again."""
     patterns = shutil.ignore_patterns(*NOT_OF_A_PIPELINE)
 
     def chosen(folder: str, names: list[str]) -> set[str]:
@@ -277,9 +264,7 @@ def _changes(run: RunFolder, step: int, arm: int) -> dict[str, dict[str, Callabl
         return {
             part: {f"{name}.weight": low.added_to for name, low in lora.of_part(part).items()} for part in lora.parts
         }
-    stored = load_file(_arm_folder(run, step, arm) / PEFT_FILE)
-    for name, value in stored.items():
-        _refuse_ruined(run, step, arm, name, value)
+    stored = _stored_tensors(run, step, arm)
     return {denoiser_part(stored): {name: _replacement(value) for name, value in stored.items()}}
 
 
@@ -292,16 +277,12 @@ def _rewrite(source: Path, target: Path, changes: Mapping[str, Callable[[Tensor]
     with safe_open(source, "pt") as file:
         # CLIP's files still have a level of names that newer transformers leave out.
         names, metadata = {key: key.removeprefix("text_model.") for key in file.keys()}, file.metadata()
-        tensors = {key: changes.get(name, _unchanged)(file.get_tensor(key)).contiguous() for key, name in names.items()}
+        tensors = {
+            key: changes.get(name, lambda weight: weight)(file.get_tensor(key)).contiguous()
+            for key, name in names.items()
+        }
     save_file(tensors, target, metadata)
     return changes.keys() & set(names.values())
-
-
-def _unchanged(weight: Tensor) -> Tensor:
-    return weight
-
-
-# ---------------------------------------------------------------------------------------------- model card
 
 
 def model_card(run: RunFolder, step: int, arm: int, *, file: str, strip: str | None = None) -> str:
@@ -381,7 +362,7 @@ def _usage(run: RunFolder, file: str) -> list[str]:
     else:
         calls += ['pipeline = DiffusionPipeline.from_pretrained("<this folder>")']
     calls += ['pipeline("queen", height=128, width=128).images[0].save("queen.png")']
-    return ["```python", *(_fenced(call) for call in calls), "```", ""]
+    return ["```python", *(call.replace("`", "'") for call in calls), "```", ""]
 
 
 def _value(value: Any) -> str:
@@ -396,10 +377,6 @@ def _plain_text(text: str) -> str:
 def _code(text: str) -> str:
     """Fit for a code span in a table: one line, no backtick, no bar."""
     return " ".join(text.replace("`", "'").replace("|", "¦").split())
-
-
-def _fenced(text: str) -> str:
-    return text.replace("`", "'")
 
 
 def write_card(folder: Path, run: RunFolder, step: int, arm: int, *, file: str = "", strip: Path | None = None) -> Path:
@@ -417,9 +394,6 @@ def write_card(folder: Path, run: RunFolder, step: int, arm: int, *, file: str =
         write_bytes_atomic(folder / "strip.png", strip.read_bytes())
     text = model_card(run, step, arm, file=file, strip="strip.png" if strip else None)
     return write_bytes_atomic(folder / "README.md", text.encode())
-
-
-# ---------------------------------------------------------------------------------------------- the Hub
 
 
 class HubApi(Protocol):
@@ -445,7 +419,7 @@ class HubApi(Protocol):
 
 
 def push_to_hub(folder: Path, repository: str, *, private: bool = True, api: HubApi | None = None) -> str:
-    """Puts an exported folder onto the Hugging Face Hub, with whoever is logged in there (`hf auth login`).
+    """Puts an exported folder onto the Hugging Face Hub, as the account that is logged in (`hf auth login`).
 
     Args:
         folder: holds README.md and safetensors.

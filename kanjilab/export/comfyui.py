@@ -28,6 +28,24 @@ CHECKPOINTS = {
     "sd35-medium": "sd3.5_medium.safetensors",
     "sd35-large": "sd3.5_large.safetensors",
 }
+WIDTH, GAP, LINE, BETWEEN = 2.3, 0.5, 0.17, 0.25  # inches: of a box, between columns, of a line, between boxes
+TITLE, BELOW = 0.36, 0.1  # inches: of a box's title, under its last line
+LONGEST = 36  # letters of a setting
+OUTPUTS = {
+    "CheckpointLoaderSimple": ("MODEL", "CLIP", "VAE"),
+    "TripleCLIPLoader": ("CLIP",),
+    "LoraLoader": ("MODEL", "CLIP"),
+    "LoraLoaderModelOnly": ("MODEL",),
+    "ModelSamplingSD3": ("MODEL",),
+    "CLIPTextEncode": ("CONDITIONING",),
+    "EmptyLatentImage": ("LATENT",),
+    "EmptySD3LatentImage": ("LATENT",),
+    "KSampler": ("LATENT",),
+    "VAEDecode": ("IMAGE",),
+    "SaveImage": (),
+}
+KINDS = ("MODEL", "CLIP", "VAE", "CONDITIONING", "LATENT", "IMAGE")
+COLORS: dict[str, str] = dict(zip(KINDS, PALETTE[1:], strict=True))
 
 
 @dataclass(frozen=True)
@@ -132,7 +150,7 @@ def workflow_for(base: str, mmdit: bool, lora: str, drawing: Drawing | None = No
 
 
 def write_workflow(path: Path | str, workflow: Workflow) -> Path:
-    """Writes a workflow as JSON; the path."""
+    """Write a workflow as JSON; returns the path."""
     return write_json_atomic(path, workflow)
 
 
@@ -156,29 +174,6 @@ def _sampler(
         latent_image=[latent, 0],
         denoise=1.0,
     )
-
-
-# ---------------------------------------------------------------------------------------------- picture
-
-WIDTH, GAP, LINE, BETWEEN = 2.3, 0.5, 0.17, 0.25  # inches: of a box, between columns, of a line, between boxes
-TITLE, BELOW = 0.36, 0.1  # inches: of a box's title, under its last line
-LONGEST = 36  # letters of a setting
-OUTPUTS = {
-    "CheckpointLoaderSimple": ("MODEL", "CLIP", "VAE"),
-    "TripleCLIPLoader": ("CLIP",),
-    "LoraLoader": ("MODEL", "CLIP"),
-    "LoraLoaderModelOnly": ("MODEL",),
-    "ModelSamplingSD3": ("MODEL",),
-    "CLIPTextEncode": ("CONDITIONING",),
-    "EmptyLatentImage": ("LATENT",),
-    "EmptySD3LatentImage": ("LATENT",),
-    "KSampler": ("LATENT",),
-    "VAEDecode": ("IMAGE",),
-    "SaveImage": (),
-}
-COLORS: dict[str, str] = dict(
-    zip(("MODEL", "CLIP", "VAE", "CONDITIONING", "LATENT", "IMAGE"), PALETTE[1:], strict=True)
-)
 
 
 def links(workflow: Mapping[str, Mapping[str, Any]]) -> Iterator[tuple[str, int, str, str]]:
@@ -234,7 +229,7 @@ def draw_workflow(workflow: Workflow) -> Figure:
 
 
 def _boxes(workflow: Workflow) -> tuple[dict[str, _Box], float, float]:
-    """Where each node stands; the width and height of the sheet."""
+    """Where each node is; the width and height of the sheet."""
     columns = _columns(workflow)
     drafts = {
         name: _Box(

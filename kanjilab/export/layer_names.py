@@ -1,4 +1,4 @@
-"""Which layer is meant by the names that other tools write."""
+"""The names that other tools give to layers, and which layer of a base each of them means."""
 
 from collections.abc import Callable, Iterator, Mapping
 
@@ -6,17 +6,41 @@ import torch
 from torch import Tensor, nn
 
 PEFT_PREFIX = "base_model.model."
-
 TEXT_ENCODERS = ("text_encoder", "text_encoder_2", "text_encoder_3")
-
 TEXT_PREFIXES = {
     "text_encoder": ("text_encoder.", PEFT_PREFIX + "text_encoder.", "lora_te_", "lora_te1_"),
     "text_encoder_2": ("text_encoder_2.", "lora_te2_"),
     "text_encoder_3": ("text_encoder_3.", "lora_te3_"),
 }
 
-ChangeOfRows = Callable[[Tensor], Tensor]
+# kohya's names for SD 3 are those of the original model, in which q, k and v are one matrix.
+ORIGINAL_BLOCK = {
+    "x_block_attn_proj": "attn.to_out.0",
+    "context_block_attn_proj": "attn.to_add_out",
+    "x_block_attn2_proj": "attn2.to_out.0",
+    "x_block_mlp_fc1": "ff.net.0.proj",
+    "x_block_mlp_fc2": "ff.net.2",
+    "context_block_mlp_fc1": "ff_context.net.0.proj",
+    "context_block_mlp_fc2": "ff_context.net.2",
+    "x_block_adaLN_modulation_1": "norm1.linear",
+    "context_block_adaLN_modulation_1": "norm1_context.linear",
+}
+ORIGINAL_QKV = {
+    "x_block_attn_qkv": ("attn.to_q", "attn.to_k", "attn.to_v"),
+    "context_block_attn_qkv": ("attn.add_q_proj", "attn.add_k_proj", "attn.add_v_proj"),
+    "x_block_attn2_qkv": ("attn2.to_q", "attn2.to_k", "attn2.to_v"),
+}
+ORIGINAL_ENDS = {
+    "context_embedder": "context_embedder",
+    "x_embedder_proj": "pos_embed.proj",
+    "t_embedder_mlp_0": "time_text_embed.timestep_embedder.linear_1",
+    "t_embedder_mlp_2": "time_text_embed.timestep_embedder.linear_2",
+    "y_embedder_mlp_0": "time_text_embed.text_embedder.linear_1",
+    "y_embedder_mlp_2": "time_text_embed.text_embedder.linear_2",
+    "final_layer_linear": "proj_out",
+}
 
+ChangeOfRows = Callable[[Tensor], Tensor]
 Alias = tuple[str, str, ChangeOfRows | None]  # part, layer, what to do to the rows of B and of DoRA's magnitude
 
 
@@ -62,37 +86,8 @@ def _swapped_halves(rows: Tensor) -> Tensor:
     return torch.cat(rows.chunk(2)[::-1])
 
 
-ORIGINAL_BLOCK = {
-    "x_block_attn_proj": "attn.to_out.0",
-    "context_block_attn_proj": "attn.to_add_out",
-    "x_block_attn2_proj": "attn2.to_out.0",
-    "x_block_mlp_fc1": "ff.net.0.proj",
-    "x_block_mlp_fc2": "ff.net.2",
-    "context_block_mlp_fc1": "ff_context.net.0.proj",
-    "context_block_mlp_fc2": "ff_context.net.2",
-    "x_block_adaLN_modulation_1": "norm1.linear",
-    "context_block_adaLN_modulation_1": "norm1_context.linear",
-}
-
-ORIGINAL_QKV = {
-    "x_block_attn_qkv": ("attn.to_q", "attn.to_k", "attn.to_v"),
-    "context_block_attn_qkv": ("attn.add_q_proj", "attn.add_k_proj", "attn.add_v_proj"),
-    "x_block_attn2_qkv": ("attn2.to_q", "attn2.to_k", "attn2.to_v"),
-}
-
-ORIGINAL_ENDS = {
-    "context_embedder": "context_embedder",
-    "x_embedder_proj": "pos_embed.proj",
-    "t_embedder_mlp_0": "time_text_embed.timestep_embedder.linear_1",
-    "t_embedder_mlp_2": "time_text_embed.timestep_embedder.linear_2",
-    "y_embedder_mlp_0": "time_text_embed.text_embedder.linear_1",
-    "y_embedder_mlp_2": "time_text_embed.text_embedder.linear_2",
-    "final_layer_linear": "proj_out",
-}
-
-
 def _original_names(layers: set[str]) -> dict[str, list[Alias]]:
-    """kohya's names for SD 3: those of the original model, in which q, k and v are one matrix."""
+    """kohya's names for SD 3."""
     blocks = 1 + max(int(name.split(".")[1]) for name in layers if name.startswith("transformer_blocks."))
     names: dict[str, list[tuple[str, ChangeOfRows | None]]] = {
         original: [(ours, None)] for original, ours in ORIGINAL_ENDS.items()

@@ -10,7 +10,7 @@ A layer is known by its part of the pipeline and its own name there: `unet.mid_b
     SimpleTuner's LyCORIS    lycoris_X_with_underscores.lora_down.weight and .alpha
     kohya's SD 3             lora_unet_joint_blocks_...: the original's names, with q, k and v in one matrix
 
-DoRA's lengths of rows lie beside these: X.lora_magnitude_vector of PEFT and diffusers, (out,) or (1, out, 1, 1);
+DoRA's lengths of rows are beside these: X.lora_magnitude_vector of PEFT and diffusers, (out,) or (1, out, 1, 1);
 X.dora_scale of LyCORIS, OneTrainer and ComfyUI, (out, 1) or (out, 1, 1, 1).
 
 ComfyUI reads all of these but `unet.X`, and passes over what it does not know: so a wrong name loads as nothing.
@@ -129,24 +129,25 @@ def denoiser_part(layers: Mapping[str, Any]) -> str:
     return "transformer" if any(name.startswith("transformer_blocks.") for name in layers) else "unet"
 
 
-# ---------------------------------------------------------------------------------------------- writing
-
-
 def diffusers_tensors(lora: Lora) -> dict[str, Tensor]:
     """Names and tensors as diffusers writes them, the scale folded into B; ComfyUI takes them for SD 3 alone.
 
     Raises:
         ValueError: the LoRA is also of a text encoder that is no CLIP.
     """
+    tensors = peft_tensors({_diffusers_name(name): low.folded() for name, low in lora.layers.items()})
+    # transformers, which reads a text encoder's, wants the name of the parameter whole.
+    whole = {name for name in tensors if name.endswith(MAGNITUDE) and name.startswith(TEXT_ENCODERS)}
+    return {f"{name}.weight" if name in whole else name: value for name, value in tensors.items()}
+
+
+def peft_tensors(layers: Mapping[str, LowRank]) -> dict[str, Tensor]:
+    """A, B without its scale, and DoRA's magnitude of each layer, by PEFT's names after the layer's."""
     tensors = {}
-    for name, low in lora.layers.items():
-        key = _diffusers_name(name)
-        tensors[f"{key}.lora_A.weight"] = low.down.contiguous()
-        tensors[f"{key}.lora_B.weight"] = _up_like(low)
+    for name, low in layers.items():
+        tensors[f"{name}.lora_A.weight"], tensors[f"{name}.lora_B.weight"] = low.down.contiguous(), _up_like(low)
         if low.magnitude is not None:
-            # transformers, which reads a text encoder's, wants the name of the parameter whole.
-            end = ".weight" if key.startswith(TEXT_ENCODERS) else ""
-            tensors[f"{key}.{MAGNITUDE}{end}"] = peft_magnitude(low.magnitude, low.down.ndim)
+            tensors[f"{name}.{MAGNITUDE}"] = peft_magnitude(low.magnitude, low.down.ndim)
     return tensors
 
 
@@ -169,7 +170,7 @@ def kohya_tensors(lora: Lora) -> dict[str, Tensor]:
         prefix = "lora_unet_" if part == "unet" else f"lora_te{part.removeprefix('text_encoder').lstrip('_')}_"
         key = prefix + _published_name(part, layer).replace(".", "_")
         tensors[f"{key}.lora_down.weight"] = low.down.contiguous()
-        tensors[f"{key}.lora_up.weight"] = _up_like(low)
+        tensors[f"{key}.lora_up.weight"] = _up_like(low.folded())
         tensors[f"{key}.alpha"] = torch.tensor(float(low.rank))
         if low.magnitude is not None:
             tensors[f"{key}.dora_scale"] = _dora_scale(low.magnitude, low)
@@ -212,13 +213,13 @@ def _diffusers_name(name: str) -> str:
 
 
 def _up_like(low: LowRank) -> Tensor:
-    """B with the scale in it, as a 1 × 1 convolution where A is a convolution."""
-    up = low.folded().up.contiguous()
+    """B, as a 1 × 1 convolution where A is a convolution."""
+    up = low.up.contiguous()
     return up[:, :, None, None] if low.down.ndim == 4 else up
 
 
 def _published_name(part: str, layer: str) -> str:
-    """CLIP's layers lie under `text_model` in every file, though newer transformers leave it out."""
+    """CLIP's layers are under `text_model` in every file, though newer transformers leave it out."""
     if part in TEXT_ENCODERS and layer.startswith("encoder.layer."):
         raise ValueError(
             f"{part}.{layer} is BERT's, as pocket has it, and diffusers and ComfyUI put a LoRA on no text encoder but "
@@ -226,9 +227,6 @@ def _published_name(part: str, layer: str) -> str:
         )
     clip = part in TEXT_ENCODERS and layer.startswith("encoder.layers.")
     return f"text_model.{layer}" if clip else layer
-
-
-# ---------------------------------------------------------------------------------------------- reading
 
 
 def read_lora(path: Path | str, parts: Mapping[str, nn.Module]) -> Lora:
@@ -385,12 +383,6 @@ class _Alphas:
         return Alpha(next(match, self._value(part, "lora_alpha")), bool(self._value(part, "use_rslora")))
 
 
-# ---------------------------------------------------------------------------------------------- names
-
-
-# ---------------------------------------------------------------------------------------------- use
-
-
 def stack_of(denoiser: nn.Module, lora: Lora, text_encoder: nn.Module | None = None, seed: int = 0) -> Trainable:
     """A LoRA that was read, as an adapter to sample with or to look at.
 
@@ -423,7 +415,7 @@ def stack_of(denoiser: nn.Module, lora: Lora, text_encoder: nn.Module | None = N
     for name, low in layers.items():
         state[f"{PEFT_PREFIX}{name}.lora_A.weight"][: low.rank] = low.down
         up = state[f"{PEFT_PREFIX}{name}.lora_B.weight"]
-        up[:, : low.rank] = _up_like(low)
+        up[:, : low.rank] = _up_like(low.folded())
         if dora:
             lengths = _lengths(low, stack.layers[name])
             state[f"{PEFT_PREFIX}{name}.{MAGNITUDE}"] = peft_magnitude(lengths, low.down.ndim)

@@ -1,4 +1,4 @@
-"""What is handed on of a finished training: the strip, the LoRA, a ComfyUI workflow and a model card, arm by arm."""
+"""The release of a finished training, arm by arm: a strip, the LoRA, a ComfyUI workflow and a model card."""
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass

@@ -1,4 +1,4 @@
-"""Animations: GIF and WebP over checkpoints."""
+"""One prompt's glyph over the checkpoints of a training, as an endless GIF or WebP."""
 
 from __future__ import annotations
 
@@ -10,17 +10,8 @@ from typing import Any
 import numpy as np
 from PIL import Image, ImageDraw
 
-from kanjilab.viz.strip import (
-    INK,
-    MAX_BYTES,
-    PAGE,
-    SOFT,
-    _cell,
-    _checked_path,
-    _few_grays,
-    _image_hash,
-    _write_with_json,
-)
+from kanjilab.viz.picture_files import PAGE, checked_path, few_grays, image_facts, write_picture
+from kanjilab.viz.strip import INK, SOFT, draw_cell
 from kanjilab.viz.text import fit_text, typeface
 
 
@@ -41,33 +32,29 @@ def save_animation(
         frames: (F, H, W) uint8, 0 = black.
         labels: one a frame, written under the glyph, as "before", "1,600 images".
         path: ends in .gif or .webp; its folder must exist.
-        seconds_per_frame: how long each frame stands.
+        seconds_per_frame: how long each frame is shown.
         title: written above, usually the prompt.
         facts: goes into the JSON.
         size_px: edge of the glyph.
-        last_frame_seconds: how long the last one stands.
+        last_frame_seconds: how long the last one is shown.
     Returns:
         the path.
     Raises:
         ValueError: an argument is not as described, or the file would reach 500 kB.
     """
-    path = _checked_path(path, (".gif", ".webp"))
+    path = checked_path(path, (".gif", ".webp"))
     if frames.ndim != 3 or frames.dtype != np.uint8 or 0 in frames.shape:
         raise ValueError(f"frames must be (F, H, W) uint8, got {frames.shape} {frames.dtype}")
     if len(labels) != len(frames):
         raise ValueError(f"expected {len(frames)} labels, one per frame, got {len(labels)}")
     if seconds_per_frame < 0.02 or last_frame_seconds < 0.02:
-        raise ValueError(f"a frame must stand at least 0.02 s, got {seconds_per_frame} and {last_frame_seconds}")
+        raise ValueError(f"a frame must be shown at least 0.02 s, got {seconds_per_frame} and {last_frame_seconds}")
     done = np.linspace(0, 1, len(frames)) if len(frames) > 1 else [1.0]
     pictures = [_draw_frame(*parts, title, size_px) for parts in zip(frames, labels, done, strict=True)]
     durations = [round(1000 * seconds_per_frame)] * (len(frames) - 1) + [round(1000 * last_frame_seconds)]
     data = _encode_animation(pictures, durations, path.suffix)
-    if len(data) >= MAX_BYTES:
-        raise ValueError(f"{path.name} would have {len(data):,} bytes, {MAX_BYTES:,} allowed: fewer or smaller frames")
     description = {"kind": "animation", "title": title, "labels": list(labels), "durations_ms": durations}
-    images = {"shape": frames.shape, "sha256": _image_hash(frames)}
-    _write_with_json(path, data, description | {"facts": dict(facts or {}), "images": images})
-    return path
+    return write_picture(path, data, description | {"facts": dict(facts or {}), "images": image_facts(frames)})
 
 
 def _draw_frame(frame: np.ndarray, label: str, done: float, title: str, size_px: int) -> Image.Image:
@@ -75,7 +62,7 @@ def _draw_frame(frame: np.ndarray, label: str, done: float, title: str, size_px:
     top = margin + (line if title else 0)
     image = Image.new("L", (size_px + 2 * margin, top + size_px + line + margin), PAGE)
     canvas = ImageDraw.Draw(image)
-    image.paste(_cell(frame, size_px), (margin, top))
+    image.paste(draw_cell(frame, size_px), (margin, top))
     middle = margin + size_px / 2
     if title:
         (text,), face = fit_text(title, typeface(round(size_px * 0.075), bold=True), size_px, max_lines=1)
@@ -93,7 +80,7 @@ def _encode_animation(pictures: Sequence[Image.Image], durations: Sequence[int],
     buffer = io.BytesIO()
     options: dict[str, Any] = {"save_all": True, "duration": list(durations), "loop": 0}
     if ending == ".gif":
-        reduced = [_few_grays(picture, 16) for picture in pictures]
+        reduced = [few_grays(picture, 16) for picture in pictures]
         reduced[0].save(buffer, "GIF", append_images=reduced[1:], optimize=True, **options)
     else:
         pictures = [picture.convert("RGB") for picture in pictures]

@@ -16,7 +16,6 @@ import matplotlib
 import numpy as np
 import pandas as pd
 from matplotlib import font_manager
-from matplotlib.artist import Artist
 from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
@@ -24,33 +23,25 @@ from matplotlib.text import Text
 from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter
 from PIL import Image
 
-from kanjilab.core.storage import write_bytes_atomic, write_json_atomic
 from kanjilab.data.rendering import default_font
+from kanjilab.viz.picture_files import checked_path, write_picture
 from kanjilab.viz.text import has_character, printable, typeface
 
 PALETTE = ("#222222", "#D55E00", "#0072B2", "#009E73", "#CC79A7", "#E69F00", "#56B4E9")  # Okabe-Ito, gray for black
 LINE_STYLES = ("-", (0, (5, 1.5)), (0, (1.5, 1.5)))  # beyond seven arms colours repeat, dashes do not
 INK, SOFT, FAINT = "#222222", "#666666", "#dddddd"
 DOTS_PER_INCH = 144
-MAX_BYTES = 500_000
-MOST_RAW_CURVES = 3  # more of them lie on each other and hide the smoothed ones
+MOST_RAW_CURVES = 3  # more of them would hide the smoothed ones
 SMOOTHED = "smoothed"
 NAME_PITCH_INCHES = 0.175  # between the names of two lines
 
 
 @cache
 def font_families() -> tuple[str, str]:
-    """Families for all text: DejaVu Sans, and for what it lacks the kanji font.
-
-    Returns:
-        family names that matplotlib finds, in order of preference.
-    """
+    """Names under which matplotlib finds the fonts of all text: DejaVu Sans, and for what it lacks the kanji font."""
     path = default_font()
     font_manager.fontManager.addfont(path)
     return "DejaVu Sans", font_manager.FontProperties(fname=path).get_name()
-
-
-# ---------------------------------------------------------------------------------------------- curves
 
 
 def arm_values(log: pd.DataFrame, column: str) -> np.ndarray:
@@ -112,8 +103,6 @@ def draw_loss(
         x: column of the horizontal axis.
         span: of the moving average in records; default a twentieth of the records.
         ax: axes to draw into; default a figure of its own.
-    Returns:
-        the figure.
     Raises:
         ValueError: see `arm_values`; or another number of names than arms.
     """
@@ -130,8 +119,6 @@ def draw_learning_rate(
         arms: names of the K arms.
         x: column of the horizontal axis.
         ax: axes to draw into; default a figure of its own.
-    Returns:
-        the figure.
     Raises:
         ValueError: as `draw_loss`.
     """
@@ -154,8 +141,6 @@ def draw_gradient_norm(
         x: column of the horizontal axis.
         span: of the moving average in records; default a twentieth of the records.
         ax: axes to draw into; default a figure of its own.
-    Returns:
-        the figure.
     Raises:
         ValueError: as `draw_loss`.
     """
@@ -180,7 +165,7 @@ def _draw_curves(
         raise ValueError(f"expected {values.shape[1]} arm names, one per arm of {column!r}, got {len(names)}")
     values[~np.isfinite(values + positions) | (values <= 0 if log_scale else False)] = np.nan
     span = max(1.0, np.isfinite(values).any(axis=1).sum() / 20) if span is None else span
-    figure, ax = _axes(ax)
+    figure, ax = figure_and_axes(ax)
     if log_scale:
         make_logarithmic(ax)
     smoothed = smooth(values, span)
@@ -194,19 +179,19 @@ def _draw_curves(
     _set_limits(ax, positions, values, smoothed)
     ax.set_xlabel(x.replace("_", " "))
     ax.set_ylabel(ylabel)
-    ax.xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:,.0f}"))
+    ax.xaxis.set_major_formatter("{x:,.0f}")
     if not log_scale:
         ax.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
-    _name_lines(ax, names, ["(stopped)" * bool(reason) for reason in _reasons(log, len(names))])
-    _finish(ax)
+    name_lines(ax, names, ["(stopped)" * bool(reason) for reason in _reasons(log, len(names))])
+    finish(ax)
     return figure
 
 
 def _reasons(log: pd.DataFrame, arms: int) -> Sequence[str | None]:
-    """Per arm, why it stopped early, or None; the newest record that tells of it counts."""
+    """Per arm, why it stopped early, or None; the newest record with reasons counts."""
     entries = log["stopped"] if "stopped" in log else ()
-    told = [entry for entry in entries if isinstance(entry, (list, tuple)) and len(entry) == arms]
-    return told[-1] if told else [None] * arms
+    reasons = [entry for entry in entries if isinstance(entry, (list, tuple)) and len(entry) == arms]
+    return reasons[-1] if reasons else [None] * arms
 
 
 def _set_limits(ax: Axes, positions: np.ndarray, values: np.ndarray, smoothed: np.ndarray) -> None:
@@ -225,11 +210,11 @@ def _set_limits(ax: Axes, positions: np.ndarray, values: np.ndarray, smoothed: n
     ax.set_xlim(first - pad, last + pad)
 
 
-def _name_lines(ax: Axes, names: Sequence[str], endings: Sequence[str]) -> None:
+def name_lines(ax: Axes, names: Sequence[str], endings: Sequence[str]) -> None:
     """Write each line's name and ending beside its end, pushed apart where ends are close; cross the stopped ones."""
     ends = []
     lines = [line for line in ax.lines if line.get_gid() == SMOOTHED][-len(names) :]
-    for line, name, ending in zip(lines, (_label(name, 28) for name in names), endings, strict=True):
+    for line, name, ending in zip(lines, (label_text(name, 28) for name in names), endings, strict=True):
         data = np.asarray(line.get_xydata())
         if not len(data):
             continue
@@ -246,7 +231,7 @@ def _name_lines(ax: Axes, names: Sequence[str], endings: Sequence[str]) -> None:
 
 
 def _spread(heights: Sequence[float], spacing: float) -> list[float]:
-    """Ascending heights moved as little as needed to stand `spacing` apart, as far as 0 ... 1 has room."""
+    """Ascending heights moved as little as needed to be `spacing` apart, as far as 0 ... 1 has room."""
     places = list(heights)
     for _ in range(200):
         for low in range(len(places) - 1):
@@ -256,9 +241,6 @@ def _spread(heights: Sequence[float], spacing: float) -> list[float]:
     if places and (over := max(0.0, places[-1] - 1) or min(0.0, places[0])):
         places = [place - over for place in places]
     return places
-
-
-# ---------------------------------------------------------------------------------------------- counts and glyphs
 
 
 def draw_radical_balance(
@@ -272,8 +254,6 @@ def draw_radical_balance(
         title: above the chart.
         note: a second, smaller line, as "entropy 3.98 of 4.00 bits".
         ax: axes to draw into; default a figure of its own.
-    Returns:
-        the figure.
     Raises:
         ValueError: no radical, or a negative or missing number.
     """
@@ -283,22 +263,22 @@ def draw_radical_balance(
         raise ValueError(f"counts must be numbers >= 0 for at least one radical, got {numbers.tolist()}")
     table = table.iloc[np.argsort(-numbers.sum(axis=1), kind="stable")]
     numbers = table.to_numpy(float)
-    figure, ax = _axes(ax, width=max(4.0, 0.46 * len(table) + 1.2))
+    figure, ax = figure_and_axes(ax, width=max(4.0, 0.46 * len(table) + 1.2))
     bottom = np.zeros(len(table))
     for color, name, values in zip(("#0072B2", "#E69F00", *PALETTE), table.columns, numbers.T, strict=False):
-        ax.bar(range(len(table)), values, 0.74, bottom=bottom, color=color, label=_label(str(name), 24).lstrip("_"))
+        ax.bar(range(len(table)), values, 0.74, bottom=bottom, color=color, label=label_text(str(name), 24).lstrip("_"))
         bottom += values
     for position, total in enumerate(bottom):
         ax.annotate(f"{total:,.0f}", (position, total), (0, 2), textcoords="offset points", ha="center", fontsize=8)
-    ax.set_xticks(range(len(table)), [_label(str(radical), 6) for radical in table.index], fontsize=14)
+    ax.set_xticks(range(len(table)), [label_text(str(radical), 6) for radical in table.index], fontsize=14)
     ax.tick_params(axis="x", length=0)
     ax.set_ylabel("characters")
     ax.set_xlim(-0.7, len(table) - 0.3)
-    ax.set_ylim(0, max(1.0, bottom.max()) * (1.1 if table.shape[1] == 1 else 1.22))  # a legend stands above the bars
+    ax.set_ylim(0, max(1.0, bottom.max()) * (1.1 if table.shape[1] == 1 else 1.22))  # room for a legend above the bars
     if table.shape[1] > 1:
         ax.legend(frameon=False, fontsize=9, loc="upper right", ncols=table.shape[1], borderaxespad=0)
-    _write_title(ax, title, note)
-    _finish(ax)
+    write_title(ax, title, note)
+    finish(ax)
     return figure
 
 
@@ -313,8 +293,6 @@ def draw_glyph_sheet(
         columns: images a row.
         title: above the sheet.
         ax: axes to draw into; default a figure of its own.
-    Returns:
-        the figure.
     Raises:
         ValueError: no images, or another number of labels than images.
     """
@@ -326,36 +304,40 @@ def draw_glyph_sheet(
     rows = -(-len(images) // columns)
     pitch = 1.28 if labels else 1.08  # of a row, in glyph heights
     width, height = 1.08 * columns, pitch * rows + 0.04
-    figure, ax = _axes(ax, width=0.76 * width + 0.1, height=0.76 * height + (0.42 if title else 0.1))
+    figure, ax = figure_and_axes(ax, width=0.76 * width + 0.1, height=0.76 * height + (0.42 if title else 0.1))
     for index, image in enumerate(images):
         left, top = 1.08 * (index % columns), pitch * (index // columns)
         ax.imshow(image, cmap="gray", vmin=0, vmax=255, extent=(left, left + 1, top + 1, top), interpolation="lanczos")
         if labels:
-            text = _label(labels[index], 14)
+            text = label_text(labels[index], 14)
             ax.text(left + 0.5, top + 1.04, text, ha="center", va="top", fontsize=7, color=SOFT)
     ax.set_xlim(-0.04, width - 0.04)
     ax.set_ylim(height - 0.04, -0.04)
     ax.set_axis_off()
-    _write_title(ax, title, "")
-    _finish(ax)
+    write_title(ax, title, "")
+    finish(ax)
     return figure
 
 
-# ---------------------------------------------------------------------------------------------- figures
+def new_figure(width: float, height: float) -> Figure:
+    """An empty figure of a size in inches, which belongs to no pyplot window."""
+    figure = Figure(figsize=(width, height), dpi=DOTS_PER_INCH, layout="constrained")
+    FigureCanvasAgg(figure)
+    return figure
 
 
-def _axes(ax: Axes | None, width: float = 6.4, height: float = 3.6) -> tuple[Figure, Axes]:
+def figure_and_axes(ax: Axes | None, width: float = 6.4, height: float = 3.6) -> tuple[Figure, Axes]:
+    """The given axes with their figure; for None new ones, of a size in inches."""
     if ax is not None:
         figure = ax.get_figure(root=True)
         assert figure is not None, "axes without a figure"
         return figure, ax
-    figure = Figure(figsize=(width, height), dpi=DOTS_PER_INCH, layout="constrained")
-    FigureCanvasAgg(figure)
+    figure = new_figure(width, height)
     return figure, figure.add_subplot()
 
 
-def _label(text: str, units: int) -> str:
-    """Text fit for a figure, cut to a width in letters; an ideograph counts two, a box stands for the undrawable."""
+def label_text(text: str, units: int) -> str:
+    """Text fit for a figure, cut to a width in letters; an ideograph counts two, a box replaces the undrawable."""
     paths = typeface(10).paths
     text = "".join(
         character if any(has_character(path, character) for path in paths) else "□" for character in printable(text)
@@ -368,15 +350,16 @@ def _label(text: str, units: int) -> str:
     return text
 
 
-def _write_title(ax: Axes, title: str, note: str) -> None:
+def write_title(ax: Axes, title: str, note: str) -> None:
+    """A title above the axes, and under it a smaller note."""
     units = int(13 * ax.get_window_extent().width / ax.figure.dpi)  # letters of this size to the inch
-    if title := _label(title, units):
+    if title := label_text(title, units):
         ax.set_title(title, loc="left", fontsize=12, color=INK, pad=20 if note else 8)
-    if note := _label(note, round(1.4 * units)):
+    if note := label_text(note, round(1.4 * units)):
         ax.annotate(note, (0, 1), (0, 6), "axes fraction", textcoords="offset points", fontsize=8.5, color=SOFT)
 
 
-def _finish(ax: Axes) -> None:
+def finish(ax: Axes) -> None:
     """Quiet frame; the two fonts on every text; a dollar sign is a dollar sign."""
     ax.spines[["top", "right"]].set_visible(False)
     ax.spines[["left", "bottom"]].set_color(SOFT)
@@ -384,14 +367,10 @@ def _finish(ax: Axes) -> None:
     ax.set_axisbelow(True)
     ax.tick_params(colors=SOFT, labelfontfamily=list(font_families()))
     ax.tick_params(axis="x", labelcolor=INK)
-    for text in ax.findobj(_is_text):
+    for text in ax.findobj(Text):
         assert isinstance(text, Text)
         text.set_fontfamily(list(font_families()))
         text.set_parse_math(text in ax.yaxis.get_ticklabels(which="both"))  # powers of ten on a logarithmic axis
-
-
-def _is_text(artist: Artist) -> bool:
-    return isinstance(artist, Text)
 
 
 def figure_png(figure: Figure) -> bytes:
@@ -422,20 +401,8 @@ def save_figure(figure: Figure, path: Path | str, facts: Mapping[str, Any]) -> P
     Raises:
         ValueError: another ending, or the file would reach 500 kB.
     """
-    path = Path(path)
-    if path.suffix != ".png":
-        raise ValueError(f"expected a path ending in .png, got {str(path)!r}")
-    data = figure_png(figure)
-    if len(data) >= MAX_BYTES:
-        raise ValueError(f"{path.name} would have {len(data):,} bytes, {MAX_BYTES:,} allowed: draw it smaller")
-    write_bytes_atomic(path, data)
-    write_json_atomic(
-        path.with_suffix(".json"), {"kind": "figure", "matplotlib": matplotlib.__version__, "facts": facts}
-    )
-    return path
-
-
-# ---------------------------------------------------------------------------------------------- studies
+    about = {"kind": "figure", "matplotlib": matplotlib.__version__, "facts": facts}
+    return write_picture(checked_path(path, (".png",)), figure_png(figure), about)
 
 
 def make_logarithmic(ax: Axes) -> None:

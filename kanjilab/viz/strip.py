@@ -1,12 +1,7 @@
-"""Strips: checkpoints in columns, prompts or arms in rows; and one prompt's glyph as an animation.
-
-Pure drawing over stored images: nothing here samples or trains. Every picture has a JSON of the same name beside it.
-"""
+"""Strips: checkpoints in columns, prompts or arms in rows, drawn from stored images."""
 
 from __future__ import annotations
 
-import hashlib
-import io
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -17,12 +12,12 @@ from typing import Any
 import numpy as np
 from PIL import Image, ImageDraw
 
-from kanjilab.core.storage import write_bytes_atomic, write_json_atomic
+from kanjilab.viz.picture_files import MAX_BYTES, PAGE, checked_path, encode_png, image_facts, write_picture
 from kanjilab.viz.text import Typeface, facts_line, fit_text, printable, typeface
 
-MAX_BYTES = 500_000  # of a committed picture
-PAGE, CELL, INK, SOFT, FAINT = 246, 255, 34, 102, 187  # gray levels of page, cell, labels, notes and rules
+CELL, INK, SOFT, FAINT = 255, 34, 102, 187  # gray levels of cell, labels, notes and rules
 WHITE_POINT = 240  # shown as white: a decoder's blank paper is mottled just below 255
+WHITENED = np.minimum(np.arange(256) * 255 / WHITE_POINT, 255).round().astype(np.uint8)
 LABEL_SIZE, TITLE_SIZE, NOTE_SIZE = 0.16, 0.20, 0.13  # text heights as shares of a cell
 LABEL_WIDTH = 2.35  # of row labels, at most, in cells
 
@@ -55,23 +50,17 @@ class Strip:
         shape = self.images.shape
         if self.images.dtype != np.uint8 or 0 in shape or not (len(shape) == 4 or len(shape) == 5 and shape[4] == 3):
             raise ValueError(f"images must be (rows, columns, H, W[, 3]) uint8, got {shape} {self.images.dtype}")
-        for name, labels, count in (("row", self.row_labels, shape[0]), ("column", self.column_labels, shape[1])):
+        rows = "row", self.row_labels, self.row_groups, shape[0]
+        for name, labels, groups, count in (rows, ("column", self.column_labels, self.column_groups, shape[1])):
             if len(labels) != count:
                 raise ValueError(f"expected {count} {name} labels, one per {name} of images, got {len(labels)}")
-        for name, groups, count in (("row", self.row_groups, shape[0]), ("column", self.column_groups, shape[1])):
             if groups and (sum(size for _, size in groups) != count or any(size < 1 for _, size in groups)):
                 raise ValueError(f"{name} groups must cover {count} {name}s, each at least one, got {groups}")
 
 
-# ---------------------------------------------------------------------------------------------- text
-
-
-# ---------------------------------------------------------------------------------------------- layout
-
-
 @dataclass(frozen=True)
 class _Layout:
-    """Where the parts of a strip stand, in px."""
+    """Where the parts of a strip are, in px."""
 
     cell_px: int
     margin: int
@@ -131,9 +120,6 @@ def _header_lines(strip: Strip, cell_px: int) -> int:
     return max(len(_column_label(strip, index, cell_px)[0]) for index in range(len(strip.column_labels)))
 
 
-# ---------------------------------------------------------------------------------------------- drawing
-
-
 def draw_strip(strip: Strip, cell_px: int = 96) -> Image.Image:
     """Draw a strip.
 
@@ -161,7 +147,7 @@ def draw_strip(strip: Strip, cell_px: int = 96) -> Image.Image:
     _draw_row_labels(canvas, strip, layout)
     for row, top in enumerate(layout.y):
         for column, left in enumerate(layout.x):
-            image.paste(_cell(strip.images[row, column], cell_px), (left, top))
+            image.paste(draw_cell(strip.images[row, column], cell_px), (left, top))
     for number, line in enumerate(footer):
         baseline = layout.footer_top + round(note.size * (1.1 + 1.5 * number))
         note.draw(canvas, layout.margin, baseline, line, SOFT)
@@ -172,13 +158,9 @@ def _level(mode: str, level: int) -> int | tuple[int, int, int]:
     return level if mode == "L" else (level, level, level)
 
 
-_PAPER = np.minimum(np.arange(256) * 255 / WHITE_POINT, 255).round().astype(np.uint8)
-
-
-def _cell(image: np.ndarray, cell_px: int) -> Image.Image:
-    if image.ndim == 2:
-        image = _PAPER[image]
-    return _resized(Image.fromarray(image), cell_px)
+def draw_cell(image: np.ndarray, cell_px: int) -> Image.Image:
+    """One image, (H, W) or (H, W, 3) uint8, at the size of a cell; nearly white paper of a gray one becomes white."""
+    return _resized(Image.fromarray(WHITENED[image] if image.ndim == 2 else image), cell_px)
 
 
 def _resized(picture: Image.Image, size_px: int) -> Image.Image:
@@ -239,37 +221,6 @@ def _draw_row_labels(canvas: ImageDraw.ImageDraw, strip: Strip, layout: _Layout)
             face.draw(canvas, layout.x[0], baseline, line, SOFT)
 
 
-# ---------------------------------------------------------------------------------------------- files
-
-
-def encode_png(image: Image.Image, levels: int = 16) -> bytes:
-    """Compress a picture to few tones.
-
-    Args:
-        image: mode L or RGB.
-        levels: gray levels (evenly spaced, and the page's own) or, for RGB, colours; 4 to 256.
-    Returns:
-        PNG with a palette.
-    """
-    if image.mode == "L":
-        packed = _few_grays(image, levels)
-    else:
-        packed = image.quantize(levels, method=Image.Quantize.MEDIANCUT, dither=Image.Dither.NONE)
-    buffer = io.BytesIO()
-    bits = {4: 2, 16: 4}.get(levels, 8)
-    packed.save(buffer, "PNG", optimize=True, bits=bits)
-    return buffer.getvalue()
-
-
-def _few_grays(image: Image.Image, levels: int) -> Image.Image:
-    """The gray image with a palette: evenly spaced levels and the page's own."""
-    grays = np.array(sorted({*np.linspace(0, 255, levels - 1).round().astype(int).tolist(), PAGE}))
-    nearest = np.abs(np.arange(256)[:, None] - grays).argmin(axis=1).astype(np.uint8)
-    packed = Image.fromarray(nearest[np.asarray(image)])
-    packed.putpalette(np.repeat(grays.astype(np.uint8), 3).tobytes())
-    return packed
-
-
 def save_strip(strip: Strip, path: Path | str, cell_px: int = 96) -> Path:
     """Write a strip as PNG, and its labels and facts as JSON of the same name beside it.
 
@@ -282,14 +233,13 @@ def save_strip(strip: Strip, path: Path | str, cell_px: int = 96) -> Path:
     Raises:
         ValueError: another ending, or a strip so large that 16 px cells do not fit in 500 kB.
     """
-    path = _checked_path(path, (".png",))
+    path = checked_path(path, (".png",))
     tones = (16, 8) if strip.images.ndim == 4 else (64, 16)
     while cell_px >= 16:
         image = draw_strip(strip, cell_px)
         for levels in tones:
             if len(data := encode_png(image, levels)) < MAX_BYTES:
-                _write_with_json(path, data, _strip_facts(strip, cell_px, levels, image.size))
-                return path
+                return write_picture(path, data, _strip_facts(strip, cell_px, levels, image.size))
         cell_px = int(cell_px * 0.8)
     raise ValueError(f"strip of {strip.images.shape[:2]} cells does not fit in {MAX_BYTES:,} bytes: show fewer")
 
@@ -304,21 +254,5 @@ def _strip_facts(strip: Strip, cell_px: int, levels: int, size: tuple[int, int])
         "column_groups": strip.column_groups,
         "facts": strip.facts,
         "picture": {"size_px": size, "cell_px": cell_px, "tones": levels, "white_point": WHITE_POINT},
-        "images": {"shape": strip.images.shape, "sha256": _image_hash(strip.images)},
+        "images": image_facts(strip.images),
     }
-
-
-def _image_hash(images: np.ndarray) -> str:
-    return hashlib.sha256(np.ascontiguousarray(images).tobytes()).hexdigest()
-
-
-def _checked_path(path: Path | str, endings: tuple[str, ...]) -> Path:
-    path = Path(path)
-    if path.suffix not in endings:
-        raise ValueError(f"expected a path ending in {' or '.join(endings)}, got {str(path)!r}")
-    return path
-
-
-def _write_with_json(path: Path, data: bytes, facts: Mapping[str, Any]) -> None:
-    write_bytes_atomic(path, data)
-    write_json_atomic(path.with_suffix(".json"), facts)

@@ -1,4 +1,4 @@
-"""Charts of a study: rates, differences, budgets, blocks and logs, with intervals."""
+"""Charts of a study: rates, differences, budgets, blocks and logs, with intervals; each `draw_*` returns its figure."""
 
 from __future__ import annotations
 
@@ -8,31 +8,30 @@ from typing import Any
 
 import pandas as pd
 from matplotlib.axes import Axes
-from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter
 
 from kanjilab.viz.charts import (
-    DOTS_PER_INCH,
     FAINT,
     INK,
     LINE_STYLES,
     PALETTE,
     SMOOTHED,
     SOFT,
-    _axes,
-    _finish,
-    _label,
-    _name_lines,
-    _write_title,
+    figure_and_axes,
+    finish,
     font_families,
+    label_text,
     make_logarithmic,
+    name_lines,
+    new_figure,
     smooth,
+    write_title,
 )
 
 
 def _stopped_trainings(names: Sequence[str], stopped: Mapping[str, int]) -> list[str]:
-    """What stands beside the names of variants of which trainings stopped early, whose numbers are given."""
+    """What is written beside the names of variants: how many of their trainings stopped early."""
     return [f"({stopped[name]} stopped)" if stopped.get(name) else "" for name in names]
 
 
@@ -44,8 +43,6 @@ def draw_rates(rates: pd.DataFrame, *, title: str = "", note: str = "", ax: Axes
         title: above the chart.
         note: a second, smaller line.
         ax: axes to draw into; default a figure of its own.
-    Returns:
-        the figure.
     Raises:
         ValueError: no rows.
     """
@@ -70,8 +67,6 @@ def draw_differences(
         title: above the chart.
         note: a second, smaller line.
         ax: axes to draw into; default a figure of its own.
-    Returns:
-        the figure.
     Raises:
         ValueError: no rows.
     """
@@ -96,18 +91,16 @@ def draw_budget(rates: pd.DataFrame, *, title: str = "", note: str = "", ax: Axe
 
     Args:
         rates: rows of variant, images_seen, value, low, high (shares); where there is `stopped` (number of trainings),
-            it stands beside the name.
+            it is written beside the name.
         title: above the chart.
         note: a second, smaller line.
         ax: axes to draw into; default a figure of its own.
-    Returns:
-        the figure.
     Raises:
         ValueError: no rows.
     """
     if rates.empty:
         raise ValueError("expected at least one rate to draw, got none")
-    figure, ax = _axes(ax)
+    figure, ax = figure_and_axes(ax)
     names = list(dict.fromkeys(rates["variant"]))
     for k, name in enumerate(names):
         part = rates.loc[rates["variant"] == name].sort_values(by="images_seen")
@@ -118,12 +111,12 @@ def draw_budget(rates: pd.DataFrame, *, title: str = "", note: str = "", ax: Axe
     ax.set_ylim(bottom=0)
     ax.set_xlabel("images seen in training")
     ax.set_ylabel("images with the expected radical")
-    ax.xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:,.0f}"))
+    ax.xaxis.set_major_formatter("{x:,.0f}")
     ax.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{100 * value:g}%"))
-    _write_title(ax, title, note)
+    write_title(ax, title, note)
     stopped: Any = rates.groupby("variant")["stopped"].max() if "stopped" in rates else {}
-    _name_lines(ax, names, _stopped_trainings(names, stopped))
-    _finish(ax)
+    name_lines(ax, names, _stopped_trainings(names, stopped))
+    finish(ax)
     return figure
 
 
@@ -137,8 +130,6 @@ def draw_blocks(
         pairs: (first, second), names of columns.
         title: above the charts.
         note: a second, smaller line.
-    Returns:
-        the figure.
     Raises:
         ValueError: nothing to draw.
     """
@@ -146,13 +137,12 @@ def draw_blocks(
         raise ValueError(f"expected at least one chart and one pair, got {list(values)} and {list(pairs)}")
     beside = len(pairs) == 1  # else the names need the whole width
     rows, columns = (1, len(values)) if beside else (len(values), 1)
-    figure = Figure(figsize=(max(6.4, 2.8 * columns), 2.7 * rows + 0.3), dpi=DOTS_PER_INCH, layout="constrained")
-    FigureCanvasAgg(figure)
+    figure = new_figure(max(6.4, 2.8 * columns), 2.7 * rows + 0.3)
     axes = list(figure.subplots(rows, columns, squeeze=False).flat)
     for ax, (name, table) in zip(axes, values.items(), strict=True):
         _draw_pairs(ax, table, pairs)
-        ax.set_ylabel(_label(name, 36), color=INK, fontsize=9)
-        _finish(ax)
+        ax.set_ylabel(label_text(name, 36), color=INK, fontsize=9)
+        finish(ax)
     _write_around(figure, title, note)
     return figure
 
@@ -161,20 +151,17 @@ def draw_logs(logs: pd.DataFrame, columns: Sequence[str], *, title: str = "", no
     """How trainings went, a chart for each quantity: thin a training, bold the median of a variant's.
 
     Args:
-        logs: rows of variant, seed, images_seen and the columns, as `kanjilab.experiments.drawn.read_logs` gives them; where there
-            is `stopped` (reasons), the number of trainings with one stands beside the name.
+        logs: rows of variant, seed, images_seen and the columns, as `experiments.drawn.read_logs` gives them; where
+            there is `stopped` (reasons), the number of trainings with one is written beside the name.
         columns: what is drawn; gradient norms on a logarithmic axis.
         title: above the charts.
         note: a smaller line below.
-    Returns:
-        the figure.
     Raises:
         ValueError: no rows or no columns.
     """
     if logs.empty or not columns:
         raise ValueError(f"expected records and columns to draw, got {len(logs)} records and {list(columns)}")
-    figure = Figure(figsize=(max(6.4, 2.7 * len(columns) + 1), 2.9), dpi=DOTS_PER_INCH, layout="constrained")
-    FigureCanvasAgg(figure)
+    figure = new_figure(max(6.4, 2.7 * len(columns) + 1), 2.9)
     axes = list(figure.subplots(1, len(columns), squeeze=False).flat)
     names = list(dict.fromkeys(logs["variant"]))
     for ax, column in zip(axes, columns, strict=True):
@@ -184,13 +171,13 @@ def draw_logs(logs: pd.DataFrame, columns: Sequence[str], *, title: str = "", no
             _draw_trainings(ax, logs.loc[logs["variant"] == name], column, k)
         ax.set_xlabel("images seen")
         ax.set_ylabel({"lr": "learning rate"}.get(column, column.replace("_", " ")))
-        ax.xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:,.0f}"))
+        ax.xaxis.set_major_formatter("{x:,.0f}")
         ax.autoscale_view()
-    told: Any = logs.loc[logs["stopped"].notna()] if "stopped" in logs else logs[:0]
-    stopped = told.drop_duplicates(["variant", "seed"])["variant"].value_counts()
-    _name_lines(axes[-1], names, _stopped_trainings(names, stopped))
+    ended: Any = logs.loc[logs["stopped"].notna()] if "stopped" in logs else logs[:0]
+    stopped = ended.drop_duplicates(["variant", "seed"])["variant"].value_counts()
+    name_lines(axes[-1], names, _stopped_trainings(names, stopped))
     for ax in axes:
-        _finish(ax)
+        finish(ax)
     _write_around(figure, title, note)
     return figure
 
@@ -209,11 +196,11 @@ def _draw_trainings(ax: Axes, logs: pd.DataFrame, column: str, k: int) -> None:
 
 def _write_around(figure: Figure, title: str, note: str) -> None:
     """Title above and note below all charts: above the first alone there may be no room for them."""
-    for write, text, size in ((figure.suptitle, _label(title, 80), 12), (figure.supxlabel, _label(note, 110), 8.5)):
-        if text:
-            write(
-                text, x=0.01, ha="left", fontsize=size, color=SOFT, fontfamily=list(font_families()), parse_math=False
-            )
+    style: dict[str, Any] = dict(x=0.01, ha="left", color=SOFT, fontfamily=list(font_families()), parse_math=False)
+    if text := label_text(title, 80):
+        figure.suptitle(text, fontsize=12, **style)
+    if text := label_text(note, 110):
+        figure.supxlabel(text, fontsize=8.5, **style)
 
 
 def _draw_pairs(ax: Axes, table: pd.DataFrame, pairs: Sequence[tuple[str, str]]) -> None:
@@ -223,7 +210,7 @@ def _draw_pairs(ax: Axes, table: pd.DataFrame, pairs: Sequence[tuple[str, str]])
         ax.plot(places, table[names].to_numpy(float).T, ".-", color="#0072B2", linewidth=0.8, alpha=0.5)
         ax.plot(places, table[names].mean().to_numpy(float), "o-", color=INK, linewidth=2)
         ticks |= dict(zip(places, names, strict=True))
-    ax.set_xticks(list(ticks), [fill(_label(name, 40), 14) for name in ticks.values()], fontsize=9)
+    ax.set_xticks(list(ticks), [fill(label_text(name, 40), 14) for name in ticks.values()], fontsize=9)
     ax.margins(x=0.2 / len(pairs))
 
 
@@ -238,14 +225,11 @@ def draw_study(
         title: above the charts.
         note: a second, smaller line.
         margin: as for `draw_differences`.
-    Returns:
-        the figure.
     """
     last = rates.loc[rates["final"]]
     heights = [_row_inches(len(last))] + [_row_inches(len(differences))] * (len(differences) > 0)
     heights += [3.2] * (len(last) < len(rates))
-    figure = Figure(figsize=(7.6, sum(heights) + 0.3), dpi=DOTS_PER_INCH, layout="constrained")
-    FigureCanvasAgg(figure)
+    figure = new_figure(7.6, sum(heights) + 0.3)
     axes = list(figure.subplots(len(heights), 1, height_ratios=heights, squeeze=False)[:, 0])
     draw_rates(last, title=title, note=note, ax=axes.pop(0))
     if len(differences):
@@ -263,8 +247,8 @@ def _rows(table: pd.DataFrame, labels: str, ax: Axes | None) -> tuple[Figure, Ax
     """Axes with a labelled line for every row of a table."""
     if table.empty:
         raise ValueError("expected at least one row to draw, got none")
-    figure, ax = _axes(ax, width=7.6, height=_row_inches(len(table)) + 0.3)
-    ax.set_yticks(range(len(table)), [_label(str(label), 36) for label in table[labels]], fontsize=9)
+    figure, ax = figure_and_axes(ax, width=7.6, height=_row_inches(len(table)) + 0.3)
+    ax.set_yticks(range(len(table)), [label_text(str(label), 36) for label in table[labels]], fontsize=9)
     ax.set_ylim(len(table) - 0.4, -0.6)
     return figure, ax
 
@@ -277,8 +261,8 @@ def _dot_with_interval(ax: Axes, row: int, values: Any, color: str) -> None:
 
 
 def _finish_rows(ax: Axes, title: str, note: str) -> None:
-    _write_title(ax, title, note)
-    _finish(ax)
+    write_title(ax, title, note)
+    finish(ax)
     ax.grid(axis="y", visible=False)
     ax.grid(axis="x", color=FAINT, linewidth=0.6)
     ax.tick_params(axis="y", length=0, labelcolor=INK)

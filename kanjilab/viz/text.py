@@ -1,4 +1,4 @@
-"""Text in pictures: cleaned, in a font that has it, wrapped to a width."""
+"""Text in pictures: made printable, drawn by a font that has each character, and wrapped to a width."""
 
 from __future__ import annotations
 
@@ -16,19 +16,16 @@ from PIL import ImageDraw, ImageFont
 from kanjilab.data.rendering import default_font
 
 MAX_TEXT_CHARACTERS = 300
-
 MAX_MARKS = 3  # combining marks on one letter
-
 JOINERS = "\u200c\u200d"  # format characters that scripts need; all others may reorder or hide a label
-
 ELLIPSIS = "…"
 
 
 def printable(text: str) -> str:
-    """Text as it may stand on a picture: one line, nothing that hides, reorders or towers.
+    """Text made fit for a picture: one line, nothing that hides, reorders or towers.
 
     Args:
-        text: anything, from anybody.
+        text: of any origin.
     Returns:
         NFC text of at most 300 characters: white space and control characters become single spaces, direction
         overrides and the like vanish, unassigned, private and half characters become "�", and a letter keeps at
@@ -58,14 +55,7 @@ def _character_map(path: Path) -> FT2Font:
 
 
 def has_character(path: Path, character: str) -> bool:
-    """Whether a font file maps a character to a glyph of its own (which may be blank).
-
-    Args:
-        path: font file.
-        character: one character.
-    Returns:
-        False where the font would draw its box for the unknown.
-    """
+    """Whether a font file has a glyph for a character (which may be blank), other than its box for the unknown."""
     return _character_map(path).get_char_index(ord(character)) != 0
 
 
@@ -108,12 +98,11 @@ class Typeface:
     size: int
 
     def pieces(self, text: str) -> list[tuple[ImageFont.FreeTypeFont, str]]:
-        """Stretches of text with the font that draws each; a box stands for what no font has."""
+        """Stretches of text with the font that draws each; a box replaces what no font has."""
         result: list[tuple[Path, str]] = []
         for character in text:
-            path = next((path for path in self.paths if has_character(path, character)), None) or _system_font(
-                character
-            )
+            carried = (path for path in self.paths if has_character(path, character))
+            path = next(carried, None) or _system_font(character)
             attached = unicodedata.category(character) in ("Mn", "Me", "Mc", "Cf", "Zs")
             if result and attached:
                 result[-1] = (result[-1][0], result[-1][1] + character)
@@ -148,14 +137,7 @@ class Typeface:
 
 
 def typeface(size: int, bold: bool = False) -> Typeface:
-    """The face of all labels: DejaVu Sans, and IPAexGothic for kanji and kana.
-
-    Args:
-        size: height in px, >= 1.
-        bold: Latin letters in bold.
-    Returns:
-        the face.
-    """
+    """The face of all labels, `size` px high: DejaVu Sans, bold if wished, and IPAexGothic for kanji and kana."""
     return Typeface((_latin_font(bold), default_font()), max(1, size))
 
 

@@ -21,10 +21,10 @@ from torch import Tensor
 
 from kanjilab.core.run_folder import RunFolder, find_runs
 from kanjilab.data.dictionary import load_characters
+from kanjilab.evaluation.caption_baseline import caption_words
 from kanjilab.evaluation.judges.explanation import LAYOUT_WORDS, explain
 from kanjilab.evaluation.judges.part_judge import load_judge
 from kanjilab.evaluation.scoring import glyphs_of
-from kanjilab.evaluation.text_baseline import caption_words
 from kanjilab.experiments.reinvention import part_glosses
 from kanjilab.models.diffusion import LatentDiffusion
 from kanjilab.models.loading import load_base

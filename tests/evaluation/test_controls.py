@@ -131,7 +131,7 @@ def run(some_kanji, tmp_path_factory) -> tuple[LatentDiffusion, RunFolder]:
     return base, RunFolder.open(folder)
 
 
-def test_a_runs_criteria_stand_first_and_beside_every_control(run, some_kanji, real_context, monkeypatch):
+def test_a_runs_criteria_come_first_and_beside_every_control(run, some_kanji, real_context, monkeypatch):
     judge = load_judge("B")
     bounds, thresholds = load_frozen(judge)
     context = replace(real_context, bounds=bounds, thresholds=thresholds)
@@ -174,7 +174,7 @@ def real_scores(request, some_kanji, real_context) -> pd.Series:
     return pd.DataFrame({name: table[columns].mean() for name, table in tables.items()}).T.stack()
 
 
-def test_legality_puts_the_controls_in_order(real_scores):
+def test_well_formedness_puts_the_controls_in_order(real_scores):
     legal = real_scores[:, "legal"]
     assert legal["real"] > legal["half-swapped"] + 0.2 and legal["half-swapped"] > legal["noise"] == 0
     assert legal["real"] >= 0.85 and legal["retrieval"] >= 0.85

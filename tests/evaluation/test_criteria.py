@@ -81,14 +81,14 @@ def test_each_criterion_fails_alone(context):
     assert set(found["expected"][0].split()[:2]) == {"人", "木"} and found["parts"][0] == "人 土"
 
 
-def test_a_part_where_it_never_stands_is_not_legal(context):
+def test_a_part_where_it_never_is_makes_no_well_formed_glyph(context):
     found = judged(context, [glyph("⿰", "土", "人"), glyph("⿱", "土", "火"), glyph("⿱", "火", "土")], ["fire"] * 3)
     assert found["slots_attested"].tolist() == [False, False, True]
     assert found["legal"].tolist() == [False, False, True]
     assert (found["legal_probability"] == 1).all() and (found["excess"] == 0).all()
 
 
-def test_abstaining_from_the_layout_fails_legality(context):
+def test_abstaining_from_the_layout_is_not_well_formed(context):
     blank = np.full((128, 128), 255, np.uint8)
     found = judged(context, [blank], ["tree"])
     assert found["layout"][0] == "" and not found["legal"][0] and found["parts"][0] == ""
@@ -114,7 +114,7 @@ def test_wrong_counts_and_another_judge_are_refused(context):
 
 
 class GradedJudge(ToyJudge):
-    """As sure of legality as the first pixel says, in 250ths."""
+    """As sure of a well-formed glyph as the first pixel says, in 250ths."""
 
     def read(self, images):
         found = super().read(images)

@@ -6,9 +6,9 @@ import numpy as np
 import pandas as pd
 import pytest
 
+from kanjilab.evaluation.caption_baseline import CaptionBayes, caption_words, text_only_ceiling
 from kanjilab.evaluation.metrics import (
     answered_prompts,
-    balanced_rate,
     expected_part_hits,
     expected_radical_hits,
     expected_radical_rate,
@@ -20,7 +20,6 @@ from kanjilab.evaluation.metrics import (
     two_way_bootstrap,
     wilson_interval,
 )
-from kanjilab.evaluation.text_baseline import CaptionBayes, caption_words, text_only_ceiling
 
 
 def readings_of(text: str) -> pd.DataFrame:
@@ -83,11 +82,6 @@ def test_an_image_answers_every_prompt_that_asks_for_one_of_its_parts():
     parts = pd.DataFrame({"parts": [("水", "木"), ("月",), ()]})
     assert answered_prompts(shown_radicals(parts), [{"水"}, {"木", "金"}, {"肉"}, {"人"}]).tolist() == [0.5, 0.25, 0]
     assert answered_prompts(shown_radicals(readings_of("水-")), ["水", "水", "木"]).tolist() == [2 / 3, 0]
-
-
-def test_balanced_rate_weighs_groups_alike():
-    hits = np.array([True] * 9 + [False])
-    assert balanced_rate(hits, ["水"] * 9 + ["木"]) == 0.5
 
 
 # ---------------------------------------------------------------- resampling
@@ -229,7 +223,7 @@ def test_images_that_cannot_be_compared_are_refused():
         nearest_training_images(noise(1), noise(1).repeat(3, axis=0))
 
 
-def test_an_expected_part_counts_wherever_it_stands():
+def test_an_expected_part_counts_wherever_it_is():
     readings = pd.DataFrame({"parts": [("水", "木"), ("木",), (), ("火", "木")]})
     hits = expected_part_hits(readings, [{"木"}, {"水", "火"}, {"木"}, {"水", "火"}])
     assert hits.tolist() == [True, False, False, True]

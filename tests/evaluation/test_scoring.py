@@ -52,7 +52,7 @@ def test_every_radical_is_asked_equally_often_and_no_caption_twice():
         assert wanted == {"水" if caption.startswith("water") else "木"}
 
 
-def test_whoever_shares_a_caption_answers_for_it():
+def test_characters_that_share_a_caption_are_all_expected():
     prompts = caption_prompts(dataset_of(WATERS + TREES + SHARED), "all", 100)
     assert sorted(prompts.captions) == sorted({text for text, _ in WATERS + TREES + SHARED})
     expected = dict(zip(prompts.captions, prompts.expected, strict=True))

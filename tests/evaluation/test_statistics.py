@@ -130,7 +130,7 @@ def test_joint_flips_at_hand_worked_blocks():
     assert joint_sign_flips(np.array([[1.0, 1, 1], [1, 1, -1]])) == [4 / 8, 1]
 
 
-def test_joint_flips_lie_between_no_correction_and_holms():
+def test_joint_flips_are_between_no_correction_and_holms():
     rng = np.random.default_rng(0)
     for _ in range(50):
         differences = rng.normal(0.4, 1, (5, 8)) * rng.uniform(0.1, 10, (5, 1))  # whatever their units

@@ -1,4 +1,4 @@
-"""Measures of glyphs against shapes worked out by hand, and bounds against real glyphs and junk."""
+"""Measures of glyphs against shapes worked out by hand, and bounds against real glyphs and negatives."""
 
 import json
 import time
@@ -56,7 +56,7 @@ def test_shapes_thin_to_the_lines_expected(shape, line):
     np.testing.assert_array_equal(thin(picture(shape)), picture(line))
 
 
-def test_lines_lie_within_the_ink_keep_its_pieces_and_holes_and_thin_no_further(real):
+def test_lines_are_within_the_ink_keep_its_pieces_and_holes_and_thin_no_further(real):
     ink = real[:200] < 128
     lines = thin(ink)
     assert not (lines & ~ink).any()
@@ -183,7 +183,7 @@ def test_bounds_are_the_quantiles_of_the_glyphs_of_like_complexity():
     assert not fitted.within(asked)["complexity"][3]
 
 
-def test_real_glyphs_never_measured_lie_within(bounds, real):
+def test_real_glyphs_never_measured_are_within(bounds, real):
     held_out = measure(real[::3])
     inside = bounds.within(held_out)
     assert list(inside) == list(MEASURES)
@@ -191,14 +191,14 @@ def test_real_glyphs_never_measured_lie_within(bounds, real):
     assert bounds.within(held_out, slack=0.25).all(axis=1).mean() > 0.95
 
 
-def test_junk_lies_outside(bounds, real):
+def test_negatives_are_outside(bounds, real):
     rng = counted_rng(0, "resampling")
     noise = rng.integers(0, 256, (40, 128, 128), dtype=np.uint8)
     blurred = np.stack([ndimage.gaussian_filter(glyph.astype(float), 3).astype(np.uint8) for glyph in real[:40]])
     mixed = (real[:40] // 2 + noise // 2).astype(np.uint8)
     blank = np.full((1, 128, 128), 255, np.uint8)
-    for junk in (noise, blurred, mixed, blank, 0 * blank):
-        assert bounds.within(measure(junk), slack=0.25).all(axis=1).mean() <= 0.05
+    for negatives in (noise, blurred, mixed, blank, 0 * blank):
+        assert bounds.within(measure(negatives), slack=0.25).all(axis=1).mean() <= 0.05
 
 
 def test_bounds_survive_the_way_through_json(bounds, real):

@@ -300,7 +300,7 @@ def front_matter(card):
     return pairs | {"tags": [line[2:] for line in lines if line.startswith("- ")]}
 
 
-def test_the_card_tells_base_settings_and_licence(run, tmp_path):
+def test_the_card_names_base_settings_and_licence(run, tmp_path):
     strip = tmp_path / "some.png"
     strip.write_bytes(b"picture")
     text = write_card(tmp_path, run, 5, 1, file="x.safetensors", strip=strip).read_text()

@@ -90,7 +90,7 @@ def test_loss_curves_are_the_smoothed_log_up_to_where_each_arm_ends(log):
 
 
 @pytest.mark.parametrize("draw", [draw_loss, draw_gradient_norm, draw_learning_rate])
-def test_each_arm_stands_at_its_own_images_and_is_marked_only_if_it_stopped(draw):
+def test_each_arm_is_at_its_own_images_and_is_marked_only_if_it_stopped(draw):
     """Batches of 1 and 16 where the first ends early; the second stops at the very last record."""
     steps = np.arange(1, 9)
     values = [[0.1 if step <= 4 else None, 0.2, 0.3] for step in steps]
@@ -109,7 +109,7 @@ def test_each_arm_stands_at_its_own_images_and_is_marked_only_if_it_stopped(draw
     assert [line.get_xydata().tolist() for line in figure.axes[0].lines if line.get_marker() == "x"] == [[[128, 0.2]]]
 
 
-def test_names_stand_beside_their_lines_in_order_without_overlap(log):
+def test_names_are_beside_their_lines_in_order_without_overlap(log):
     log["loss"] = [[0.5 + k * 1e-4 for k in range(6)] + [0.9] for _ in log.step]
     figure = draw_loss(log)
     figure_png(figure)
@@ -222,7 +222,7 @@ def test_rates_are_dots_with_intervals_and_the_blocks_points():
         draw_rates(RATES[:0])
 
 
-def test_differences_stand_against_the_band_of_no_difference():
+def test_differences_are_drawn_over_the_band_of_no_difference():
     figure = draw_differences(DIFFERENCES, margin=0.03)
     (ax,) = figure.axes
     assert drawn_values(ax) == [[0.05, 0.15], [0.05, 0.15], [0.1], [-0.01, -0.01], [-0.02, 0.02], [-0.01]]
@@ -245,7 +245,7 @@ def test_budget_curves_run_over_images_seen_whatever_the_order():
         draw_budget(RATES[:0])
 
 
-def test_a_smaller_budget_is_no_stop_and_a_stop_is_told_wherever_it_is():
+def test_a_smaller_budget_is_no_stop_and_a_stop_is_shown_wherever_it_is():
     rates = RATES[:3].assign(stopped=[2, 0, 2])  # rank 64 has the smaller budget, rank 4 stopped twice
     assert {"rank 4 (2 stopped)", "rank 64"} <= set(texts(draw_budget(rates)))
     budget = draw_study(rates.assign(final=[False, True, True]), DIFFERENCES).axes[-1]

@@ -171,7 +171,7 @@ def test_each_script_is_drawn_by_a_font_that_has_it():
     assert families == ["DejaVu Sans", "IPAexGothic"]
 
 
-def test_a_box_stands_for_what_no_font_has(monkeypatch):
+def test_a_box_replaces_what_no_font_has(monkeypatch):
     monkeypatch.setattr(text, "_system_font", lambda character: None)
     assert [piece for _, piece in typeface(20).pieces("ab\U00013000")] == ["ab□"]
 

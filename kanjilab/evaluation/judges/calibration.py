@@ -1,4 +1,4 @@
-"""What a judge's verdicts are worth: thresholds set on fonts that it was not trained on, and its card on others."""
+"""Calibration of a judge on fonts that it was not trained on, and its card: what it gets right on further fonts."""
 
 from __future__ import annotations
 
@@ -23,25 +23,24 @@ from kanjilab.data.components import LAYOUTS, load_components
 from kanjilab.data.kanjivg import KanjiVG
 from kanjilab.data.rendering import draw_font, draws
 from kanjilab.data.typeset import Typesetter, novel_pairs
-from kanjilab.evaluation.judges.negatives import through_pocket
-from kanjilab.evaluation.judges.network import JudgeNetwork
-from kanjilab.evaluation.judges.part_judge import LAYOUT_SURE, Judge, is_held_out
-from kanjilab.evaluation.judges.training_glyphs import (
+from kanjilab.evaluation.judges.labelled_glyphs import (
     FONTS_FOLDER,
     HANGUL_FONT,
-    JUNK,
-    KINDS,
+    NEGATIVES,
     NONE,
     TEST_FONTS,
     WITHOUT_PARTS,
     Glyphs,
-    junk_pictures,
     locate,
+    negative_pictures,
     recogniser_characters,
 )
+from kanjilab.evaluation.judges.negatives import through_pocket
+from kanjilab.evaluation.judges.network import JudgeNetwork
+from kanjilab.evaluation.judges.part_judge import LAYOUT_SURE, Judge, is_held_out
 
 FALSE_POSITIVES = 0.05  # of pictures without any part, that may show one
-# Beyond 95% in both, so that 95% still pass in other unseen fonts, which may lie a little farther off.
+# Beyond 95% in both, so that 95% still pass in other unseen fonts, which may differ a little more.
 KNOWN_QUANTILE = 0.97  # of the distances between a glyph and its own character
 LEGAL_QUANTILE = 0.03
 CONFUSED_MAX = 0.005  # of the real glyphs without a part, that may show it
@@ -49,24 +48,24 @@ SAMPLE_NAME = "sample.png"
 SAMPLE_PX = 96
 SAMPLE_COLUMNS = 16
 SAMPLE_PER_FONT = 16
-SAMPLE_PER_JUNK = 6
+SAMPLE_PER_NEGATIVE = 6
 
 
-# ---------------------------------------------------------------- what the network says
+# ---------------------------------------------------------------- the network's outputs
 
 
 class Logits(NamedTuple):
-    """What a network says of N glyphs: embedding (N, D), presence (N, P), layout (N, L + 1), legality (N,)."""
+    """A network's outputs for N glyphs: embedding (N, D), presence (N, P), layout (N, L + 1), well_formed (N,)."""
 
     embedding: NDArray[np.float32]
     presence: NDArray[np.float32]
     layout: NDArray[np.float32]
-    legality: NDArray[np.float32]
+    well_formed: NDArray[np.float32]
 
 
 @torch.inference_mode()
 def all_logits(network: JudgeNetwork, ink: NDArray[np.uint8], batch: int = 128) -> Logits:
-    """Ask a network about framed glyphs.
+    """Run a network on framed glyphs.
 
     Args:
         network: the judge's; left in evaluation mode.
@@ -79,7 +78,7 @@ def all_logits(network: JudgeNetwork, ink: NDArray[np.uint8], batch: int = 128) 
         glyphs = torch.from_numpy(ink[start : start + batch].astype(np.float32) / 255)[:, None]
         answers = network(glyphs.contiguous(memory_format=torch.channels_last))
         found.append(
-            tuple(value.numpy() for value in (answers.embedding, answers.presence, answers.layout, answers.legality))
+            tuple(value.numpy() for value in (answers.embedding, answers.presence, answers.layout, answers.well_formed))
         )
     return Logits(*(np.concatenate(values) for values in zip(*found, strict=True)))
 
@@ -122,7 +121,7 @@ def calibration_error(probability: NDArray, truth: NDArray[np.bool_], bins: int 
 
 @dataclass(frozen=True)
 class Calibration:
-    """What turns a network's logits into verdicts; see `judges.Judge` for the meaning of each."""
+    """What turns a network's logits into verdicts; see `part_judge.Judge` for the meaning of each."""
 
     temperatures: dict[str, float]
     part_thresholds: NDArray[np.float32]
@@ -150,14 +149,14 @@ def calibrate(network: JudgeNetwork, validation: Glyphs, characters: Sequence[st
         np.geomspace(0.3, 3, 60), key=lambda t: -np.log(softmax(layouts / t, axis=1)[hit] + 1e-12).mean()
     )
     asked = held | (validation.legal == 0)
-    legal_temperature = temperature_of(said.legality[asked], validation.legal[asked] == 1)
-    legality = expit(said.legality[held] / legal_temperature)
+    legal_temperature = temperature_of(said.well_formed[asked], validation.legal[asked] == 1)
+    well_formed = expit(said.well_formed[held] / legal_temperature)
     distance = _own_distance(network, said, validation)
     return Calibration(
         {"parts": parts_temperature, "layout": float(layout_temperature), "legality": legal_temperature},
         _part_thresholds(probability, present, validation, labelled),
         float(np.quantile(distance, KNOWN_QUANTILE)),
-        float(np.quantile(legality, LEGAL_QUANTILE)),
+        float(np.quantile(well_formed, LEGAL_QUANTILE)),
     )
 
 
@@ -165,7 +164,7 @@ def _part_thresholds(
     probability: NDArray[np.float32], present: NDArray[np.bool_], validation: Glyphs, labelled: NDArray[np.bool_]
 ) -> NDArray[np.float32]:
     """(P,) the higher of two: of the pictures without any part 5% show one; and few real glyphs show a wrong one."""
-    empty = probability[np.isin(validation.kind, [KINDS.index(kind) for kind in WITHOUT_PARTS])]
+    empty = probability[validation.is_kind(*WITHOUT_PARTS)]
     floor = np.quantile(empty.max(axis=1), 1 - FALSE_POSITIVES)
     without = np.where(present[labelled], 0.0, probability[labelled])
     return np.maximum(floor, np.quantile(without, 1 - CONFUSED_MAX, axis=0)).astype(np.float32)
@@ -173,7 +172,7 @@ def _part_thresholds(
 
 def _held_out_rows(glyphs: Glyphs, characters: Sequence[str]) -> NDArray[np.bool_]:
     held = np.array([is_held_out(character) for character in characters])
-    return (glyphs.character >= 0) & held[glyphs.character] & (glyphs.kind == KINDS.index("real"))
+    return (glyphs.character >= 0) & held[glyphs.character] & (glyphs.is_kind("real"))
 
 
 def _own_distance(network: JudgeNetwork, said: Logits, glyphs: Glyphs) -> NDArray[np.float32]:
@@ -187,25 +186,25 @@ def _own_distance(network: JudgeNetwork, said: Logits, glyphs: Glyphs) -> NDArra
 
 
 def measure(judge: Judge, glyphs: Glyphs) -> dict[str, Any]:
-    """Everything the card tells of a judge, on material made with `tests=True`.
+    """All measurements of a judge's card, on material made with `tests=True`.
 
     Args:
         judge: with its thresholds.
         glyphs: in fonts that neither training nor thresholds have seen.
     Returns:
-        Shares in [0, 1], counts, and tables of shares by kind of junk and by layout.
+        Shares in [0, 1], counts, and tables of shares by kind of negative and by layout.
     """
     said = all_logits(judge.network, glyphs.ink)
     held = _held_out_rows(glyphs, judge.characters)
     probability = expit(said.presence / judge.temperatures["parts"])
     seen, present = probability >= judge.part_thresholds, present_parts(glyphs, len(judge.parts))
-    legal = expit(said.legality / judge.temperatures["legality"]) >= judge.legal_threshold
+    legal = expit(said.well_formed / judge.temperatures["legality"]) >= judge.legal_threshold
     labelled = held & glyphs.parts_known
     report: dict[str, Any] = {
         **_measure_recogniser(judge, said, glyphs),
         "held_out_glyphs": int(held.sum()),
         "legal_pass_rate": float(legal[held].mean()),
-        "legal_pass_rate_through_vae": float(legal[glyphs.kind == KINDS.index("nearly clean")].mean()),
+        "legal_pass_rate_through_vae": float(legal[glyphs.is_kind("nearly clean")].mean()),
         "part_recall": float(seen[labelled][present[labelled]].mean()),
         "part_precision": float(present[labelled][seen[labelled]].mean()),
         "part_calibration_error": calibration_error(probability[labelled], present[labelled]),
@@ -213,18 +212,15 @@ def measure(judge: Judge, glyphs: Glyphs) -> dict[str, Any]:
         **_measure_typeset(seen, present, glyphs),
         **_measure_reading(judge, glyphs),
     }
-    kinds = {kind: glyphs.kind == KINDS.index(kind) for kind in JUNK}
-    report["junk_called_illegal"] = {kind: float(1 - legal[rows].mean()) for kind, rows in kinds.items() if rows.any()}
-    empty = np.isin(glyphs.kind, [KINDS.index(kind) for kind in WITHOUT_PARTS])
-    report["empty_pictures_showing_a_part"] = float(seen[empty].any(axis=1).mean())
-    report["junk_showing_a_part"] = {
-        kind: float(seen[rows].any(axis=1).mean()) for kind, rows in kinds.items() if rows.any()
-    }
+    kinds = {kind: rows for kind in NEGATIVES if (rows := glyphs.is_kind(kind)).any()}
+    report["junk_called_illegal"] = {kind: float(1 - legal[rows].mean()) for kind, rows in kinds.items()}
+    report["empty_pictures_showing_a_part"] = float(seen[glyphs.is_kind(*WITHOUT_PARTS)].any(axis=1).mean())
+    report["junk_showing_a_part"] = {kind: float(seen[rows].any(axis=1).mean()) for kind, rows in kinds.items()}
     return report
 
 
 def _measure_recogniser(judge: Judge, said: Logits, glyphs: Glyphs) -> dict[str, Any]:
-    real, composed = (np.flatnonzero(glyphs.kind == KINDS.index(kind)) for kind in ("real", "typeset"))
+    real, composed = (np.flatnonzero(glyphs.is_kind(kind)) for kind in ("real", "typeset"))
     prototypes = F.normalize(judge.network.prototypes, dim=1).numpy().T
     blocks = np.array_split(real, 1 + len(real) // 1000)
     cosine = np.concatenate([said.embedding[rows] @ prototypes for rows in blocks])
@@ -249,8 +245,8 @@ def _measure_layout(judge: Judge, said: Logits, glyphs: Glyphs, labelled: NDArra
 
 
 def _measure_typeset(seen: NDArray[np.bool_], present: NDArray[np.bool_], glyphs: Glyphs) -> dict[str, Any]:
-    """How often both parts of a novel pair are found; the pair stands first among each glyph's parts."""
-    rows = np.flatnonzero(glyphs.kind == KINDS.index("typeset"))
+    """How often both parts of a novel pair are found; the pair comes first among each glyph's parts."""
+    rows = np.flatnonzero(glyphs.is_kind("typeset"))
     starts = glyphs.rows_of_parts()[rows]
     pair = glyphs.parts[np.stack([starts, starts + 1]), 1].astype(int)  # (2, N)
     both = seen[rows, pair[0]] & seen[rows, pair[1]]
@@ -265,8 +261,8 @@ def _measure_typeset(seen: NDArray[np.bool_], present: NDArray[np.bool_], glyphs
 
 
 def _measure_reading(judge: Judge, glyphs: Glyphs, count: int = 1000) -> dict[str, Any]:
-    """What `read` makes of novel pairs, nested parts counted once, and how long it takes."""
-    rows = np.flatnonzero(glyphs.kind == KINDS.index("typeset"))[:count]
+    """How often `read` finds both parts of novel pairs, nested parts counted once, and how long it takes."""
+    rows = np.flatnonzero(glyphs.is_kind("typeset"))[:count]
     starts = glyphs.rows_of_parts()[rows]
     started = time.perf_counter()
     table = judge.read(255 - glyphs.ink[rows])
@@ -284,7 +280,7 @@ def _measure_reading(judge: Judge, glyphs: Glyphs, count: int = 1000) -> dict[st
 
 
 def make_sample(path: Path, fonts_folder: Path = FONTS_FOLDER, kanjivg: Path | None = None, seed: int = 55) -> None:
-    """Draw real held-out characters, novel pairs and junk from the test fonts; store picture and truth.
+    """Draw real held-out characters, novel pairs and negatives from the test fonts; store pictures and truth.
 
     Args:
         path: a PNG, glyphs in rows of 16; its truth is stored beside it as JSON.
@@ -309,11 +305,11 @@ def make_sample(path: Path, fonts_folder: Path = FONTS_FOLDER, kanjivg: Path | N
         truth += [{"kind": "typeset", "parts": [one.pair.first, one.pair.second]} for one in composed]
     full = max(fonts, key=lambda font: sum(draws(character, font) for character in held))
     whole = np.stack([np.asarray(draw_font(held[int(i)], full)) for i in rng.permutation(len(held))[:64]])
-    junk = junk_pictures(whole, 64, fonts, locate(HANGUL_FONT, fonts_folder), KanjiVG.open(kanjivg), rng)
-    junk["half denoised"] = through_pocket(whole[:SAMPLE_PER_JUNK], rng).half
-    for kind in JUNK:
-        images += list(junk[kind][:SAMPLE_PER_JUNK])
-        truth += [{"kind": kind}] * len(junk[kind][:SAMPLE_PER_JUNK])
+    negatives = negative_pictures(whole, 64, fonts, locate(HANGUL_FONT, fonts_folder), KanjiVG.open(kanjivg), rng)
+    negatives["half denoised"] = through_pocket(whole[:SAMPLE_PER_NEGATIVE], rng).half
+    for kind in NEGATIVES:
+        images += list(negatives[kind][:SAMPLE_PER_NEGATIVE])
+        truth += [{"kind": kind}] * len(negatives[kind][:SAMPLE_PER_NEGATIVE])
     _write_sample(path, images, truth)
 
 
@@ -342,7 +338,7 @@ def read_sample(path: Path) -> tuple[NDArray[np.uint8], list[dict[str, Any]]]:
 
 
 def measure_sample(judge: Judge, images: NDArray[np.uint8], truth: Sequence[dict[str, Any]]) -> dict[str, float]:
-    """What the card says of a judge on the sample.
+    """Measure a judge on the sample.
 
     Args:
         judge: A or B.
@@ -363,6 +359,6 @@ def measure_sample(judge: Judge, images: NDArray[np.uint8], truth: Sequence[dict
         "legal_pass_rate": table.legal.to_numpy()[real].mean(),
         "typeset_both_found": np.mean(both),
     }
-    for kind in JUNK:
+    for kind in NEGATIVES:
         measured[f"called illegal: {kind}"] = 1 - table.legal.to_numpy()[kinds == kind].mean()
     return {name: round(float(value), 4) for name, value in measured.items()}

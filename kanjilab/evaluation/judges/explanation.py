@@ -1,4 +1,4 @@
-"""What a judge sees, drawn over the glyph."""
+"""A judge's reading as a figure: its parts drawn over the glyph, and the nearest real characters beside it."""
 
 from __future__ import annotations
 
@@ -14,7 +14,6 @@ from kanjilab.data.rendering import default_font, draw_font, draws
 from kanjilab.evaluation.judges.part_judge import Judge
 
 NEIGHBOURS_SHOWN = 5
-
 LAYOUT_WORDS = {  # no common font has the signs
     "⿰": "left and right",
     "⿱": "above and below",
@@ -48,8 +47,7 @@ def explain(judge: Judge, image: NDArray[np.uint8], prompt: str = "") -> Figure:
             f"U+{ord(judge.characters[index]):04X}\n{distance:.2f}", fontsize=8, color="C3" if near else "0.2"
         )
     for axis in axes:
-        axis.set_xticks([])
-        axis.set_yticks([])
+        axis.set(xticks=[], yticks=[])
     verdict = f"already exists as {reading.codepoint} {reading.nearest}" if reading.exists else "not in the list"
     legal = "well-formed" if reading.legal else "not well-formed"
     shown = prompt.replace("$", r"\$")  # no mathematics in prompts

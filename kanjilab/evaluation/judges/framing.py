@@ -1,26 +1,47 @@
-"""Cutting a glyph out of its picture by its ink, as the judges look at it."""
+"""What a judge looks at: pictures checked and drawn, and each glyph cut out of its picture by its ink."""
 
 from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
 from kanjilab.data.components import Box
+from kanjilab.data.rendering import GlyphError, draw_font
 
 SIZE_PX = 64  # a glyph is cut out by its ink and scaled to this
-
 DARK_MIN = 96  # of 255: a pixel that counts as ink where the frame is sought
-
 INK_SHARE_MIN = 0.002  # less of it is a blank picture
-
 SPECK_SHARE = 0.002  # of the ink, left outside on each side, so that a stray dot does not move the frame
-
 SHORT_SIDE_MIN = 0.6  # of the frame's longer side, so that 一 stays flat
-
 MARGIN = 0.05  # of the frame, white around the ink
 
 Images = NDArray[np.uint8]  # (N, H, W), 0 ink to 255 paper
+
+
+def require_glyphs(images: Images) -> Images:
+    """The same images, (N, H, W); refused if they are anything but that.
+
+    Raises:
+        ValueError: a wrong shape or type.
+    """
+    images = np.asarray(images)
+    if images.ndim != 3 or images.dtype != np.uint8:
+        raise ValueError(f"expected uint8 images (N, H, W), got {images.dtype} {images.shape}")
+    return images
+
+
+def draw_all(characters: Iterable[str], font: Path) -> Iterator[tuple[int, NDArray[np.uint8]]]:
+    """Every character that the font draws: its index and its (128, 128) picture."""
+    for index, character in enumerate(characters):
+        try:
+            image = np.asarray(draw_font(character, font))
+        except GlyphError:
+            continue
+        yield index, image
 
 
 def frame_of(ink_box: Box) -> Box:
@@ -49,9 +70,7 @@ def frame_glyphs(images: Images) -> tuple[Images, NDArray[np.float64], NDArray[n
     Raises:
         ValueError: a wrong shape or type.
     """
-    images = np.asarray(images)
-    if images.ndim != 3 or images.dtype != np.uint8:
-        raise ValueError(f"expected uint8 images (N, H, W), got {images.dtype} {images.shape}")
+    images = require_glyphs(images)
     glyphs = np.zeros((len(images), SIZE_PX, SIZE_PX), np.uint8)
     frames = np.tile(np.array([0.0, 0.0, images.shape[2], images.shape[1]]), (len(images), 1))
     has_ink = np.zeros(len(images), dtype=bool)
@@ -66,7 +85,7 @@ def frame_glyphs(images: Images) -> tuple[Images, NDArray[np.float64], NDArray[n
 
 
 def _ink_span(profile: NDArray) -> tuple[float, float]:
-    """Where the ink lies along one axis, specks aside."""
+    """Where the ink is along one axis, specks aside."""
     share = np.cumsum(profile) / profile.sum()
     return float(np.searchsorted(share, SPECK_SHARE, side="right")), float(np.searchsorted(share, 1 - SPECK_SHARE) + 1)
 

@@ -1,29 +1,28 @@
 """A third check, without a network: which real character does a whole glyph look most like?
 
 Gradient orientations as the first judge counts them, but over the whole glyph, compared with every character
-that the default font draws. As there, one covariance says what an unsure hand changes within a character, and
-what tells characters apart is weighed against it.
+that the default font draws. As there, one covariance says what roughening changes within a character, and what
+separates characters is weighed against it.
 """
 
 from __future__ import annotations
 
-import json
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 import numpy as np
 import pandas as pd
 import scipy.linalg
 from numpy.typing import NDArray
-from safetensors import SafetensorError, safe_open
-from safetensors.numpy import save
 
-from kanjilab.core.config import settings_hash
 from kanjilab.core.rng import counted_rng
-from kanjilab.core.storage import sha256_file, write_bytes_atomic
+from kanjilab.core.storage import sha256_file
 from kanjilab.data.dictionary import load_characters
-from kanjilab.data.rendering import GlyphError, default_font, draw_font
+from kanjilab.data.rendering import default_font
+from kanjilab.evaluation.judges.fit_cache import cached_fit
+from kanjilab.evaluation.judges.framing import draw_all
 from kanjilab.evaluation.judges.orientation import Ink, normalise_glyphs, orientation_features, roughen
 
 FORMAT = 1  # of a stored fit: one more whenever a change of code changes what a fit gives
@@ -83,7 +82,7 @@ class Neighbours:
 
     @classmethod
     def fit(cls, characters: Sequence[str], font: Path, seed: int = 0) -> Neighbours:
-        """Draw the characters, and roughen some to see how far a character may lie from itself.
+        """Draw the characters, and roughen some to see how far a character may be from itself.
 
         Args:
             characters: single characters; those that the font does not draw are left out.
@@ -92,10 +91,10 @@ class Neighbours:
         Raises:
             ValueError: the font draws fewer than two of the characters.
         """
-        drawn = [(character, picture) for character in characters if (picture := _draw(character, font)) is not None]
+        drawn = [(characters[index], image) for index, image in draw_all(characters, font)]
         if len(drawn) < 2:
             raise ValueError(f"expected two or more characters that {Path(font).name} draws, got {len(drawn)}")
-        ink = normalise_glyphs(np.stack([picture for _, picture in drawn]))[0]
+        ink = normalise_glyphs(np.stack([image for _, image in drawn]))[0]
         features, rng = whole_glyph_features(ink), counted_rng(seed, "judge training")
         chosen = rng.integers(len(ink), size=max(40, round(ROUGH_SHARE * len(ink))))
         parts = [roughen(ink[chosen[start : start + PART]], rng) for start in range(0, len(chosen), PART)]
@@ -126,12 +125,8 @@ class Neighbours:
         if characters is None:
             table = load_characters()
             characters = [str(c) for c, raw in zip(table.index, table["meanings_raw"], strict=True) if raw]
-        path = Path(cache) / f"neighbours_{_inputs_hash(characters, font, seed)}.safetensors"
-        if (found := _load(path)) is None:
-            found = cls.fit(characters, font, seed)
-            path.parent.mkdir(parents=True, exist_ok=True)
-            write_bytes_atomic(path, _to_bytes(found))
-        return found
+        inputs = {"format": FORMAT, "characters": list(characters), "font": sha256_file(font), "seed": seed}
+        return cached_fit(cache, "neighbours", inputs, cls, partial(cls.fit, characters, font, seed))
 
     def nearest(self, images: NDArray[np.uint8], k: int = 1) -> tuple[NDArray[np.intp], NDArray[np.float32]]:
         """The nearest characters of each image.
@@ -173,35 +168,3 @@ class Neighbours:
                 "exists": distances[:, 0] <= self.same_distance,
             }
         )
-
-
-def _draw(character: str, font: Path) -> NDArray[np.uint8] | None:
-    try:
-        return np.asarray(draw_font(character, font))
-    except GlyphError:
-        return None
-
-
-# ---------------------------------------------------------------- the cache
-
-
-def _inputs_hash(characters: Sequence[str], font: Path, seed: int) -> str:
-    facts = {"format": FORMAT, "characters": list(characters), "font": sha256_file(font), "seed": seed}
-    return settings_hash(facts)
-
-
-def _to_bytes(neighbours: Neighbours) -> bytes:
-    facts = {"characters": "".join(neighbours.characters), "same_distance": neighbours.same_distance}
-    tensors = {name: np.ascontiguousarray(getattr(neighbours, name)) for name in ("centre", "axes", "directions")}
-    return save(tensors, metadata={"neighbours": json.dumps(facts)})
-
-
-def _load(path: Path) -> Neighbours | None:
-    """The neighbours in a file; None where there is none, or none that can be read."""
-    try:
-        with safe_open(path, framework="numpy") as file:
-            facts = json.loads(file.metadata()["neighbours"])
-            centre, axes, directions = (file.get_tensor(name) for name in ("centre", "axes", "directions"))
-        return Neighbours(tuple(facts["characters"]), centre, axes, directions, facts["same_distance"])
-    except (OSError, SafetensorError, KeyError, TypeError, ValueError):
-        return None

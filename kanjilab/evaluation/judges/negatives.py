@@ -1,4 +1,4 @@
-"""Pictures that are no legal character: what judges must not take for one, from scribbles to half denoised glyphs."""
+"""Negatives: pictures of no well-formed character, from scribbles to half denoised glyphs."""
 
 from __future__ import annotations
 
@@ -14,10 +14,10 @@ from PIL import Image, ImageDraw
 
 from kanjilab.data.kanjivg import KanjiVG
 from kanjilab.data.rendering import GlyphError, draw_font
+from kanjilab.evaluation.judges.radical_judge import LETTERS
 from kanjilab.models.diffusion import UNetDiffusion
 from kanjilab.models.loading import load_base
 
-LETTER_RANGES = ("09", "AZ", "az", "ΑΩ", "Ая", "ぁん", "ァヺ")
 SAME_AS_A_KANJI = frozenset("カエオタチトニネハヒフホミムメモラリレロンノヘへソスセケヨヲヤワ一二三oO0〇日XY")
 HANGUL = (0xAC00, 0xD7A3)
 
@@ -121,10 +121,8 @@ def half_swapped(images: NDArray[np.uint8], rng: np.random.Generator) -> NDArray
     """Halves of two glyphs joined where both have strokes across the cut; (N, H, W) uint8."""
     pictures = []
     for first, second in zip(images, images[rng.permutation(len(images))], strict=True):
-        if rng.random() < 0.5:
-            first, second, turn = first.T, second.T, True
-        else:
-            turn = False
+        if turn := rng.random() < 0.5:
+            first, second = first.T, second.T
         cut = int(rng.integers(44, 85))
         edges = [image[:, at] < 128 for image, at in ((first, cut - 1), (second, cut))]
         if min(edge.sum() for edge in edges) < 8 or (edges[0] ^ edges[1]).sum() < 0.7 * (edges[0] | edges[1]).sum():
@@ -167,8 +165,7 @@ def letters(fonts: Sequence[Path], hangul_font: Path, count: int, rng: np.random
     Returns:
         (count, 128, 128) uint8, 0 ink to 255 paper.
     """
-    codes = [chr(code) for first, last in LETTER_RANGES for code in range(ord(first), ord(last) + 1)]
-    codes = [code for code in codes if code not in SAME_AS_A_KANJI]
+    codes = [letter for letter in LETTERS if letter not in SAME_AS_A_KANJI]
     pictures = []
     while len(pictures) < count:
         hangul = rng.random() < 0.5

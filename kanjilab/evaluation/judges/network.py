@@ -1,4 +1,4 @@
-"""The networks of judges A and B."""
+"""The networks of judges A and B: one trunk; part maps on it; and one summary for all that concerns the whole glyph."""
 
 from __future__ import annotations
 
@@ -35,20 +35,19 @@ ARCHITECTURES = {
     "B": Architecture("plain", (24, 48, 128), (1, 1, 2)),
 }
 
-SUMMARY_WIDTH = 96  # channels at 4 px, from which embedding, layout and legality are read
-
+SUMMARY_WIDTH = 96  # channels at 4 px, from which embedding, layout and well-formedness are read
 VERDICT_WIDTH = 64
 
 
 class Answers(NamedTuple):
-    """What a network says of B glyphs: embedding (B, D) of unit length; logits of the part maps
-    (B, P, 8, 8), of the parts' presence (B, P), of layouts and "none" (B, L + 1), of legality (B,)."""
+    """A network's outputs for B glyphs: embedding (B, D) of unit length; logits of the part maps
+    (B, P, 8, 8), of the parts' presence (B, P), of layouts and "none" (B, L + 1), of being well-formed (B,)."""
 
     embedding: Tensor
     maps: Tensor
     presence: Tensor
     layout: Tensor
-    legality: Tensor
+    well_formed: Tensor
 
 
 class _Separable(nn.Module):
@@ -96,7 +95,7 @@ class JudgeNetwork(nn.Module):
         self.embedding = nn.Linear(SUMMARY_WIDTH * 16, architecture.dimensions)
         self.verdict = nn.Linear(SUMMARY_WIDTH * 16 + inner, VERDICT_WIDTH)
         self.layout = nn.Linear(VERDICT_WIDTH, len(LAYOUTS) + 1)
-        self.legality = nn.Linear(VERDICT_WIDTH, 1)
+        self.legality = nn.Linear(VERDICT_WIDTH, 1)  # the name is in stored weights
         self.prototypes = nn.Parameter(torch.randn(characters, architecture.dimensions) * 0.1)
         nn.init.constant_(self.maps.bias, -4.0)  # type: ignore[arg-type]
 

@@ -1,4 +1,4 @@
-"""Gradient orientations of a glyph, cell by cell (a small HOG), and glyphs drawn by a less sure hand."""
+"""Gradient orientations of a glyph, cell by cell (a small HOG), and glyphs made rougher."""
 
 from __future__ import annotations
 
@@ -6,18 +6,15 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
+from kanjilab.evaluation.judges.framing import require_glyphs
+
 Ink = NDArray[np.floating]  # float32 (N, H, W), 0 paper to 1 ink
 
 SIZE_PX = 64  # glyphs are scaled to this, their ink box filling the square
-
 LEFT_PX = 44  # columns that are looked at
-
 CELL_PX = 4
-
 ORIENTATIONS = 8
-
 INK_SHARE_MIN = 0.01  # less ink than this is a blank picture
-
 SPECK_SHARE = 0.003  # ink left outside the box on each side, so that a stray dot does not move it
 
 
@@ -31,9 +28,7 @@ def normalise_glyphs(images: NDArray[np.uint8]) -> tuple[Ink, NDArray[np.bool_]]
     Raises:
         ValueError: a wrong shape or type.
     """
-    images = np.asarray(images)
-    if images.ndim != 3 or images.dtype != np.uint8:
-        raise ValueError(f"expected uint8 images (N, H, W), got {images.dtype} {images.shape}")
+    images = require_glyphs(images)
     ink = np.zeros((len(images), SIZE_PX, SIZE_PX), np.float32)
     has_ink = np.zeros(len(images), dtype=bool)
     for index, image in enumerate(images):
@@ -50,15 +45,15 @@ def normalise_glyphs(images: NDArray[np.uint8]) -> tuple[Ink, NDArray[np.bool_]]
 
 
 def _ink_span(profile: NDArray) -> tuple[float, float]:
-    """Where the ink lies along one axis, specks aside; at least half the side, so that 一 stays flat."""
+    """Where the ink is along one axis, specks aside; at least half the side, so that 一 stays flat."""
     share = np.cumsum(profile) / profile.sum()
     start, stop = float(np.searchsorted(share, SPECK_SHARE)), float(np.searchsorted(share, 1 - SPECK_SHARE) + 1)
     missing = max(0.0, len(profile) / 2 - (stop - start))
     return max(0.0, start - missing / 2), min(float(len(profile)), stop + missing / 2)
 
 
-def _smooth(ink: Ink, times: int) -> Ink:
-    """Binomial blur (1 2 1) / 4 along both axes, some times over."""
+def blur(ink: Ink, times: int) -> Ink:
+    """Binomial blur (1 2 1) / 4 along both axes, applied several times; (N, H, W) float."""
     for _ in range(times):
         padded = np.pad(ink, ((0, 0), (1, 1), (0, 0)))
         ink = (padded[:, :-2] + 2 * padded[:, 1:-1] + padded[:, 2:]) / 4
@@ -68,7 +63,7 @@ def _smooth(ink: Ink, times: int) -> Ink:
 
 
 def roughen(ink: Ink, rng: np.random.Generator) -> Ink:
-    """Glyphs as an unsure hand draws them: shifted, scaled, wobbly, thinner or thicker.
+    """Glyphs made rougher: shifted, scaled, wobbly, thinner or thicker.
 
     Args:
         ink: (N, 64, 64) float32 in [0, 1].
@@ -86,7 +81,7 @@ def roughen(ink: Ink, rng: np.random.Generator) -> Ink:
     source += linear[:, :, 0, None, None].astype(np.float32) * axis
     source += linear[:, :, 1, None, None].astype(np.float32) * axis[:, None]
     source += shift[:, :, None, None].astype(np.float32)
-    blurred = _smooth(_sample(ink, source), 2)
+    blurred = blur(_sample(ink, source), 2)
     cut = rng.uniform(0.2, 0.6, (count, 1, 1)).astype(np.float32)  # low: thick strokes
     return np.clip((blurred - cut) * 4 + 0.5, 0, 1)
 
@@ -125,7 +120,7 @@ def orientation_features(ink: Ink) -> NDArray[np.float32]:
         (N, 704) float32: 8 rows x 11 columns of cells x 8 orientations, of unit mean square per glyph.
     Source: after Dalal and Triggs 2005, histograms of oriented gradients.
     """
-    soft = np.pad(_smooth(ink[:, :, : LEFT_PX + 4], 1), ((0, 0), (1, 1), (1, 0)))[:, :, : LEFT_PX + 2]
+    soft = np.pad(blur(ink[:, :, : LEFT_PX + 4], 1), ((0, 0), (1, 1), (1, 0)))[:, :, : LEFT_PX + 2]
     across = soft[:, 1:-1, 2:] - soft[:, 1:-1, :-2]
     down = soft[:, 2:, 1:-1] - soft[:, :-2, 1:-1]
     strength = np.sqrt(across**2 + down**2) + 1e-6
@@ -133,7 +128,7 @@ def orientation_features(ink: Ink) -> NDArray[np.float32]:
     angles = 2 * np.pi * np.arange(ORIENTATIONS, dtype=np.float32) / ORIENTATIONS
     parts = [np.maximum(cosine * np.cos(a) + sine * np.sin(a) - strength / 2, 0) for a in angles]
     histogram = np.concatenate([_cell_means(part) for part in parts])  # (8 N, 16, 11)
-    rooted = np.sqrt(_smooth(histogram, 1)[:, ::2]).reshape(ORIENTATIONS, len(ink), -1)
+    rooted = np.sqrt(blur(histogram, 1)[:, ::2]).reshape(ORIENTATIONS, len(ink), -1)
     features = rooted.transpose(1, 2, 0).reshape(len(ink), -1)
     return features / np.sqrt((features**2).mean(axis=1, keepdims=True) + 1e-6)
 

@@ -1,8 +1,8 @@
-"""Judges A and B: two small networks that read a glyph's parts, layout, nearest character and legality.
+"""Judges A and B: two small networks that read a glyph's parts, layout and nearest character, and if it is well-formed.
 
-They differ in architecture, fonts and seeds, so that what one chooses the other can report. Their scores
-are for choosing and reporting, never a loss. `kanjilab.evaluation.judges.training` makes them; the weights and the
-card with everything measured are in `weights/judges`.
+They differ in architecture, fonts and seeds, so that what one chooses the other can report. Their scores are for
+choosing and reporting, never a loss. `judges.training` makes them; the weights and the card with everything measured
+are in `weights/judges`.
 """
 
 from __future__ import annotations
@@ -31,40 +31,36 @@ WEIGHTS = PACKAGE_WEIGHTS / "judges"
 GRID = 8  # cells on a side of a part map
 BATCH = 128
 HELD_OUT_ONE_IN = 20
+LAYOUT_SURE = 0.5  # a less probable layout is abstained from
+HALF_OF_PEAK = 0.5  # cells of a part map that belong to its box in full
+SAME_PLACE = 0.75  # overlap (intersection over union) of two readings of one thing
+INSIDE = 0.75  # share of a part's warm cells within another's box from which it is inside it
+WHOLE = 0.8  # share of the frame from which a part is the whole glyph
 
 
 def is_held_out(character: str) -> bool:
-    """Whether a character was kept from the judges' training of parts, layout and legality, and from typesetting.
+    """Whether the judges were trained without a character's parts, layout and well-formedness, and without its pieces.
 
-    One in twenty, by its hash. The recogniser has every character among its classes, these too.
+    This holds for one in twenty, by its hash. The recogniser has every character among its classes, these too.
     """
     return hashlib.sha256(character.encode()).digest()[0] % HELD_OUT_ONE_IN == 0
-
-
-# ---------------------------------------------------------------- pictures
-
-
-# ---------------------------------------------------------------- the networks
-
-
-# ---------------------------------------------------------------- the judge
 
 
 @dataclass(frozen=True, eq=False)
 class Judge:
     """Reads glyphs; get one with `load_judge`.
 
-    Images are always (N, H, W) uint8, 0 ink to 255 paper, of any size.
+    Images are (N, H, W) uint8, 0 ink to 255 paper, of any size.
 
     Attributes:
         name: "A" or "B".
         network: frozen.
         parts: vocabulary of the part detector, normal forms such as 水 for 氵.
         part_thresholds: (P,) probability from which a part counts as seen.
-        layouts: those told apart.
+        layouts: its classes of layouts.
         characters: classes of the recogniser.
         temperatures: of "parts", "layout" and "legality"; logits are divided by them.
-        novel_distance: farther than this from every character, a glyph is none of them.
+        novel_distance: a glyph farther than this from every character is none of them.
         legal_threshold: probability from which a glyph counts as well-formed.
         report: everything measured when the judge was made.
     """
@@ -81,7 +77,7 @@ class Judge:
     report: dict[str, Any]
 
     def embed(self, images: Images) -> NDArray[np.float32]:
-        """(N, D) float32 unit vectors; the same character lies near itself, whatever the font."""
+        """(N, D) float32 unit vectors; those of one character are near each other in all fonts."""
         return self._answer(images).embedding
 
     def part_probabilities(self, images: Images) -> NDArray[np.float32]:
@@ -89,15 +85,15 @@ class Judge:
         return self._answer(images).presence
 
     def part_maps(self, images: Images) -> NDArray[np.float32]:
-        """(N, P, 8, 8) float32 in [0, 1], where each part lies in the glyph's frame (see `frame_glyphs`)."""
+        """(N, P, 8, 8) float32 in [0, 1], where each part is in the glyph's frame (see `frame_glyphs`)."""
         return self._answer(images, maps=True).maps
 
     def legal_probability(self, images: Images) -> NDArray[np.float32]:
-        """(N,) float32, how probably this is a well-formed glyph rather than junk; 0 for a blank image."""
-        return self._answer(images).legality
+        """(N,) float32, how probably this is a well-formed glyph rather than a negative; 0 for a blank image."""
+        return self._answer(images).well_formed
 
     def nearest(self, images: Images, k: int) -> tuple[NDArray[np.int64], NDArray[np.float32]]:
-        """The characters that glyphs lie nearest to.
+        """The characters nearest to each glyph.
 
         Args:
             images: as everywhere.
@@ -139,8 +135,8 @@ class Judge:
                 "codepoint": [f"U+{ord(name):04X}" for name in names],
                 "distance": distances[:, 0],
                 "exists": distances[:, 0] <= self.novel_distance,
-                "legal_probability": answer.legality,
-                "legal": answer.legality >= self.legal_threshold,
+                "legal_probability": answer.well_formed,
+                "legal": answer.well_formed >= self.legal_threshold,
             }
         )
 
@@ -164,7 +160,7 @@ class Judge:
             batches = [self._answer_batch(np.zeros((1, SIZE_PX, SIZE_PX), np.uint8), maps)]
         joined = _Read(*(np.concatenate(values)[: len(glyphs)] for values in zip(*batches, strict=True)))
         blank = ~has_ink
-        joined.presence[blank], joined.legality[blank], joined.layout[blank] = 0, 0, 0
+        joined.presence[blank], joined.well_formed[blank], joined.layout[blank] = 0, 0, 0
         return joined
 
     @torch.inference_mode()
@@ -177,7 +173,7 @@ class Judge:
             heat.numpy(),
             torch.sigmoid(answers.presence / self.temperatures["parts"]).numpy(),
             torch.softmax(answers.layout / self.temperatures["layout"], 1).numpy(),
-            torch.sigmoid(answers.legality / self.temperatures["legality"]).numpy(),
+            torch.sigmoid(answers.well_formed / self.temperatures["legality"]).numpy(),
         )
 
     def _seen(self, images: Images, probabilities: NDArray[np.float32]) -> list[list[_Seen]]:
@@ -204,7 +200,7 @@ class _Read(NamedTuple):
     maps: NDArray[np.float32]
     presence: NDArray[np.float32]
     layout: NDArray[np.float32]
-    legality: NDArray[np.float32]
+    well_formed: NDArray[np.float32]
 
 
 class _Seen(NamedTuple):
@@ -214,13 +210,6 @@ class _Seen(NamedTuple):
     score: float
     box: Box
     cells: NDArray[np.float64]
-
-
-LAYOUT_SURE = 0.5  # a less probable layout is abstained from
-HALF_OF_PEAK = 0.5  # cells of a part map that belong to its box in full
-SAME_PLACE = 0.75  # overlap (intersection over union) of two readings of one thing
-INSIDE = 0.75  # share of a part's warm cells within another's box from which it lies in it
-WHOLE = 0.8  # share of the frame from which a part is the whole glyph
 
 
 def _box_of_map(heat: NDArray[np.float32], frame: NDArray[np.float64]) -> Box:
@@ -247,17 +236,20 @@ def _warm_cells(heat: NDArray[np.float32], frame: NDArray[np.float64]) -> NDArra
     return frame[:2] + (rows_columns[:, ::-1] + 0.5) / GRID * (frame[2:] - frame[:2])
 
 
-def _area(box: Box) -> float:
+def area(box: Box) -> float:
+    """Of a box, in its unit squared; 0 where it is empty."""
     return max(0.0, box[2] - box[0]) * max(0.0, box[3] - box[1])
 
 
-def _shared(first: Box, second: Box) -> float:
+def overlap(first: Box, second: Box) -> float:
+    """Intersection over union of two boxes, in [0, 1]."""
     left, top = max(first[0], second[0]), max(first[1], second[1])
-    return _area((left, top, min(first[2], second[2]), min(first[3], second[3])))
+    shared = area((left, top, min(first[2], second[2]), min(first[3], second[3])))
+    return shared / max(1e-9, area(first) + area(second) - shared)
 
 
 def _inside(part: _Seen, other: _Seen, frame: NDArray[np.float64]) -> bool:
-    """Whether a part lies within another, give or take half a cell; one that stands beside it as well does not."""
+    """Whether a part is within another, give or take half a cell; one that is also beside it is not."""
     slack = (frame[2:] - frame[:2]) / GRID / 2
     low, high = np.array(other.box[:2]) - slack, np.array(other.box[2:]) + slack
     within = ((part.cells >= low) & (part.cells <= high)).all(axis=1)
@@ -274,26 +266,17 @@ def _each_once(found: list[_Seen], frame: NDArray[np.float64]) -> list[_Seen]:
         others = [other for other in found if other is not part]
         listed = components.of(part.element)
         pieces = {piece.element for piece in listed.outer} if listed else set()
-        whole = _area(part.box) >= WHOLE * extent and all(_inside(other, part, frame) for other in others)
+        whole = area(part.box) >= WHOLE * extent and all(_inside(other, part, frame) for other in others)
         return whole and len(pieces) >= 2 and pieces <= {other.element for other in others}
 
     found = [part for part in found if not is_sum_of_others(part)]
     kept: list[_Seen] = []
     for part in found:
         wholes = [other for other in found if components.contains(other.element, part.element)]
-        nested = any(_inside(part, other, frame) or _overlap(part.box, other.box) >= SAME_PLACE for other in wholes)
-        if not nested and all(_overlap(part.box, other.box) < SAME_PLACE for other in kept):
+        nested = any(_inside(part, other, frame) or overlap(part.box, other.box) >= SAME_PLACE for other in wholes)
+        if not nested and all(overlap(part.box, other.box) < SAME_PLACE for other in kept):
             kept.append(part)
     return kept
-
-
-def _overlap(first: Box, second: Box) -> float:
-    """Intersection over union."""
-    shared = _shared(first, second)
-    return shared / max(1e-9, _area(first) + _area(second) - shared)
-
-
-# ---------------------------------------------------------------- files
 
 
 def judge_file(name: str) -> Path:
@@ -363,6 +346,3 @@ def judge_facts(judge: Judge) -> dict[str, Any]:
         "legal_threshold": judge.legal_threshold,
         "report": judge.report,
     }
-
-
-# ---------------------------------------------------------------- pictures of a reading

@@ -1,17 +1,17 @@
 """The first judge: which of some left radicals does a glyph show on its left, if any?
 
-No network: gradient orientations of the glyph's left part (a small HOG) and Gaussian classes with one
-shared covariance, so fitting is a matrix product and one linear solve. Beside the radicals it knows what
-else a picture may hold (other left parts, stacked layouts, kana and letters, mirrored and upside-down
-kanji, scribbles, blobs): what looks more like those is not read. Its score is for reporting, never a loss.
+It has no network: gradient orientations of the glyph's left part (a small HOG) and Gaussian classes with one shared
+covariance, so fitting is a matrix product and one linear solve. Other classes are pictures without these radicals
+(other left parts, stacked layouts, kana and letters, mirrored and upside-down kanji, scribbles, blobs): the judge
+abstains from what looks more like those. Its score is for reporting, never a loss.
 """
 
 from __future__ import annotations
 
-import json
 from bisect import bisect_right
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -19,25 +19,17 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 from PIL import Image, ImageDraw
-from safetensors import SafetensorError, safe_open
-from safetensors.numpy import save
+from scipy.special import softmax
 
-from kanjilab.core.config import settings_hash
-from kanjilab.core.storage import sha256_file, write_bytes_atomic
+from kanjilab.core.storage import sha256_file
 from kanjilab.data.dictionary import load_characters
 from kanjilab.data.radicals import RADICALS16, left_radical, radical_character
-from kanjilab.data.rendering import GlyphError, default_font, draw_font
-from kanjilab.evaluation.judges.orientation import (
-    SIZE_PX,
-    Ink,
-    _smooth,
-    normalise_glyphs,
-    orientation_features,
-    roughen,
-)
+from kanjilab.data.rendering import default_font
+from kanjilab.evaluation.judges.fit_cache import cached_fit
+from kanjilab.evaluation.judges.framing import draw_all
+from kanjilab.evaluation.judges.orientation import SIZE_PX, Ink, blur, normalise_glyphs, orientation_features, roughen
 
 FORMAT = 1  # of a stored fit: one more whenever a change of code changes what a fit gives
-
 HELD_OUT_SHARE = 0.2  # of the characters, for temperature and threshold
 PASS_SHARE = 0.95  # of the held-out glyphs, roughened, that must not be abstained from
 ROUGH_COPIES = 2
@@ -52,9 +44,7 @@ FIRST_OF_STROKES = (1, 7, 30, 61, 95, 118, 147, 167, 176, 187, 195, 201, 205, 20
 SHORT_FORM_STROKES = {94: 3, 113: 4, 145: 5, 170: 3, 184: 8}
 LOOKALIKES = {130: 74, 32: 33}  # 月 is flesh or moon, and 士 is nearly 土: no examples against each other
 LETTER_RANGES = ("09", "AZ", "az", "ΑΩ", "Ая", "ぁん", "ァヺ")
-
-
-# ---------------------------------------------------------------- pictures
+LETTERS = tuple(chr(code) for first, last in LETTER_RANGES for code in range(ord(first), ord(last) + 1))
 
 
 def _features_in_parts(ink: Ink, rng: np.random.Generator | None = None, part: int = 256) -> NDArray[np.float32]:
@@ -64,21 +54,12 @@ def _features_in_parts(ink: Ink, rng: np.random.Generator | None = None, part: i
     return np.concatenate(features) if features else np.zeros((0, 704), np.float32)
 
 
-# ---------------------------------------------------------------- what the judge is shown
-
-
 def _draw_all(drawn: Sequence[tuple[str, str]], font: Path) -> tuple[Ink, list[str]]:
     """Ink and kinds of those (character, kind) pairs whose character the font has."""
-    pictures, kinds = [], []
-    for character, kind in drawn:
-        try:
-            pictures.append(np.asarray(draw_font(character, font)))
-        except GlyphError:
-            continue
-        kinds.append(kind)
-    if not pictures:
+    found = list(draw_all([character for character, _ in drawn], font))
+    if not found:
         return np.zeros((0, SIZE_PX, SIZE_PX), np.float32), []
-    return normalise_glyphs(np.stack(pictures))[0], kinds
+    return normalise_glyphs(np.stack([image for _, image in found]))[0], [drawn[index][1] for index, _ in found]
 
 
 def _kanji_by_kind(characters: pd.DataFrame, radicals: Sequence[int]) -> tuple[list, list]:
@@ -96,7 +77,7 @@ def _kanji_by_kind(characters: pd.DataFrame, radicals: Sequence[int]) -> tuple[l
 
 
 def _other_kind(row: Any, left: int | None, radicals: Sequence[int]) -> str | None:
-    """What the character surely shows instead of a wanted radical on its left; None where that is not known."""
+    """What the character shows on its left instead of a wanted radical; None where that is not certain."""
     layout, _, rest = (row.skip or "").partition("-")
     first = rest.split("-")[0]
     if layout == "2":
@@ -105,12 +86,8 @@ def _other_kind(row: Any, left: int | None, radicals: Sequence[int]) -> str | No
     if layout != "1" or number in radicals or number in {LOOKALIKES.get(radical) for radical in radicals}:
         return None
     strokes = (bisect_right(FIRST_OF_STROKES, number), SHORT_FORM_STROKES.get(number))
-    stands_left = left is not None or int(first) in strokes
-    return f"left {number}" if stands_left else None
-
-
-def _letters() -> list[tuple[str, str]]:
-    return [(chr(code), "letter") for first, last in LETTER_RANGES for code in range(ord(first), ord(last) + 1)]
+    on_the_left = left is not None or int(first) in strokes
+    return f"left {number}" if on_the_left else None
 
 
 def _scribbles(count: int, rng: np.random.Generator) -> Ink:
@@ -133,7 +110,7 @@ def _scribbles(count: int, rng: np.random.Generator) -> Ink:
 
 def _blobs(count: int, rng: np.random.Generator) -> Ink:
     """Smooth noise cut at a random level."""
-    field = _smooth(rng.normal(size=(count, SIZE_PX, SIZE_PX)).astype(np.float32), 12)
+    field = blur(rng.normal(size=(count, SIZE_PX, SIZE_PX)).astype(np.float32), 12)
     field /= field.std(axis=(1, 2), keepdims=True)
     return np.clip((field - rng.uniform(-0.2, 0.8, (count, 1, 1)).astype(np.float32)) * 3, 0, 1)
 
@@ -153,7 +130,7 @@ def _gather(characters: pd.DataFrame, font: Path, radicals: Sequence[int], rng: 
     counts = {radical_character(number): real_kinds.count(radical_character(number)) for number in radicals}
     if too_few := {name: count for name, count in counts.items() if count < EXAMPLES_MIN}:
         raise ValueError(f"expected at least {EXAMPLES_MIN} characters that {font.name} draws per radical: {too_few}")
-    other_ink, other_kinds = _draw_all(other + _letters(), font)
+    other_ink, other_kinds = _draw_all(other + [(letter, "letter") for letter in LETTERS], font)
     made = {
         "mirrored": real_ink[::3, :, ::-1],
         "upside down": real_ink[1::3, ::-1],
@@ -167,9 +144,6 @@ def _gather(characters: pd.DataFrame, font: Path, radicals: Sequence[int], rng: 
     return _Examples(ink[kept], kinds[kept], np.arange(len(kinds))[kept] < len(real_kinds))
 
 
-# ---------------------------------------------------------------- the judge
-
-
 def _discriminants(features: NDArray[np.float32], classes: NDArray[np.int_], count: int) -> tuple[NDArray, NDArray]:
     """Linear scores of Gaussian classes with one covariance: weights (F, classes), bias (classes,)."""
     means = np.stack([features[classes == label].mean(axis=0) for label in range(count)])
@@ -178,11 +152,6 @@ def _discriminants(features: NDArray[np.float32], classes: NDArray[np.int_], cou
     covariance[np.diag_indices_from(covariance)] += SHRINKAGE * np.trace(covariance) / len(covariance)
     weights = np.linalg.solve(covariance, means.T.astype(np.float64))
     return weights.astype(np.float32), (-0.5 * (means.T * weights).sum(axis=0)).astype(np.float32)
-
-
-def _softmax(scores: NDArray) -> NDArray[np.float64]:
-    shares = np.exp(scores.astype(np.float64) - scores.max(axis=1, keepdims=True))
-    return shares / shares.sum(axis=1, keepdims=True)
 
 
 @dataclass(frozen=True)
@@ -218,12 +187,10 @@ class RadicalJudge:
         Args:
             characters: a table of `load_characters`, or rows of it.
             font: the font file to draw with.
-            radicals: classical numbers of the radicals to tell apart.
+            radicals: classical numbers of the radicals that are its classes.
             seed: of the split and of everything drawn at random.
-        Returns:
-            The judge.
         Raises:
-            ValueError: a radical with fewer than 5 characters on whose left it stands and which the font draws.
+            ValueError: a radical that is on the left of fewer than 5 characters that the font draws.
         """
         rng = np.random.default_rng(seed)
         examples = _gather(characters, Path(font), radicals, rng)
@@ -263,12 +230,16 @@ class RadicalJudge:
         """
         characters = load_characters() if characters is None else characters
         font = default_font() if font is None else Path(font)
-        path = Path(cache) / f"radical_judge_{_inputs_hash(characters, font, radicals, seed)}.safetensors"
-        if (judge := _load(path)) is None:
-            judge = cls.fit(characters, font, radicals, seed)
-            path.parent.mkdir(parents=True, exist_ok=True)
-            write_bytes_atomic(path, _to_bytes(judge))
-        return judge
+        rows: Any = characters.itertuples()
+        inputs = {
+            "format": FORMAT,
+            "characters": [[str(row.Index), int(row.radical), row.skip] for row in rows],
+            "font": sha256_file(font),
+            "radicals": list(radicals),
+            "seed": seed,
+        }
+        fit = partial(cls.fit, characters, font, radicals, seed)
+        return cached_fit(cache, "radical_judge", inputs, cls, fit)
 
     def probabilities(self, images: NDArray[np.uint8]) -> NDArray[np.float64]:
         """Probability of each radical; what is left to 1 is the probability of none of them.
@@ -282,7 +253,7 @@ class RadicalJudge:
         """
         ink, has_ink = normalise_glyphs(images)
         scores = (_features_in_parts(ink) @ self.weights + self.bias) / self.temperature
-        return _softmax(scores)[:, : len(self.radicals)] * has_ink[:, None]
+        return softmax(scores.astype(np.float64), axis=1)[:, : len(self.radicals)] * has_ink[:, None]
 
     def read(self, images: NDArray[np.uint8]) -> pd.DataFrame:
         """What the judge sees in each image.
@@ -298,7 +269,7 @@ class RadicalJudge:
         shares = self.probabilities(images)
         rows = np.arange(len(shares))
         order = np.argsort(-shares, axis=1, kind="stable")
-        names = np.array([*self.radicals, ""])  # the last stands for no runner-up, where there is one radical
+        names = np.array([*self.radicals, ""])  # the last is for no runner-up, where there is one radical
         second = order[:, 1] if shares.shape[1] > 1 else np.full(len(shares), -1)
         best_shares = shares[rows, order[:, 0]]
         return pd.DataFrame(
@@ -321,7 +292,7 @@ def _calibrate(
     target = np.minimum(classes, radicals)
 
     def joint(temperature: float) -> NDArray:
-        shares = _softmax(scores / temperature)
+        shares = softmax((scores / temperature).astype(np.float64), axis=1)
         return np.column_stack([shares[:, :radicals], shares[:, radicals:].sum(axis=1)])  # (N, R + 1)
 
     def surprise(temperature: float) -> float:
@@ -342,43 +313,3 @@ def _calibrate(
         "surprise_nats": surprise(temperature),
     }
     return temperature, threshold, report
-
-
-# ---------------------------------------------------------------- the cache
-
-
-def _inputs_hash(characters: pd.DataFrame, font: Path, radicals: Sequence[int], seed: int) -> str:
-    rows: Any = characters.itertuples()
-    facts = [[str(row.Index), int(row.radical), row.skip] for row in rows]
-    return settings_hash(
-        {
-            "format": FORMAT,
-            "characters": facts,
-            "font": sha256_file(font),
-            "radicals": list(radicals),
-            "seed": seed,
-        }
-    )
-
-
-def _to_bytes(judge: RadicalJudge) -> bytes:
-    facts = {
-        "radicals": judge.radicals,
-        "temperature": judge.temperature,
-        "threshold": judge.threshold,
-        "report": judge.report,
-    }
-    return save({"weights": judge.weights, "bias": judge.bias}, metadata={"judge": json.dumps(facts)})
-
-
-def _load(path: Path) -> RadicalJudge | None:
-    """The judge in a file; None where there is none, or none that can be read."""
-    try:
-        with safe_open(path, framework="numpy") as file:
-            facts = json.loads(file.metadata()["judge"])
-            weights, bias = file.get_tensor("weights"), file.get_tensor("bias")
-        return RadicalJudge(
-            tuple(facts["radicals"]), weights, bias, facts["temperature"], facts["threshold"], facts["report"]
-        )
-    except (OSError, SafetensorError, KeyError, TypeError, ValueError):
-        return None

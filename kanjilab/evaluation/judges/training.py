@@ -30,13 +30,11 @@ from kanjilab.evaluation.judges.calibration import (
     read_sample,
 )
 from kanjilab.evaluation.judges.framing import SIZE_PX
-from kanjilab.evaluation.judges.network import ARCHITECTURES, Answers, JudgeNetwork
-from kanjilab.evaluation.judges.part_judge import GRID, Judge, save_judge
-from kanjilab.evaluation.judges.training_glyphs import (
+from kanjilab.evaluation.judges.labelled_glyphs import (
     FONTS_FOLDER,
     HANGUL_FONT,
-    JUNK,
     KINDS,
+    NEGATIVES,
     TEST_FONTS,
     TRAINING_FONTS,
     VALIDATION_FONTS,
@@ -49,20 +47,19 @@ from kanjilab.evaluation.judges.training_glyphs import (
     recogniser_characters,
     save_glyphs,
 )
+from kanjilab.evaluation.judges.network import ARCHITECTURES, Answers, JudgeNetwork
+from kanjilab.evaluation.judges.part_judge import GRID, Judge, save_judge
 
 SAVE_EVERY = 500  # steps
 SEEDS = {"A": 1, "B": 2}  # of weights and order
 MATERIAL_SEEDS = {"A": 11, "B": 22, "validation": 33, "test": 44}
-TEST_AMOUNTS = Amounts(typeset_per_font=400, junk_per_kind=600, through_pocket=600)
-
-
-# ---------------------------------------------------------------- one step
+TEST_AMOUNTS = Amounts(typeset_per_font=400, negatives_per_kind=600, through_pocket=600)
 
 
 def roughen(ink: NDArray[np.uint8], rng: np.random.Generator) -> Tensor:
-    """Glyphs as an unsure hand, or a small diffusion model, draws them; one in six stays as it is.
+    """Glyphs as a small diffusion model draws them; one in six stays as it is.
 
-    Shifted, scaled, wobbly, thinner or thicker, a little faded, blurred and noisy.
+    The others are shifted, scaled, wobbly, thinner or thicker, a little faded, blurred and noisy.
 
     Args:
         ink: (B, 64, 64) uint8, 0 paper to 255 ink.
@@ -132,14 +129,14 @@ class JudgeRecipe:
     steps: int = 3600
     batch_real: int = 80
     batch_typeset: int = 28
-    batch_junk: int = 24
+    batch_negatives: int = 24
     peak_lr: float = 3e-3
     warmup_steps: int = 200
     cooldown_steps: int = 1600
     weight_decay: float = 0.02
     softness: float = 22.0  # cosines are multiplied by it
     margin: float = 0.1  # that the right character's cosine must lead by
-    novel_from_step: int = 2000  # from here on, novel pairs are to lie near no character ...
+    novel_from_step: int = 2000  # from here on, novel pairs are to be near no character ...
     novel_cosine: float = 0.4  # ... nearer than this, and real glyphs nearer than this to theirs
     known_cosine: float = 0.65  # a pair as near as this may be a character that no decomposition is listed for
     novel_weight: float = 1.0
@@ -157,7 +154,7 @@ class JudgeRecipe:
 
 
 class JudgeTraining:
-    """A network with its optimizer; can be stored and taken up again, and goes on as if never stopped."""
+    """A network with its optimizer; it can be stored and resumed without any difference."""
 
     def __init__(self, recipe: JudgeRecipe, parts: int, characters: int):
         """New weights from the recipe's seed."""
@@ -205,7 +202,7 @@ class JudgeTraining:
         write_bytes_atomic(path, save({name: value.detach().contiguous() for name, value in state.items()}, facts))
 
     def load(self, path: Path) -> None:
-        """Take up what `save` stored."""
+        """Resume from what `save` stored."""
         state = load_file(path)
         self.network.load_state_dict({name: state[f"network.{name}"] for name in self.network.state_dict()})
         for name, parameter in self.network.named_parameters():
@@ -225,22 +222,22 @@ class Pools:
 
     real: NDArray[np.int64]
     typeset: NDArray[np.int64]
-    junk: tuple[NDArray[np.int64], ...]
+    negatives: tuple[NDArray[np.int64], ...]
 
     @classmethod
     def of(cls, material: Glyphs) -> Pools:
         """Sort the material; its nearly clean glyphs go with the real ones."""
-        rows = {kind: np.flatnonzero(material.kind == index) for index, kind in enumerate(KINDS)}
-        junk = tuple(rows[kind] for kind in JUNK if len(rows[kind]))
-        return cls(np.concatenate([rows["real"], rows["nearly clean"]]), rows["typeset"], junk)
+        rows = {kind: np.flatnonzero(material.is_kind(kind)) for kind in KINDS}
+        negatives = tuple(rows[kind] for kind in NEGATIVES if len(rows[kind]))
+        return cls(np.concatenate([rows["real"], rows["nearly clean"]]), rows["typeset"], negatives)
 
     def draw(self, recipe: JudgeRecipe, rng: np.random.Generator) -> NDArray[np.int64]:
-        """(B,) rows of a batch; every kind of junk equally likely."""
-        kinds = rng.integers(len(self.junk), size=recipe.batch_junk)
-        junk = [self.junk[kind][rng.integers(len(self.junk[kind]))] for kind in kinds]
+        """(B,) rows of a batch; every kind of negative equally likely."""
+        kinds = rng.integers(len(self.negatives), size=recipe.batch_negatives)
+        negatives = [self.negatives[kind][rng.integers(len(self.negatives[kind]))] for kind in kinds]
         real = self.real[rng.integers(len(self.real), size=recipe.batch_real)]
         typeset = self.typeset[rng.integers(len(self.typeset), size=recipe.batch_typeset)]
-        return np.concatenate([real, typeset, np.array(junk, dtype=np.int64)])
+        return np.concatenate([real, typeset, np.array(negatives, dtype=np.int64)])
 
 
 def judge_losses(
@@ -267,23 +264,18 @@ def judge_losses(
     present = (targets.amax((2, 3)) > 0).float()
     presence = F.binary_cross_entropy_with_logits(answers.presence, present, reduction="none")
     asked = legal >= 0
-    legality = F.binary_cross_entropy_with_logits(answers.legality[asked], legal[asked].float())
+    well_formed = F.binary_cross_entropy_with_logits(answers.well_formed[asked], legal[asked].float())
     return {
         **_recogniser_losses(answers.embedding, prototypes, material, rows, recipe, novelty),
         "maps": recipe.map_weight * _map_loss(answers.maps, targets, known, recipe.covered_weight),
         "presence": recipe.part_weight * presence[known].sum() / known.sum(),
         "layout": recipe.layout_weight * F.cross_entropy(answers.layout, layout, ignore_index=-1),
-        "legality": recipe.legal_weight * legality,
+        "well_formed": recipe.legal_weight * well_formed,
     }
 
 
 def _recogniser_losses(
-    embedding: Tensor,
-    prototypes: Tensor,
-    material: Glyphs,
-    rows: NDArray[np.int64],
-    recipe: JudgeRecipe,
-    novelty: bool,
+    embedding: Tensor, prototypes: Tensor, material: Glyphs, rows: NDArray[np.int64], recipe: JudgeRecipe, novelty: bool
 ) -> dict[str, Tensor]:
     """Cross-entropy over the characters and, with novelty, over "none of them", which has one fixed cosine."""
     character = torch.from_numpy(material.character[rows])
@@ -299,10 +291,7 @@ def _recogniser_losses(
     lead = F.pad(recipe.softness * lead, (0, 1))
     nothing = torch.full((int(composed.sum()),), cosine.shape[1])
     away = F.cross_entropy(answers[composed], nothing, reduction="sum") / max(1, len(nothing))
-    return {
-        "character": F.cross_entropy(answers[named] - lead, character[named]),
-        "novel": recipe.novel_weight * away,
-    }
+    return {"character": F.cross_entropy(answers[named] - lead, character[named]), "novel": recipe.novel_weight * away}
 
 
 def _map_loss(maps: Tensor, targets: Tensor, known: Tensor, covered_weight: float) -> Tensor:
@@ -325,12 +314,9 @@ def train_judge(material: Glyphs, training: JudgeTraining) -> Iterator[dict[str,
         yield training.advance(material, pools)
 
 
-# ---------------------------------------------------------------- from nothing to the package's files
-
-
 @dataclass(frozen=True)
 class Workshop:
-    """Where the parts of a build are kept, and what it draws with; whatever is there already is not made again."""
+    """Where the stages of a build are kept, and what it draws with; a stage that is there is not made again."""
 
     folder: Path
     fonts: Path = FONTS_FOLDER
@@ -391,7 +377,7 @@ def finish_judge(training: JudgeTraining, validation: Glyphs, test: Glyphs) -> J
         {},
     )
     recipe = training.recipe
-    images = training.step * (recipe.batch_real + recipe.batch_typeset + recipe.batch_junk)
+    images = training.step * (recipe.batch_real + recipe.batch_typeset + recipe.batch_negatives)
     report = {
         "steps": training.step,
         "images_seen": images,
@@ -432,7 +418,7 @@ def _print_progress(step: int, losses: dict[str, float]) -> None:
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
-    """`python -m kanjilab.evaluation.judges.training --out FOLDER`: both judges and the list of components from nothing."""
+    """Make both judges and the list of components: `python -m kanjilab.evaluation.judges.training --out FOLDER`."""
     parser = argparse.ArgumentParser(description=main.__doc__)
     parser.add_argument("--out", type=Path, required=True, help="folder for weights, list and facts")
     parser.add_argument("--fonts", type=Path, default=FONTS_FOLDER, help="folder of fonts, laid out as Debian's")

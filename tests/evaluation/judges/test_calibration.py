@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from kanjilab.evaluation.judges.calibration import _part_thresholds, calibration_error, temperature_of
-from kanjilab.evaluation.judges.training_glyphs import taken
+from kanjilab.evaluation.judges.labelled_glyphs import taken
 from tests.tiny_material import tiny_material
 
 

@@ -9,6 +9,7 @@ import torch
 
 from kanjilab.core.rng import counted_rng
 from kanjilab.data.components import load_components
+from kanjilab.evaluation.judges.labelled_glyphs import KINDS, NEGATIVES, Glyphs, save_glyphs
 from kanjilab.evaluation.judges.part_judge import GRID
 from kanjilab.evaluation.judges.training import (
     JudgeRecipe,
@@ -21,7 +22,6 @@ from kanjilab.evaluation.judges.training import (
     roughen,
     train_judge,
 )
-from kanjilab.evaluation.judges.training_glyphs import JUNK, KINDS, Glyphs, save_glyphs
 from tests.tiny_material import CHARACTERS, tiny_material
 
 components = load_components()
@@ -33,8 +33,8 @@ def material() -> Glyphs:
 
 
 def recipe(**changes) -> JudgeRecipe:
-    small = JudgeRecipe("A", steps=8, batch_real=8, batch_typeset=4, batch_junk=4, warmup_steps=2, cooldown_steps=2)
-    return replace(small, **changes)
+    batches = {"batch_real": 8, "batch_typeset": 4, "batch_negatives": 4}
+    return replace(JudgeRecipe("A", steps=8, warmup_steps=2, cooldown_steps=2, **batches), **changes)
 
 
 def training(**changes) -> JudgeTraining:
@@ -95,14 +95,14 @@ def test_what_is_unknown_gives_no_gradient(material):
         legal=np.where(np.arange(len(material)) < 3, -1, material.legal),
         layout=np.where(np.arange(len(material)) < 3, -1, material.layout),
     )
-    known = np.append(rows[:3], len(material) - 1)  # one glyph of junk, so that every mean has a term
+    known = np.append(rows[:3], len(material) - 1)  # one negative, so that every mean has a term
     unknown = replace(unknown, parts_known=np.arange(len(material)) == len(material) - 1)
     answers = made.network(torch.from_numpy(unknown.ink[known] / np.float32(255))[:, None])
     for value in answers:
         value.retain_grad()
     losses = judge_losses(answers, made.network.prototypes, unknown, known, recipe())
-    (losses["presence"] + losses["maps"] + losses["layout"] + losses["legality"]).backward()
-    for value in (answers.presence, answers.maps, answers.layout, answers.legality):
+    (losses["presence"] + losses["maps"] + losses["layout"] + losses["well_formed"]).backward()
+    for value in (answers.presence, answers.maps, answers.layout, answers.well_formed):
         assert (value.grad[:3] == 0).all() and (value.grad[3] != 0).any()
 
 
@@ -148,7 +148,7 @@ def test_every_batch_holds_every_sort(material):
     pools = Pools.of(material)
     kinds = material.kind[pools.draw(recipe(), counted_rng(0, "judge training"))]
     assert (kinds[:8] <= 1).all() and (kinds[8:12] == KINDS.index("typeset")).all()
-    assert set(kinds[12:]) <= {KINDS.index(kind) for kind in JUNK}
+    assert set(kinds[12:]) <= {KINDS.index(kind) for kind in NEGATIVES}
 
 
 def test_rate_rises_holds_and_falls():

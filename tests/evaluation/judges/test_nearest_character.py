@@ -69,7 +69,7 @@ def test_stroke_weight_size_and_place_do_not_matter(neighbours, characters, pict
     assert (neighbours.read(np.stack(changed))["nearest"] == characters[::10][::3]).mean() > 0.97
 
 
-def test_swapped_halves_lie_far_and_noise_farther(neighbours, pictures):
+def test_swapped_halves_are_far_and_noise_is_farther(neighbours, pictures):
     rng = counted_rng(0, "resampling")
     noise = rng.integers(0, 256, (50, 128, 128), dtype=np.uint8)
     coarse = (255 * rng.integers(0, 2, (50, 16, 16), dtype=np.uint8)).repeat(8, axis=1).repeat(8, axis=2)
@@ -90,7 +90,7 @@ def test_nearest_are_those_of_a_plain_search(neighbours, pictures):
         np.testing.assert_allclose(distances[row], 1 - np.array(cosines)[best], atol=1e-4)
 
 
-def test_axes_are_those_along_which_characters_differ_and_hands_do_not():
+def test_axes_are_those_along_which_characters_differ_and_roughening_does_not():
     rng = np.random.default_rng(0)
     features = rng.normal(size=(4000, 3)).astype(np.float32) * [1, 5, 5]
     changes = rng.normal(size=(4000, 3)).astype(np.float32) * [1, 1, 20]

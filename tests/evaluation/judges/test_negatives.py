@@ -1,15 +1,15 @@
-"""Junk: what it keeps of the glyphs that it is made from."""
+"""Negatives: what they keep of the glyphs that they are made from."""
 
 import numpy as np
 
 from kanjilab.core.rng import counted_rng
 from kanjilab.data.components import load_components
 from kanjilab.data.rendering import default_font
+from kanjilab.evaluation.judges.labelled_glyphs import real_glyphs
 from kanjilab.evaluation.judges.negatives import blobs, half_faded, half_swapped, mirrored, noise, shuffled_patches
-from kanjilab.evaluation.judges.training_glyphs import real_glyphs
 
 
-def test_junk_is_junk():
+def test_negatives_are_no_glyphs():
     rng = counted_rng(0, "judge training")
     glyphs = real_glyphs(default_font(), "林休海道", load_components())
     images = 255 - glyphs.ink

@@ -117,7 +117,7 @@ def test_the_judges_are_of_different_build():
 def test_answers_have_their_shapes(name):
     answers = JudgeNetwork(ARCHITECTURES[name], 5, 7).eval()(torch.rand(3, 1, 64, 64))
     assert answers.maps.shape == (3, 5, GRID, GRID) and answers.presence.shape == (3, 5)
-    assert answers.layout.shape == (3, len(LAYOUTS) + 1) and answers.legality.shape == (3,)
+    assert answers.layout.shape == (3, len(LAYOUTS) + 1) and answers.well_formed.shape == (3,)
     assert torch.allclose(answers.embedding.norm(dim=1), torch.ones(3), atol=1e-5)
 
 
@@ -158,7 +158,7 @@ def test_read_known_glyphs(name):
 
 
 @both
-def test_boxes_lie_on_the_parts(name):
+def test_boxes_are_on_the_parts(name):
     row = load_judge(name).read(drawn("休")).iloc[0]
     boxes = dict(zip(row.parts, row.part_boxes, strict=True))
     assert (boxes["人"][0] + boxes["人"][2]) / 2 < 0.4 < 0.5 < (boxes["木"][0] + boxes["木"][2]) / 2
@@ -229,7 +229,7 @@ def test_ink_upside_down_is_another_thing(name):
 
 @both
 def test_the_cards_numbers_on_the_sample(name):
-    """Every number that the card gives for the small sample, computed anew from its pictures."""
+    """Every number that the card gives for the small sample, computed again from its pictures."""
     images, truth = read_sample(SAMPLE)
     stored = json.loads((WEIGHTS / "facts.json").read_text(encoding="utf-8"))["sample"][name]
     measured = measure_sample(load_judge(name), images, truth)
@@ -258,7 +258,7 @@ def test_the_card_meets_its_targets(name):
         ("typeset novel pairs called novel", "typeset_called_novel"),
     ],
 )
-def test_the_card_and_the_headers_tell_the_facts(row, key):
+def test_the_card_and_the_headers_hold_the_facts(row, key):
     facts = json.loads((WEIGHTS / "facts.json").read_text(encoding="utf-8"))
     values = [facts[name]["test"][key] for name in "AB"]
     assert values == [load_judge(name).report["test"][key] for name in "AB"]

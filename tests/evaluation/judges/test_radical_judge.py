@@ -10,9 +10,9 @@ from PIL import Image, ImageFilter
 from kanjilab.data.dictionary import load_characters
 from kanjilab.data.radicals import left_radical, radical_character
 from kanjilab.data.rendering import default_font, draw_font, draws
-from kanjilab.evaluation.judges import radical_judge as judge_module
+from kanjilab.evaluation.judges import orientation
 from kanjilab.evaluation.judges.orientation import normalise_glyphs, orientation_features, roughen
-from kanjilab.evaluation.judges.radical_judge import RadicalJudge
+from kanjilab.evaluation.judges.radical_judge import RadicalJudge, _kanji_by_kind
 
 RADICALS = (85, 75, 9, 167, 142, 195)  # 水 木 人 金 虫 魚: a judge of six is fitted in a third of the time
 OTHER_LEFT = "碑破硬確砂研砲硫裕補初複裸被旺晴映明暗時昭曜眼眠睡瞬秋種税移程稀弾強弱張弦駅験騎馳駒軽輪軸転輸較"
@@ -103,7 +103,7 @@ def test_a_speck_does_not_move_the_glyph(pictures, monkeypatch):
     specked[:, 2, 2] = 0
     clean = normalise_glyphs(small)[0]
     assert np.abs(clean - normalise_glyphs(specked)[0]).mean() < 0.03
-    monkeypatch.setattr(judge_module, "SPECK_SHARE", 0.0)  # the box of all ink would take the speck in
+    monkeypatch.setattr(orientation, "SPECK_SHARE", 0.0)  # the box of all ink would take the speck in
     assert np.abs(clean - normalise_glyphs(specked)[0]).mean() > 0.15
 
 
@@ -147,7 +147,7 @@ def test_blank_and_black_images_are_abstained_from(judge):
     assert readings["none_probability"][0] == 1.0
 
 
-def junk(pictures: np.ndarray) -> dict[str, np.ndarray]:
+def negatives(pictures: np.ndarray) -> dict[str, np.ndarray]:
     rng = np.random.default_rng(3)
     coarse = rng.integers(0, 256, (60, 16, 16), dtype=np.uint8)
     tiles = pictures.reshape(-1, 4, 32, 4, 32).transpose(0, 1, 3, 2, 4).reshape(len(pictures), 16, 32, 32)
@@ -163,9 +163,9 @@ def junk(pictures: np.ndarray) -> dict[str, np.ndarray]:
     }
 
 
-@pytest.mark.parametrize("kind", junk(np.zeros((1, 128, 128), np.uint8)))
+@pytest.mark.parametrize("kind", negatives(np.zeros((1, 128, 128), np.uint8)))
 def test_pictures_without_a_radical_are_abstained_from(judge, pictures, kind):
-    assert (~judge.read(junk(pictures)[kind])["abstain"]).mean() <= 0.05
+    assert (~judge.read(negatives(pictures)[kind])["abstain"]).mean() <= 0.05
 
 
 def test_threshold_lets_the_stated_share_of_held_out_glyphs_pass(judge):
@@ -185,7 +185,7 @@ def test_probabilities_hold_on_rough_characters_never_seen(judge, pictures, held
 # ---------------------------------------------------------------- features
 
 
-def test_features_tell_the_direction_of_strokes():
+def test_features_show_the_direction_of_strokes():
     rows = np.zeros((1, 64, 64), np.float32)
     rows[:, 4::8] = 1
     columns = rows.transpose(0, 2, 1).copy()
@@ -253,7 +253,7 @@ def test_a_damaged_cache_file_is_replaced(judge, tmp_path, monkeypatch):
 
 def test_moon_is_no_example_against_flesh():
     characters = load_characters()
-    _, other = judge_module._kanji_by_kind(characters, (130,))
+    _, other = _kanji_by_kind(characters, (130,))
     kinds = dict(other)
     assert "服" not in kinds  # moon on the left, which looks like flesh
     assert kinds["砂"] == "left 112" and kinds["狩"] == "left 94"

@@ -1,4 +1,4 @@
-"""What text alone can tell: naive Bayes from a caption's words to its radical."""
+"""The text-only baseline: how well the words of a caption alone predict its radical, by naive Bayes."""
 
 from __future__ import annotations
 
@@ -49,8 +49,6 @@ class CaptionBayes:
             captions: (N,) training captions.
             radicals: (N,) radical of each.
             smoothing: pseudo-count of every word in every radical, > 0.
-        Returns:
-            The fitted classifier.
         Raises:
             ValueError: the lengths differ, there is nothing to fit, or smoothing <= 0.
         """

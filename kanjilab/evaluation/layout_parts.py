@@ -1,4 +1,4 @@
-"""The parts that make up a glyph's layout: which they are, whether each stands by itself, and where it is attested."""
+"""The parts that make up a glyph's layout: which they are, whether they are two, and where each is attested."""
 
 from __future__ import annotations
 
@@ -11,12 +11,11 @@ from numpy.typing import NDArray
 
 from kanjilab.data.components import Box, Components
 from kanjilab.data.typeset import SLOTS_OF_LAYOUT
-from kanjilab.evaluation.judges.part_judge import Judge
-
-Images = NDArray[np.uint8]  # (N, H, W), 0 ink to 255 paper
+from kanjilab.evaluation.judges.framing import Images
+from kanjilab.evaluation.judges.part_judge import Judge, area, overlap
 
 SPAN_SLACK = 0.25  # of a slot's length, by which a part may be larger than listed characters have it there
-CERTAIN = 1e-6  # probabilities this near 0 or 1 are not told apart
+CERTAIN = 1e-6  # probabilities this near 0 or 1 count as equal
 MARK_SHARE = 1 / 32  # of the side, of the dots that keep the frame of a glyph that is wiped in part
 
 
@@ -42,28 +41,21 @@ def main_parts(row: Any) -> tuple[tuple[str, Box, str], ...]:
 def _place(layout: str, box: Box) -> float:
     """What orders parts by their slots: from the left, from above, or the outer, larger one first."""
     axis = {"⿰": 0, "⿱": 1}.get(layout)
-    return -_area(box) if axis is None else box[axis] + box[axis + 2]
+    return -area(box) if axis is None else box[axis] + box[axis + 2]
 
 
 def _apart(layout: str, first: Box, second: Box) -> float:
     """How far two boxes differ in what orders them; without a layout, the share that they do not have in common."""
     if layout in SLOTS_OF_LAYOUT:
         return abs(_place(layout, first) - _place(layout, second))
-    width = min(first[2], second[2]) - max(first[0], second[0])
-    height = min(first[3], second[3]) - max(first[1], second[1])
-    shared = max(0.0, width) * max(0.0, height)
-    return 1 - shared / max(_area(first) + _area(second) - shared, 1e-9)
-
-
-def _area(box: Box) -> float:
-    return (box[2] - box[0]) * (box[3] - box[1])
+    return 1 - overlap(first, second)
 
 
 def erasure_scores(judge: Judge, images: Images, readings: pd.DataFrame) -> NDArray[np.float64]:
-    """Whether each of two parts stands by itself: wipe its region, and its score falls, the other's stays.
+    """Whether two parts are distinct: if the region of one is wiped, its score falls and the other's stays.
 
-    A pixel belongs to the part in or nearest to whose box it lies; where boxes overlap, to the smaller one: what
-    is inside a frame is not the frame's.
+    A pixel belongs to the part whose box it is in or nearest to; where boxes overlap, to the smaller one: what is
+    inside a frame is not the frame's.
 
     Args:
         judge: whose readings these are.
@@ -104,7 +96,7 @@ def _wiped(image: NDArray[np.uint8], box: Box, other: Box) -> NDArray[np.uint8]:
     A judge cuts glyphs out by their ink: without the dots it would see the other part larger, and elsewhere.
     """
     own, others = _distance_to(box, image.shape), _distance_to(other, image.shape)
-    wiped = (own < others) | ((own == others) & (_area(box) <= _area(other)))
+    wiped = (own < others) | ((own == others) & (area(box) <= area(other)))
     erased = np.where(wiped, np.uint8(255), image)
     rows, columns = (np.flatnonzero((image < 128).any(axis=axis)) for axis in (1, 0))
     size = max(1, round(MARK_SHARE * max(image.shape)))
@@ -123,9 +115,9 @@ def _distance_to(box: Box, shape: tuple[int, ...]) -> NDArray[np.float64]:
 
 
 def attested_spans(components: Components) -> dict[tuple[str, str], float]:
-    """Where each part stands in listed characters, by itself or as a piece of what fills the slot, and how large.
+    """Where each part is in listed characters, by itself or as a piece of what fills the slot, and how large.
 
-    A piece may stand where the part by itself never does, but there it is small: 艸 in 勤.
+    A piece may be where the part by itself never is, but there it is small: 艸 in 勤.
 
     Returns:
         (part, slot) -> the largest share of the slot's length that it takes; 0 outside and inside a frame.
@@ -151,7 +143,7 @@ def _span(box: Box, slot: str) -> float:
 
 
 def slots_attested(row: Any, spans: Mapping[tuple[str, str], float]) -> bool:
-    """Whether both main parts stand where, and about as large as, a listed character has them.
+    """Whether both main parts are where a listed character has them, and about as large.
 
     Args:
         row: of `Judge.read`, as from `itertuples`.

@@ -5,7 +5,7 @@ import pandas as pd
 import pytest
 
 from kanjilab.evaluation.criteria import CRITERIA
-from kanjilab.evaluation.criteria_summary import prompt_information, summary, yield_at
+from kanjilab.evaluation.summaries import prompt_information, summary, yield_at
 
 
 def test_yield_at_hand_worked_counts():

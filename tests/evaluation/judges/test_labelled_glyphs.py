@@ -7,16 +7,14 @@ from kanjilab.core.rng import counted_rng
 from kanjilab.data.components import LAYOUTS, Part, load_components
 from kanjilab.data.rendering import default_font
 from kanjilab.data.typeset import Typesetter, novel_pairs
-from kanjilab.evaluation.judges.negatives import noise
-from kanjilab.evaluation.judges.part_judge import is_held_out
-from kanjilab.evaluation.judges.training_glyphs import (
+from kanjilab.evaluation.judges.labelled_glyphs import (
     NONE,
     FontFile,
     Glyphs,
     joined,
-    junk_glyphs,
     load_glyphs,
     locate,
+    negative_glyphs,
     part_rows,
     real_glyphs,
     recogniser_only,
@@ -24,6 +22,8 @@ from kanjilab.evaluation.judges.training_glyphs import (
     taken,
     typeset_glyphs,
 )
+from kanjilab.evaluation.judges.negatives import noise
+from kanjilab.evaluation.judges.part_judge import is_held_out
 from tests.tiny_material import tiny_material
 
 components = load_components()
@@ -59,7 +59,7 @@ def test_a_few_per_cent_are_held_out():
     assert 0.03 < share < 0.07
 
 
-def test_boxes_are_told_in_the_frame():
+def test_boxes_are_given_in_the_frame():
     part = Part("木", (0.5, 0.0, 1.0, 1.0), "right", False, (0,))
     ((index, left, top, right, bottom),) = part_rows([part], (0.0, 0.0, 1.0, 1.0), {"木": 7})
     assert index == 7
@@ -101,8 +101,8 @@ def test_typeset_glyphs_put_the_pair_first():
         assert upper[3] < lower[3] and upper[5] <= lower[3] + 0.02  # top ends before bottom begins
 
 
-def test_junk_is_legal_nowhere_but_may_show_parts():
-    junk = junk_glyphs(noise(3, counted_rng(0, "judge training")), "noise")
-    assert (junk.legal == 0).all() and (junk.layout == NONE).all() and junk.parts_known.all()
+def test_negatives_are_never_well_formed_but_may_show_parts():
+    negatives = negative_glyphs(noise(3, counted_rng(0, "judge training")), "noise")
+    assert (negatives.legal == 0).all() and (negatives.layout == NONE).all() and negatives.parts_known.all()
     images = 255 - real_glyphs(default_font(), "林", components).ink
-    assert not junk_glyphs(images, "mirrored").parts_known.any()  # a mirrored tree is a tree
+    assert not negative_glyphs(images, "mirrored").parts_known.any()  # a mirrored tree is a tree

@@ -1,4 +1,4 @@
-"""What judges are trained and measured on: glyphs of fonts, typeset pairs and junk, with what is known of each."""
+"""What judges are trained and measured on: glyphs of fonts, typeset pairs and negatives, each with its labels."""
 
 from __future__ import annotations
 
@@ -16,9 +16,9 @@ from kanjilab.core.storage import write_bytes_atomic
 from kanjilab.data.components import LAYOUTS, Box, Components, Part, load_components
 from kanjilab.data.dictionary import load_characters
 from kanjilab.data.kanjivg import KanjiVG
-from kanjilab.data.rendering import GlyphError, default_font, draw_font, draws
+from kanjilab.data.rendering import default_font, draw_font, draws
 from kanjilab.data.typeset import Pair, Typesetter, novel_pairs
-from kanjilab.evaluation.judges.framing import frame_glyphs, frame_of
+from kanjilab.evaluation.judges.framing import draw_all, frame_glyphs, frame_of
 from kanjilab.evaluation.judges.negatives import (
     blobs,
     half_faded,
@@ -38,8 +38,8 @@ KINDS = (
     "real", "nearly clean", "typeset", "scribble", "jumbled strokes", "blob", "noise", "half denoised", "letter",
     "mirrored", "half swapped", "shuffled patches", "half faded",
 )  # fmt: skip
-JUNK = KINDS[3:]
-WITHOUT_PARTS = ("scribble", "jumbled strokes", "blob", "noise", "letter")  # the rest of the junk may show some
+NEGATIVES = KINDS[3:]
+WITHOUT_PARTS = ("scribble", "jumbled strokes", "blob", "noise", "letter")  # the other negatives may show some
 
 
 # ---------------------------------------------------------------- fonts
@@ -121,7 +121,7 @@ class Glyphs:
     Attributes:
         ink: (N, 64, 64) uint8, 0 paper to 255 ink.
         character: (N,) int, class of the recogniser; -1 for none.
-        legal: (N,) int, 1 a well-formed glyph, 0 junk, -1 not to be asked.
+        legal: (N,) int, 1 a well-formed glyph, 0 a negative, -1 unlabelled.
         layout: (N,) int, index in `LAYOUTS` or `NONE`; -1 where unknown.
         parts_known: (N,) bool, whether `parts` is the whole truth about the parts.
         parts: (M, 6) float, one row a part: glyph, index of the part, box (left, top, right, bottom) in
@@ -140,6 +140,10 @@ class Glyphs:
     def __len__(self) -> int:
         """Number of glyphs."""
         return len(self.ink)
+
+    def is_kind(self, *kinds: str) -> NDArray[np.bool_]:
+        """(N,) which glyphs are of one of some `KINDS`."""
+        return np.isin(self.kind, [KINDS.index(kind) for kind in kinds])
 
     def rows_of_parts(self) -> NDArray[np.int64]:
         """Where each glyph's parts begin in `parts`.
@@ -179,12 +183,9 @@ def real_glyphs(font: Path, characters: Sequence[str], components: Components) -
     """Every one of the characters that the font draws, labelled by KanjiVG where that has it."""
     vocabulary = {name: index for index, name in enumerate(components.parts)}
     images, classes, layouts, known, parts = [], [], [], [], []
-    for index, character in enumerate(characters):
-        try:
-            images.append(np.asarray(draw_font(character, font)))
-        except GlyphError:
-            continue
-        listed = components.of(character)
+    for index, image in draw_all(characters, font):
+        images.append(image)
+        listed = components.of(characters[index])
         if listed is not None:
             parts += [[len(classes), *row] for row in part_rows(listed.parts, listed.frame, vocabulary)]
         classes.append(index)
@@ -244,8 +245,8 @@ def typeset_glyphs(
     )
 
 
-def junk_glyphs(images: NDArray[np.uint8], kind: str) -> Glyphs:
-    """Pictures of no character: (N, H, W) uint8, 0 ink to 255 paper, made as `kind` (one of `JUNK`) says."""
+def negative_glyphs(images: NDArray[np.uint8], kind: str) -> Glyphs:
+    """Pictures of no character: (N, H, W) uint8, 0 ink to 255 paper, made as `kind` (one of `NEGATIVES`) says."""
     count = len(images)
     return Glyphs(
         frame_glyphs(images)[0],
@@ -295,7 +296,7 @@ class Amounts:
     """How many glyphs of each sort a judge's material holds."""
 
     typeset_per_font: int = 4000
-    junk_per_kind: int = 3000
+    negatives_per_kind: int = 3000
     through_pocket: int = 2500
 
 
@@ -338,21 +339,21 @@ def build_material(
     clean = replace(
         clean, ink=frame_glyphs(passed.nearly_clean)[0], kind=np.full(len(clean), KINDS.index("nearly clean"))
     )
-    junk = junk_pictures(images, amounts.junk_per_kind, fonts, hangul_font, kanjivg, rng)
-    made = [junk_glyphs(pictures, kind) for kind, pictures in ({"half denoised": passed.half} | junk).items()]
+    negatives = negative_pictures(images, amounts.negatives_per_kind, fonts, hangul_font, kanjivg, rng)
+    made = [negative_glyphs(pictures, kind) for kind, pictures in ({"half denoised": passed.half} | negatives).items()]
     return joined([real, *typeset, clean, *made])
 
 
 def _rows_to_spoil(
     real: Glyphs, characters: Sequence[str], amounts: Amounts, tests: bool, rng: np.random.Generator
 ) -> NDArray[np.int64]:
-    """Random rows of real glyphs to make junk from: of held-out characters for tests, else of the others."""
+    """Random rows of real glyphs to make negatives from: of held-out characters for tests, else of the others."""
     held = np.array([is_held_out(character) for character in characters])[real.character]
-    wanted = max(2 * amounts.junk_per_kind, amounts.through_pocket)
+    wanted = max(2 * amounts.negatives_per_kind, amounts.through_pocket)
     return rng.choice(np.flatnonzero(held == tests), size=wanted)
 
 
-def junk_pictures(
+def negative_pictures(
     images: NDArray[np.uint8],
     count: int,
     fonts: Sequence[Path],
@@ -360,7 +361,7 @@ def junk_pictures(
     kanjivg: KanjiVG,
     rng: np.random.Generator,
 ) -> dict[str, NDArray[np.uint8]]:
-    """Pictures by kind of junk, those that need no autoencoder.
+    """Negatives by kind, those that need no autoencoder.
 
     Args:
         images: (N, 128, 128) uint8 glyphs, from both ends of which some are taken to be spoilt.

@@ -9,7 +9,7 @@ import pytest
 from kanjilab.data.components import load_components
 from kanjilab.data.rendering import default_font, draw_font
 from kanjilab.evaluation.judges.framing import frame_glyphs
-from kanjilab.evaluation.main_parts import _wiped, attested_spans, erasure_scores, main_parts, slots_attested
+from kanjilab.evaluation.layout_parts import _wiped, attested_spans, erasure_scores, main_parts, slots_attested
 from tests.toy_script import BLOB, BOTTOM, LEFT, RIGHT, TOP, WHOLE, ToyJudge, glyph
 
 
@@ -17,7 +17,7 @@ def reading(layout, parts, boxes):
     return SimpleNamespace(layout=layout, parts=parts, part_boxes=boxes, part_scores=(0.9,) * len(parts))
 
 
-def test_main_parts_stand_in_the_order_of_their_slots():
+def test_main_parts_are_in_the_order_of_their_slots():
     inner = (0.3, 0.3, 0.7, 0.7)
     for layout, boxes, order in [
         ("⿰", (RIGHT, LEFT), [("木", "left"), ("人", "right")]),
@@ -39,20 +39,20 @@ def test_main_parts_are_those_that_the_layout_sets_apart():
     assert [element for element, _, _ in main_parts(unsure)] == ["水", "口"]
 
 
-def test_in_a_frame_the_largest_part_stands_outside():
+def test_in_a_frame_the_largest_part_is_outside():
     upper, lower = (0.4, 0.3, 0.8, 0.6), (0.4, 0.6, 0.8, 0.9)
     found = main_parts(reading("⿸", ("女", "禾", "疒"), (lower, upper, (0.0, 0.0, 0.9, 1.0))))
     assert found[0][0] == "疒" and [slot for _, _, slot in found] == ["outside", "inside"]
 
 
-def test_parts_are_attested_where_they_or_what_holds_them_stand():
+def test_parts_are_attested_where_they_or_what_holds_them_are():
     spans = attested_spans(load_components())
     assert spans["人", "left"] > 0.9 and spans["艸", "top"] > 0.9
     assert 0 < spans["艸", "left"] < 0.5  # only as a piece, as in 勤
     assert ("竹", "left") not in spans and spans["竹", "right"] < 0.5 < 0.9 < spans["竹", "top"]
 
 
-def test_a_piece_may_stand_where_the_whole_part_may_not():
+def test_a_piece_may_be_where_the_whole_part_may_not():
     spans = {("人", "left"): 1.0, ("艸", "right"): 0.3}
     piece = reading("⿰", ("人", "艸"), (LEFT, (0.5, 0.0, 1.0, 0.5)))
     assert slots_attested(piece, spans)
@@ -61,7 +61,7 @@ def test_a_piece_may_stand_where_the_whole_part_may_not():
     assert slots_attested(reading("⿻", ("人", "木"), (LEFT, RIGHT)), spans)
 
 
-def test_erasing_tells_two_parts_from_two_names():
+def test_erasing_separates_two_parts_from_two_names():
     images = np.stack([glyph("⿰", "人", "木"), glyph("⿱", "火", "木"), BLOB, glyph("⿻", "水"), 255 - BLOB])
     scores = erasure_scores(ToyJudge(), images, ToyJudge().read(images))
     # Two parts apart: wiping one takes its odds from a million to one in a million, and leaves the other's. One blob:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from math import comb
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -42,12 +43,11 @@ def summary(table: pd.DataFrame, seed: int = 0) -> pd.DataFrame:
         seed: of the resampling.
     Returns:
         Rows by `score`: the criteria, all_five, yield@n (n = 2, 4 ... and all images), distinct_passes (different
-        combinations of parts and layout among a prompt's passing images), meaning_balanced (mean over the
-        prompts' likeliest parts, so that a part asked for often counts once), meaning_permuted (images dealt to
-        the prompts at random), information_bits (between prompt and parts, less what permuted prompts give) and
-        its p-value, complexity, neighbour_exists (the third check's word on novelty), and the share of each class of
-        novelty. Columns value, low, high; the ends are
-        NaN where there is no interval.
+        combinations of parts and layout among a prompt's passing images), meaning_balanced (mean over the prompts'
+        likeliest parts, so that a part asked for often counts once), meaning_permuted (with the prompts in random
+        order), information_bits (between prompt and parts, less what permuted prompts give) and its p-value,
+        complexity, neighbour_exists (the third check on novelty), and the share of each class of novelty. Columns
+        value, low, high; the ends are NaN where there is no interval.
     """
     rng = counted_rng(seed, "resampling")
     grid = {name: _grid(table, name) for name in (*CRITERIA, ALL_FIVE, "complexity", "neighbour_exists")}
@@ -72,12 +72,8 @@ def _grid(table: pd.DataFrame, column: str) -> NDArray[np.float64]:
 
 
 def _distinct_passes(table: pd.DataFrame) -> NDArray[np.float64]:
-    kinds = pd.Series(
-        [
-            f"{layout} {' '.join(sorted(parts.split()))}"
-            for layout, parts in zip(table["layout"], table["parts"], strict=True)
-        ]
-    )
+    rows: Any = table[["layout", "parts"]].itertuples(index=False)
+    kinds = pd.Series([f"{layout} {sorted(parts.split())}" for layout, parts in rows])
     passed = kinds.where(table[ALL_FIVE].to_numpy())
     return passed.groupby(table["prompt"].to_numpy()).nunique().to_numpy(dtype=float)
 
@@ -111,7 +107,7 @@ def _permuted_rate(table: pd.DataFrame) -> float:
 
 
 def prompt_information(table: pd.DataFrame, rng: np.random.Generator) -> tuple[float, float]:
-    """How much the parts shown tell of the prompt: mutual information, against permuted prompts.
+    """Mutual information between the prompt and the parts shown, against permuted prompts.
 
     Args:
         table: of `judge_images`.
@@ -119,7 +115,7 @@ def prompt_information(table: pd.DataFrame, rng: np.random.Generator) -> tuple[f
     Returns:
         Bits between the prompts' likeliest part and the parts that the images show, less the mean under
         permutation (few images make any table look informative); and the share of permutations, the given order
-        counted among them, that tell as much.
+        counted among them, that reach as much.
     """
     wanted = table.groupby("prompt")["expected"].first().str.split().str[0]
     shown = table.assign(part=table["parts"].str.split()).explode("part")
