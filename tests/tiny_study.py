@@ -13,6 +13,7 @@ from kanjilab.experiments import packs
 from kanjilab.experiments.run_study import ablate
 from kanjilab.experiments.study import Study, Variant
 from kanjilab.models.sampling import Sampling, sample
+from kanjilab.training.cost import Cost
 
 RADICALS = {"water": "水", "tree": "木", "person": "人", "fire": "火"}
 ARM = Arm(targets="attention", rank=2, batch=2, images_seen=8, peak_lr=0.01)
@@ -74,7 +75,7 @@ def tiny_study(base, images):
 
 def quick_measure(base, data, arms, steps=2):
     """In place of `measure_steps`, where the cost does not matter."""
-    return 0.1 * len(arms), 1.0
+    return Cost(0.1 * len(arms), 1.0)
 
 
 def make_small(patch):

@@ -28,7 +28,7 @@ DRAWN_TOGETHER_ELSEWHERE = 256
 
 
 @dataclass(frozen=True)
-class Lab:
+class StudyContext:
     """A study with all that its trainings and drawings need, loaded.
 
     Attributes:
@@ -87,7 +87,9 @@ class Lab:
         return found
 
 
-def open_lab(study: Study, folder: Path, device: str | torch.device = "cpu", *, progress: bool = True) -> Lab:
+def open_study(
+    study: Study, folder: Path, device: str | torch.device = "cpu", *, progress: bool = True
+) -> StudyContext:
     """Builds and encodes the study's datasets, or opens what an earlier call left, and loads the base.
 
     Args:
@@ -114,7 +116,7 @@ def open_lab(study: Study, folder: Path, device: str | torch.device = "cpu", *, 
         raise ValueError(f"study {study.name!r}: no caption of {study.splits} is in all of its datasets")
     held_out = shared["held_out"]
     seen_by_none = encode_dataset(base, held_out, on_progress=told) if held_out else None
-    return Lab(study, folder, base, encoded, prompts, seen_by_none)
+    return StudyContext(study, folder, base, encoded, prompts, seen_by_none)
 
 
 def _held_out_per_radical(study: Study) -> int:

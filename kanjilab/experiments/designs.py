@@ -18,7 +18,7 @@ import pandas as pd
 from kanjilab.core.config import Arm
 from kanjilab.experiments.study import Study, Variant
 from kanjilab.models.sampling import Sampling
-from kanjilab.training.presets import ARTICLE_ARM, DEMO_ARM, DEMO_SAMPLING, REPO_ARM
+from kanjilab.training.presets import ARTICLE_ARM, DEMO_ARM, DEMO_SAMPLING, REPO_ARM, lookup
 
 # Few images are seen in a study, so few of them go to the warm-up.
 STUDY_ARM = dataclasses.replace(DEMO_ARM, batch=8, warmup_steps=15)
@@ -270,11 +270,8 @@ def make_study(name: str, scale: str = "full", seeds: Sequence[int] = ()) -> Stu
     Raises:
         ValueError: an unknown name or scale.
     """
-    for what, value, known in (("study", name, DESIGNS), ("scale", scale, BUDGETS)):
-        if value not in known:
-            raise ValueError(f"{what} must be one of {', '.join(known)}, got {value!r}")
-    budget = BUDGETS[scale]
-    design = DESIGNS[name](budget)
+    budget = lookup(BUDGETS, scale, "scale")
+    design = lookup(DESIGNS, name, "study")(budget)
     design = design.shortened(budget.most_contrasts or len(design.pairs))
     if budget.phase == "pilot":
         design = at_every_rate(design)

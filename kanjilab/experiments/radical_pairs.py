@@ -22,7 +22,7 @@ import pandas as pd
 from kanjilab.core.config import Arm
 from kanjilab.core.rng import counted_rng
 from kanjilab.core.run_folder import RunFolder
-from kanjilab.core.storage import write_bytes_atomic, write_json_atomic
+from kanjilab.core.storage import write_json_atomic
 from kanjilab.data.build import build_dataset
 from kanjilab.data.components import Components, load_components, normal_form
 from kanjilab.data.dictionary import load_characters
@@ -33,6 +33,7 @@ from kanjilab.evaluation.judges.part_judge import Judge, load_judge
 from kanjilab.evaluation.metrics import two_way_bootstrap, wilson_interval
 from kanjilab.evaluation.statistics import Contrast, compare, sentence
 from kanjilab.experiments.reinvention import Without, part_glosses
+from kanjilab.experiments.results import write_table
 from kanjilab.experiments.run_reinvention import draw
 from kanjilab.models.loading import load_base
 from kanjilab.models.sampling import Sampling
@@ -154,7 +155,7 @@ def run_pairs(
     save_strip(pair_strip(asked, images[0, :, 0], run), folder / "strip.png")
     tables = {judge.name: read_pairs(judge, asked, scale.seeds, images) for judge in judges}
     table = pd.concat(tables, names=["judge"]).reset_index(level="judge")
-    write_bytes_atomic(folder / "table.parquet", table.to_parquet(index=False))
+    write_table(table, folder / "table.parquet")
     report = {
         "run": run.settings["hash"],
         "settings": run.settings,

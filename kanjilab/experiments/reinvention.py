@@ -32,9 +32,6 @@ TOP = (1, 10)
 READ_AT_ONCE = 256
 
 
-# ---------------------------------------------------------------- glosses
-
-
 def part_glosses(characters: pd.DataFrame) -> dict[str, str]:
     """An English name for every part that is a character by itself, at most two words.
 
@@ -47,9 +44,6 @@ def part_glosses(characters: pd.DataFrame) -> dict[str, str]:
     glosses = {str(row.Index): str(row.meanings[0]) for row in rows_of(meant) if normal_form(row.Index) == row.Index}
     glosses |= {normal_form(radical_character(left.number)): left.meaning for left in reversed(LEFT_FORMS)}
     return {part: gloss for part, gloss in glosses.items() if len(gloss.split()) <= GLOSS_WORDS_MAX}
-
-
-# ---------------------------------------------------------------- items
 
 
 @dataclass(frozen=True)
@@ -232,9 +226,6 @@ def _is_askable(pair: Pair, glosses: Mapping[str, str], seen: Mapping[tuple[str,
     return all(name in glosses and seen.get((name, slot), 0) >= SEEN_MIN for name, slot in places)
 
 
-# ---------------------------------------------------------------- the training set without them
-
-
 @dataclass(frozen=True)
 class Without:
     """A selection rule that withholds characters: the rule it wraps chooses as if they did not exist.
@@ -282,9 +273,6 @@ class Without:
     def from_json(cls, values: Mapping[str, Any]) -> Self:
         """The inverse of `to_json`."""
         return cls(rule_from_json(values["rule"]), tuple(values["withheld"]))
-
-
-# ---------------------------------------------------------------- scores
 
 
 def score_items(judge: Judge, components: Components, items: Sequence[Item], images: NDArray[np.uint8]) -> pd.DataFrame:

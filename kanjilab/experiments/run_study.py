@@ -1,4 +1,4 @@
-"""The lab: a study's arms are packed into few trainings, trained, drawn, read, and end in one table.
+"""A study's arms are packed into few trainings, trained, drawn, read, and end in one table.
 
 A study's folder:
 
@@ -27,7 +27,7 @@ import torch
 from kanjilab.core.storage import write_json_atomic
 from kanjilab.evaluation.judges.radical_judge import RadicalJudge
 from kanjilab.evaluation.metrics import expected_radical_hits
-from kanjilab.experiments.context import open_lab
+from kanjilab.experiments.context import open_study
 from kanjilab.experiments.packs import missing, plan, plan_text, run_pack
 from kanjilab.experiments.results import Hits, Judge, kept_arms, write_report
 from kanjilab.experiments.study import Study
@@ -105,11 +105,11 @@ def ablate(
         ValueError: a number of no pack.
     """
     with own_share() as share:
-        lab = open_lab(study, folder, share.device, progress=progress)
+        context = open_study(study, folder, share.device, progress=progress)
         if kept is not None:
-            lab = dataclasses.replace(lab, kept=kept_arms(lab, kept, name))
-        packs = plan(lab, most_arms, memory_gb, 0.8 if share.device != "cpu" else 0.8 / share.on_this_machine)
-        say(plan_text(lab, packs))
+            context = dataclasses.replace(context, kept=kept_arms(context, kept, name))
+        packs = plan(context, most_arms, memory_gb, 0.8 if share.device != "cpu" else 0.8 / share.on_this_machine)
+        say(plan_text(context, packs))
         if dry_run:
             return None
         numbers = list(range(len(packs)))[share.index :: share.processes] if only is None else list(only)
@@ -117,9 +117,9 @@ def ablate(
             raise ValueError(f"expected numbers of packs from 0 to {len(packs) - 1}, got {unknown}")
         write_json_atomic(folder / "study.json", study.to_json())
         for number in numbers:
-            run_pack(lab, packs[number], keep_adapters, progress, on_progress)
-        if left := missing(lab):
-            say(f"{folder}: {left} of {len(lab.trainings())} arms are not there yet")
+            run_pack(context, packs[number], keep_adapters, progress, on_progress)
+        if left := missing(context):
+            say(f"{folder}: {left} of {len(context.trainings())} arms are not there yet")
             return None
         judge = judge or RadicalJudge.load_or_fit(cache_folder() / "judges")
-        return write_report(lab, judge, name, hits)
+        return write_report(context, judge, name, hits)

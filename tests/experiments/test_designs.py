@@ -263,6 +263,7 @@ def write_report(folder, study, better):
 
 def test_findings_correct_the_claims_together(tmp_path, monkeypatch):
     monkeypatch.setattr(studies, "TUNED", {})
+    monkeypatch.setattr("kanjilab.experiments.findings.TUNED", {})
     assert findings(tmp_path) == []
     for name, better in (("rank", 0.1), ("batch", -0.05), ("schedule", 0.0)):
         write_report(tmp_path, make_study(name), better)

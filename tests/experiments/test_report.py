@@ -10,12 +10,13 @@ import pytest
 from kanjilab.core.run_folder import find_runs
 from kanjilab.evaluation.statistics import compare
 from kanjilab.experiments import designs as studies
-from kanjilab.experiments.context import open_lab
+from kanjilab.experiments.context import open_study
 from kanjilab.experiments.designs import STUDY_ARM, TUNED_SUFFIX, make_study
 from kanjilab.experiments.drawn import last_images, measure_images, prompt_table, read_logs, variants_strip
 from kanjilab.experiments.packs import stored_moments
-from kanjilab.experiments.report import DIVERSITY, HITS, LOSS, StoredStudy, variant_settings
+from kanjilab.experiments.report import StoredStudy, variant_settings
 from kanjilab.experiments.results import outcomes
+from kanjilab.experiments.stored_numbers import DIVERSITY, HITS, LOSS
 from kanjilab.experiments.study import Study, Variant
 from tests.tiny_study import RADICALS, forbid
 
@@ -30,7 +31,7 @@ def stored(finished):
 
 @pytest.fixture
 def lab(finished, study):
-    return open_lab(study, finished[0])
+    return open_study(study, finished[0])
 
 
 # ---------------------------------------------------------------------------------- a study made by hand
@@ -310,7 +311,7 @@ def test_images_and_prompts_lie_in_the_same_order(lab, monkeypatch):
 
 def test_a_strip_has_the_base_above_and_a_row_for_each_variant(lab, monkeypatch):
     monkeypatch.setattr(
-        "kanjilab.experiments.report.sample",
+        "kanjilab.experiments.drawn.sample",
         lambda base, captions, *_, size_px: np.zeros((1, len(captions), 1, size_px, size_px), "u1"),
     )
     order = lab.study.variants[::-1]
@@ -335,6 +336,6 @@ def test_logs_are_those_of_each_arm(lab, finished):
 def test_logs_tell_who_was_stopped(lab, monkeypatch):
     moments, key = stored_moments(lab), lab.key(lab.study.variants[1], 6)
     moments[key] = [dataclasses.replace(moment, stopped="too steep") for moment in moments[key]]
-    monkeypatch.setattr("kanjilab.experiments.report.stored_moments", lambda lab: moments)
+    monkeypatch.setattr("kanjilab.experiments.drawn.stored_moments", lambda lab: moments)
     told = read_logs(lab).dropna(subset="stopped")
     assert set(zip(told["variant"], told["seed"], told["stopped"], strict=True)) == {("rank 3", 6, "too steep")}

@@ -16,7 +16,7 @@ import torch
 from kanjilab.core.config import settings_hash
 from kanjilab.core.run_folder import RunFolder, find_runs
 from kanjilab.experiments import packs
-from kanjilab.experiments.context import open_lab
+from kanjilab.experiments.context import open_study
 from kanjilab.experiments.packs import missing
 from kanjilab.experiments.results import rates
 from kanjilab.experiments.run_study import ablate, own_share
@@ -125,7 +125,7 @@ def test_a_dry_run_trains_nothing(study, tmp_path, monkeypatch):
     assert report is None
     assert said.startswith("tiny: 6 arms in 2 packs, about ")
     assert "pack 0: 4 x (attention, rank 2/3, batch 2): about" in said
-    assert missing(open_lab(study, tmp_path)) == 6
+    assert missing(open_study(study, tmp_path)) == 6
 
 
 def test_progress_is_shown_unless_hidden(study, tmp_path, capfd):
@@ -275,7 +275,7 @@ def test_checkpoints_go_with_the_next_call_where_the_first_was_killed(study, tmp
         with pytest.raises(KeyboardInterrupt):
             run(one, tmp_path)
     (trained,) = find_runs(tmp_path)
-    assert trained.checkpoints() == [0, 4] and missing(open_lab(one, tmp_path)) == 0
+    assert trained.checkpoints() == [0, 4] and missing(open_study(one, tmp_path)) == 0
     forbid(monkeypatch, "run_training", "sample")
     with trained.lock():
         run(one, tmp_path)  # another process is at it
