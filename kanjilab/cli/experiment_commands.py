@@ -57,12 +57,12 @@ def sweep(
     )
     if report is None:
         return
-    name = report["judge"]
+    table = folder / f"table-{report['judge']}.parquet"
     if scale == "pilot":
-        typer.echo(best_rates(read_parquet(folder / f"table-{name}.parquet")).to_string(index=False))
+        typer.echo(best_rates(read_parquet(table)).to_string(index=False))
     for split, sentences in report["sentences"].items():
         typer.echo("\n".join([f"{spelled(split)} prompts:", *(f"  {line}" for line in sentences)]))
-    for file in (f"table-{name}.parquet", f"report-{name}.json", f"figure-{name}.png"):
+    for file in (table.name, f"report-{report['judge']}.json", f"figure-{report['judge']}.png"):
         typer.echo(f"{folder / file}")
 
 

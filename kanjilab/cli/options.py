@@ -34,16 +34,16 @@ class JudgeName(StrEnum):
 
 
 class TableHelp(TyperCommand):
-    """A command whose help lists the keys of tables: `{module.TABLE}` in a help text names one.
+    """A command whose help lists the keys of tables: `{module.TABLE}` in a text names one.
 
     The tables' modules import torch. They are imported only when the help of this one command is shown.
     """
 
     def format_help(self, ctx: Any, formatter: Any) -> None:
         """Fills in the keys, then does as any command."""
-        for parameter in self.params:
-            described: Any = parameter
-            described.help = re.sub(r"\{([\w.]+)\}", lambda found: ", ".join(_table(found[1])), described.help or "")
+        described: list[Any] = [self, *self.params]
+        for one in described:
+            one.help = re.sub(r"\{([\w.]+)\}", lambda found: ", ".join(_table(found[1])), one.help or "")
         super().format_help(ctx, formatter)
 
 
@@ -53,7 +53,7 @@ def _table(path: str) -> Mapping[str, Any]:
 
 
 def plain_errors(command: Callable[..., None]) -> Callable[..., None]:
-    """The command, with what it refuses told in one line on stderr and exit code 1, without a traceback."""
+    """Turns the errors of a command into one line on stderr and exit code 1, without a traceback."""
 
     @functools.wraps(command)
     def run(*arguments: Any, **options: Any) -> None:

@@ -77,15 +77,9 @@ def data(
 
 
 def train(
-    data: Annotated[Path, typer.Argument(help="An image folder, anybody's.")],
+    data: Annotated[Path, typer.Argument(help="An image folder: kanjilab's or your own.")],
     folder: Annotated[Path, typer.Argument(help="The run: new, or one to go on with.")],
-    preset: Annotated[
-        str,
-        typer.Option(
-            help="The demo's training or a published one, changed by the other options: "
-            "{kanjilab.training.presets.PRESETS}."
-        ),
-    ] = "",
+    preset: Annotated[str, typer.Option(help="The demo's training, or a published one; other options change it.")] = "",
     base: Annotated[
         str | None, typer.Option(help="pocket, sd14, sd15, sd35-medium, sd35-large, a Hub id, a folder or a file.")
     ] = None,
@@ -99,7 +93,8 @@ def train(
 ) -> None:
     """Train one arm, or one per value of --vary, over one frozen base. Called again, it goes on.
 
-    A training by --preset ends with the strip, the LoRA and a ComfyUI workflow.
+    --preset is one of {kanjilab.training.presets.PRESETS}. Such a training ends with the strip, the LoRA and a ComfyUI
+    workflow.
 
     Under `torchrun --nproc_per_node 2 -m kanjilab train ...` (or `accelerate launch` on GPUs) every process takes
     its part of each batch.

@@ -1,4 +1,4 @@
-"""What a study's trainings drew and logged: images, strips, measures and curves."""
+"""A study's stored images and logs: strips, measures and curves; nothing is trained."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ LOGGED = ("images_seen", "loss", "gradient_norm", "lr", "update_norm")
 
 
 def last_images(context: StudyContext, variant: Variant, seed: int) -> np.ndarray:
-    """What one arm drew at the end of its training.
+    """The images that one arm drew at the end of its training.
 
     Returns:
         (P, S, H, W) or (P, S, H, W, 3) uint8, the prompts of all splits one after the other, in every noise.
@@ -33,7 +33,7 @@ def last_images(context: StudyContext, variant: Variant, seed: int) -> np.ndarra
 
 
 def prompt_table(context: StudyContext) -> pd.DataFrame:
-    """The study's prompts in the order in which they were drawn: split, prompt, radical (any of these will do)."""
+    """The study's prompts in the order of the images: split, prompt, radical (all that count as a hit)."""
     rows = [
         (split, caption, "".join(sorted(wanted)))
         for split, asked in context.prompts.items()
@@ -69,7 +69,7 @@ def variants_strip(
 def measure_images(
     context: StudyContext, measure: Callable[[np.ndarray], pd.DataFrame], variants: Sequence[Variant] = ()
 ) -> pd.DataFrame:
-    """Measures everything that was drawn at the end of training; nothing is trained or drawn.
+    """Measures all images that were drawn at the end of training.
 
     Args:
         measure: (N, H, W) uint8, 0 = black, to a table of N rows.

@@ -1,4 +1,4 @@
-"""Arms that are trained together: how a study's are cut into few packs, what a pack costs, and how it is done."""
+"""Packs, which are arms trained together: how a study is cut into them, what each costs, and how it is run."""
 
 from __future__ import annotations
 
@@ -38,12 +38,12 @@ from kanjilab.training.trainer import denoising_errors
 
 LOSS_SEED = 0  # of timesteps and noise of the held-out loss: the same for all arms of all studies
 SAVE_EVERY_SECONDS = 600.0
-EMPTYING = "emptying"  # a file in the folder of a pack that is drawn and whose checkpoints are to go
+EMPTYING = "emptying"  # a file in the folder of a drawn pack whose checkpoints are to be removed
 
 
 @dataclass(frozen=True)
 class Pack:
-    """Arms that are trained together, and what that takes.
+    """Arms that are trained together, and their cost.
 
     Attributes:
         keys: of the arms, see `StudyContext.key`.
@@ -59,13 +59,13 @@ class Pack:
 def cut_into_packs(
     trainings: Mapping[str, tuple[Arm, Encoded]], most: Callable[[Arm, Encoded], int]
 ) -> list[tuple[str, ...]]:
-    """Few packs of arms that go well together: one dataset, one batch, the same layers; alike in steps and rank.
+    """Cuts arms into few packs: in each the same dataset, batch and layers, and similar steps and ranks.
 
     Args:
         trainings: key -> settings and data.
         most: how many arms like this one a pack may have, >= 1.
     Returns:
-        Keys of each pack; whole fine-tunes stand alone, for they cannot be stacked.
+        Keys of each pack; an arm that trains every weight is a pack by itself, since it cannot be stacked.
     """
     groups: dict[tuple, list[str]] = {}
     for key, (arm, data) in trainings.items():
@@ -75,7 +75,7 @@ def cut_into_packs(
     for group in groups.values():
         pack: list[str] = []
         room = math.inf
-        # Smaller ranks are padded to the widest, which so decides how many find room.
+        # Smaller ranks are padded to the widest, so the widest decides how many arms fit.
         for key in sorted(group, key=lambda key: _length_and_rank(*trainings[key])):
             own = 1 if trainings[key][0].targets == "unet" else most(*trainings[key])
             room = min(room, own)
@@ -92,15 +92,15 @@ def _length_and_rank(arm: Arm, data: Encoded) -> tuple[int, int]:
 
 
 def plan(context: StudyContext, most_arms: int = 8, memory_gb: float | None = None, share: float = 0.8) -> list[Pack]:
-    """The study's packs, the claim's own arms first; made once, then read, so that packs keep their numbers.
+    """The study's packs, the claim's own arms first. The first call stores them, so that they keep their numbers.
 
     Arms that are kept elsewhere (`StudyContext.kept`) are in none. Arms that are stored in the folder already, by
     another study or an earlier form of this one, come last, in packs of their own.
 
     Args:
         most_arms: in one pack.
-        memory_gb: that a training may take.
-        share: of what memory is free now, in place of memory_gb.
+        memory_gb: memory that a training may take.
+        share: of the memory that is free now, if memory_gb is None.
     """
     trainings = {key: training for key, training in context.trainings().items() if key not in context.kept}
     asked = settings_hash([list(trainings), context.drawing, most_arms, memory_gb])
@@ -120,7 +120,7 @@ def plan(context: StudyContext, most_arms: int = 8, memory_gb: float | None = No
 
 
 def _write_first(path: Path, content: Any) -> None:
-    """Writes a file unless another process was first; then its content stays."""
+    """Writes a file unless it exists: of several processes the first one wins."""
     temporary = write_json_atomic(path.with_name(f"{path.stem}-{os.getpid()}"), content)
     try:
         os.link(temporary, path)
@@ -133,7 +133,7 @@ def _write_first(path: Path, content: Any) -> None:
 def _room(
     base: LatentDiffusion, most_arms: int, memory_gb: float | None, share: float
 ) -> Callable[[Arm, Encoded], int]:
-    """How many arms like a given one fit; what is measured once for a shape is remembered."""
+    """How many arms like a given one fit into memory; each shape of a step is measured once."""
     idle = peak_gigabytes(base.device, reset=True)
     limit = idle + share * free_bytes(base.device) / GIGABYTE if memory_gb is None else memory_gb
     known: dict[tuple, int] = {}
@@ -162,7 +162,7 @@ def _measured(context: StudyContext, keys: tuple[str, ...]) -> Pack:
 
 
 def plan_text(context: StudyContext, packs: Sequence[Pack]) -> str:
-    """What is to be done, pack by pack, and how long it takes."""
+    """The plan in words: a line for each pack, with what it trains and how long that takes."""
     trainings, stored = context.trainings(), stored_moments(context)
     lines, left = [], 0.0
     for number, pack in enumerate(packs):
@@ -200,7 +200,7 @@ class Moment:
         diversity: mean distance between any two of the drawn images, see `mean_pairwise_distance`.
         held_out_loss: plain mean squared error on held-out images; None where there are none or it is not finite.
         samples: name of the drawn images in the run folder.
-        run, folder: hash and place of the training.
+        run, folder: hash and folder of the training.
         seconds: of the training, shared evenly by its arms.
     """
 
@@ -219,7 +219,7 @@ class Moment:
 
 
 def stored_moments(context: StudyContext) -> dict[str, list[Moment]]:
-    """What lies in the study's folder already, by the arm's key: wherever it lies, whoever put it there."""
+    """What is stored anywhere below the study's folder, by the arm's key."""
     found: dict[str, list[Moment]] = {}
     for path in sorted(context.folder.rglob(f"results/{context.drawing}.json")):
         folder = str(path.parents[1].relative_to(context.folder))
@@ -231,7 +231,7 @@ def stored_moments(context: StudyContext) -> dict[str, list[Moment]]:
 
 
 def missing(context: StudyContext) -> int:
-    """How many of the study's different arms are neither stored yet nor kept elsewhere."""
+    """How many of the study's different arms are neither stored nor kept elsewhere."""
     there = stored_moments(context).keys() | context.kept.keys()
     return sum(key not in there for key in context.trainings())
 
@@ -243,15 +243,15 @@ def run_pack(
     progress: bool = True,
     on_progress: Callable[[str, int, int], None] = lambda stage, done, total: None,
 ) -> None:
-    """Trains what is not stored of a pack, draws and measures every arm of it, and drops what is large.
+    """Trains the arms of a pack that are not stored, draws and measures them, and removes the checkpoints.
 
     Args:
-        keep_adapters: leave the last checkpoint, for strips and exports.
+        keep_adapters: keep the last checkpoint, for strips and exports.
         progress: show bars.
         on_progress: called with ("train", images seen, of all) after each step and ("draw", arms, of all) after each
             arm. What it raises ends the pack; the next call goes on.
     Raises:
-        RunLocked: another process is at it.
+        RunLocked: another process trains it.
         InterruptedError: a STOP file ended the training, or the drawing after the arm that was drawn.
     """
     stored = stored_moments(context)
@@ -263,7 +263,7 @@ def run_pack(
     arms, data = [trainings[key][0] for key in keys], trainings[keys[0]][1]
     folder = context.folder / "packs" / settings_hash([keys, context.study.checkpoints])
     images = max(arm.total_steps(len(data)) * arm.images_per_step for arm in arms)
-    # A checkpoint of eight wide arms is gigabytes, so it is written less often than by itself.
+    # A checkpoint of eight wide arms takes gigabytes, so it is written less often than one of a single arm.
     run = run_training(
         context.base,
         data,
@@ -275,25 +275,40 @@ def run_pack(
         on_step=lambda report: on_progress("train", max(report.images_seen), images),
     )
     with run.lock():
-        moments = []
-        for k, key in enumerate(open_bar(keys, desc="draw", unit="arm", disable=not progress)):
-            if run.stop_requested() or not is_finished(run):
-                raise InterruptedError(f"{folder} was stopped before its end; the same call goes on with it")
-            moments += _arm_moments(context, run, k, key, arms[k], data)
-            on_progress("draw", k + 1, len(keys))
-        (folder / "results").mkdir(exist_ok=True)
-        if keep_adapters:
-            (folder / EMPTYING).unlink(missing_ok=True)
-        else:
-            (folder / EMPTYING).touch()
-        write_json_atomic(folder / "results" / f"{context.drawing}.json", [dataclasses.asdict(m) for m in moments])
-        if keep_adapters:
-            run.rotate(1)
+        _draw_pack(context, run, keys, arms, data, keep_adapters, progress, on_progress)
     _finish_emptying(folder)
 
 
+def _draw_pack(
+    context: StudyContext,
+    run: RunFolder,
+    keys: Sequence[str],
+    arms: Sequence[Arm],
+    data: Encoded,
+    keep_adapters: bool,
+    progress: bool,
+    on_progress: Callable[[str, int, int], None],
+) -> None:
+    """Draws, measures and stores the arms of a finished training, and marks its checkpoints for removal."""
+    moments: list[Moment] = []
+    for k, key in enumerate(open_bar(keys, desc="draw", unit="arm", disable=not progress)):
+        if run.stop_requested() or not is_finished(run):
+            raise InterruptedError(f"{run.path} was stopped before its end; the same call goes on with it")
+        moments += _arm_moments(context, run, k, key, arms[k], data)
+        on_progress("draw", k + 1, len(keys))
+    (run.path / "results").mkdir(exist_ok=True)
+    if keep_adapters:
+        (run.path / EMPTYING).unlink(missing_ok=True)
+    else:
+        (run.path / EMPTYING).touch()
+    contents = [dataclasses.asdict(moment) for moment in moments]
+    write_json_atomic(run.path / "results" / f"{context.drawing}.json", contents)
+    if keep_adapters:
+        run.rotate(1)
+
+
 def _finish_emptying(folder: Path) -> None:
-    """Drops a pack's checkpoints: optimizers and adapters are many times larger than all that was drawn."""
+    """Removes a pack's checkpoints: optimizers and adapters are many times larger than the drawn images."""
     if (folder / EMPTYING).exists():
         run = RunFolder.open(folder)
         with contextlib.suppress(RunLocked), run.lock():
@@ -302,7 +317,7 @@ def _finish_emptying(folder: Path) -> None:
 
 
 def _arm_moments(context: StudyContext, run: RunFolder, k: int, key: str, arm: Arm, data: Encoded) -> Iterator[Moment]:
-    """Draws and measures one arm at each moment that is scored; one that ended early stays as it was then."""
+    """Draws and measures one arm at each scored moment; an arm that ended early counts as it was then."""
     last = run.checkpoints()[-1]
     wanted = checkpoint_steps(arm.total_steps(len(data)), context.study.checkpoints)[1:]
     moment: Moment | None = None
@@ -313,7 +328,7 @@ def _arm_moments(context: StudyContext, run: RunFolder, k: int, key: str, arm: A
 
 
 def _moment(context: StudyContext, run: RunFolder, k: int, key: str, arm: Arm, step: int) -> Moment:
-    """One arm at one checkpoint, drawn if it is not yet, and measured."""
+    """One arm at one checkpoint, measured, and drawn unless its images are stored."""
     state = run.read_state(step)
     trainable = load_checkpoints(context.base, run, [step], k)
     name = f"{key}-{step:06d}-{context.drawing}"
@@ -338,7 +353,7 @@ def _moment(context: StudyContext, run: RunFolder, k: int, key: str, arm: Arm, s
 
 
 def _drawn_facts(context: StudyContext) -> dict[str, Any]:
-    """What was asked of the model: enough to read the images by, without the study."""
+    """What a judge needs to read the images without the study."""
     study = context.study
     prompts = [
         {"split": split, "prompt": caption, "expected": sorted(wanted)}
@@ -351,7 +366,7 @@ def _drawn_facts(context: StudyContext) -> dict[str, Any]:
 def _draw(context: StudyContext, trainable: Trainable) -> np.ndarray:
     """(P, S, H, W) or (P, S, H, W, 3) uint8: every prompt in every noise.
 
-    One arm at a time: its merged weights cost less than stacked adapters, and a kill loses one arm's images at most.
+    Arms are drawn one at a time: merged weights cost less than stacked adapters, and a kill loses one arm's images.
     """
     seeds, sampling = context.study.noise_seeds, context.study.sampling
     return sample(context.base, context.captions, seeds, sampling, trainable=trainable, batch=context.drawn_together)[0]
@@ -359,7 +374,7 @@ def _draw(context: StudyContext, trainable: Trainable) -> np.ndarray:
 
 @torch.no_grad()
 def _held_out_loss(context: StudyContext, trainable: Trainable) -> float | None:
-    """Plain mean squared error on held-out images, each at a timestep and in a noise that all arms share."""
+    """Plain mean squared error on held-out images, at timesteps and noises that all arms share."""
     base, data = context.base, context.held_out
     if data is None:
         return None

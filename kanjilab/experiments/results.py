@@ -1,4 +1,4 @@
-"""What a study found: its stored images read by a judge, one table, the contrasts, a report and a figure."""
+"""A study's results: a judge reads its stored images; table, contrasts, report and figure follow."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ Hits = Callable[[pd.DataFrame, Sequence[Any]], np.ndarray]
 
 
 def read_images(run: RunFolder, samples: str, judge: Judge, hits: Hits = expected_radical_hits) -> pd.DataFrame:
-    """What a judge reads in an arm's stored images.
+    """A judge's readings of an arm's stored images.
 
     Args:
         run: the training's folder.
@@ -68,7 +68,7 @@ def study_table(
     """The study's one table, of what is stored so far; nothing is trained or drawn.
 
     Args:
-        judge: see `Judge`; what it read before, under the same name, is not read again.
+        judge: see `Judge`; its stored readings under the same name are used again.
         name: of the judge, for its files.
         hits: which readings show what was expected.
     Returns:
@@ -93,7 +93,7 @@ def study_table(
 
 
 def kept_arms(context: StudyContext, folder: Path, name: str = "radicals") -> dict[str, pd.DataFrame]:
-    """What finished studies' reports and tables hold of arms: enough for tables and figures without their run folders.
+    """Arms in the tables of finished studies, which serve for tables and figures without their run folders.
 
     Args:
         folder: holds the studies' folders, as figures/studies does.
@@ -128,7 +128,7 @@ def write_table(table: pd.DataFrame, path: Path) -> None:
 
 
 def outcomes(table: pd.DataFrame, variant: str, split: str, outcome: str = "hit") -> np.ndarray:
-    """What came out at the end of training.
+    """Outcomes at the end of training.
 
     Args:
         table: of `study_table`.
@@ -151,8 +151,8 @@ def _cells(rows: pd.DataFrame, outcome: str) -> np.ndarray:
 def contrasts(study: Study, table: pd.DataFrame, split: str, outcome: str = "hit") -> list[Contrast]:
     """The study's contrasts on one split of prompts.
 
-    The first, the claim's own, keeps its p: it is corrected with the other studies' claims. The others are corrected
-    among themselves (`joint_sign_flips`).
+    The p value of the first, the claim's own, is not corrected here: `claims` corrects it with the other studies'.
+    The p values of the others are corrected among themselves (`joint_sign_flips`).
 
     Args:
         table: of `study_table`.
@@ -179,7 +179,7 @@ def differences(found: Sequence[Contrast]) -> pd.DataFrame:
 
 
 def rates(study: Study, table: pd.DataFrame, outcome: str = "hit") -> pd.DataFrame:
-    """How often each variant draws what was asked, at each moment that was scored.
+    """The mean outcome of each variant, such as its share of hits, at each scored moment.
 
     Args:
         table: of `study_table`.
@@ -212,7 +212,7 @@ def _means(arms: pd.DataFrame) -> dict[str, Any]:
 
 
 def arm_contrasts(study: Study, table: pd.DataFrame, column: str) -> list[dict[str, Any]]:
-    """The study's contrasts in a number that is no hit, block by block, such as the held-out loss.
+    """The study's contrasts in a number that is no hit, such as the held-out loss, over blocks.
 
     Args:
         table: one row an image at the end of training: variant, seed, and the column.
@@ -276,7 +276,7 @@ def write_report(
 
 
 def _records(table: pd.DataFrame) -> list[dict[str, Any]]:
-    """Rows as JSON can hold them: what is not finite becomes None."""
+    """Rows for JSON: a number that is not finite becomes None."""
     rows = zip(*(table[name] for name in table.columns), strict=True)
     return [{str(c): _plain(value) for c, value in zip(table.columns, row, strict=True)} for row in rows]
 

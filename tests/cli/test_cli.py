@@ -1,6 +1,8 @@
 """The command line: what it writes, and one plain line for whatever cannot be done."""
 
 import json
+import subprocess
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -28,6 +30,7 @@ from kanjilab.models import loading as bases
 from kanjilab.models.sampling import Sampling
 from kanjilab.training import driver, history
 from kanjilab.training.cost import Cost
+from kanjilab.training.presets import PRESETS
 from tests.tiny import save_tiny_pipeline
 
 COMMANDS = [
@@ -123,6 +126,17 @@ def test_help_names_every_command():
     for command in COMMANDS:
         assert f" {command} " in help_text
         assert "--help" in done(command, "--help")
+
+
+def test_help_lists_the_tables_that_options_choose_from():
+    for command, names in (("train", PRESETS), ("sweep", studies.DESIGNS), ("sweep", studies.BUDGETS)):
+        help_text = " ".join(done(command, "--help").replace("│", " ").split())
+        assert ", ".join(names) in help_text, command
+
+
+def test_the_list_of_commands_loads_no_torch():
+    code = "import sys; from kanjilab.cli.main import app; print('torch' in sys.modules, 'pandas' in sys.modules)"
+    assert subprocess.check_output([sys.executable, "-c", code], text=True).split() == ["False", "False"]
 
 
 def test_values_are_numbers_booleans_null_or_text():

@@ -119,17 +119,6 @@ def test_no_pack_is_larger_than_what_is_free(study, tmp_path, measured, monkeypa
     assert [len(pack.keys) for pack in plan(open_study(one, tmp_path))] == [1, 1]
 
 
-def test_memory_is_measured_at_its_peak():
-    packs._peak_gigabytes(torch.device("cpu"), reset=True)
-    before = packs._peak_gigabytes(torch.device("cpu"))
-    block = torch.ones(100_000_000 // 4)
-    assert packs._peak_gigabytes(torch.device("cpu")) - before == pytest.approx(0.1, abs=0.03)
-    del block
-    assert packs._peak_gigabytes(torch.device("cpu")) - before == pytest.approx(0.1, abs=0.03)
-    assert packs._peak_gigabytes(torch.device("cpu"), reset=True) > 0
-    assert packs._peak_gigabytes(torch.device("cpu")) - before < 0.05
-
-
 def test_a_pack_is_measured_by_its_own_steps(study, tmp_path, monkeypatch):
     lab = open_study(study, tmp_path)
     arms = [study.arm_of(study.variants[0], seed) for seed in (5, 6)]

@@ -5,7 +5,6 @@ import dataclasses
 import pytest
 
 from kanjilab.core.config import Arm
-from kanjilab.training.cost import Cost, budget_text
 from kanjilab.training.presets import ARTICLE_ARM, DEMO_ARM, PRESETS, SCALES, arms_of, lookup
 from kanjilab.training.schedules import lr_factor
 
@@ -78,12 +77,3 @@ def test_a_budget_in_epochs_takes_the_place_of_one_in_images():
     assert arm.total_steps(6_413) == 32_065  # 6,413 × 30 / 6
     (arm,) = arms_of([Arm(epochs=2)], {"images_seen": 12})
     assert arm.total_steps(100) == 12
-
-
-def test_the_cost_in_steps_images_and_hours():
-    arms = [Arm(batch=4, images_seen=100), Arm(batch=2, accumulation=3, images_seen=600)]
-    assert budget_text(arms, 50) == "100 steps, 700 images"
-    measured = budget_text(arms, 50, Cost(seconds_per_step=72.0, gigabytes=3.14))
-    assert measured == "100 steps, 700 images; 2 h at the measured 72 s a step; 3.1 GB held"
-    quick = budget_text(arms, 50, Cost(seconds_per_step=0.3, gigabytes=0.96))
-    assert quick == "100 steps, 700 images; 30 s at the measured 0.3 s a step; 1.0 GB held"
