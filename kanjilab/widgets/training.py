@@ -1,6 +1,6 @@
 """The training panel: settings, cost, Start / Resume / Load and Stop, live curves and a growing strip.
 
-The training goes on in a thread of the kernel (`worker.py`) and in run folders (`training_job.py`): the panel only
+The training goes on in a thread of the kernel (`worker.py`) and lives in run folders (`recipe.py`): the panel only
 shows them, so it can be built anew at any time, in this kernel or another, and shows the same.
 """
 
@@ -92,7 +92,7 @@ def text_from_data(data: Mapping[str, Any]) -> str:
 
 
 def as_data(data: Rule | Path | str | Mapping[str, Any]) -> dict[str, Any]:
-    """Data as a job holds them: a rule's JSON or {"folder": path}."""
+    """Data as a recipe holds them: a rule's JSON or {"folder": path}."""
     if isinstance(data, Path):
         return {"folder": str(data)}
     if isinstance(data, str):
@@ -105,10 +105,10 @@ def alpha_from_text(text: str) -> float | None:
     return float(text) if text.strip() else None
 
 
-def training_code(job: TrainingJob, workshop: Workshop) -> str:
+def training_code(recipe: TrainingJob, workshop: Workshop) -> str:
     """Python that does the same training without a panel, into the same folders."""
-    run = python_call("Path", str(workshop.run_path(job)))
-    data = python_call("open_data", dict(job.data), workshop.folder)
+    run = python_call("Path", str(workshop.run_path(recipe)))
+    data = python_call("open_data", dict(recipe.data), workshop.folder)
     device = {} if workshop.device == "cpu" else {"device": workshop.device}
     return "\n".join(
         [
@@ -121,10 +121,10 @@ def training_code(job: TrainingJob, workshop: Workshop) -> str:
             "from kanjilab.core.config import Arm",
             "",
             f"dataset = {data}",
-            f"base = {python_call('load_base', job.base, job.precision, **device)}",
+            f"base = {python_call('load_base', recipe.base, recipe.precision, **device)}",
             'data = encode_dataset(base, dataset.split("train"))',
-            f"arm = {python_call('Arm', **changed_fields(job.arm))}",
-            f"run = run_training(base, data, [arm], {run}, {job.checkpoints})",
+            f"arm = {python_call('Arm', **changed_fields(recipe.arm))}",
+            f"run = run_training(base, data, [arm], {run}, {recipe.checkpoints})",
         ]
     )
 
@@ -188,13 +188,13 @@ class TrainingPanel(WorkPanel):
         self.workshop = Workshop(Path(folder), device, save_every_seconds)
         self.drawing = Drawing(tuple(prompts), tuple(seeds), sampling)
         self.asked = panel_job(arm, base=str(base), precision=precision, data=as_data(data), checkpoints=checkpoints)
-        self.job = self.workshop.last(self.asked)
+        self.recipe = self.workshop.last(self.asked)
         self._shown: tuple[Any, ...] = ()
         self._filling, self._problem = False, ""
         self._make_inputs()
         self._make_outputs()
         self.widget = self._laid_out()
-        self._fill(self.job)
+        self._fill(self.recipe)
         self.refresh()
 
     # ------------------------------------------------------------------------------------------ what stands where
@@ -245,12 +245,12 @@ class TrainingPanel(WorkPanel):
         shown = [self.cost, buttons, self.status, self.progress, self.curves, self.strip, self.code_box]
         return widgets.VBox([self.runs, source, rows, *shown])
 
-    def _fill(self, job: TrainingJob) -> None:
-        """Show a job's settings."""
-        arm = job.arm
+    def _fill(self, recipe: TrainingJob) -> None:
+        """Show a recipe's settings."""
+        arm = recipe.arm
         values = {name: getattr(arm, name) for name in self.inputs if hasattr(arm, name)}
-        values |= {"alpha": "" if arm.alpha is None else f"{arm.alpha:g}", "base": job.base}
-        values |= {"data": text_from_data(job.data), "checkpoints": job.checkpoints}
+        values |= {"alpha": "" if arm.alpha is None else f"{arm.alpha:g}", "base": recipe.base}
+        values |= {"data": text_from_data(recipe.data), "checkpoints": recipe.checkpoints}
         self._filling = True
         try:
             for name, box in self.inputs.items():
@@ -259,15 +259,15 @@ class TrainingPanel(WorkPanel):
             self._filling = False
 
     def _read(self) -> TrainingJob:
-        """The job that the inputs show."""
+        """The recipe that the inputs show."""
         values = {name: box.value for name, box in self.inputs.items()}
         of_arm = {name: value for name, value in values.items() if hasattr(self.asked.arm, name)}
         of_arm["alpha"] = alpha_from_text(values["alpha"])
         return dataclasses.replace(
-            self.job,
+            self.recipe,
             base=values["base"].strip(),
             data=data_from_text(values["data"]),
-            arms=(dataclasses.replace(self.job.arm, **of_arm),),
+            arms=(dataclasses.replace(self.recipe.arm, **of_arm),),
             checkpoints=values["checkpoints"],
         )
 
@@ -277,16 +277,16 @@ class TrainingPanel(WorkPanel):
         if self._filling:
             return
         try:
-            self.job, self._problem = self._read(), ""
+            self.recipe, self._problem = self._read(), ""
         except ValueError as error:
             self._problem = f"Not possible: {error}"
         self.refresh()
 
     def _chosen(self, change: Any) -> None:
-        known = {job.name: job for job in self.workshop.jobs()}
+        known = {recipe.name: recipe for recipe in self.workshop.jobs()}
         if not self._filling and change["new"] in known:
-            self.job, self._problem = known[change["new"]], ""
-            self._fill(self.job)
+            self.recipe, self._problem = known[change["new"]], ""
+            self._fill(self.recipe)
             self.refresh()
 
     def start(self) -> Worker:
@@ -295,21 +295,21 @@ class TrainingPanel(WorkPanel):
         Raises:
             WorkerBusy: this kernel trains or measures it already.
         """
-        job, drawing = self.job, self.drawing
-        self.workshop.keep(job, self.asked)
-        return self._begin(lambda worker: self.workshop.train(job, drawing, worker))
+        recipe, drawing = self.recipe, self.drawing
+        self.workshop.keep(recipe, self.asked)
+        return self._begin(lambda worker: self.workshop.train(recipe, drawing, worker))
 
     def measure(self) -> Worker:
         """Find out, in the background, what the training will cost."""
-        job = self.job
-        return self._begin(lambda worker: self.workshop.measure(job, worker))
+        recipe = self.recipe
+        return self._begin(lambda worker: self.workshop.measure(recipe, worker))
 
     # ------------------------------------------------------------------------------------------ what is shown
 
     @property
     def folder(self) -> Path:
         """Of the run that is shown."""
-        return self.workshop.run_path(self.job)
+        return self.workshop.run_path(self.recipe)
 
     @property
     def going_on_elsewhere(self) -> bool:
@@ -327,7 +327,7 @@ class TrainingPanel(WorkPanel):
     @property
     def code(self) -> str:
         """Python that does the shown training without a panel."""
-        return training_code(self.job, self.workshop)
+        return training_code(self.recipe, self.workshop)
 
     def picture(self) -> Image.Image:
         """Curves above the strip, as far as they have come.
@@ -336,20 +336,20 @@ class TrainingPanel(WorkPanel):
             ValueError: nothing was logged yet.
         """
         log = self._log()
-        figure = draw_curves(log, self.job.title())
+        figure = draw_curves(log, self.recipe.title())
         if figure is None:
             raise ValueError(f"{self.folder}: nothing was logged yet")
         curves = Image.open(io.BytesIO(figure_png(figure)))
-        drawn = self.workshop.strip(self.job, self.drawing)
+        drawn = self.workshop.strip(self.recipe, self.drawing)
         return stacked([curves, draw_strip(history_strip(*drawn))] if drawn else [curves])
 
     def refresh(self) -> None:
         """Show what the run folder tells now; while a job goes on this repeats itself every second."""
         with self._lock:
-            job, worker, state = self.job, self.worker, self.state
+            recipe, worker, state = self.recipe, self.worker, self.state
             busy = worker is not None and worker.alive
             self._set_buttons(state, busy)
-            self._set_text(self.cost, cost_text(job, self.workshop.cost(job), state))
+            self._set_text(self.cost, cost_text(recipe, self.workshop.cost(recipe), state))
             self._say(self._problem or state_text(state, worker))
             self._show_progress(state, worker if busy else None)
             self._show_pictures()
@@ -362,7 +362,7 @@ class TrainingPanel(WorkPanel):
         self.start_button.description = "Running" if going_on else state.button
         self.start_button.disabled = going_on or bool(self._problem)
         self.stop_button.disabled = not going_on
-        known = self.workshop.cost(self.job) is not None
+        known = self.workshop.cost(self.recipe) is not None
         self.measure_button.disabled = going_on or known or state.kind == FINISHED or bool(self._problem)
 
     def _say(self, text: str) -> None:
@@ -395,7 +395,7 @@ class TrainingPanel(WorkPanel):
         self._shown = shown
         figure = draw_curves(self._log())
         self.curves.value = picture_html(figure_png(figure), "Loss and gradient norm so far") if figure else ""
-        drawn = self.workshop.strip(self.job, self.drawing)
+        drawn = self.workshop.strip(self.recipe, self.drawing)
         if drawn is None:
             self.strip.value = ""
             return
@@ -408,13 +408,13 @@ class TrainingPanel(WorkPanel):
         return RunFolder.open(path).read_log() if (path / "settings.json").exists() else pd.DataFrame()
 
     def _list_runs(self) -> None:
-        options = [(job.title(), job.name) for job in self.workshop.jobs()]
-        if self.job.name not in {name for _, name in options}:
-            options.insert(0, ("these settings (not begun)", self.job.name))
+        options = [(recipe.title(), recipe.name) for recipe in self.workshop.jobs()]
+        if self.recipe.name not in {name for _, name in options}:
+            options.insert(0, ("these settings (not begun)", self.recipe.name))
         self._filling = True
         try:
             if tuple(options) != tuple(self.runs.options):
                 self.runs.options = options
-            self.runs.value = self.job.name
+            self.runs.value = self.recipe.name
         finally:
             self._filling = False

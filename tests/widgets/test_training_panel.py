@@ -98,7 +98,7 @@ def make_finished(make_panel, finished_folder, tmp_path):
 
 
 def run_of(panel):
-    return RunFolder.open(panel.workshop.run_path(panel.job))
+    return RunFolder.open(panel.workshop.run_path(panel.recipe))
 
 
 def final_weights(run):
@@ -194,7 +194,7 @@ def test_data_that_mean_nothing_are_refused(text):
         data_from_text(text)
 
 
-def test_a_job_survives_json_and_refuses_epochs():
+def test_a_recipe_survives_json_and_refuses_epochs():
     made = panel_job(ARM, data={"folder": "x"}, checkpoints=3)
     again = TrainingJob.from_json(json.loads(json.dumps(made.to_json())))
     assert again == made and again.name == made.name
@@ -304,7 +304,7 @@ def test_the_strip_has_a_column_for_each_checkpoint_and_grows(make_panel, monkey
     columns = run_of(panel).checkpoints()
     assert columns[0] == 0 and columns[-1] == 12 and len(columns) == 3
     assert widths == [(1, columns[:1]), (2, columns[:2]), (3, columns)]
-    images, facts = panel.workshop.strip(panel.job, panel.drawing)
+    images, facts = panel.workshop.strip(panel.recipe, panel.drawing)
     assert images.shape[:3] == (3, 2, 1) and facts["prompts"] == ["water", HOSTILE]
     assert (images[0] != images[-1]).any()
 
@@ -368,18 +368,18 @@ def test_changed_settings_are_another_training_and_both_are_found_again(make_pan
     make_panel = partial(make_panel, "finished")
     panel = make_finished()
     panel.inputs["rank"].value = 3
-    assert (panel.job.arm, panel.start_button.description) == (dataclasses.replace(ARM, rank=3), "Start")
+    assert (panel.recipe.arm, panel.start_button.description) == (dataclasses.replace(ARM, rank=3), "Start")
     panel.inputs["alpha"].value = "many"
     assert panel.start_button.disabled and "Not possible" in panel.status.value
     panel.inputs["alpha"].value = ""
     asyncio.run(panel.run_now())
     again = make_panel()  # the same cell, run again: what was shown last
-    assert again.job.arm.rank == 3 and again.inputs["rank"].value == 3
+    assert again.recipe.arm.rank == 3 and again.inputs["rank"].value == 3
     assert len(again.runs.options) == 2
     again.runs.value = again.asked.name
-    assert again.job.arm.rank == 2 and again.state.kind == "finished"
+    assert again.recipe.arm.rank == 2 and again.state.kind == "finished"
     other = make_panel(arm=dataclasses.replace(ARM, rank=1))  # the cell itself was changed
-    assert other.job.arm.rank == 1
+    assert other.recipe.arm.rank == 1
 
 
 def test_of_two_trainings_of_a_panel_one_waits_for_the_other(make_panel, folder, images, tmp_path, monkeypatch):
@@ -408,7 +408,7 @@ def test_the_code_does_the_same_training(make_panel):
     panel = make_panel()
     words = {}
     exec(panel.code, words)
-    assert words["run"].path == panel.workshop.run_path(panel.job)
+    assert words["run"].path == panel.workshop.run_path(panel.recipe)
     assert make_panel().state.kind == "finished"
 
 
@@ -532,7 +532,7 @@ def test_a_run_that_goes_on_in_another_process_is_shown_and_stopped(processes, m
 @pytest.mark.parametrize("left", ["nothing", "an empty folder", "a lock alone", "no checkpoint", "half a checkpoint"])
 def test_whatever_a_killed_beginning_leaves_can_be_opened_and_gone_on_with(make_panel, make_finished, left):
     panel = make_panel()
-    path = panel.workshop.run_path(panel.job)
+    path = panel.workshop.run_path(panel.recipe)
     if left != "nothing":
         path.mkdir(parents=True)
     if left == "a lock alone":
