@@ -1,4 +1,4 @@
-"""A study of a few tiny trainings, its images, and a judge, for tests of the lab."""
+"""A study of a few tiny trainings, its images, and a judge, for tests of experiments."""
 
 from functools import partial
 
@@ -97,7 +97,7 @@ def table_of(folder, judge="radicals"):
 
 
 def assert_same_tables(first, second):
-    """All but the seconds, which are the clock's; bit for bit."""
+    """All but the seconds, which are measured; bit for bit."""
     pd.testing.assert_frame_equal(first.drop(columns="seconds"), second.drop(columns="seconds"), check_exact=True)
 
 

@@ -1,4 +1,4 @@
-"""The command line: what it writes, and one plain line for whatever cannot be done."""
+"""The command line: what it writes, and one plain line for each error."""
 
 import json
 import subprocess
@@ -289,7 +289,7 @@ def test_criteria_want_a_judge_of_parts_and_held_out_characters(trained, images)
     assert "expected held-out characters" in refused("criteria", trained[0].path, images)
 
 
-def test_findings_are_told_from_stored_studies(tmp_path):
+def test_findings_come_from_stored_studies(tmp_path):
     stored = Path(__file__).parents[2] / "figures" / "studies"
     lines = done("findings", stored, "--judge", "B").splitlines()
     assert lines == findings.findings(stored, "judge-b") and len(lines) == 4

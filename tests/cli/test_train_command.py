@@ -39,7 +39,7 @@ def trained(images, sd3_folder, tmp_path_factory):
     return done(*arguments), folder, arguments
 
 
-def test_the_cost_stands_first(trained):
+def test_the_cost_comes_first(trained):
     said = trained[0].splitlines()
     assert said[0].startswith("InstantKanji on SD 3.5 Large")
     assert any(line.startswith("not published: negative prompt") for line in said)
@@ -92,7 +92,7 @@ def test_called_again_it_measures_and_trains_nothing(trained, monkeypatch):
     assert "was finished before; nothing was left to train" in said
 
 
-def test_a_dry_run_tells_the_cost_and_leaves_nothing(images, sd3_folder, tmp_path, monkeypatch):
+def test_a_dry_run_says_the_cost_and_leaves_nothing(images, sd3_folder, tmp_path, monkeypatch):
     monkeypatch.setattr(train_command, "encode_dataset", lambda *_, **__: pytest.fail("encoded"))
     said = done("train", images, tmp_path / "run", "--base", sd3_folder, "--dry-run", "--set", "images_seen=7")
     assert "1 arm: 7 steps, 7 images; estimated memory" in said

@@ -1,4 +1,4 @@
-"""A study's lab: what tells trainings apart, and the prompts that its datasets share."""
+"""A study made ready: the keys of its trainings, and the prompts that its datasets share."""
 
 import dataclasses
 
@@ -21,7 +21,7 @@ def test_variants_that_are_one_setting_share_a_training(study, tmp_path):
     assert len(lab.trainings()) == 4
 
 
-def test_keys_tell_settings_data_and_precision_apart(study, tmp_path):
+def test_keys_differ_by_settings_data_and_precision(study, tmp_path):
     lab = open_study(study, tmp_path)
     variant = study.variants[0]
     assert lab.key(variant, 5) != lab.key(variant, 6)

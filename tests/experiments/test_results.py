@@ -102,7 +102,7 @@ def test_another_judge_reads_without_sampling(finished, study, monkeypatch, tmp_
     pd.testing.assert_frame_equal(table[columns], table_of(folder)[columns])
     assert report["judge"] == "fire"
     assert (folder / "figure-fire.png").exists() and (folder / "figure-radicals.png").exists()
-    # Whoever reads other things says what a hit is.
+    # A judge that reads other things brings its own hits.
     alike = write_report(
         open_study(study, folder), judge, "any", hits=lambda readings, expected: np.ones(len(readings))
     )
