@@ -53,8 +53,8 @@ def test_wrong_settings_are_refused_before_anything_is_done(study, changes, comp
 
 
 def test_stored_studies_keep_their_hash():
-    """It is how `figures/studies` and runs on disk are found again, whatever settings are added."""
-    reports = sorted((Path(__file__).parents[1] / "figures" / "studies").glob("*/report*.json"))
+    """It is how `figures/studies` and runs on disk are found again, whatever settings come to be."""
+    reports = sorted((Path(__file__).parents[2] / "figures" / "studies").glob("*/report*.json"))
     assert len(reports) >= 8
     for path in reports:
         report = json.loads(path.read_text())
