@@ -236,7 +236,7 @@ def test_a_stop_file_ends_the_drawing_too(study, finished, tmp_path, monkeypatch
     assert_same_tables(table_of(tmp_path), table_of(finished[0]))
 
 
-def test_an_arm_that_ends_early_counts_as_it_was_at_every_moment(study, tmp_path):
+def test_an_arm_that_ends_early_stands_as_it_was_at_every_moment(study, tmp_path):
     wild = Variant("wild", dict(targets="unet", peak_lr=1e30))  # alone in its pack
     several = dataclasses.replace(study, variants=(*study.variants, wild), contrasts=(), checkpoints=3)
     run(several, tmp_path)
