@@ -18,10 +18,10 @@ class RuleName(StrEnum):
 
 
 def _rule(name: RuleName, ratio: float = 1.0) -> Any:
-    from kanjilab.data.selection import Imbalanced, rule_from_json
+    from kanjilab.data.selection import rule_from_json
 
-    rule = rule_from_json({"name": name.value})
-    return rule if ratio == 1 else Imbalanced(rule, ratio)
+    rule = {"name": name.value}
+    return rule_from_json(rule if ratio == 1 else {"name": "imbalanced", "rule": rule, "ratio": ratio})
 
 
 def demo(
