@@ -400,8 +400,8 @@ def test_of_two_trainings_of_a_panel_one_waits_for_the_other(make_panel, folder,
     for seed in (0, 1):
         arm = dataclasses.replace(ARM, seed=seed)
         plain = run_training(base, data, [arm], tmp_path / f"plain {seed}", 2, progress=False)
-        recipe = dataclasses.replace(panel.asked, arm=arm)
-        assert_same_training(RunFolder.open(panel.workshop.run_path(recipe)), plain)
+        job = dataclasses.replace(panel.asked, arms=(arm,))
+        assert_same_training(RunFolder.open(panel.workshop.run_path(job)), plain)
 
 
 def test_the_code_does_the_same_training(make_panel):
