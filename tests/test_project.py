@@ -1,6 +1,5 @@
 """What the repository promises besides its code: pins, commands, sizes, and texts free of one machine's traces."""
 
-import itertools
 import json
 import re
 import subprocess
@@ -21,11 +20,14 @@ from kanjilab.evaluation.criteria import ALL_FIVE, CRITERIA
 from kanjilab.evaluation.statistics import Contrast
 from kanjilab.experiments.demo import report_table
 from kanjilab.experiments.designs import CLAIMS, TUNED_SUFFIX
-from kanjilab.experiments.findings import findings
+from kanjilab.experiments.findings import claims, findings
 from kanjilab.experiments.report import StoredStudy
 
 ROOT = Path(__file__).parents[1]
 STUDIES = ROOT / "figures" / "studies"
+FINDINGS = ROOT / "docs" / "findings.md"
+DEMO_SHUFFLED = "demo_shuffled_report.json"
+CONTRIBUTING = ROOT / "CONTRIBUTING.md"
 WEIGHTS_LIMIT_BYTES = 40_000_000
 NOTEBOOK_LIMIT_BYTES = 1_000_000
 FIGURE_LIMIT_BYTES = 500_000
@@ -138,12 +140,10 @@ def make_targets() -> set[str]:
 
 
 def test_every_make_command_in_a_text_exists():
-    readme = ROOT / "README.md"
-    if not readme.exists():
-        pytest.skip("README.md is not written yet")
-    named = re.findall(r"(?:^\$? ?|`)make ([a-z][a-z-]*)", readme.read_text(), re.MULTILINE)
-    assert {"demo", "test"} <= set(named)
-    assert set(named) - make_targets() == set()
+    texts = [(ROOT / "README.md").read_text(), *(path.read_text() for path in [*ROOT.glob("docs/*.md"), CONTRIBUTING])]
+    named = [set(re.findall(r"(?:^\$? ?|`)make ([a-z][a-z-]*)", text, re.MULTILINE)) for text in texts]
+    assert {"demo", "test", "lab"} <= named[0]
+    assert set().union(*named) - make_targets() == set()
 
 
 def test_the_makefile_explains_each_of_its_targets():
@@ -194,12 +194,12 @@ def traces(text: str) -> list[str]:
 
 @pytest.mark.parametrize(("judge", "unit"), [("radicals", " points"), ("judge-b", "")])
 @pytest.mark.parametrize("suffix", ["", TUNED_SUFFIX])
-def test_the_readme_tells_the_stored_findings(judge, unit, suffix):
-    readme = (ROOT / "README.md").read_text()
-    told = [sentence.split(": ")[-2].split(", 8 blocks")[0] for sentence in findings(STUDIES, judge, suffix=suffix)]
-    assert len(told) == 4
-    for text in told:
-        assert text.replace(" points", unit) in readme
+def test_findings_hold_the_verdicts_of_the_claims(judge, unit, suffix):
+    page = FINDINGS.read_text()
+    stated = [sentence.split(": ")[-2].split(", 8 blocks")[0] for sentence in findings(STUDIES, judge, suffix=suffix)]
+    assert len(stated) == 4
+    for text in stated:
+        assert text.replace(" points", unit) in page
 
 
 def points(contrast: Contrast) -> str:
@@ -209,18 +209,18 @@ def points(contrast: Contrast) -> str:
 
 @pytest.mark.parametrize("judge", ["radicals", "judge-b"])
 @pytest.mark.parametrize("name", ["targets", "full", "position"])
-def test_the_readme_tells_the_exploratory_contrasts(name, judge):
-    readme = (ROOT / "README.md").read_text().replace(" points", "")
+def test_findings_hold_the_exploratory_contrasts(name, judge):
+    page = FINDINGS.read_text().replace(" points", "")
     stored = StoredStudy.read(STUDIES / f"{name}-full", judge)
-    assert points(stored.contrasts()[0]) in readme and points(stored.above_chance()[0]) in readme
+    assert points(stored.contrasts()[0]) in page and points(stored.above_chance()[0]) in page
 
 
 @pytest.mark.parametrize("judge", ["radicals", "judge-b"])
 @pytest.mark.parametrize("name", CLAIMS)
-def test_the_readme_tells_the_claims_above_chance(name, judge):
-    readme = (ROOT / "README.md").read_text()
+def test_findings_hold_the_claims_above_chance(name, judge):
+    page = FINDINGS.read_text()
     for contrast in StoredStudy.read(STUDIES / f"{name}-full", judge).above_chance():
-        assert points(contrast) in readme, contrast.first
+        assert points(contrast) in page, contrast.first
 
 
 @pytest.mark.parametrize("judge", ["radicals", "judge-b"])
@@ -234,65 +234,100 @@ def test_the_readme_tells_the_claims_above_chance(name, judge):
         ("epochs", ("4,800 images seen", "88 kanji")),
     ],
 )
-def test_the_readme_tells_what_the_broad_studies_found(name, labels, judge):
-    readme = (ROOT / "README.md").read_text()
+def test_findings_hold_the_broad_studies(name, labels, judge):
+    page = FINDINGS.read_text()
     stored = StoredStudy.read(STUDIES / f"{name}-broad", judge)
     for found in (stored.contrasts(), stored.above_chance()):
         contrasts = {variant: c for c in found for variant in (c.first, c.second)}
         for label in labels:
-            assert points(contrasts[label]) in readme, label
+            assert points(contrasts[label]) in page, label
 
 
-def test_the_readme_tells_the_demos_report():
-    readme = (ROOT / "README.md").read_text()
+def test_findings_hold_the_demos_report():
+    page = FINDINGS.read_text()
     report = json.loads((ROOT / "figures" / "demo_report.json").read_text())
-    assert report_table(report).partition("seconds:")[0] in readme
+    assert report_table(report).partition("seconds:")[0] in page
     rates = [[100 * score[end] for end in ("rate", "low", "high")] for score in report["scores"][1::2]]
     cells = [f"**{value:.1f}%** [{low:.1f}, {high:.1f}]" for value, low, high in rates]
-    assert f"`make demo` | 28,000 | {' | '.join(cells)} |" in readme
+    assert f"`make demo` | 28,000 | {' | '.join(cells)} |" in page
 
 
-def test_the_readme_tells_where_water_is_drawn_unasked():
-    readme = (ROOT / "README.md").read_text()
+def test_findings_hold_where_water_is_drawn_unasked():
+    page = FINDINGS.read_text()
     first, second = (
         StoredStudy.read(STUDIES / "balance-broad", judge).by_radical() for judge in ("radicals", "judge-b")
     )
     one, other = ([f"{100 * share:.0f}" for share in table["not asked for", "水"]] for table in (first, second))
-    assert f"{', '.join(one[:3])} and {one[3]}% of the images for *other* prompts" in readme
-    assert f"(B: {', '.join(other)}%)" in readme
+    assert f"{', '.join(one[:3])} and {one[3]}% of the images for *other* prompts" in page
+    assert f"(B: {', '.join(other)}%)" in page
     rare = [f"{100 * share:.1f}".removesuffix(".0") for share in first["asked for", "虫"]]
-    assert f"falls from {rare[0]}% of its prompts to {', '.join(rare[1:3])} and {rare[3]}%" in readme
+    assert f"falls from {rare[0]}% of its prompts to {', '.join(rare[1:3])} and {rare[3]}%" in page
     ways = StoredStudy.read(STUDIES / "full-full", "judge-b").by_radical()["not asked for", "水"]
-    assert f"(B: {100 * ways['every weight']:.0f} against {100 * ways['LoRA']:.0f}%)" in readme
+    assert f"(B: {100 * ways['every weight']:.0f} against {100 * ways['LoRA']:.0f}%)" in page
 
 
-def test_the_readme_tells_how_many_drawings_are_nearest_to_their_own_kanji():
+def test_findings_hold_how_many_drawings_are_nearest_to_their_own_kanji():
     stored = pd.read_parquet(STUDIES / "epochs-broad" / "nearest.parquet").query("split == 'train'")
     own = stored.groupby("variant")["its own"].agg(["sum", "count"])
     few, many = own.loc["88 kanji"], own.loc["2,400 images seen", "sum"]
-    told = f"{few['sum']} of {few['count']} images, where luck alone would give 3 or 4; with 352 kanji in {many}."
-    assert told in (ROOT / "README.md").read_text()
+    stated = f"{few['sum']} of {few['count']} images, where chance alone would give 3 or 4; with 352 kanji in {many}."
+    assert stated in FINDINGS.read_text()
 
 
-def test_the_readme_tells_the_stored_criteria_reinvention_and_pairs():
-    readme = (ROOT / "README.md").read_text()
+def test_findings_hold_the_criteria():
+    page = FINDINGS.read_text()
     scores = json.loads((ROOT / "figures" / "criteria_judge_b.json").read_text())["scores"]
     rows = {"the demo's run": "run", "trained with shuffled captions": "shuffled captions", "noise": "noise"}
     rows |= {"typeset by rule": "typeset", "real held-out characters": "real held-out"}
     for label, name in rows.items():
-        (line,) = re.findall(rf"^\| {label}.*", readme, re.MULTILINE)
+        (line,) = re.findall(rf"^\| {label}.*", page, re.MULTILINE)
         shares = [float(cell.strip(" *").split()[0].strip("*")) for cell in line.split("|")[2:-1]]
         assert shares == [round(100 * scores[name][score]["value"], 1) for score in (*CRITERIA, ALL_FIVE, STYLE)]
+
+
+def percent(estimate: Iterable[float]) -> str:
+    value, low, high = (100 * end for end in estimate)
+    return f"{value:.1f}% [{low:.1f}, {high:.1f}]"
+
+
+def test_findings_hold_re_invention():
     asked = json.loads((ROOT / "figures" / "reinvention_report.json").read_text())["scores"]
-    for kind, score in itertools.product(("T1, by parts", "T2, by meaning"), ("part-set recall", "top-10, among all")):
-        value, low, high = (100 * asked[kind][score][end] for end in ("value", "low", "high"))
-        assert f"{value:.1f}% [{low:.1f}, {high:.1f}]" in readme
+    for label, kind in (("by parts", "T1, by parts"), ("by meaning", "T2, by meaning")):
+        cells = [label]
+        for score in ("part-set recall", "top-10, among all"):
+            own, other = (asked[name][score] for name in (kind, f"{kind} read as answers to another item"))
+            cells += [percent(own[end] for end in ("value", "low", "high")), f"{100 * other['value']:.1f}%"]
+        assert f"| {' | '.join(cells)} |" in FINDINGS.read_text()
+    assert asked["T1, by parts"]["both parts"]["value"] == 0
+
+
+def test_findings_hold_the_pairs_of_radicals():
+    page = FINDINGS.read_text()
     pairs = json.loads((ROOT / "figures" / "slot_pairs_report.json").read_text())["judges"]["B"]
-    for kind, shares in pairs["rates"].items():
-        for value, low, high in (shares[name] for name in ("any", "both") if name in shares):
-            assert f"in {100 * value:.1f}% [{100 * low:.1f}, {100 * high:.1f}]" in readme, kind
-    for share in pairs["independent"].values():
-        assert f"both would come in {100 * share:.1f}%" in readme
+    rates = pairs["rates"]
+    assert f"| one radical alone | {percent(rates['alone']['any'])} | | |" in page
+    labels = {"same slot": "two radicals of one slot", "different slots": "two radicals with slots of their own"}
+    for kind, label in labels.items():
+        found = [percent(rates[kind][name]) for name in ("any", "both")]
+        assert f"| {label} | {' | '.join(found)} | {100 * pairs['independent'][kind]:.1f}% |" in page
+
+
+@pytest.mark.parametrize(("judge", "mark"), [("radicals", ""), ("judge-b", "B ")])
+def test_the_readme_holds_the_verdicts_at_tuned_rates(judge, mark):
+    readme = (ROOT / "README.md").read_text()
+    for _, contrast in claims(STUDIES, judge, suffix=TUNED_SUFFIX):
+        assert f"{mark}{points(contrast)}" in readme
+
+
+def test_the_readme_holds_the_demos_rates():
+    readme = (ROOT / "README.md").read_text()
+    reports = [json.loads((ROOT / "figures" / name).read_text()) for name in ("demo_report.json", DEMO_SHUFFLED)]
+    after = [[f"{100 * score['rate']:.0f}%" for score in report["scores"][1::2]] for report in reports]
+    assert f"in {after[0][0]} of images for training captions and {after[0][1]} for new captions" in readme
+    assert after[1] == ["2%", "2%"] and "(2% if trained with shuffled captions)" in readme
+    scores = json.loads((ROOT / "figures" / "criteria_judge_b.json").read_text())["scores"]
+    own, typeset = (f"{100 * scores[name][ALL_FIVE]['value']:.1f}%" for name in ("run", "typeset"))
+    assert f"{own} of its images pass every test of a new character (typeset by rule: {typeset})" in readme
 
 
 def test_no_text_names_one_machine_or_a_package_index():

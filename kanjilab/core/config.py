@@ -4,15 +4,20 @@ import dataclasses
 import hashlib
 import json
 import math
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Self, get_type_hints
 
-TARGETS = ("cross-attention", "attention", "attention+feed-forward", "all", "unet")
+TARGETS = ("cross-attention", "attention", "attention+feed-forward", "all", "full", "none")
+WAYS = ("frozen", "lora", "full")  # to train an encoder
 SCHEDULES = ("constant", "linear", "cosine", "cosine-restarts", "constant-cooldown", "periodic")
 QUANTISED = ("8bit", "4bit")  # the frozen weights, through bitsandbytes on CUDA
 PRECISIONS = ("fp32", "bf16", *QUANTISED)
+# JSON says `unet` for `full`: runs and studies were stored under that name, and it is in their hashes.
+SPELLED_IN_JSON = {"full": "unet"}
+READ_FROM_JSON = {"unet": "full"}
 # Settings that runs were stored without: where they are not used they are in no hash, so that those keep theirs.
-ADDED_LATER = ("dora", "train_text_encoder")
+ADDED_LATER = ("dora", "train_text_encoder", "text_encoder", "condition_encoder")
 
 
 def settings_hash(contents: Any) -> str:
@@ -25,6 +30,17 @@ def settings_hash(contents: Any) -> str:
         contents = contents.to_json()
     canonical = json.dumps(contents, sort_keys=True, separators=(",", ":"), ensure_ascii=False, allow_nan=False)
     return hashlib.sha256(canonical.encode()).hexdigest()[:16]
+
+
+def respelled(settings: Mapping[str, Any], spelling: Mapping[str, str]) -> dict[str, Any]:
+    """Settings with `targets`, if they hold it, in another spelling.
+
+    Args:
+        settings: some or all settings of an arm.
+        spelling: `SPELLED_IN_JSON` to write them, so that they keep their hash; `READ_FROM_JSON` to read them.
+    """
+    targets = settings.get("targets")
+    return {**settings, "targets": spelling[targets]} if targets in spelling else dict(settings)
 
 
 def _require(condition: bool, message: str) -> None:
@@ -41,15 +57,17 @@ class Arm:
 
     Args:
         targets: which layers get a LoRA: `cross-attention` (a U-Net's attn2), `attention`,
-            `attention+feed-forward`, `all` (convolutions included); or `unet`, which trains every
-            weight of the denoiser, U-Net or transformer, and no LoRA.
-        rank: r >= 1; not used by `unet`.
+            `attention+feed-forward`, `all` (convolutions included); or `full`, which trains every
+            weight of the denoiser, U-Net or transformer, and no LoRA; or `none`, which leaves it frozen.
+        rank: r >= 1; not used by `full`.
         alpha: numerator of the scale; None means alpha = rank (scale 1).
         rslora: scale alpha / sqrt(r) in place of alpha / r (arXiv:2312.03732).
         dora: train the length of each output's weights apart from their direction, which the LoRA turns
-            (arXiv:2402.09353); not of `unet`, and not over 8-bit or 4-bit weights.
-        train_text_encoder: put a LoRA of the same kind on the attention of the base's one text encoder too, and with
-            `attention+feed-forward` or `all` on its feed-forward; not of `unet`, and not of SD 3.
+            (arXiv:2402.09353); not of `full`, and not over 8-bit or 4-bit weights.
+        text_encoder: `frozen`; `lora`, a LoRA of the same kind on the attention of the base's one text encoder, and with
+            `attention+feed-forward` or `all` on its feed-forward (not beside `full`); or `full`, every weight of it. Not
+            of SD 3, which has three.
+        condition_encoder: likewise of the encoder of what prompts carry beside text, where the base has one.
         peak_lr: the highest learning rate.
         schedule: one of `SCHEDULES`; see `kanjilab.training.schedules.lr_factor`.
         warmup_steps: optimizer steps of linear warm-up; of `periodic` the half period, and no warm-up.
@@ -79,7 +97,8 @@ class Arm:
     alpha: float | None = None
     rslora: bool = False
     dora: bool = False
-    train_text_encoder: bool = False
+    text_encoder: str = "frozen"
+    condition_encoder: str = "frozen"
     peak_lr: float = 1e-4
     schedule: str = "cosine"
     warmup_steps: int = 0
@@ -111,9 +130,14 @@ class Arm:
             _require(value >= least, f"{name} must be a whole number >= {least}, got {value!r}")
         periodic = self.schedule == "periodic"
         _require(not periodic or self.warmup_steps > 0, "periodic takes warmup_steps as half period, expected >= 1")
-        for name in ("dora", "train_text_encoder"):
-            used = getattr(self, name)
-            _require(not (used and self.targets == "unet"), f"{name} is of LoRA arms, got targets 'unet'")
+        _require(not (self.dora and self.targets == "full"), "dora is of LoRA arms, got targets 'full'")
+        for name in ("text_encoder", "condition_encoder"):
+            way = getattr(self, name)
+            _require(way in WAYS, f"{name} must be one of {WAYS}, got {way!r}")
+            lora_beside_full = way == "lora" and self.targets == "full"
+            _require(not lora_beside_full, f"{name} 'lora' is of LoRA arms, got targets 'full'")
+        trains = any(way != "frozen" for way in self.parts.values())
+        _require(trains, "an arm must train something, got targets 'none' and frozen encoders")
         self._make_floats()
         for name in ("peak_lr", "epochs", "clip_norm", "epsilon", "explosion_factor"):
             value = getattr(self, name)
@@ -147,6 +171,12 @@ class Arm:
                 object.__setattr__(self, field.name, float(value))
 
     @property
+    def parts(self) -> dict[str, str]:
+        """How each part of the base is trained: `frozen`, `lora` or `full`."""
+        denoiser = {"full": "full", "none": "frozen"}.get(self.targets, "lora")
+        return {"denoiser": denoiser, "text_encoder": self.text_encoder, "condition_encoder": self.condition_encoder}
+
+    @property
     def scale(self) -> float:
         """What multiplies B·A: alpha / r, or alpha / sqrt(r) with rslora."""
         alpha = self.rank if self.alpha is None else self.alpha
@@ -159,9 +189,11 @@ class Arm:
 
     @property
     def step_shape(self) -> tuple[Any, ...]:
-        """What the time and memory of a step depend on."""
-        sizes = (self.targets, self.rank, self.batch, self.accumulation, self.ema_decay is None)
-        return *sizes, *(getattr(self, name) for name in ADDED_LATER)
+        """What the time and memory of a step depend on; `targets` as in JSON, for measured costs are stored by it."""
+        stored = self.to_json()
+        sizes = (stored["targets"], self.rank, self.batch, self.accumulation, self.ema_decay is None)
+        encoders = [stored[name] for name in ("text_encoder", "condition_encoder") if name in stored]
+        return *sizes, self.dora, "train_text_encoder" in stored, *encoders
 
     def total_steps(self, dataset_size: int) -> int:
         """Optimizer steps that cover the budget; the last one may go a little past it.
@@ -173,9 +205,12 @@ class Arm:
         return max(1, math.ceil(images / self.images_per_step))
 
     def to_json(self) -> dict[str, Any]:
-        """A plain dictionary, ready for JSON; of `ADDED_LATER` it holds what is used."""
-        contents = dataclasses.asdict(self)
-        return {name: value for name, value in contents.items() if value or name not in ADDED_LATER}
+        """A plain dictionary, ready for JSON, in the words that stored runs have: see `SPELLED_IN_JSON`."""
+        contents = respelled(dataclasses.asdict(self), SPELLED_IN_JSON)
+        if self.text_encoder == "lora":  # the only way there was
+            contents |= {"train_text_encoder": True, "text_encoder": "frozen"}
+        unused = (False, "frozen")
+        return {name: value for name, value in contents.items() if value not in unused or name not in ADDED_LATER}
 
     @classmethod
     def from_json(cls, contents: dict[str, Any]) -> Self:
@@ -184,6 +219,9 @@ class Arm:
         Raises:
             ValueError: a key that is no setting, or a value outside its range.
         """
+        contents = respelled(contents, READ_FROM_JSON)
+        if contents.pop("train_text_encoder", False):
+            contents["text_encoder"] = "lora"
         known = {field.name for field in dataclasses.fields(cls)}
         if unknown := sorted(set(contents) - known):
             raise ValueError(f"unknown settings {unknown}; expected some of {sorted(known)}")

@@ -20,9 +20,9 @@ from kanjilab.evaluation.judges.part_judge import Judge
 from kanjilab.evaluation.main_parts import Images
 from kanjilab.evaluation.scoring import caption_prompts, glyphs_of
 from kanjilab.evaluation.two_sample import Hand
-from kanjilab.models.adapters import Trainable
 from kanjilab.models.loading import LatentDiffusion
 from kanjilab.models.sampling import Sampling, sample
+from kanjilab.models.trainable import Trainable
 from kanjilab.training.checkpoints import load_checkpoints
 
 SHARPENING = 1.5  # of typeset glyphs: 2.7% of their pixels are gray then, of the font's 2.8%, without it 4.4%

@@ -11,9 +11,9 @@ from kanjilab.core.rng import counted_rng
 from kanjilab.data.image_folder import Dataset
 from kanjilab.evaluation.judges.radical_judge import RadicalJudge
 from kanjilab.evaluation.metrics import Estimate, expected_radical_hits, two_way_bootstrap
-from kanjilab.models.adapters import Trainable
 from kanjilab.models.loading import LatentDiffusion
 from kanjilab.models.sampling import Sampling, sample
+from kanjilab.models.trainable import Trainable
 
 
 @dataclass(frozen=True)

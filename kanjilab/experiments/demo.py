@@ -128,7 +128,7 @@ def draw_pictures(base: LatentDiffusion, run: RunFolder, folder: Path, scale: Sc
 def _title(run: RunFolder) -> str:
     arm = run.arm(0)
     layers = "all layers" if arm.targets == "all" else arm.targets
-    trained = "every weight" if arm.targets == "unet" else f"LoRA of rank {arm.rank} on {layers}"
+    trained = "every weight" if arm.targets == "full" else f"LoRA of rank {arm.rank} on {layers}"
     return f"{run.settings['base']}, {trained}" + (", shuffled captions" if arm.shuffled_captions else "")
 
 

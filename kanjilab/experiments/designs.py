@@ -222,7 +222,7 @@ def full_design(budget: Budget) -> Design:
     """A LoRA, or every weight; the latter also at a lower rate, which suits it better."""
     variants = [Variant("LoRA", {}, axes=dict(targets="all"))]
     for label, rate in (("every weight", 5e-4), ("every weight, LoRA's rate", STUDY_ARM.peak_lr)):
-        variants.append(Variant(label, dict(targets="unet", peak_lr=rate), axes=dict(targets="unet", peak_lr=rate)))
+        variants.append(Variant(label, dict(targets="full", peak_lr=rate), axes=dict(targets="full", peak_lr=rate)))
     return Design("training every weight draws better than a LoRA", variants)
 
 

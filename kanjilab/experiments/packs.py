@@ -23,10 +23,10 @@ from kanjilab.core.storage import write_json_atomic
 from kanjilab.evaluation.metrics import mean_pairwise_distance
 from kanjilab.evaluation.scoring import glyphs_of
 from kanjilab.experiments.context import StudyContext
-from kanjilab.models.adapters import Trainable, make_trainable
 from kanjilab.models.loading import LatentDiffusion
 from kanjilab.models.memory import GIGABYTE, free_bytes
 from kanjilab.models.sampling import sample
+from kanjilab.models.trainable import Trainable
 from kanjilab.training.checkpoints import load_checkpoints
 from kanjilab.training.cost import measure_steps, peak_gigabytes
 from kanjilab.training.data_order import draw_example
@@ -69,7 +69,7 @@ def cut_into_packs(
     """
     groups: dict[tuple, list[str]] = {}
     for key, (arm, data) in trainings.items():
-        alike = (data.identity, arm.batch, arm.accumulation, arm.targets, arm.train_text_encoder)
+        alike = (data.identity, arm.batch, arm.accumulation, *arm.parts.values(), arm.targets)
         groups.setdefault(alike, []).append(key)
     packs = []
     for group in groups.values():
@@ -77,7 +77,7 @@ def cut_into_packs(
         room = math.inf
         # Smaller ranks are padded to the widest, so the widest decides how many arms fit.
         for key in sorted(group, key=lambda key: _length_and_rank(*trainings[key])):
-            own = 1 if trainings[key][0].targets == "unet" else most(*trainings[key])
+            own = 1 if trainings[key][0].targets == "full" else most(*trainings[key])
             room = min(room, own)
             if len(pack) >= room:
                 packs.append(tuple(pack))
@@ -170,7 +170,7 @@ def plan_text(context: StudyContext, packs: Sequence[Pack]) -> str:
         left += 0.0 if done else pack.seconds
         arms = [trainings[key][0] for key in pack.keys]
         ranks = "/".join(str(rank) for rank in sorted({arm.rank for arm in arms}))
-        what = "every weight" if arms[0].targets == "unet" else f"{arms[0].targets}, rank {ranks}"
+        what = "every weight" if arms[0].targets == "full" else f"{arms[0].targets}, rank {ranks}"
         cost = "stored" if done else f"about {pack.seconds / 60:.1f} min, {pack.gigabytes:.1f} GB"
         lines.append(f"  pack {number}: {len(arms)} x ({what}, batch {arms[0].batch}): {cost}")
     kept = sum(key in context.kept for key in trainings)
@@ -180,7 +180,7 @@ def plan_text(context: StudyContext, packs: Sequence[Pack]) -> str:
 
 
 def _seconds_per_image(context: StudyContext, arm: Arm) -> float:
-    trainable = make_trainable(context.base.denoiser, [arm], context.base.text_encoder)
+    trainable = Trainable(context.base.denoiser, [arm], context.base.text_encoder)
     captions = context.captions[: context.drawn_together]
     one_step = dataclasses.replace(context.study.sampling, steps=1)
     started = time.perf_counter()
@@ -381,11 +381,11 @@ def _held_out_loss(context: StudyContext, trainable: Trainable) -> float | None:
     errors: list[float] = []
     shape = data.mean.shape[1:]
     draws = [draw_example(LOSS_SEED, i, len(data), shape, base.timesteps) for i in range(context.study.loss_images)]
-    with trainable.attached() as segments:
-        for start in range(0, len(draws), context.drawn_together):
-            chunk = draws[start : start + context.drawn_together]
-            segments.pairs = ((0, len(chunk)),)
-            captions = data.caption[[draw.row for draw in chunk]]
-            errors += denoising_errors(base, data, chunk, captions, trainable)[0].tolist()
+    for start in range(0, len(draws), context.drawn_together):
+        chunk = draws[start : start + context.drawn_together]
+        captions = data.caption[[draw.row for draw in chunk]]
+        pairs = [(0, len(chunk))]
+        with trainable.attached(pairs):
+            errors += denoising_errors(base, data, chunk, captions, trainable, pairs)[0].tolist()
     loss = float(np.mean(errors))
     return loss if math.isfinite(loss) else None

@@ -54,7 +54,7 @@ class StoredStudy(StudyNumbers):
         differing = set(variant_settings(study).columns)
         # A variant's, not the study's own: there may be settings that every variant changes.
         arm = study.arm_of(study.variants[0], study.seeds[0])
-        values = {name: value for name, value in arm.to_json().items() if name in SHARED and name not in differing}
+        values = {name: getattr(arm, name) for name in arm.to_json() if name in SHARED and name not in differing}
         shared = ", ".join(f"{name} {_number(value)}" for name, value in values.items())
         radicals = " ".join(radical_character(number) for number in study.data.get("radicals", ()))
         counts = " and ".join(f"{n} {spelled(split)}" for split, n in self.report["prompts"].items())

@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Self
 
-from kanjilab.core.config import Arm, settings_hash
+from kanjilab.core.config import READ_FROM_JSON, SPELLED_IN_JSON, Arm, respelled, settings_hash
 from kanjilab.data.selection import rule_from_json
 from kanjilab.models.sampling import Sampling
 from kanjilab.training.presets import DEMO_SAMPLING
@@ -32,6 +32,11 @@ class Variant:
     changes: Mapping[str, Any] = field(default_factory=dict)
     data: Mapping[str, Any] | None = None
     axes: Mapping[str, Any] | None = None
+
+    def respelled(self, spelling: Mapping[str, str]) -> Variant:
+        """The same variant with its settings as they are spelled in JSON, or as they are read from it."""
+        axes = None if self.axes is None else respelled(self.axes, spelling)
+        return dataclasses.replace(self, changes=respelled(self.changes, spelling), axes=axes)
 
 
 @dataclass(frozen=True)
@@ -116,14 +121,16 @@ class Study:
 
     def to_json(self) -> dict[str, Any]:
         """A plain dictionary, ready for JSON."""
-        return json.loads(json.dumps(dataclasses.asdict(self) | {"arm": self.arm.to_json()}))
+        variants = [dataclasses.asdict(variant.respelled(SPELLED_IN_JSON)) for variant in self.variants]
+        contents = dataclasses.asdict(self) | {"arm": self.arm.to_json(), "variants": variants}
+        return json.loads(json.dumps(contents))
 
     @classmethod
     def from_json(cls, contents: Mapping[str, Any]) -> Self:
         """The inverse of `to_json`."""
         values: dict[str, Any] = dict(contents)
         values["arm"] = Arm.from_json(values["arm"])
-        values["variants"] = tuple(Variant(**variant) for variant in values["variants"])
+        values["variants"] = tuple(Variant(**variant).respelled(READ_FROM_JSON) for variant in values["variants"])
         values["sampling"] = Sampling(**values["sampling"])
         values["contrasts"] = tuple((one, other) for one, other in values["contrasts"])
         for name in ("seeds", "splits", "noise_seeds"):

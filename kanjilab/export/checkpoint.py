@@ -149,7 +149,7 @@ def read_arm(run: RunFolder, step: int, arm: int) -> Lora:
         RunError: there is no complete checkpoint of that step.
     """
     settings = run.arm(arm)
-    if settings.targets == "unet":
+    if settings.targets == "full":
         raise ValueError(f"arm {arm} of {run.path} trained the whole denoiser: it has no LoRA to write")
     stored = load_file(_arm_folder(run, step, arm) / PEFT_FILE)
     for name, value in stored.items():
@@ -272,7 +272,7 @@ def _left_out(parts: Sequence[Path]) -> Callable[[str, list[str]], set[str]]:
 
 def _changes(run: RunFolder, step: int, arm: int) -> dict[str, dict[str, Callable[[Tensor], Tensor]]]:
     """By the part that was trained, what becomes of its tensors, by name."""
-    if run.arm(arm).targets != "unet":
+    if run.arm(arm).targets != "full":
         lora = read_arm(run, step, arm)
         return {
             part: {f"{name}.weight": low.added_to for name, low in lora.of_part(part).items()} for part in lora.parts
@@ -316,7 +316,7 @@ def model_card(run: RunFolder, step: int, arm: int, *, file: str, strip: str | N
     """
     header, settings = _header(run, step, arm, folded=True), run.arm(arm)
     adapter = f"a {'DoRA' if settings.dora else 'LoRA'} of rank {settings.rank}"
-    trained = "every weight of the denoiser" if settings.targets == "unet" else adapter
+    trained = "every weight of the denoiser" if settings.targets == "full" else adapter
     rows = {
         "base": header["base"],
         "data (hash)": header["data"],
@@ -324,7 +324,7 @@ def model_card(run: RunFolder, step: int, arm: int, *, file: str, strip: str | N
         "images seen": f"{int(header['images_seen']):,}",
         "optimizer steps": f"{step:,}",
         "precision of the base": run.settings["precision"],
-        **{name: _value(value) for name, value in settings.to_json().items() if value is not None},
+        **{name: _value(v) for name in settings.to_json() if (v := getattr(settings, name)) is not None},
         "kanjilab": header["kanjilab"],
     }
     lines = [
@@ -355,7 +355,7 @@ def _front_matter(run: RunFolder, settings: Arm) -> list[str]:
     base = run.settings["base"]
     hub = HUB_BASES[base][0] if base in HUB_BASES else base
     known = base in HUB_BASES or (re.fullmatch(r"[\w.-]+/[\w.-]+", base) and not Path(base).exists())
-    tags = ["text-to-image", "diffusers", "kanji", "full-finetune" if settings.targets == "unet" else "lora"]
+    tags = ["text-to-image", "diffusers", "kanji", "full-finetune" if settings.targets == "full" else "lora"]
     return [
         "---",
         "license: cc-by-sa-4.0",

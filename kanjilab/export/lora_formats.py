@@ -33,7 +33,6 @@ from kanjilab.export.layer_names import PEFT_PREFIX, TEXT_ENCODERS, TEXT_PREFIXE
 from kanjilab.models.adapters import (
     MAGNITUDE,
     TEXT,
-    LoraStack,
     peft_magnitude,
     row_norms,
     target_layers,
@@ -41,6 +40,7 @@ from kanjilab.models.adapters import (
     with_row_norms,
 )
 from kanjilab.models.hub import CONVERSION, PICKLES
+from kanjilab.models.trainable import Trainable
 
 PEFT_FILE = "adapter_model.safetensors"
 DIFFUSERS_METADATA = "lora_adapter_metadata"
@@ -391,7 +391,7 @@ class _Alphas:
 # ---------------------------------------------------------------------------------------------- use
 
 
-def stack_of(denoiser: nn.Module, lora: Lora, text_encoder: nn.Module | None = None, seed: int = 0) -> LoraStack:
+def stack_of(denoiser: nn.Module, lora: Lora, text_encoder: nn.Module | None = None, seed: int = 0) -> Trainable:
     """A LoRA that was read, as an adapter to sample with or to look at.
 
     The targets are the narrowest choice that has all its layers; layers that it leaves out get zeros, and smaller
@@ -415,8 +415,8 @@ def stack_of(denoiser: nn.Module, lora: Lora, text_encoder: nn.Module | None = N
     targets = next(choice for choice in choices if layers.keys() <= found[choice])
     rank = max(low.rank for low in layers.values())
     dora = any(low.magnitude is not None for low in layers.values())
-    arm = Arm(targets=targets, rank=rank, dora=dora, train_text_encoder=reads, seed=seed)
-    stack = LoraStack(denoiser, [arm], text_encoder)
+    arm = Arm(targets=targets, rank=rank, dora=dora, text_encoder="lora" if reads else "frozen", seed=seed)
+    stack = Trainable(denoiser, [arm], text_encoder)
     state = {
         name: value if name.endswith(MAGNITUDE) else torch.zeros_like(value) for name, value in stack.state(0).items()
     }
@@ -443,4 +443,4 @@ def _layers_of(denoiser: nn.Module, targets: str, text_encoder: nn.Module | None
         layers = set(target_layers(denoiser, targets))
     except ValueError:  # an MMDiT has no layer for cross-attention alone
         return set()
-    return layers if text_encoder is None else layers | text_layers(text_encoder, targets).keys()
+    return layers if text_encoder is None else layers | {TEXT + name for name in text_layers(text_encoder, targets)}

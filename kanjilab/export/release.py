@@ -102,7 +102,7 @@ def release_arm(
     folder = run.path / "release" / f"arm_{arm}"
     folder.mkdir(parents=True, exist_ok=True)
     strip = save_strip(_drawn_strip(base, run, arm, prompts, sampling, on_progress), folder / "strip.png")
-    if run.arm(arm).targets == "unet":
+    if run.arm(arm).targets == "full":
         return [strip]  # a whole pipeline is gigabytes: only when asked for
     handover = Handover("comfyui", card=True, strip=strip, prompt=prompts[0], sampling=sampling)
     return [strip, *hand_over(run, run.checkpoints()[-1], arm, folder, handover)]

@@ -1,17 +1,9 @@
-"""What is trained: stacked LoRA or DoRA layers for K arms over one frozen base, or the whole denoiser.
-
-A LoRA lies in the denoiser, and where an arm says so in the base's one text encoder too. Layers of the latter are known
-by the name that they have there, after `text_encoder.`.
-
-All trainable numbers of an arm lie in one row of a (K, P) tensor, and the layers hold views of it.
-So clipping, averaging, checking and the optimizer work on rows, whatever is trained.
-"""
+"""Low-rank adapters: stacked LoRA or DoRA layers for K arms over one frozen module."""
 
 import math
 import re
 import zlib
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Mapping, Sequence
 from typing import Any, cast
 
 import numpy as np
@@ -21,8 +13,7 @@ from torch.nn import functional as F
 
 from kanjilab.core.config import Arm
 from kanjilab.core.rng import counted_rng
-from kanjilab.models.full import WholeDenoiser
-from kanjilab.models.parameters import ArmSlices, FlatParameters, swapped_entries
+from kanjilab.models.parameters import ArmSlices, FlatParameters, Slot
 
 # The second half are the text's in an MMDiT, whose attention is over image and text together.
 ATTENTION = r"(to_(q|k|v|out\.0)|add_[qkv]_proj|to_add_out)$"
@@ -35,7 +26,8 @@ TARGET_PATTERNS = {
 # Of CLIP, and of BERT.
 TEXT_ATTENTION = r"(\.self_attn\.(q|k|v|out)_proj|\.attention\.(self\.(query|key|value)|output\.dense))$"
 TEXT_FEED_FORWARD = r"(\.mlp\.fc[12]|\.intermediate\.dense|\.\d+\.output\.dense)$"
-TEXT = "text_encoder."  # before the names of its layers
+TEXT = "text_encoder."  # before the names of the text encoder's layers
+PEFT = "base_model.model."  # before the names of PEFT's tensors
 MAGNITUDE = "lora_magnitude_vector"  # PEFT's name of what DoRA trains beside A and B
 
 
@@ -82,7 +74,7 @@ class StackedLora(nn.Module):
         down: (K, r, in) or, for a convolution, (K, r, in·kh·kw).
         up: (K, out, r).
         scales: K numbers, on the CPU.
-        segments: shared by all layers, set before each forward pass.
+        slices: shared by all layers, set before each forward pass.
         magnitude: (K, out) float32, DoRA's m; None where no arm of this layer has it.
         decomposed: K flags, which arms have it.
     """
@@ -93,7 +85,7 @@ class StackedLora(nn.Module):
         down: nn.Parameter,
         up: nn.Parameter,
         scales: Tensor,
-        segments: ArmSlices,
+        slices: ArmSlices,
         magnitude: nn.Parameter | None,
         decomposed: Sequence[bool],
     ):
@@ -104,16 +96,16 @@ class StackedLora(nn.Module):
         self.decomposed = tuple(decomposed)
         self.scales = scales.to(down)
         self.factors = scales.tolist()
-        self.segments = segments
+        self.slices = slices
 
     def forward(self, x: Tensor) -> Tensor:
         """x: (N, ..., in) or (N, C, h, w), the images of each arm side by side."""
-        pairs = self.segments.pairs
+        pairs = self.slices.pairs
         if not pairs:
             return self.base(x)
-        arms, chunks = self.segments.arms, x.split([count for _, count in pairs])
+        arms, chunks = self.slices.arms, x.split([count for _, count in pairs])
         merging = [self.decomposed[arm] or self._merging_pays(chunk) for chunk, arm in zip(chunks, arms, strict=True)]
-        if self.segments.even and not any(merging):
+        if self.slices.even and not any(merging):
             return self._beside(x, arms)
         ways = [self._merged if merges else self._beside for merges in merging]
         outputs = [way(chunk, [arm]) for way, chunk, arm in zip(ways, chunks, arms, strict=True)]
@@ -194,8 +186,16 @@ def text_layers(text_encoder: nn.Module, targets: str) -> dict[str, nn.Linear | 
     """
     wide = targets in ("attention+feed-forward", "all")
     pattern = re.compile(f"{TEXT_ATTENTION}|{TEXT_FEED_FORWARD}" if wide else TEXT_ATTENTION)
-    found = _layers_named(text_encoder, pattern, targets)
-    return {TEXT + name: layer for name, layer in found.items()}
+    return _layers_named(text_encoder, pattern, targets)
+
+
+def every_layer(module: nn.Module, targets: str) -> dict[str, nn.Linear | nn.Conv2d]:
+    """All layers of a module that can be adapted, whatever the targets in the denoiser.
+
+    Raises:
+        ValueError: it has none.
+    """
+    return _layers_named(module, re.compile(""), targets)
 
 
 def _layers_named(model: nn.Module, pattern: re.Pattern[str], targets: str) -> dict[str, nn.Linear | nn.Conv2d]:
@@ -231,61 +231,43 @@ def peft_magnitude(magnitude: Tensor, dimensions: int) -> Tensor:
     return magnitude if dimensions == 2 else magnitude.view(1, -1, 1, 1)
 
 
-class LoraStack:
-    """K low-rank adapters over one base, of any ranks, scales and targets, with DoRA or without.
+class LoraPart:
+    """Low-rank adapters on one module for K arms, of any ranks, scales and layers; see `trainable.TrainedPart`.
 
-    Smaller ranks are padded with zeros in A *and* B, and an arm whose targets leave a layer out has
-    zeros there: where both are zero, so are both gradients, exactly. DoRA's lengths m exist where some arm
-    has them, and are zeros of no use to the others.
+    Smaller ranks are padded with zeros in A *and* B, and an arm that leaves a layer out has zeros there: where both are
+    zero, so are both gradients, exactly. DoRA's lengths m exist where some arm has them, and are zeros of no use to the
+    others.
 
     Args:
-        denoiser: frozen here; its layers are wrapped only within `attached()`.
-        arms: their targets, rank, alpha, dora, train_text_encoder and seed are used.
-        text_encoder: the base's, if it has one that stays loaded; wrapped likewise where an arm trains it.
+        module: frozen here; its layers are wrapped only within `Trainable.attached`.
+        prefix: before the names of its layers.
+        layers: per arm, the layers that it adapts, by name.
+        arms: their rank, alpha, dora and seed are used.
+        slices: which stretch of a batch is whose, while attached.
     Raises:
-        ValueError: an arm with DoRA over 8-bit or 4-bit weights; or one that trains a text encoder where there is none.
+        ValueError: an arm with DoRA over 8-bit or 4-bit weights.
     """
 
-    def __init__(self, denoiser: nn.Module, arms: Sequence[Arm], text_encoder: nn.Module | None = None):
-        self.denoiser, self.text_encoder = denoiser.requires_grad_(False), text_encoder
-        self.arms = tuple(arms)
-        self.segments, self.text_segments = ArmSlices(), ArmSlices()
-        self.size_px: int | None = None  # of the images that were trained on, where that is known
-        per_arm = [self._layers_of(arm) for arm in arms]
-        self.layers = {name: layer for layers in per_arm for name, layer in layers.items()}
-        self.covered = {name: [name in layers for layers in per_arm] for name in self.layers}
+    def __init__(
+        self,
+        module: nn.Module,
+        prefix: str,
+        layers: Sequence[Mapping[str, nn.Linear | nn.Conv2d]],
+        arms: Sequence[Arm],
+        slices: ArmSlices,
+    ):
+        self.module, self.prefix = module.requires_grad_(False), prefix
+        self.arms, self.slices = tuple(arms), slices
+        self.layers = {prefix + name: layer for adapted in layers for name, layer in adapted.items()}
+        self.covered = {name: [name.removeprefix(prefix) in adapted for adapted in layers] for name in self.layers}
         self.decomposed = {
-            name: [arm.dora and trains for arm, trains in zip(arms, covers, strict=True)]
-            for name, covers in self.covered.items()
+            name: [arm.dora and covers for arm, covers in zip(arms, self.covered[name], strict=True)]
+            for name in self.layers
         }
-        shapes = self._shapes()
-        device = next(denoiser.parameters()).device
-        # Text encoders compute in float32, and DoRA's lengths would, rounded, scale whole rows.
-        exact = [name for name in shapes if name.startswith(TEXT) or name.endswith(MAGNITUDE)]
-        self.rows = FlatParameters(shapes, len(arms), device, compute_dtype(denoiser), exact)
-        self.leaves = list(self.rows.leaves.values())
-        scales = torch.tensor([arm.scale for arm in arms])
-        self.scales = scales.to(device)
-        self.slots = [self._slot(name, layer, scales) for name, layer in self.layers.items()]
-        if device.type != "meta":  # there, only shapes are asked for
-            self._initialise()
-
-    @property
-    def text_arms(self) -> list[int]:
-        """Which arms train the text encoder, and so read captions each in its own way."""
-        return [k for k, arm in enumerate(self.arms) if arm.train_text_encoder]
-
-    def _layers_of(self, arm: Arm) -> dict[str, nn.Linear | nn.Conv2d]:
-        """What one arm trains, by name."""
-        layers = target_layers(self.denoiser, arm.targets)
-        if not arm.train_text_encoder:
-            return layers
-        if self.text_encoder is None:
-            raise ValueError(
-                "train_text_encoder is of bases whose one text encoder stays loaded, as SD 1.x and pocket have it; of "
-                "others, such as SD 3, each is loaded for a while and what it says is kept: expected False, got True"
-            )
-        return layers | text_layers(self.text_encoder.requires_grad_(False), arm.targets)
+        self.scales = torch.tensor([arm.scale for arm in arms])
+        self.shapes = self._shapes()
+        # Encoders compute in float32, and DoRA's lengths would, rounded, scale whole rows.
+        self.exact = {name for name in self.shapes if prefix or name.endswith(MAGNITUDE)}
 
     def _shapes(self) -> dict[str, tuple[int, ...]]:
         """Of one arm's tensors, by name."""
@@ -300,19 +282,9 @@ class LoraStack:
                 shapes[f"{name}.{MAGNITUDE}"] = (height,)
         return shapes
 
-    def _slot(self, name: str, layer: nn.Linear | nn.Conv2d, scales: Tensor) -> tuple[dict[str, Any], str, Any]:
-        """Where the model holds a layer, and what stands there while the adapters are attached."""
-        leaves = self.rows.leaves
-        down, up, magnitude = leaves[f"{name}.lora_A"], leaves[f"{name}.lora_B"], leaves.get(f"{name}.{MAGNITUDE}")
-        model, segments = self.denoiser, self.segments
-        if self.text_encoder is not None and name.startswith(TEXT):
-            model, segments = self.text_encoder, self.text_segments
-        parent, _, leaf = name.removeprefix(TEXT).rpartition(".")
-        wrapper = StackedLora(layer, down, up, scales, segments, magnitude, self.decomposed[name])
-        return model.get_submodule(parent)._modules, leaf, wrapper
-
-    def _initialise(self) -> None:
-        views = self.rows.views(self.rows.values)
+    def initialise(self, rows: FlatParameters) -> None:
+        """A at random, by seed and layer; B zero; DoRA's lengths those of the layer."""
+        views = rows.views(rows.values)
         for name, layer in self.layers.items():
             down = views[f"{name}.lora_A"]
             for k, arm in enumerate(self.arms):
@@ -322,25 +294,21 @@ class LoraStack:
                 if self.decomposed[name][k]:
                     views[f"{name}.{MAGNITUDE}"][k] = row_norms(layer.weight)
 
-    @contextmanager
-    def attached(self) -> Iterator[ArmSlices]:
-        """Within it denoiser and text encoder run with the adapters; yields the segments to set per batch.
+    def attach(self, rows: FlatParameters) -> list[Slot]:
+        """Where the module holds each layer, and the wrapped layer that takes its place."""
+        slots: list[Slot] = []
+        for name, layer in self.layers.items():
+            names = (f"{name}.lora_A", f"{name}.lora_B", f"{name}.{MAGNITUDE}")
+            down, up, magnitude = (rows.leaves.get(leaf) for leaf in names)
+            assert down is not None and up is not None
+            owner, _, leaf = name.removeprefix(self.prefix).rpartition(".")
+            wrapper = StackedLora(layer, down, up, self.scales, self.slices, magnitude, self.decomposed[name])
+            slots.append((self.module.get_submodule(owner)._modules, leaf, wrapper))
+        return slots
 
-        The text encoder's own, `text_segments`, are set by who reads captions: `LatentDiffusion.trained_text`.
-        """
-        with torch.no_grad():
-            self.rows.refresh()
-        with swapped_entries(self.slots):
-            yield self.segments
-
-    def state(self, k: int, rows: Tensor | None = None) -> dict[str, Tensor]:
-        """A copy of one arm's adapter in PEFT's names and shapes, padding removed.
-
-        Args:
-            rows: (K, P) values to read in place of the current ones (averaged weights, say).
-        """
+    def state(self, k: int, views: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        """A copy of one arm's adapter in PEFT's names and shapes, padding removed."""
         rank, tensors = self.arms[k].rank, {}
-        views = self.rows.views(self.rows.values if rows is None else rows)
         for name, layer in self.layers.items():
             if not self.covered[name][k]:
                 continue
@@ -348,40 +316,27 @@ class LoraStack:
             up = views[f"{name}.lora_B"][k, :, :rank]
             if isinstance(layer, nn.Conv2d):
                 down, up = down.view(rank, *layer.weight.shape[1:]), up[:, :, None, None]
-            tensors[f"base_model.model.{name}.lora_A.weight"] = down.to("cpu", copy=True).contiguous()
-            tensors[f"base_model.model.{name}.lora_B.weight"] = up.to("cpu", copy=True).contiguous()
+            tensors[f"{PEFT}{name}.lora_A.weight"] = down.to("cpu", copy=True).contiguous()
+            tensors[f"{PEFT}{name}.lora_B.weight"] = up.to("cpu", copy=True).contiguous()
             if self.decomposed[name][k]:
                 magnitude = views[f"{name}.{MAGNITUDE}"][k].to("cpu", copy=True)
-                tensors[f"base_model.model.{name}.{MAGNITUDE}"] = peft_magnitude(magnitude, layer.weight.ndim)
+                tensors[f"{PEFT}{name}.{MAGNITUDE}"] = peft_magnitude(magnitude, layer.weight.ndim)
         return tensors
 
-    def load_state(self, k: int, tensors: Mapping[str, Tensor]) -> None:
-        """Sets one arm from PEFT's names and shapes.
-
-        Raises:
-            ValueError: a missing, unknown or misshapen tensor, by name.
-        """
-        expected = {name: value.shape for name, value in self.state(k).items()}
-        found = {name: value.shape for name, value in tensors.items()}
-        if expected != found:
-            wrong = sorted(name for name in expected.keys() | found.keys() if expected.get(name) != found.get(name))
-            first = wrong[0]
-            raise ValueError(
-                f"{len(wrong)} tensors do not fit this adapter; {first}: "
-                f"expected {expected.get(first)}, got {found.get(first)}"
-            )
-        rank, views = self.arms[k].rank, self.rows.views(self.rows.values)
-        for name, value in tensors.items():
-            layer, kind = name.removeprefix("base_model.model.").removesuffix(".weight").rsplit(".", 1)
+    def load_state(self, k: int, tensors: Mapping[str, Tensor], views: Mapping[str, Tensor]) -> None:
+        """Sets one arm's adapter from those that `state` gave."""
+        rank = self.arms[k].rank
+        for name in self.state(k, views):
+            layer, kind = name.removeprefix(PEFT).removesuffix(".weight").rsplit(".", 1)
             view = views[f"{layer}.{kind}"][k]
             if kind == "lora_A":
-                view[:rank] = value.flatten(1)
+                view[:rank] = tensors[name].flatten(1)
             elif kind == "lora_B":
-                view[:, :rank] = value.flatten(1)
+                view[:, :rank] = tensors[name].flatten(1)
             else:
-                view[:] = value.flatten()
+                view[:] = tensors[name].flatten()
 
-    def config(self, k: int) -> dict:
+    def config(self, k: int) -> dict[str, Any]:
         """PEFT's `adapter_config.json` for one arm."""
         arm = self.arms[k]
         return {
@@ -397,47 +352,25 @@ class LoraStack:
             "target_modules": sorted(name for name in self.layers if self.covered[name][k]),
         }
 
-    def update_norm(self) -> Tensor:
-        """(K,) Frobenius norm of what is added to the weights of all layers: scale·B·A through r × r products."""
-        total = torch.zeros(len(self.arms), device=self.scales.device)
-        views = self.rows.views(self.rows.values)
+    def squared_update(self, views: Mapping[str, Tensor]) -> Tensor:
+        """(K,) squared Frobenius norm of what is added to the weights: scale·B·A through r × r products."""
+        total = torch.zeros(len(self.arms), device=views[next(iter(self.shapes))].device)
         for name in self.layers:
             down, up = views[f"{name}.lora_A"], views[f"{name}.lora_B"]
             total += ((up.mT @ up) * (down @ down.mT)).sum(dim=(1, 2))  # (K,)
-        norms = self.scales * total.clamp(min=0).sqrt()
+        squared = self.scales.to(total.device).square() * total.clamp(min=0)
         for k, arm in enumerate(self.arms):
             if arm.dora:
-                norms[k] = self._decomposed_norm(k)
-        return norms
+                squared[k] = self._decomposed_update(k, views)
+        return squared
 
-    def _decomposed_norm(self, k: int) -> Tensor:
-        """Scalar: as `update_norm`, of an arm with DoRA, whose rows change as a whole."""
-        views, total = self.rows.views(self.rows.values), torch.zeros((), device=self.scales.device)
+    def _decomposed_update(self, k: int, views: Mapping[str, Tensor]) -> Tensor:
+        """Scalar: as `squared_update`, of an arm with DoRA, whose rows change as a whole."""
+        total = torch.zeros((), device=views[next(iter(self.shapes))].device)
         for name, layer in self.layers.items():
             if self.decomposed[name][k]:
                 weight = layer.weight.flatten(1).float()
                 down, up = views[f"{name}.lora_A"][k], views[f"{name}.lora_B"][k]
-                turned = weight + self.scales[k] * up @ down
+                turned = weight + self.scales[k].to(total.device) * up @ down
                 total += (with_row_norms(turned, views[f"{name}.{MAGNITUDE}"][k]) - weight).square().sum()
-        return total.sqrt()
-
-
-Trainable = LoraStack | WholeDenoiser
-
-
-def make_trainable(denoiser: nn.Module, arms: Sequence[Arm], text_encoder: nn.Module | None = None) -> Trainable:
-    """The trainable parameters that the arms ask for.
-
-    Args:
-        denoiser: of the base.
-        arms: K settings.
-        text_encoder: of the base, where it has one that stays loaded.
-    Raises:
-        ValueError: no arm, or `unet` mixed with adapters; or as `LoraStack`.
-    """
-    if not arms:
-        raise ValueError("expected at least one arm, got none")
-    whole = [arm.targets == "unet" for arm in arms]
-    if any(whole) and not all(whole):
-        raise ValueError("arms with targets 'unet' cannot be trained beside LoRA arms")
-    return WholeDenoiser(denoiser, arms) if whole[0] else LoraStack(denoiser, arms, text_encoder)
+        return total

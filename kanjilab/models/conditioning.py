@@ -1,16 +1,75 @@
-"""What a denoiser is conditioned on."""
+"""What a denoiser is conditioned on: prompts, which may carry arrays beside their text, and what encoders make of them."""
 
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from typing import NamedTuple
 
+import numpy as np
+import torch
 from torch import Tensor
 
 
 class Conditioning(NamedTuple):
-    """What the denoiser reads of captions: token states (N, L, D), and pooled states (N, P) or None."""
+    """What the denoiser attends to, whoever made it.
+
+    Attributes:
+        tokens: (N, L, D) token states.
+        pooled: (N, P) pooled states, as SD 3 has them, or None.
+        mask: (N, L) bool, which tokens may be attended to; None for all.
+    """
 
     tokens: Tensor
     pooled: Tensor | None = None
+    mask: Tensor | None = None
 
     def select(self, rows: Tensor) -> "Conditioning":
-        """The states of some captions, by index."""
-        return Conditioning(self.tokens[rows], None if self.pooled is None else self.pooled[rows])
+        """The states of some prompts, by index."""
+        return Conditioning(*(None if states is None else states[rows] for states in self))  # type: ignore[arg-type]
+
+    @classmethod
+    def cat(cls, parts: "Sequence[Conditioning]") -> "Conditioning":
+        """The states of several batches as one."""
+        columns = zip(*parts, strict=True)
+        return cls(*(None if states[0] is None else torch.cat(states) for states in columns))  # type: ignore[arg-type]
+
+
+@dataclass(frozen=True)
+class Prompt:
+    """What an image is asked for by: text, and arrays for the base's condition encoder (a skeleton, say).
+
+    Attributes:
+        text: the caption.
+        arrays: by name, of any shape, the same for all prompts that are drawn together.
+    """
+
+    text: str
+    arrays: Mapping[str, np.ndarray] = field(default_factory=dict)
+
+
+class Prompts(NamedTuple):
+    """A batch of prompts: captions, and arrays (N, ...) by name."""
+
+    captions: Sequence[str]
+    arrays: Mapping[str, Tensor]
+
+    @classmethod
+    def of(cls, prompts: Sequence[Prompt], device: torch.device) -> "Prompts":
+        """Stacks prompts; one without arrays gets zeros, as the empty prompt of guidance.
+
+        Raises:
+            ValueError: prompts of different arrays.
+        """
+        shapes = [{name: np.shape(array) for name, array in prompt.arrays.items()} for prompt in prompts]
+        expected = next((shape for shape in shapes if shape), {})
+        for prompt, shape in zip(prompts, shapes, strict=True):
+            if shape and shape != expected:
+                raise ValueError(f"prompt {prompt.text!r}: expected arrays {expected}, as others have, got {shape}")
+        arrays = {
+            name: np.stack([prompt.arrays.get(name, np.zeros(shape, np.float32)) for prompt in prompts])
+            for name, shape in expected.items()
+        }
+        return cls([p.text for p in prompts], {n: torch.from_numpy(a).float().to(device) for n, a in arrays.items()})
+
+    def select(self, rows: Sequence[int]) -> "Prompts":
+        """Some of the prompts, by index."""
+        return Prompts([self.captions[row] for row in rows], {name: a[list(rows)] for name, a in self.arrays.items()})

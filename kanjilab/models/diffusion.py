@@ -1,19 +1,19 @@
 """What a base is: one interface, and the two families that keep it, U-Nets and rectified flows."""
 
+import hashlib
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, ClassVar, Literal
 
 import numpy as np
 import torch
 from torch import Tensor, nn
 
-from kanjilab.core.config import QUANTISED, Arm
-from kanjilab.models.adapters import LoraStack, Trainable, compute_dtype
-from kanjilab.models.conditioning import Conditioning
+from kanjilab.models.adapters import compute_dtype
+from kanjilab.models.conditioning import Conditioning, Prompts
 from kanjilab.models.noise import flow_sigmas, min_snr_weight, velocity_weight
-from kanjilab.models.text_encoders import OneEncoder, TextEncoders
+from kanjilab.models.text_encoders import TextEncoders
 
 
 @dataclass
@@ -32,6 +32,8 @@ class LatentDiffusion(ABC):
         vae: the autoencoder.
         text: the text encoders.
         scheduler_config: diffusers' configuration of the noise schedule.
+        condition_encoder: of the arrays that prompts may carry, beside the text: called with the text's `Conditioning` and
+            the arrays (N, ...) by name, it gives the `Conditioning` that the denoiser reads. None for text alone.
         precision: in which the denoiser computes, or is stored: one of `settings.PRECISIONS`.
     """
 
@@ -43,6 +45,7 @@ class LatentDiffusion(ABC):
     scheduler_config: dict[str, Any]
     precision: str
     device: torch.device
+    condition_encoder: nn.Module | None = None
 
     family: ClassVar[str]
     samplers: ClassVar[tuple[str, ...]]
@@ -97,17 +100,6 @@ class LatentDiffusion(ABC):
         Returns:
             (B,) float; ones with neither.
         """
-
-    def check_arm(self, arm: Arm) -> None:
-        """Refuses a setting that makes no sense for this base.
-
-        Raises:
-            ValueError: with the setting, what was expected and what came.
-        """
-        if arm.targets == "unet" and self.precision in QUANTISED:
-            raise ValueError(
-                f"{self.precision} weights are frozen: expected a LoRA, or fp32 or bf16, got targets 'unet'"
-            )
 
     @property
     def text_encoder(self) -> nn.Module | None:
@@ -178,23 +170,14 @@ class LatentDiffusion(ABC):
         pooled = None if states.pooled is None else states.pooled.to(self.device)
         return Conditioning(states.tokens.to(self.device), pooled)
 
-    def trained_text(self, trainable: Trainable, captions: Sequence[str], states: Conditioning) -> Conditioning:
-        """States of captions as each arm reads them: anew where it trains the text encoder, and else as they are.
+    def condition(self, prompts: Prompts, states: Conditioning) -> Conditioning:
+        """What the base itself makes of prompts.
 
         Args:
-            trainable: adapters of K arms, attached; its segments say which arm reads which stretch of the captions.
-            captions: B strings.
-            states: of them, as the base reads them.
+            prompts: N.
+            states: of their captions.
         """
-        pairs = trainable.segments.pairs
-        readers = [k for k, count in pairs for _ in range(count)]
-        rows = [row for row, k in enumerate(readers) if k in trainable.text_arms]
-        if not rows:
-            return states
-        assert isinstance(self.text, OneEncoder) and isinstance(trainable, LoraStack)
-        trainable.text_segments.pairs = tuple((k, count) for k, count in pairs if k in trainable.text_arms)
-        found = self.text.encode([captions[row] for row in rows])
-        return Conditioning(states.tokens.index_copy(0, torch.tensor(rows, device=self.device), found), states.pooled)
+        return states if self.condition_encoder is None else self.condition_encoder(states, prompts.arrays)
 
 
 class UNetDiffusion(LatentDiffusion):
@@ -268,7 +251,9 @@ class UNetDiffusion(LatentDiffusion):
             text: B captions' states.
         """
         dtype = compute_dtype(self.denoiser)
-        return self.denoiser(noisy.to(dtype), model_timestep, text.tokens.to(dtype)).sample.float()
+        return self.denoiser(
+            noisy.to(dtype), model_timestep, text.tokens.to(dtype), encoder_attention_mask=text.mask
+        ).sample.float()
 
 
 class FlowDiffusion(LatentDiffusion):
@@ -332,29 +317,12 @@ class FlowDiffusion(LatentDiffusion):
         sigma = self.sigmas[timesteps].view(-1, 1, 1, 1)
         return (1 - sigma) * latents + sigma * noise, noise - latents
 
-    def check_arm(self, arm: Arm) -> None:
-        """Refuses weights of the loss that are made for a U-Net's noise schedule.
-
-        Raises:
-            ValueError: `min_snr_gamma` or `velocity_weight` is set, or as for any base.
-        """
-        super().check_arm(arm)
-        for name, value, off in (
-            ("min_snr_gamma", arm.min_snr_gamma, None),
-            ("velocity_weight", arm.velocity_weight, False),
-        ):
-            if value != off:
-                raise ValueError(
-                    f"{self.name} is a rectified flow, weighted by how often each noise level is drawn: "
-                    f"expected {name} = {off}, got {value!r}"
-                )
-
     def loss_weight(self, timesteps: Tensor, gamma: float | None, velocity: bool = False) -> Tensor:
         """(B,) ones: the levels are weighted by how often they are drawn.
 
         Args:
             timesteps: (B,) int64.
-            gamma, velocity: None and False, as `check_arm` requires.
+            gamma, velocity: None and False, as `trainer.check_arm` requires.
         """
         assert gamma is None and not velocity
         return torch.ones(len(timesteps), device=self.device)
@@ -367,7 +335,7 @@ class FlowDiffusion(LatentDiffusion):
             model_timestep: (B,) of `model_timestep`, or of a sampler.
             text: B captions' states.
         """
-        assert text.pooled is not None
+        assert text.pooled is not None and text.mask is None
         dtype = compute_dtype(self.denoiser)
         predicted = self.denoiser(
             hidden_states=noisy.to(dtype),
@@ -376,3 +344,17 @@ class FlowDiffusion(LatentDiffusion):
             pooled_projections=text.pooled.to(dtype),
         )
         return predicted.sample.float()
+
+
+def with_condition_encoder(base: LatentDiffusion, encoder: nn.Module) -> LatentDiffusion:
+    """The base with an encoder of the arrays that prompts carry; its denoiser and text encoders are shared.
+
+    Args:
+        base: stays as it is.
+        encoder: see `LatentDiffusion.condition_encoder`; its initial weights are part of the new base's identity.
+    """
+    digest = hashlib.sha256(base.identity.encode())
+    for name, value in sorted(encoder.state_dict().items()):
+        digest.update(name.encode() + value.cpu().contiguous().numpy().tobytes())
+    encoder = encoder.to(base.device).requires_grad_(False)
+    return replace(base, identity=digest.hexdigest()[:16], condition_encoder=encoder)

@@ -1,75 +1,72 @@
-"""Training every weight of a denoiser."""
+"""A part of a base whose every weight is trained: the denoiser, or an encoder."""
 
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
+import torch
 from torch import Tensor, nn
+from torch.func import functional_call
 
-from kanjilab.core.config import Arm
-from kanjilab.models.parameters import ArmSlices, FlatParameters, swapped_entries
+from kanjilab.models.parameters import FlatParameters, Slot
 
 
-class WholeDenoiser:
-    """Every weight of the denoiser, trained as one arm; the same interface as `LoraStack`.
+class WholePart:
+    """Every weight of one module, trained by some of K arms; see `trainable.TrainedPart`.
+
+    Of a single arm the weights take the place of the module's own within `Trainable.attached`. Of several, each arm's
+    are handed to `torch.func.functional_call`: see `caller`.
 
     Args:
-        denoiser: its own parameters are replaced only within `attached()`.
-        arms: exactly one, with targets `unet`.
-    Raises:
-        ValueError: more than one arm.
+        module: frozen here.
+        prefix: before the names of its weights.
+        trains: (K,) which arms train it.
     """
 
-    def __init__(self, denoiser: nn.Module, arms: Sequence[Arm]):
-        if len(arms) != 1:
-            raise ValueError(f"full fine-tuning trains one arm at a time, got {len(arms)}")
-        self.denoiser = denoiser
-        self.arms = tuple(arms)
-        self.segments = ArmSlices()
-        self.size_px: int | None = None  # of the images that were trained on, where that is known
-        original = dict(denoiser.named_parameters())
-        device = next(denoiser.parameters()).device
-        self.rows = FlatParameters({name: tuple(value.shape) for name, value in original.items()}, 1, device)
-        views = self.rows.views(self.rows.values)
-        for name, value in original.items():
-            views[name][0] = value.detach()
-        self.text_arms: list[int] = []  # see `LoraStack`
-        self.trained = {name: nn.Parameter(view[0]) for name, view in views.items()}
-        self.leaves = list(self.trained.values())
-        self.slots = [self._slot(name, parameter) for name, parameter in self.trained.items()]
-        self.start = self.rows.values.clone()
+    def __init__(self, module: nn.Module, prefix: str, trains: Sequence[bool]):
+        self.module, self.prefix, self.trains = module.requires_grad_(False), prefix, tuple(trains)
+        self.shapes = {prefix + name: tuple(value.shape) for name, value in module.named_parameters()}
+        self.exact = set(self.shapes)  # kept in float32, so that only their use is in bf16
 
-    @contextmanager
-    def attached(self) -> Iterator[ArmSlices]:
-        """Within it the denoiser computes with the trained weights; the base's own come back after."""
-        with swapped_entries(self.slots):
-            yield self.segments
+    def initialise(self, rows: FlatParameters) -> None:
+        """Every arm begins with the module's own weights."""
+        self.start = {self.prefix + name: value.detach() for name, value in self.module.named_parameters()}
+        views = rows.views(rows.values)
+        for name, value in self.start.items():
+            views[name][:] = value
 
-    def _slot(self, name: str, parameter: nn.Parameter) -> tuple[dict[str, Any], str, Any]:
-        module, _, leaf = name.rpartition(".")
-        return self.denoiser.get_submodule(module)._parameters, leaf, parameter
+    def attach(self, rows: FlatParameters) -> list[Slot]:
+        """Where the module holds each weight, and what takes its place; nothing where several arms train."""
+        self.rows = rows
+        if len(self.trains) > 1:
+            return []
+        slots: list[Slot] = []
+        for name in self.shapes:
+            rows.leaves[name] = nn.Parameter(rows.views(rows.values)[name][0])
+            owner, _, leaf = name.removeprefix(self.prefix).rpartition(".")
+            slots.append((self.module.get_submodule(owner)._parameters, leaf, rows.leaves[name]))
+        return slots
 
-    def state(self, k: int, rows: Tensor | None = None) -> dict[str, Tensor]:
-        """A copy of all weights by the denoiser's own names."""
-        views = self.rows.views(self.rows.values if rows is None else rows)
-        return {name: view[k].detach().to("cpu", copy=True) for name, view in views.items()}
+    def caller(self, k: int) -> Callable[..., Any]:
+        """The module with one arm's weights, through which gradients flow; within `Trainable.attached`."""
+        if len(self.trains) == 1:
+            return self.module
+        weights = {name.removeprefix(self.prefix): self.rows.leaves[name][k] for name in self.shapes}
+        return lambda *arguments, **named: functional_call(self.module, weights, arguments, named)
 
-    def load_state(self, k: int, tensors: Mapping[str, Tensor]) -> None:
-        """Sets all weights from the denoiser's own names.
+    def state(self, k: int, views: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        """A copy of one arm's weights by name."""
+        return {name: views[name][k].detach().to("cpu", copy=True) for name in self.shapes} if self.trains[k] else {}
 
-        Raises:
-            ValueError: a missing, unknown or misshapen tensor.
-        """
-        if {name: tuple(value.shape) for name, value in tensors.items()} != self.rows.shapes:
-            raise ValueError(f"the stored weights are not those of this {type(self.denoiser).__name__}")
-        views = self.rows.views(self.rows.values)
-        for name, value in tensors.items():
-            views[name][k] = value
+    def load_state(self, k: int, tensors: Mapping[str, Tensor], views: Mapping[str, Tensor]) -> None:
+        """Sets one arm's weights from those that `state` gave."""
+        for name in self.shapes if self.trains[k] else ():
+            views[name][k] = tensors[name]
 
-    def config(self, k: int) -> dict:
+    def config(self, k: int) -> dict[str, Any]:
         """What is stored beside the weights."""
-        return {"trained": "unet", "class": type(self.denoiser).__name__}
+        return {"class": type(self.module).__name__}
 
-    def update_norm(self) -> Tensor:
-        """(1,) Euclidean distance from the base's weights."""
-        return (self.rows.values - self.start).norm(dim=1)
+    def squared_update(self, views: Mapping[str, Tensor]) -> Tensor:
+        """(K,) squared Euclidean distance from the weights that training began with."""
+        far = [(views[name] - value).square().flatten(1).sum(dim=1) for name, value in self.start.items()]
+        return torch.stack(far).sum(dim=0)

@@ -16,13 +16,11 @@ from torch.nn import functional as F
 from torch.overrides import TorchFunctionMode
 
 from kanjilab.core.config import QUANTISED, Arm
-from kanjilab.models.adapters import LoraStack, Trainable, make_trainable
 from kanjilab.models.cpu_layers import packed_bytes
-from kanjilab.models.full import WholeDenoiser
 from kanjilab.models.hub import family_of, quiet_diffusers
 from kanjilab.models.loading import DTYPES, base_folder
-from kanjilab.models.parameters import ArmSlices
 from kanjilab.models.text_encoders import T5_TOKENS
+from kanjilab.models.trainable import Trainable
 
 GIGABYTE, MEGABYTE = 1e9, 1e6
 GROUPS, OWN_GROUP = Path("/sys/fs/cgroup"), Path("/proc/self/cgroup")
@@ -210,7 +208,7 @@ def meta_denoiser(of: Architecture, dtype: torch.dtype = torch.float32) -> Any:
 
 def meta_text_encoder(of: Architecture, arms: Sequence[Arm]) -> Any:
     """The one text encoder of a U-Net, as `meta_denoiser`, if any arm trains it; else None."""
-    if of.text_encoder is None or not any(arm.train_text_encoder for arm in arms):
+    if of.text_encoder is None or all(arm.parts["text_encoder"] == "frozen" for arm in arms):
         return None
     import transformers
 
@@ -231,7 +229,7 @@ def memory_needed(of: Architecture, setting: Setting, size_px: int = 128, device
         device: where it is to run; on a processor some weights are held in further layouts.
     """
     denoiser = meta_denoiser(of, DTYPES[setting.precision])
-    trainable = make_trainable(denoiser, setting.arms, meta_text_encoder(of, setting.arms))
+    trainable = Trainable(denoiser, setting.arms, meta_text_encoder(of, setting.arms))
     activations = _activation_bytes(denoiser, trainable, of, setting, size_px)
     weights = _weights_needed(of, setting, denoiser, trainable, device)
     return dataclasses.replace(weights, activations=activations)
@@ -266,7 +264,7 @@ def _trained_bytes(trainable: Trainable, setting: Setting) -> int:
     """Values, gradients and Adam's moments in fp32, the copy that is computed with, and gradients on their way."""
     numbers = trainable.rows.values.numel()
     used = DTYPES[setting.precision].itemsize
-    if isinstance(trainable, WholeDenoiser):
+    if trainable.whole["denoiser"]:
         used = 2 if setting.precision == "bf16" else 0
         copies = 4 + 4 + used  # where it started, gradients on their way, autocast's copy
     else:
@@ -282,21 +280,18 @@ def _activation_bytes(denoiser: Any, trainable: Trainable, of: Architecture, set
     noisy = torch.empty(images, of.latent_channels, edge, edge, device="meta", dtype=dtype)
     model_timestep = torch.empty(images, device="meta")
     text = torch.empty(images, *of.text, device="meta", dtype=dtype)
-    text_encoder = trainable.text_encoder if isinstance(trainable, LoraStack) else None
+    text_encoder = trainable.modules["text_encoder"]
     models = [model for model in (denoiser, text_encoder) if model is not None]
     frozen = [value for model in models for value in (*model.parameters(), *model.buffers())]
     kept = _Kept([*frozen, *trainable.leaves])
     if setting.gradient_checkpointing:
         denoiser.enable_gradient_checkpointing(kept.checkpointed)
-    whole = isinstance(trainable, WholeDenoiser)
+    whole = trainable.whole["denoiser"] is not None
     denoiser.requires_grad_(whole)  # in place of its copy, which autocast would have to turn into bf16
-    attached = nullcontext(ArmSlices()) if whole else trainable.attached()
-    with attached as segments, kept.counting(), _FusedAttention():
-        segments.pairs = tuple((k, arm.batch) for k, arm in enumerate(setting.arms))
-        if text_encoder is not None and isinstance(trainable, LoraStack):
-            trainable.text_segments.pairs = tuple(pair for pair in segments.pairs if pair[0] in trainable.text_arms)
-            captions = sum(count for _, count in trainable.text_segments.pairs)
-            text_encoder(torch.empty(captions, of.text[0], device="meta", dtype=torch.long))
+    pairs = [(k, arm.batch) for k, arm in enumerate(setting.arms)]
+    with nullcontext() if whole else trainable.attached(pairs), kept.counting(), _FusedAttention():
+        for rows, encoder in trainable.encoder_calls("text_encoder", pairs, ("lora", "full")):
+            encoder(torch.empty(len(rows), of.text[0], device="meta", dtype=torch.long))
         if of.family == "unet":
             denoiser(noisy, model_timestep, text)
         else:
@@ -390,13 +385,13 @@ def smaller_settings(setting: Setting, device: torch.device) -> Iterator[tuple[s
     while any(arm.batch > 1 for arm in setting.arms):
         arms = tuple(_halved_batch(arm) for arm in setting.arms)
         yield changed("batch", f"batch {arms[0].batch} with accumulation {arms[0].accumulation}", arms=arms)
-    if device.type == "cuda" and not any(arm.targets == "unet" or arm.dora for arm in setting.arms):
+    if device.type == "cuda" and not any(arm.targets == "full" or arm.dora for arm in setting.arms):
         for precision in QUANTISED:
             yield changed("precision", f"precision {precision}", precision=precision)
     arm, *others = setting.arms
     if others:
         yield changed("arms", "one arm at a time", arms=(arm,))
-    if arm.targets == "unet":
+    if arm.targets == "full":
         arm = dataclasses.replace(arm, targets="attention", rank=128)
         yield changed("rank", "a LoRA of rank 128 on attention in place of the whole denoiser", arms=(arm,))
     while arm.rank > 1:
@@ -437,7 +432,7 @@ def require_memory(
     message = f"{name}: this training needs {needed}, and {available / GIGABYTE:.1f} GB are free on {device.type}. "
     for what, smaller in smaller_settings(setting, device):
         denoiser = meta_denoiser(of, DTYPES[smaller.precision])
-        trainable = make_trainable(denoiser, smaller.arms, meta_text_encoder(of, smaller.arms))
+        trainable = Trainable(denoiser, smaller.arms, meta_text_encoder(of, smaller.arms))
         if _weights_needed(of, smaller, denoiser, trainable, device).peak > available:
             continue
         found = memory_needed(of, smaller, size_px, device)

@@ -79,6 +79,15 @@ class ArmSlices:
 
     pairs: tuple[tuple[int, int], ...] = ()
 
+    @contextmanager
+    def set_to(self, pairs: Sequence[tuple[int, int]]) -> Iterator[None]:
+        """Within it the stretches are these; those of before come back after."""
+        before, self.pairs = self.pairs, tuple(pairs)
+        try:
+            yield
+        finally:
+            self.pairs = before
+
     @property
     def arms(self) -> list[int]:
         """The arms in order of their stretches."""
@@ -90,8 +99,11 @@ class ArmSlices:
         return len({count for _, count in self.pairs}) == 1
 
 
+Slot = tuple[dict[str, Any], str, Any]  # a module's dictionary, a key in it, and what takes that entry's place
+
+
 @contextmanager
-def swapped_entries(slots: Sequence[tuple[dict[str, Any], str, Any]]) -> Iterator[None]:
+def swapped_entries(slots: Sequence[Slot]) -> Iterator[None]:
     """Within it each dictionary holds the new entry under its key; what was there comes back after."""
     before = [(entries, key, entries[key]) for entries, key, _ in slots]
     try:

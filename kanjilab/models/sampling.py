@@ -14,10 +14,9 @@ from torch import Tensor
 
 from kanjilab.core.images import SIZE_PX
 from kanjilab.core.rng import counted_rng
-from kanjilab.models.adapters import Trainable
-from kanjilab.models.conditioning import Conditioning
+from kanjilab.models.conditioning import Conditioning, Prompt, Prompts
 from kanjilab.models.diffusion import FlowDiffusion, LatentDiffusion, UNetDiffusion
-from kanjilab.models.parameters import ArmSlices
+from kanjilab.models.trainable import Trainable
 
 SAMPLERS = (*UNetDiffusion.samplers, *FlowDiffusion.samplers)
 
@@ -90,7 +89,7 @@ def initial_noise(seeds: Sequence[int], shape: tuple[int, ...]) -> Tensor:
 
 def sample(
     base: LatentDiffusion,
-    prompts: Sequence[str],
+    prompts: Sequence[str | Prompt],
     seeds: Sequence[int],
     sampling: Sampling | None = None,
     *,
@@ -103,7 +102,7 @@ def sample(
     """Draws every prompt with every seed, for every arm.
 
     Args:
-        prompts: P prompts. seeds: S seeds; the same seed is the same noise everywhere.
+        prompts: P prompts, text or text with arrays; guidance's empty prompt has zeros for arrays. seeds: S seeds; the same seed is the same noise everywhere.
         sampling: sampler, steps, guidance; `default_sampling` of the base's family if none is given.
         trainable: adapters to draw with, K arms (see `load_checkpoints`); None for the base alone.
         batch: images at a time; it does not change the images beyond rounding.
@@ -119,9 +118,10 @@ def sample(
     if not prompts or not seeds:
         raise ValueError(f"expected at least one prompt and one seed, got {len(prompts)} and {len(seeds)}")
     sampling.scheduler(base)  # refuses a sampler that does not fit, before any text encoder is loaded
-    captions = [sampling.negative_prompt, *(sampling.prefix + prompt for prompt in prompts)]
+    asked = [prompt if isinstance(prompt, Prompt) else Prompt(prompt) for prompt in prompts]
+    asked = [Prompt(sampling.negative_prompt), *(replace(one, text=sampling.prefix + one.text) for one in asked)]
     arms = 1 if trainable is None else len(trainable.arms)
-    states, apart = _states(base, captions, trainable)
+    states, apart = _states(base, Prompts.of(asked, base.device), trainable)
     items = [(k, p, s) for k in range(arms) for p in range(len(prompts)) for s in range(len(seeds))]
     noise = initial_noise(seeds, base.latent_shape(size_px)).to(base.device)
     images = []
@@ -142,17 +142,17 @@ def sample(
 
 
 @torch.no_grad()
-def _states(base: LatentDiffusion, captions: Sequence[str], trainable: Trainable | None) -> tuple[Conditioning, int]:
-    """States of the captions, arm after arm, and the rows from one arm's to the next's: 0 where all share them."""
-    states, count = base.encode_text(captions), len(captions)
-    if trainable is None or not trainable.text_arms:
-        return states, 0
+def _states(base: LatentDiffusion, prompts: Prompts, trainable: Trainable | None) -> tuple[Conditioning, int]:
+    """Conditioning by the prompts, arm after arm, and the rows from one arm's to the next's: 0 where all share them."""
+    states, count = base.encode_text(prompts.captions), len(prompts.captions)
+    if trainable is None or not trainable.trains_encoders:
+        return base.condition(prompts, states), 0
     every = []
-    with trainable.attached() as segments:
-        for k in range(len(trainable.arms)):
-            segments.pairs = ((k, count),)
-            every.append(base.trained_text(trainable, captions, states).tokens)
-    return Conditioning(torch.cat(every)), count
+    for k in range(len(trainable.arms)):
+        pairs = [(k, count)]
+        with trainable.attached(pairs):
+            every.append(trainable.condition(base.text, prompts, states, pairs))
+    return Conditioning.cat(every), count
 
 
 def _telling(
@@ -190,8 +190,8 @@ def _denoise_all(
         scheduler.set_timesteps(sampling.steps, device=base.device)
     guided = sampling.guidance > 1
     copies = 2 if guided else 1
-    with trainable.attached() if trainable else nullcontext(ArmSlices()) as segments:
-        segments.pairs = tuple((k, copies * owners.count(k)) for k in dict.fromkeys(owners))
+    pairs = [(k, copies * owners.count(k)) for k in dict.fromkeys(owners)]
+    with trainable.attached(pairs) if trainable else nullcontext():
         for timestep in scheduler.timesteps:
             noisy = latents.repeat_interleave(copies, 0)  # none of these samplers scales the denoiser's input
             predicted = base.denoise(noisy, timestep.expand(len(noisy)), text)

@@ -3,7 +3,7 @@
 import json
 from abc import ABC, abstractmethod
 from collections import OrderedDict
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -91,11 +91,16 @@ class OneEncoder(TextEncoders):
             rows = slice(start, start + len(states))
             yield EncodedPart(rows, slice(0, self.shape[0]), slice(0, self.shape[1]), states)
 
-    def encode(self, captions: Sequence[str]) -> Tensor:
-        """(B, L, D) float32 states, through which gradients flow to what is trained in the encoder."""
+    def encode(self, captions: Sequence[str], encoder: Callable[..., Any] | None = None) -> Tensor:
+        """(B, L, D) float32 states, through which gradients flow to what is trained in the encoder.
+
+        Args:
+            captions: B strings.
+            encoder: called in place of the encoder itself, with other weights, say.
+        """
         tokens = padded_tokens(self.tokenizer, list(captions), self.shape[0]).to(self.encoder.device)
         mask = tokens.attention_mask if getattr(self.encoder.config, "use_attention_mask", False) else None
-        return self.encoder(tokens.input_ids, attention_mask=mask)[0].float()
+        return (encoder or self.encoder)(tokens.input_ids, attention_mask=mask)[0].float()
 
 
 def padded_tokens(tokenizer: Any, captions: list[str], length: int) -> Any:

@@ -5,8 +5,8 @@ from collections.abc import Sequence
 from safetensors.torch import load_file
 
 from kanjilab.core.run_folder import RunFolder
-from kanjilab.models.adapters import Trainable, make_trainable
 from kanjilab.models.diffusion import LatentDiffusion
+from kanjilab.models.trainable import Trainable
 
 
 def load_checkpoints(base: LatentDiffusion, run: RunFolder, steps: Sequence[int], arm: int = 0) -> Trainable:
@@ -23,7 +23,7 @@ def load_checkpoints(base: LatentDiffusion, run: RunFolder, steps: Sequence[int]
     setting = run.arm(arm)
     if run.settings["base_identity"] != base.identity:
         raise ValueError(f"{run.path} was trained on base {run.settings['base']!r}, which differs from {base.name!r}")
-    trainable = make_trainable(base.denoiser, [setting] * len(steps), base.text_encoder)
+    trainable = Trainable(base.denoiser, [setting] * len(steps), base.text_encoder, base.condition_encoder)
     trainable.size_px = run.size_px
     for k, step in enumerate(steps):
         trainable.load_state(k, load_file(run.checkpoint_path(step) / f"arm_{arm}" / "adapter_model.safetensors"))

@@ -219,7 +219,7 @@ def _advice(found: Diagnosis) -> list[str]:
     lines.append(f"Lower the rate: peak_lr={arm.peak_lr / 3:.2g} in place of {arm.peak_lr:.2g}.")
     if not arm.warmup_steps:
         lines.append(f"Warm up: warmup_steps={max(1, int(found.steps[-1]) // 20):,}.")
-    if arm.targets != "unet" and arm.rank >= 128 and not arm.rslora and arm.scale >= 1:
+    if arm.targets != "full" and arm.rank >= 128 and not arm.rslora and arm.scale >= 1:
         lines.append(f"Scale a high rank down: alpha={arm.rank // 4} at rank {arm.rank}.")
     early = found.steps[found.spikes[0]] if len(found.spikes) else None
     if early is not None:

@@ -1,8 +1,9 @@
 """Encode a dataset once per base: latents and text states, cached by hash and memory-mapped."""
 
+import hashlib
 import json
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import numpy as np
@@ -12,7 +13,7 @@ from torch import Tensor
 from kanjilab.core.config import settings_hash
 from kanjilab.core.storage import appearing_folder, cache_folder
 from kanjilab.data.image_folder import Dataset
-from kanjilab.models.conditioning import Conditioning
+from kanjilab.models.conditioning import Conditioning, Prompts
 from kanjilab.models.diffusion import LatentDiffusion
 
 FORMAT = 1
@@ -24,11 +25,12 @@ class Encoded:
 
     Attributes:
         mean, log_variance: (N, C, h, w) float32, the autoencoder's posterior in unit scale.
-        captions: M distinct ones; the first is empty.
+        captions: M distinct ones, the empty one among them.
         tokens: (M, L, D) float16, their text states.
         pooled: (M, P) float16 or None.
         caption: (N,) int64, row of `tokens` for each image.
         identity: hash of base and data.
+        arrays: (N, ...) by name, what each image's prompt carries beside its caption; see `with_arrays`.
     """
 
     mean: np.ndarray
@@ -38,6 +40,7 @@ class Encoded:
     pooled: np.ndarray | None
     caption: np.ndarray
     identity: str
+    arrays: Mapping[str, np.ndarray] = field(default_factory=dict)
 
     def __len__(self) -> int:
         return len(self.mean)
@@ -52,6 +55,39 @@ class Encoded:
             (B, C, h, w) float32.
         """
         return torch.from_numpy(self.mean[rows] + np.exp(0.5 * self.log_variance[rows]) * noise)
+
+    @property
+    def empty(self) -> int:
+        """Row of the empty caption."""
+        return self.captions.index("")
+
+    def with_arrays(self, **arrays: np.ndarray) -> "Encoded":
+        """The same images and captions, each with further arrays for the base's condition encoder.
+
+        Args:
+            arrays: (N, ...) by name.
+        Raises:
+            ValueError: not one entry an image.
+        """
+        for name, values in arrays.items():
+            if len(values) != len(self):
+                raise ValueError(f"{name}: expected one entry for each of {len(self)} images, got {len(values)}")
+        digests = {name: hashlib.sha256(np.ascontiguousarray(values)).hexdigest() for name, values in arrays.items()}
+        return replace(self, arrays={**self.arrays, **arrays}, identity=settings_hash([self.identity, digests]))
+
+    def prompts(self, rows: np.ndarray, captions: np.ndarray, device: torch.device) -> Prompts:
+        """A batch of prompts; where the caption is the empty one, the arrays are zeros.
+
+        Args:
+            rows: (B,) images, whose arrays the prompts carry.
+            captions: (B,) rows of `tokens`.
+        """
+        kept = captions != self.empty
+        arrays = {
+            name: torch.from_numpy(values[rows].astype(np.float32) * kept.reshape(-1, *[1] * (values.ndim - 1)))
+            for name, values in self.arrays.items()
+        }
+        return Prompts([self.captions[row] for row in captions], {n: array.to(device) for n, array in arrays.items()})
 
     def text(self, captions: np.ndarray, device: torch.device) -> Conditioning:
         """Text states of rows of `tokens`, (B, L, D) float32."""

@@ -7,9 +7,9 @@ import numpy as np
 
 from kanjilab.core.config import settings_hash
 from kanjilab.core.run_folder import RunError, RunFolder
-from kanjilab.models.adapters import Trainable
 from kanjilab.models.loading import LatentDiffusion
 from kanjilab.models.sampling import Sampling, default_sampling, sample
+from kanjilab.models.trainable import Trainable
 from kanjilab.training.checkpoints import checkpoint_images_seen, load_checkpoints
 from kanjilab.viz.strip import Strip
 
@@ -136,7 +136,7 @@ def _stored_columns(run: RunFolder, images: np.ndarray, facts: dict[str, Any]) -
 
 def _drawn_together(run: RunFolder, arm: int) -> int:
     """How many of an arm's checkpoints are loaded at once."""
-    if run.arm(arm).targets == "unet":
+    if run.arm(arm).targets == "full":
         return 1
     first = run.checkpoint_path(run.checkpoints()[0]) / f"arm_{arm}" / "adapter_model.safetensors"
     return max(1, LOADED_BYTES // first.stat().st_size)

@@ -65,6 +65,6 @@ class TrainingJob:
     def title(self) -> str:
         """A short line for lists."""
         arm = self.arm
-        what = "every weight" if arm.targets == "unet" else f"rank {arm.rank} on {arm.targets}"
+        what = "every weight" if arm.targets == "full" else f"rank {arm.rank} on {arm.targets}"
         budget = f"{arm.images_seen:,} images by {arm.batch}"
         return f"{what}, {budget}, rate {arm.peak_lr:g} {arm.schedule}, seed {arm.seed}, {self.base}"

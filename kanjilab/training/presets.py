@@ -188,7 +188,7 @@ PRESETS: dict[str, Preset] = {
         about="InstantKanji on SD 1.5: every weight of the U-Net, captions by the template",
         base="sd15",
         precision="bf16",
-        arms=(Arm(targets="unet", peak_lr=1e-5, schedule="constant", batch=4, epochs=30.0, ema_decay=0.9999),),
+        arms=(Arm(targets="full", peak_lr=1e-5, schedule="constant", batch=4, epochs=30.0, ema_decay=0.9999),),
         images=EVERY,
         training_images=6_413,
         prompts=("mountains",),

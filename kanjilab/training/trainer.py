@@ -10,9 +10,9 @@ import torch
 from accelerate import Accelerator
 from torch import Tensor
 
-from kanjilab.core.config import Arm
-from kanjilab.models.adapters import Trainable, make_trainable
-from kanjilab.models.loading import LatentDiffusion
+from kanjilab.core.config import QUANTISED, Arm
+from kanjilab.models.diffusion import LatentDiffusion
+from kanjilab.models.trainable import Trainable
 from kanjilab.training.data_order import Draw, captions_of, draw_example
 from kanjilab.training.encoded import Encoded
 from kanjilab.training.schedules import lr_factor
@@ -43,15 +43,39 @@ class StepReport:
     checkpoint: bool
 
 
+def check_arm(base: LatentDiffusion, arm: Arm) -> None:
+    """Refuses a setting that makes no sense for a base.
+
+    Raises:
+        ValueError: with the setting, what was expected and what came.
+    """
+    if arm.parts["denoiser"] == "full" and base.precision in QUANTISED:
+        raise ValueError(f"{base.precision} weights are frozen: expected a LoRA, or fp32 or bf16, got targets 'full'")
+    unweighted = {"min_snr_gamma": None, "velocity_weight": False}
+    for name, off in unweighted.items() if base.prediction == "flow" else ():
+        if getattr(arm, name) != off:
+            raise ValueError(
+                f"{base.name} is a rectified flow, weighted by how often each noise level is drawn: "
+                f"expected {name} = {off}, got {getattr(arm, name)!r}"
+            )
+
+
 def denoising_errors(
-    base: LatentDiffusion, data: Encoded, draws: Sequence[Draw], captions: np.ndarray, trainable: Trainable
+    base: LatentDiffusion,
+    data: Encoded,
+    draws: Sequence[Draw],
+    captions: np.ndarray,
+    trainable: Trainable,
+    pairs: Sequence[tuple[int, int]],
 ) -> tuple[Tensor, Tensor]:
     """How far each arm's denoiser is from the target on some examples.
 
     Args:
         draws: N examples.
-        captions: (N,) int, the caption each is told, as a row of the data's captions.
-        trainable: attached to the base; its segments say whose examples stand where among the N.
+        captions: (N,) int, the caption of each, as a row of the data's captions; that of the empty caption drops the
+            example's arrays too.
+        trainable: attached to the base with these pairs.
+        pairs: (arm, count) for each stretch of the examples, in order.
     Returns:
         (N,) float32 squared errors, means over C, h and w; and (N,) int64 timesteps.
     """
@@ -60,9 +84,9 @@ def denoising_errors(
     noise = torch.from_numpy(np.stack([draw.noise for draw in draws])).to(base.device)
     timesteps = torch.tensor([draw.timestep for draw in draws], device=base.device)
     noisy, target = base.add_noise(latents, noise, timesteps)
-    told = [data.captions[caption] for caption in captions]
-    text = base.trained_text(trainable, told, data.text(captions, base.device))
-    predicted = base.denoise(noisy, base.model_timestep(timesteps), text)
+    prompts, states = data.prompts(rows, captions, base.device), data.text(captions, base.device)
+    conditioning = trainable.condition(base.text, prompts, states, pairs)
+    predicted = base.denoise(noisy, base.model_timestep(timesteps), conditioning)
     return (predicted - target).square().mean(dim=(1, 2, 3)), timesteps
 
 
@@ -101,8 +125,8 @@ class Trainer:
     def __init__(self, base: LatentDiffusion, data: Encoded, arms: Sequence[Arm], accelerator: Accelerator):
         self.base, self.data, self.accelerator = base, data, accelerator
         for arm in arms:
-            base.check_arm(arm)
-        self.trainable: Trainable = make_trainable(base.denoiser, arms, base.text_encoder)
+            check_arm(base, arm)
+        self.trainable = Trainable(base.denoiser, arms, base.text_encoder, base.condition_encoder)
         self.rows = self.trainable.rows
         self.progress = [ArmProgress(arm, arm.total_steps(len(data))) for arm in arms]
         self.step, self.seconds = 0, 0.0
@@ -115,7 +139,7 @@ class Trainer:
         self.average = self.rows.values.clone() if any(arm.ema_decay for arm in arms) else None
         self.captions = [captions_of(arm, data) for arm in arms]
         # Whole weights are kept in fp32, so that only their use is in bf16.
-        whole = any(arm.targets == "unet" for arm in arms)
+        whole = any(arm.parts["denoiser"] == "full" for arm in arms)
         self.autocast = whole and base.precision == "bf16"
 
     @property
@@ -140,10 +164,8 @@ class Trainer:
         """
         active = [k for k, progress in enumerate(self.progress) if progress.active]
         losses = torch.zeros(len(self.progress), device=self.base.device)
-        # Attached within the step alone: between two steps the caller may sample from the base.
-        with self.trainable.attached():
-            for micro in range(max(self.progress[k].arm.accumulation for k in active)):
-                self._accumulate([k for k in active if micro < self.progress[k].arm.accumulation], micro, losses)
+        for micro in range(max(self.progress[k].arm.accumulation for k in active)):
+            self._accumulate([k for k in active if micro < self.progress[k].arm.accumulation], micro, losses)
         if self.accelerator.num_processes > 1:
             self.rows.gradients.copy_(self._sum_over_processes(self.rows.gradients))
             losses = self._sum_over_processes(losses)
@@ -163,8 +185,11 @@ class Trainer:
         weights = np.concatenate(
             [np.full(n, 1 / self.progress[k].arm.images_per_step, dtype=np.float32) for k, n in pairs]
         )
-        errors = self._errors(pairs, draws) * torch.from_numpy(weights).to(self.base.device)
-        self.rows.take_gradients(self.trainable.leaves, errors.sum(), add=micro > 0)
+        with self.trainable.attached(
+            pairs
+        ):  # and not for longer: between two steps the caller may sample from the base
+            errors = self._errors(pairs, draws) * torch.from_numpy(weights).to(self.base.device)
+            self.rows.take_gradients(self.trainable.leaves, errors.sum(), add=micro > 0)
         owner = torch.tensor([k for k, n in pairs for _ in range(n)], device=self.base.device)
         losses.index_add_(0, owner, errors.detach())
 
@@ -192,11 +217,10 @@ class Trainer:
         arms = [self.progress[k].arm for k in owners]
         dropped = np.array([draw.dropout < arm.caption_dropout for draw, arm in zip(draws, arms, strict=True)])
         captions = np.array([self.captions[k][draw.row] for k, draw in zip(owners, draws, strict=True)])
-        self.trainable.segments.pairs = tuple(pairs)
-        told = np.where(dropped, 0, captions)
+        captions = np.where(dropped, self.data.empty, captions)
         mixed = torch.autocast(self.base.device.type, torch.bfloat16) if self.autocast else nullcontext()
         with mixed:
-            errors, timesteps = denoising_errors(self.base, self.data, draws, told, self.trainable)
+            errors, timesteps = denoising_errors(self.base, self.data, draws, captions, self.trainable, pairs)
         start, weights = 0, []
         for k, count in pairs:
             arm = self.progress[k].arm

@@ -26,10 +26,10 @@ from kanjilab.evaluation.judges.part_judge import load_judge
 from kanjilab.evaluation.scoring import glyphs_of
 from kanjilab.evaluation.text_baseline import caption_words
 from kanjilab.experiments.reinvention import part_glosses
-from kanjilab.models.adapters import Trainable
 from kanjilab.models.diffusion import LatentDiffusion
 from kanjilab.models.loading import load_base
 from kanjilab.models.sampling import Sampling, sample
+from kanjilab.models.trainable import Trainable
 from kanjilab.training.checkpoints import checkpoint_images_seen, load_checkpoints
 from kanjilab.training.presets import DEMO_SAMPLING
 from kanjilab.viz.charts import draw_glyph_sheet

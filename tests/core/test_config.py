@@ -98,8 +98,8 @@ def test_a_periodic_schedule_needs_its_half_period():
 
 def test_dora_is_of_adapters():
     assert Arm(targets="all", dora=True).dora
-    with pytest.raises(ValueError, match="dora is of LoRA arms, got targets 'unet'"):
-        Arm(targets="unet", dora=True)
+    with pytest.raises(ValueError, match="dora is of LoRA arms, got targets 'full'"):
+        Arm(targets="full", dora=True)
 
 
 def test_settings_cannot_be_changed():
@@ -133,6 +133,16 @@ def test_runs_from_before_a_setting_keep_their_hash(name):
     with_it = Arm(**{name: True})
     assert Arm.from_json(json.loads(json.dumps(with_it.to_json()))) == with_it
     assert settings_hash(with_it) != settings_hash(Arm())
+
+
+def test_full_is_stored_under_its_first_name():
+    arm = Arm(targets="full", rank=1, peak_lr=1e-5)
+    assert settings_hash(arm) == "0bf9515c91d6d1be"  # of the commit before the name
+    assert arm.to_json()["targets"] == "unet" == arm.step_shape[0]
+    assert Arm.from_json({"targets": "unet", "rank": 1, "peak_lr": 1e-5}) == Arm.from_json(arm.to_json()) == arm
+    assert Arm.from_json({"targets": "full"}).targets == "full"
+    with pytest.raises(ValueError, match="targets must be one of .*, got 'unet'"):
+        Arm(targets="unet")
 
 
 def test_whole_numbers_and_floats_are_one_setting():

@@ -25,9 +25,9 @@ from kanjilab.evaluation.judges.nearest_character import Neighbours
 from kanjilab.evaluation.judges.part_judge import load_judge
 from kanjilab.evaluation.prompt_parts import PartMeaning
 from kanjilab.evaluation.well_formed import MEASURES, Bounds
-from kanjilab.models.adapters import make_trainable
 from kanjilab.models.loading import LatentDiffusion, load_base
 from kanjilab.models.sampling import Sampling
+from kanjilab.models.trainable import Trainable
 from kanjilab.training.encoded import encode_dataset
 from kanjilab.training.loop import train
 from tests.tiny import save_tiny_pipeline
@@ -66,7 +66,7 @@ def made(some_kanji, real_context, tmp_path_factory):
     """Prompts and controls, the models being tiny."""
     base = load_base(save_tiny_pipeline(tmp_path_factory.mktemp("tiny") / "base"))
     prompts = list(some_kanji.split("held_out").table["text"][:3])
-    run = make_trainable(base.denoiser, [Arm(rank=1)])
+    run = Trainable(base.denoiser, [Arm(rank=1)])
     quick = Sampling(steps=1, guidance=1.0)
     return prompts, controls(real_context, some_kanji, base, prompts, [0, 1], quick, trained=run, shuffled=run)
 

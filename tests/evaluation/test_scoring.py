@@ -12,8 +12,8 @@ from kanjilab.core.config import Arm
 from kanjilab.data.image_folder import Dataset
 from kanjilab.evaluation import scoring as score
 from kanjilab.evaluation.scoring import PromptSet, caption_prompts, expected_radical_share, score_prompts
-from kanjilab.models.adapters import make_trainable
 from kanjilab.models.sampling import Sampling, sample
+from kanjilab.models.trainable import Trainable
 
 QUICK = Sampling(steps=1, guidance=1.0)
 PROMPTS = PromptSet("two", ("water tree", "fire"), (frozenset("水木"), frozenset("火")))
@@ -95,7 +95,7 @@ def test_hits_are_those_counted_by_hand(base):
 
 
 def test_the_trained_model_is_what_is_scored(base):
-    trainable = make_trainable(base.denoiser, [Arm(targets="all", rank=2)])
+    trainable = Trainable(base.denoiser, [Arm(targets="all", rank=2)])
     rng = np.random.default_rng(0)
     state = {n: rng.normal(0, 0.5, v.shape) for n, v in trainable.state(0).items()}
     trainable.load_state(0, {n: torch.from_numpy(v.astype(np.float32)) for n, v in state.items()})

@@ -15,8 +15,8 @@ from kanjilab.experiments import packs
 from kanjilab.experiments.context import open_study
 from kanjilab.experiments.packs import cut_into_packs, plan, stored_moments
 from kanjilab.experiments.study import Variant
-from kanjilab.models.adapters import make_trainable
 from kanjilab.models.sampling import sample
+from kanjilab.models.trainable import Trainable
 from kanjilab.training.cost import Cost
 from kanjilab.training.data_order import draw_example
 from tests.tiny_study import Forbidden, forbid
@@ -57,7 +57,7 @@ ONE, OTHER = Data("one"), Data("other")
         ([(dict(accumulation=2), ONE), ({}, ONE)], 8, ["0", "1"]),
         ([(dict(targets="all"), ONE), (dict(targets="attention"), ONE)], 8, ["0", "1"]),
         # Every weight: one at a time.
-        ([(dict(targets="unet", seed=k), ONE) for k in range(3)], 8, ["0", "1", "2"]),
+        ([(dict(targets="full", seed=k), ONE) for k in range(3)], 8, ["0", "1", "2"]),
         # Equal lengths together, then equal ranks.
         ([(dict(images_seen=n, seed=n), ONE) for n in (100, 400, 101, 401)], 2, ["02", "13"]),
         ([(dict(rank=r, seed=r), ONE) for r in (64, 1, 65, 2)], 2, ["13", "02"]),
@@ -143,7 +143,7 @@ def test_each_arms_images_are_those_of_its_last_checkpoint(finished, study):
         assert moment.run == trained.settings["hash"]
         index = trained.settings["arms"].index(study.arm_of(variant, seed).to_json())
         path = trained.checkpoint_path(4) / f"arm_{index}" / "adapter_model.safetensors"
-        trainable = make_trainable(lab.base.denoiser, [study.arm_of(variant, seed)])
+        trainable = Trainable(lab.base.denoiser, [study.arm_of(variant, seed)])
         trainable.load_state(0, load_file(path))
         drawn = sample(lab.base, lab.captions, (0, 1), study.sampling, trainable=trainable, size_px=32)[0]
         stored, facts = trained.read_samples(moment.samples)
@@ -158,7 +158,7 @@ def test_held_out_loss_is_the_plain_error_at_shared_noise(finished, study):
     (moment,) = stored_moments(lab)[lab.key(variant, 6)]
     trained = RunFolder.open(folder / moment.folder)
     index = trained.settings["arms"].index(study.arm_of(variant, 6).to_json())
-    trainable = make_trainable(lab.base.denoiser, [study.arm_of(variant, 6)])
+    trainable = Trainable(lab.base.denoiser, [study.arm_of(variant, 6)])
     trainable.load_state(0, load_file(trained.checkpoint_path(4) / f"arm_{index}" / "adapter_model.safetensors"))
     scheduler = DDPMScheduler.from_config(lab.base.scheduler_config)
     errors = []
@@ -168,8 +168,7 @@ def test_held_out_loss_is_the_plain_error_at_shared_noise(finished, study):
         latents, noise = torch.from_numpy(latents)[None], torch.from_numpy(draw.noise)[None]
         timestep = torch.tensor([draw.timestep])
         text = data.text(data.caption[[draw.row]], lab.base.device)
-        with torch.no_grad(), trainable.attached() as segments:
-            segments.pairs = ((0, 1),)
+        with torch.no_grad(), trainable.attached(((0, 1),)):
             predicted = lab.base.denoise(scheduler.add_noise(latents, noise, timestep), timestep, text)
         errors.append((predicted - noise).square().mean().item())
     assert moment.held_out_loss == pytest.approx(np.mean(errors), rel=1e-5)

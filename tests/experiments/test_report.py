@@ -289,7 +289,7 @@ def test_markup_in_a_study_is_only_text(tmp_path):
 
 
 def test_images_and_prompts_are_in_the_same_order(lab, monkeypatch):
-    forbid(monkeypatch, "run_training", "sample", "make_trainable")
+    forbid(monkeypatch, "run_training", "sample", "Trainable")
     asked = prompt_table(lab)
     assert asked["split"].tolist() == ["held_out"] * 4 + ["train"] * 4
     assert asked["radical"].tolist() == [RADICALS[prompt.split()[0]] for prompt in asked["prompt"]]

@@ -92,7 +92,7 @@ def test_outcomes_are_blocks_by_prompts(study):
 
 def test_another_judge_reads_without_sampling(finished, study, monkeypatch, tmp_path):
     folder = shutil.copytree(finished[0], tmp_path / "copy")
-    forbid(monkeypatch, "run_training", "sample", "make_trainable")
+    forbid(monkeypatch, "run_training", "sample", "Trainable")
     judge = DarknessJudge(threshold=0)  # sees fire everywhere
     report = write_report(open_study(study, folder), judge, "fire")
     assert judge.read_images == 3 * 2 * 8 * 2

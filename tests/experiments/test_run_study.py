@@ -29,7 +29,7 @@ pytestmark = pytest.mark.usefixtures("small_lab")
 
 def test_what_is_stored_is_not_done_again(finished, study, monkeypatch):
     folder, report, _ = finished
-    forbid(monkeypatch, "run_training", "sample", "measure_steps", "make_trainable")
+    forbid(monkeypatch, "run_training", "sample", "measure_steps", "Trainable")
     judge = DarknessJudge()
     again, said = run(study, folder, judge=judge)
     assert again == report
@@ -55,7 +55,7 @@ def test_further_blocks_train_only_their_own_arms(finished, study, tmp_path, mon
 
 
 def test_arms_that_are_kept_elsewhere_are_not_trained_again(finished, study, tmp_path, monkeypatch):
-    forbid(monkeypatch, "run_training", "sample", "measure_steps", "make_trainable")
+    forbid(monkeypatch, "run_training", "sample", "measure_steps", "Trainable")
     report, said = run(study, tmp_path / "new", kept=finished[0].parent)
     assert report == finished[1]
     assert said.startswith("tiny: 0 arms beside 6 that are kept in 0 packs, about 0.0 min to go")
@@ -195,7 +195,7 @@ def test_a_single_variant_is_trained_and_read_though_nothing_is_compared(study, 
 
 
 def test_every_weight_is_a_pack_of_its_own(study, tmp_path):
-    whole = Variant("every weight", dict(targets="unet", peak_lr=1e-3))
+    whole = Variant("every weight", dict(targets="full", peak_lr=1e-3))
     pair = dataclasses.replace(study, variants=(study.variants[0], whole), contrasts=())
     _, said = run(pair, tmp_path)
     assert said.count("1 x (every weight, batch 2)") == 2
@@ -237,7 +237,7 @@ def test_a_stop_file_ends_the_drawing_too(study, finished, tmp_path, monkeypatch
 
 
 def test_an_arm_that_ends_early_stands_as_it_was_at_every_moment(study, tmp_path):
-    wild = Variant("wild", dict(targets="unet", peak_lr=1e30))  # alone in its pack
+    wild = Variant("wild", dict(targets="full", peak_lr=1e30))  # alone in its pack
     several = dataclasses.replace(study, variants=(*study.variants, wild), contrasts=(), checkpoints=3)
     run(several, tmp_path)
     table = table_of(tmp_path).query("variant == 'wild'").drop_duplicates(["seed", "checkpoint"])

@@ -59,3 +59,5 @@ def test_stored_studies_keep_their_hash():
     for path in reports:
         report = json.loads(path.read_text())
         assert Study.from_json(report["study"]).hash == report["hash"], path
+    full = Study.from_json(json.loads((reports[0].parents[1] / "full-full" / "study.json").read_text()))
+    assert full.variants[1].changes["targets"] == full.arm_of(full.variants[1], 0).targets == "full"

@@ -84,8 +84,7 @@ def test_peft_loads_the_checkpoint_folder(base, run, arm):
     with torch.no_grad():
         plain = base.denoiser(noisy, timesteps, text).sample
         expected = model(noisy, timesteps, text).sample
-        with trainable.attached() as segments:
-            segments.pairs = ((0, 2),)
+        with trainable.attached(((0, 2),)):
             found = base.denoiser(noisy, timesteps, text).sample
     assert_close(found, expected, atol=1e-5, rtol=1e-5)
     assert (found - plain).abs().max() > 0.05
@@ -117,7 +116,7 @@ def test_what_cannot_be_written_is_refused(base, run, tmp_path):
         to_diffusers(run, 5, 3, tmp_path)
     with pytest.raises(RunError, match=r"no complete checkpoint of step 3, only \[0, 5\]"):
         to_diffusers(run, 3, 0, tmp_path)
-    for _ in train(base, tiny_encoded(base), [Arm(targets="unet", images_seen=1)], tmp_path / "whole", checkpoints=1):
+    for _ in train(base, tiny_encoded(base), [Arm(targets="full", images_seen=1)], tmp_path / "whole", checkpoints=1):
         pass
     with pytest.raises(ValueError, match="arm 0 of .*whole trained the whole denoiser: it has no LoRA"):
         to_diffusers(RunFolder.open(tmp_path / "whole"), 1, 0, tmp_path)
@@ -261,7 +260,7 @@ def test_a_merged_pipeline_draws_what_the_adapter_drew(base, run, tmp_path, arm)
 
 
 def test_a_fully_trained_pipeline_of_sd3(sd3_base, tmp_path):
-    arm = Arm(targets="unet", images_seen=3, peak_lr=1e-2)
+    arm = Arm(targets="full", images_seen=3, peak_lr=1e-2)
     for _ in train(sd3_base, tiny_encoded(sd3_base), [arm], tmp_path / "whole", checkpoints=1):
         pass
     run = RunFolder.open(tmp_path / "whole")

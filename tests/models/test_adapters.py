@@ -12,16 +12,8 @@ from torch.nn import functional as F
 from torch.testing import assert_close
 
 from kanjilab.core.config import Arm
-from kanjilab.models.adapters import (
-    LoraStack,
-    StackedLora,
-    initial_down,
-    make_trainable,
-    row_norms,
-    target_layers,
-    with_row_norms,
-)
-from kanjilab.models.full import WholeDenoiser
+from kanjilab.models.adapters import StackedLora, initial_down, row_norms, target_layers, with_row_norms
+from kanjilab.models.trainable import Trainable
 
 LAYERS = {
     "linear": lambda: nn.Linear(24, 40),
@@ -51,7 +43,7 @@ class OneLayer(nn.Module):
 
 def filled_stack(layer, arms, seed=0):
     """Adapters with random A and B where they are not padding."""
-    stack = LoraStack(OneLayer(layer), arms)
+    stack = Trainable(OneLayer(layer), arms)
     generator = torch.Generator().manual_seed(seed)
     for k in range(len(arms)):
         state = {name: 0.3 * torch.randn(value.shape, generator=generator) for name, value in stack.state(k).items()}
@@ -88,8 +80,7 @@ def test_each_arm_gets_its_own_dense_weight(kind, pairs):
     arms = [Arm(targets="all", rank=2), Arm(targets="all", rank=5, alpha=3), Arm(targets="all", rank=4, rslora=True)]
     stack = filled_stack(layer, arms)
     x = inputs(layer, sum(count for _, count in pairs))
-    with stack.attached() as segments, torch.no_grad():
-        segments.pairs = pairs
+    with stack.attached(pairs), torch.no_grad():
         found = stack.denoiser(x)
     chunks = zip(x.split([count for _, count in pairs]), pairs, strict=True)
     with torch.no_grad():
@@ -106,8 +97,7 @@ def test_one_arm_takes_the_cheaper_path_and_both_agree(kind, rank, count, merged
     original = StackedLora._merging_pays
     monkeypatch.setattr(StackedLora, "_merging_pays", lambda self, x: choices.append(original(self, x)) or choices[-1])
     x = inputs(layer, count).requires_grad_()
-    with stack.attached() as segments:
-        segments.pairs = ((0, count),)
+    with stack.attached(((0, count),)):
         found = stack.denoiser(x)
     assert choices == [merged]
     expected = with_dense_weight(layer, stack.state(0), 1.0, x)
@@ -120,8 +110,7 @@ def test_gradients_are_those_of_autograd_and_zero_in_the_padding():
     arms = [Arm(targets="all", rank=2, alpha=3), Arm(targets="all", rank=5)]
     stack = filled_stack(layer, arms)
     x = inputs(layer, 4)
-    with stack.attached() as segments:
-        segments.pairs = ((0, 2), (1, 2))
+    with stack.attached(((0, 2), (1, 2))):
         loss = stack.denoiser(x).square().mean()
         stack.rows.take_gradients(stack.leaves, loss, add=False)
     gradients = stack.rows.views(stack.rows.gradients)
@@ -169,22 +158,21 @@ def test_initial_weights_are_pefts_and_grow_with_the_rank():
 
 def test_before_training_the_denoiser_is_the_base(base):
     noisy, text = torch.randn(2, 4, 8, 8), torch.randn(2, 8, 24)
-    stack = LoraStack(base.denoiser, [Arm(targets="all", rank=3), Arm(targets="attention", rank=2)])
+    stack = Trainable(base.denoiser, [Arm(targets="all", rank=3), Arm(targets="attention", rank=2)])
     with torch.no_grad():
         expected = base.denoiser(noisy, torch.tensor([5, 900]), text).sample
-        with stack.attached() as segments:
-            segments.pairs = ((0, 1), (1, 1))
+        with stack.attached(((0, 1), (1, 1))):
             found = base.denoiser(noisy, torch.tensor([5, 900]), text).sample
     assert_close(found, expected, atol=1e-6, rtol=0)  # a convolution rounds by its batch
 
 
-@pytest.mark.parametrize("targets", ["all", "unet"])
+@pytest.mark.parametrize("targets", ["all", "full"])
 def test_the_denoiser_is_its_own_again_after_use(base, targets):
     def parts():
         return [id(part) for part in (*base.denoiser.modules(), *base.denoiser.parameters())]
 
     before = parts()
-    trainable = make_trainable(base.denoiser, [Arm(targets=targets, rank=2)])
+    trainable = Trainable(base.denoiser, [Arm(targets=targets, rank=2)])
     with pytest.raises(KeyboardInterrupt), trainable.attached():
         attached = parts()
         with trainable.attached():
@@ -196,7 +184,7 @@ def test_the_denoiser_is_its_own_again_after_use(base, targets):
 
 def test_adapters_are_not_parameters_of_the_model(base):
     denoiser = copy.deepcopy(base.denoiser).bfloat16()
-    stack = LoraStack(denoiser, [Arm(targets="all", rank=2)])
+    stack = Trainable(denoiser, [Arm(targets="all", rank=2)])
     with stack.attached():
         assert {value.dtype for value in denoiser.parameters()} == {torch.bfloat16}
         assert denoiser.dtype == torch.bfloat16  # in which diffusers embeds the timesteps
@@ -205,13 +193,12 @@ def test_adapters_are_not_parameters_of_the_model(base):
 
 def test_an_arm_leaves_out_the_layers_that_only_others_train(base):
     arms = [Arm(targets="cross-attention", rank=2), Arm(targets="all", rank=3)]
-    stack = LoraStack(base.denoiser, arms)
+    stack = Trainable(base.denoiser, arms)
     cross = target_layers(base.denoiser, "cross-attention")
     assert {name.removeprefix("base_model.model.").split(".lora_")[0] for name in stack.state(0)} == set(cross)
     for k in range(2):
         stack.load_state(k, {name: torch.full_like(value, 0.1) for name, value in stack.state(k).items()})
-    with stack.attached() as segments:
-        segments.pairs = ((0, 1), (1, 1))
+    with stack.attached(((0, 1), (1, 1))):
         noise, text = torch.randn(2, 4, 8, 8), torch.randn(2, 8, 24)
         predicted = base.denoiser(noise, torch.tensor([5, 900]), text).sample
         stack.rows.take_gradients(stack.leaves, predicted.square().mean(), add=False)
@@ -222,7 +209,7 @@ def test_an_arm_leaves_out_the_layers_that_only_others_train(base):
 
 def test_an_adapter_comes_back_from_its_state(base):
     arms = [Arm(targets="all", rank=3, seed=1), Arm(targets="attention", rank=5, seed=2)]
-    first, second = LoraStack(base.denoiser, arms), LoraStack(base.denoiser, [arms[1], arms[0]])
+    first, second = Trainable(base.denoiser, arms), Trainable(base.denoiser, [arms[1], arms[0]])
     for k in range(2):
         second.load_state(k, first.state(1 - k))
         for name, value in first.state(1 - k).items():
@@ -251,12 +238,12 @@ def test_update_norm_is_that_of_the_dense_update():
 
 def test_config_is_one_that_peft_reads(base):
     arm = Arm(targets="all", rank=6, alpha=3, rslora=True)
-    config = LoraConfig(**LoraStack(base.denoiser, [arm]).config(0))
+    config = LoraConfig(**Trainable(base.denoiser, [arm]).config(0))
     assert (config.r, config.lora_alpha, config.use_rslora, config.lora_dropout) == (6, 3, True, 0)
     assert config.target_modules == set(target_layers(base.denoiser, "all"))
-    assert LoraStack(base.denoiser, [Arm(rank=6)]).config(0)["lora_alpha"] == 6
+    assert Trainable(base.denoiser, [Arm(rank=6)]).config(0)["lora_alpha"] == 6
     for dora in (False, True):
-        assert LoraConfig(**LoraStack(base.denoiser, [Arm(dora=dora)]).config(0)).use_dora is dora
+        assert LoraConfig(**Trainable(base.denoiser, [Arm(dora=dora)]).config(0)).use_dora is dora
 
 
 # ---------------------------------------------------------------------------------- DoRA
@@ -276,7 +263,7 @@ def peft_layer(layer, arm, state):
 def test_each_row_gets_its_length_by_hand():
     layer = nn.Linear(2, 2, bias=False)
     layer.weight.data = torch.tensor([[3.0, 4.0], [0.0, 5.0]])
-    stack = LoraStack(OneLayer(layer), [Arm(targets="all", rank=1, alpha=2, dora=True)])
+    stack = Trainable(OneLayer(layer), [Arm(targets="all", rank=1, alpha=2, dora=True)])
     prefix = "base_model.model.inner.layer."
     assert torch.equal(stack.state(0)[prefix + "lora_magnitude_vector"], torch.tensor([5.0, 5.0]))
     # V = W + 2 · [0, 6]' [1, 0] = [[3, 4], [12, 5]], whose rows are 5 and 13 long.
@@ -285,8 +272,7 @@ def test_each_row_gets_its_length_by_hand():
     stack.load_state(
         0, {prefix + "lora_A.weight": down, prefix + "lora_B.weight": up, prefix + "lora_magnitude_vector": lengths}
     )
-    with stack.attached() as segments, torch.no_grad():
-        segments.pairs = ((0, 2),)
+    with stack.attached(((0, 2),)), torch.no_grad():
         found = stack.denoiser(torch.eye(2)).T
     assert_close(found, torch.tensor([[6.0, 8.0], [24.0, 10.0]]))
     # W' - W = [[3, 4], [24, 5]]
@@ -296,14 +282,13 @@ def test_each_row_gets_its_length_by_hand():
 @pytest.mark.parametrize("kind", LAYERS)
 def test_dora_begins_as_the_base(kind):
     layer, arm = make_layer(kind), Arm(targets="all", rank=3, dora=True)
-    stack = LoraStack(OneLayer(layer), [arm])
+    stack = Trainable(OneLayer(layer), [arm])
     reference = peft_layer(layer, arm, {})
     expected = {name: value for name, value in reference.named_parameters() if "magnitude" in name}
     (name, found), *_ = [pair for pair in stack.state(0).items() if "magnitude" in pair[0]]
     assert_close({f"{name}.default.weight": found}, expected)
     x = inputs(layer, 2)
-    with stack.attached() as segments, torch.no_grad():
-        segments.pairs = ((0, 2),)
+    with stack.attached(((0, 2),)), torch.no_grad():
         assert_close(stack.denoiser(x), layer(x), atol=1e-6, rtol=0)
     assert stack.update_norm().item() < 1e-5
 
@@ -314,7 +299,7 @@ def test_no_row_changes_its_length_by_rounding(dtype):
     assert torch.equal(with_row_norms(weight, row_norms(weight)), weight)
     assert_close(row_norms(weight), weight.float().square().sum(dim=1).sqrt(), atol=0, rtol=1e-6)
     denoiser = OneLayer(nn.Linear(70, 50)).to(dtype)
-    stack = LoraStack(denoiser, [Arm(targets="all", rank=2, dora=True)])
+    stack = Trainable(denoiser, [Arm(targets="all", rank=2, dora=True)])
     assert {name: leaf.dtype for name, leaf in stack.rows.leaves.items()} == {
         "inner.layer.lora_A": dtype,
         "inner.layer.lora_B": dtype,
@@ -328,8 +313,7 @@ def test_outputs_and_gradients_are_those_of_pefts_dora(kind):
     stack = filled_stack(layer, [arm])
     reference = peft_layer(layer, arm, stack.state(0))
     x = inputs(layer, 3)
-    with stack.attached() as segments:
-        segments.pairs = ((0, 3),)
+    with stack.attached(((0, 3),)):
         found = stack.denoiser(x)
         stack.rows.take_gradients(stack.leaves, found.square().mean(), add=False)
     expected = reference(x)
@@ -350,8 +334,7 @@ def test_arms_with_dora_and_without_stand_in_one_stack(kind, pairs):
     stack, x = filled_stack(layer, arms), inputs(layer, 6)
 
     def output_and_gradients(stack, pairs, x):
-        with stack.attached() as segments:
-            segments.pairs = pairs
+        with stack.attached(pairs):
             y = stack.denoiser(x)
             stack.rows.take_gradients(stack.leaves, y.square().sum(), add=False)
         return y.detach(), stack.rows.views(stack.rows.gradients)
@@ -359,7 +342,7 @@ def test_arms_with_dora_and_without_stand_in_one_stack(kind, pairs):
     outputs, gradients = output_and_gradients(stack, pairs, x)
     starts = np.cumsum([0, *(count for _, count in pairs)])
     for start, (k, count) in zip(starts, pairs, strict=False):
-        alone = LoraStack(OneLayer(layer), [arms[k]])
+        alone = Trainable(OneLayer(layer), [arms[k]])
         alone.load_state(0, stack.state(k))
         expected, own = output_and_gradients(alone, ((0, count),), x[start : start + count])
         assert_close(outputs[start : start + count], expected, atol=1e-6, rtol=1e-6)
@@ -374,12 +357,11 @@ def test_arms_with_dora_and_without_stand_in_one_stack(kind, pairs):
 
 
 def test_an_arm_with_dora_leaves_out_the_layers_that_only_others_train(base):
-    stack = LoraStack(base.denoiser, [Arm(targets="cross-attention", rank=2, dora=True), Arm(targets="all", rank=3)])
+    stack = Trainable(base.denoiser, [Arm(targets="cross-attention", rank=2, dora=True), Arm(targets="all", rank=3)])
     lengths = {name.rpartition(".")[0] for name in stack.rows.shapes if name.endswith("lora_magnitude_vector")}
     assert lengths == set(target_layers(base.denoiser, "cross-attention"))
     noise, text = torch.randn(2, 4, 8, 8), torch.randn(2, 8, 24)
-    with stack.attached() as segments:
-        segments.pairs = ((0, 1), (1, 1))
+    with stack.attached(((0, 1), (1, 1))):
         predicted = base.denoiser(noise, torch.tensor([5, 900]), text).sample
         stack.rows.take_gradients(stack.leaves, predicted.square().mean(), add=False)
     for name, gradient in stack.rows.views(stack.rows.gradients).items():
@@ -391,10 +373,9 @@ def test_an_arm_with_dora_leaves_out_the_layers_that_only_others_train(base):
 def test_a_row_of_zeros_stays_one():
     layer = make_layer("linear")
     layer.weight.data[3] = 0
-    stack = LoraStack(OneLayer(layer), [Arm(targets="all", rank=2, dora=True)])
+    stack = Trainable(OneLayer(layer), [Arm(targets="all", rank=2, dora=True)])
     x = inputs(layer, 2)
-    with stack.attached() as segments:
-        segments.pairs = ((0, 2),)
+    with stack.attached(((0, 2),)):
         y = stack.denoiser(x)
         stack.rows.take_gradients(stack.leaves, y.square().mean(), add=False)
     assert_close(y[..., 3], layer.bias[3].expand(y.shape[:-1]))
@@ -404,9 +385,9 @@ def test_a_row_of_zeros_stays_one():
 def test_dora_over_quantised_weights_is_refused():
     denoiser = OneLayer(make_layer("linear"))
     denoiser.inner["layer"].weight = nn.Parameter(torch.zeros(40, 24, dtype=torch.int8), requires_grad=False)
-    make_trainable(denoiser, [Arm(targets="all", rank=2)])
+    Trainable(denoiser, [Arm(targets="all", rank=2)])
     with pytest.raises(ValueError, match="inner.layer is quantised, and dora needs its weights: expected .* fp32 or"):
-        make_trainable(denoiser, [Arm(targets="all", rank=2), Arm(targets="all", rank=2, dora=True)])
+        Trainable(denoiser, [Arm(targets="all", rank=2), Arm(targets="all", rank=2, dora=True)])
 
 
 def test_update_norm_with_dora_is_that_of_the_dense_change():
@@ -422,7 +403,7 @@ def test_update_norm_with_dora_is_that_of_the_dense_change():
 
 def test_the_whole_denoiser_is_trained_on_a_copy(base):
     before = {name: value.clone() for name, value in base.denoiser.named_parameters()}
-    whole = WholeDenoiser(base.denoiser, [Arm(targets="unet")])
+    whole = Trainable(base.denoiser, [Arm(targets="full")])
     state = whole.state(0)
     assert state.keys() == before.keys()
     assert all(torch.equal(state[name], value) for name, value in before.items())
@@ -435,7 +416,7 @@ def test_the_whole_denoiser_is_trained_on_a_copy(base):
         assert torch.equal(base.denoiser.conv_in.bias, before["conv_in.bias"] + 0.5)
     whole.load_state(0, state)
     assert whole.update_norm().item() == 0
-    with pytest.raises(ValueError, match="not those of this UNet2DConditionModel"):
+    with pytest.raises(ValueError, match="tensors do not fit what this arm trains"):
         whole.load_state(0, {"conv_in.bias": state["conv_in.bias"]})
 
 
@@ -443,10 +424,10 @@ def test_the_whole_denoiser_is_trained_on_a_copy(base):
     ("targets", "message"),
     [
         ([], "expected at least one arm, got none"),
-        (["unet", "attention"], "cannot be trained beside LoRA arms"),
-        (["unet", "unet"], "one arm at a time, got 2"),
+        (["full", "attention"], "cannot be trained beside LoRA arms"),
+        (["full", "full"], "one arm at a time, got 2"),
     ],
 )
 def test_arms_that_do_not_go_together_are_refused(base, targets, message):
     with pytest.raises(ValueError, match=re.escape(message)):
-        make_trainable(base.denoiser, [Arm(targets=target) for target in targets])
+        Trainable(base.denoiser, [Arm(targets=target) for target in targets])

@@ -8,7 +8,6 @@ from torch import nn
 
 from kanjilab.core.config import Arm
 from kanjilab.models import cpu_layers as packed
-from kanjilab.models.adapters import LoraStack
 from kanjilab.models.cpu_layers import (
     PackedConv2d,
     PackedLinear,
@@ -18,6 +17,7 @@ from kanjilab.models.cpu_layers import (
     packed_kind,
 )
 from kanjilab.models.loading import load_base
+from kanjilab.models.trainable import Trainable
 
 pytestmark = pytest.mark.skipif(not packed.can_pack(), reason="this torch has no oneDNN with bf16")
 
@@ -105,11 +105,10 @@ def test_an_arm_with_dora_computes_with_its_own_weight(plain, faster):
     arm, x = Arm(targets="all", rank=2, dora=True), inputs(plain, 2, 4)
     outputs = []
     for model in (plain, faster):
-        stack = LoraStack(model, [arm])
+        stack = Trainable(model, [arm])
         generator = torch.Generator().manual_seed(1)
         stack.load_state(0, {n: torch.rand(v.shape, generator=generator) / 9 for n, v in stack.state(0).items()})
-        with stack.attached() as segments:
-            segments.pairs = ((0, 2),)
+        with stack.attached(((0, 2),)):
             outputs.append(output_and_gradient(model, x))
     for mine, theirs in zip(*outputs, strict=True):
         assert torch.equal(mine, theirs)

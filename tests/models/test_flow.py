@@ -277,7 +277,7 @@ def test_a_step_is_pefts_and_torchs(sd3_base, data, monkeypatch, targets, rank, 
 
 
 def test_full_fine_tuning_is_torchs(sd3_base, data, tmp_path):
-    arm = Arm(targets="unet", batch=2, images_seen=2, peak_lr=1e-3, epsilon=1e-4, clip_norm=0.01)
+    arm = Arm(targets="full", batch=2, images_seen=2, peak_lr=1e-3, epsilon=1e-4, clip_norm=0.01)
     _, run = run_to_end(sd3_base, data, [arm], tmp_path / "run")
     model = copy.deepcopy(sd3_base.denoiser).requires_grad_(True)
     flow_reference_loss(model, data, arm).backward()
@@ -311,7 +311,7 @@ def test_a_flow_learns_its_images(sd3_base, data, tmp_path):
     ones = dataclasses.replace(
         data, mean=np.ones_like(data.mean), log_variance=np.full_like(data.log_variance, -20), identity="ones"
     )
-    arm = Arm(targets="unet", peak_lr=5e-3, batch=8, images_seen=960, schedule="linear", caption_dropout=0.0)
+    arm = Arm(targets="full", peak_lr=5e-3, batch=8, images_seen=960, schedule="linear", caption_dropout=0.0)
     reports, _ = run_to_end(sd3_base, ones, [arm], tmp_path / "run", checkpoints=1)
     assert np.mean([report.loss[0] for report in reports[-10:]]) < 0.9
 
@@ -320,7 +320,7 @@ def test_bf16_stays_near_fp32(sd3_folder, sd3_base, data, tmp_path):
     half = load_base(sd3_folder, precision="bf16")
     assert half.denoiser.dtype == torch.bfloat16
     assert half.vae.dtype == torch.float32
-    for targets in ("attention", "all", "unet"):
+    for targets in ("attention", "all", "full"):
         arm = Arm(targets=targets, rank=4, peak_lr=1e-3, images_seen=6, batch=2)
         full, _ = run_to_end(sd3_base, data, [arm], tmp_path / f"fp32_{targets}")
         reports, run = run_to_end(half, data, [arm], tmp_path / f"bf16_{targets}")
@@ -331,11 +331,11 @@ def test_bf16_stays_near_fp32(sd3_folder, sd3_base, data, tmp_path):
 
 
 @pytest.mark.parametrize("name", ["folder", "sd3_folder"])
-@pytest.mark.parametrize("targets", ["all", "unet"])
+@pytest.mark.parametrize("targets", ["all", "full"])
 def test_checkpointed_gradients_are_the_same(request, tmp_path, name, targets):
     folder = request.getfixturevalue(name)
     arms = [Arm(targets=targets, rank=2, peak_lr=1e-3, images_seen=4, batch=2, seed=seed) for seed in range(2)]
-    arms = arms[:1] if targets == "unet" else arms
+    arms = arms[:1] if targets == "full" else arms
     runs, kept = [], []
     for checkpointing in (False, True):
         base, saved = load_base(folder, gradient_checkpointing=checkpointing), []
@@ -404,7 +404,7 @@ def test_a_sampler_fits_its_base(sd3_base, base):
     assert fitting(Sampling("dpm-solver++", 7), base) == Sampling("dpm-solver++", 7)
 
 
-@pytest.mark.parametrize("targets", ["all", "unet"])
+@pytest.mark.parametrize("targets", ["all", "full"])
 def test_a_checkpoint_draws_what_was_trained(sd3_base, data, tmp_path, targets):
     arm = Arm(targets=targets, rank=3, peak_lr=0.02, images_seen=6)
     _, run = run_to_end(sd3_base, data, [arm], tmp_path / "run", checkpoints=1)

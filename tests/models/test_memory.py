@@ -8,7 +8,6 @@ from transformers import CLIPTextConfig, CLIPTextModel, CLIPTextModelWithProject
 
 from kanjilab.core.config import Arm
 from kanjilab.models import memory
-from kanjilab.models.adapters import LoraStack, make_trainable
 from kanjilab.models.cpu_layers import PackedConv2d, PackedLinear, PackedPointwise, can_pack, packed_kind
 from kanjilab.models.memory import (
     KNOWN,
@@ -19,6 +18,7 @@ from kanjilab.models.memory import (
     require_memory,
     smaller_settings,
 )
+from kanjilab.models.trainable import Trainable
 
 CUDA, CPU = torch.device("cuda"), torch.device("cpu")
 BIG = Setting((Arm(rank=768, batch=6),))
@@ -35,12 +35,12 @@ def test_full_size_denoisers_have_their_published_sizes():
 
 
 def test_a_lora_of_rank_768_on_sd35_large_by_hand():
-    stack = LoraStack(meta_denoiser(KNOWN["sd35-large"]), [Arm(rank=768)])
+    stack = Trainable(meta_denoiser(KNOWN["sd35-large"]), [Arm(rank=768)])
     # 38 blocks of eight square matrices of 38 · 64 numbers; the last block's text has no output.
     assert len(stack.layers) == 38 * 8 - 1 == 303
     assert stack.rows.values.shape == (1, 303 * 768 * (2432 + 2432))
     assert stack.rows.values.numel() == 1_131_872_256
-    medium = LoraStack(meta_denoiser(KNOWN["sd35-medium"]), [Arm(rank=64)])
+    medium = Trainable(meta_denoiser(KNOWN["sd35-medium"]), [Arm(rank=64)])
     assert len(medium.layers) == 24 * 8 - 1 + 13 * 4  # thirteen blocks attend to the image twice
 
 
@@ -85,14 +85,14 @@ def test_what_each_setting_costs(folder, sd3_folder):
         def changed(of=of, small=small, **values):
             return memory_needed(of, dataclasses.replace(small, **values), 32)
 
-        count = make_trainable(meta_denoiser(of), small.arms).rows.values.numel()
+        count = Trainable(meta_denoiser(of), small.arms).rows.values.numel()
         assert needed.trained == 20 * count
         assert changed(arms=(Arm(rank=2, ema_decay=0.9),)).trained == 24 * count
         assert changed(arms=(Arm(rank=2), Arm(rank=1))).trained == 2 * 20 * count  # padded to the larger rank
-        doras = make_trainable(meta_denoiser(of), [Arm(rank=2, dora=True)])
+        doras = Trainable(meta_denoiser(of), [Arm(rank=2, dora=True)])
         outputs = sum(layer.out_features for layer in doras.layers.values())
         assert changed(arms=(Arm(rank=2, dora=True),)).trained == 20 * (count + outputs)
-        assert changed(arms=(Arm(targets="unet"),)).trained == 24 * numbers(meta_denoiser(of))
+        assert changed(arms=(Arm(targets="full"),)).trained == 24 * numbers(meta_denoiser(of))
         assert changed(precision="bf16").denoiser * 2 == needed.denoiser
         assert (
             changed(precision="4bit").denoiser < changed(precision="8bit").denoiser < changed(precision="bf16").denoiser
@@ -110,7 +110,7 @@ def test_activations_are_those_of_a_real_step(request, name, targets, dora):
 
     base = load_base(request.getfixturevalue(name))
     data, arms = tiny_encoded(base), (Arm(targets=targets, rank=2, batch=4, dora=dora),)
-    trainable = make_trainable(base.denoiser, arms)
+    trainable = Trainable(base.denoiser, arms)
     known = {value.untyped_storage().data_ptr() for value in (*base.denoiser.parameters(), *base.denoiser.buffers())}
     known |= {value.untyped_storage().data_ptr() for value in trainable.leaves}
     kept = {}
@@ -123,8 +123,7 @@ def test_activations_are_those_of_a_real_step(request, name, targets, dora):
 
     latents = torch.from_numpy(data.mean[:4])
     text = data.text(data.caption[:4], CPU)
-    with trainable.attached() as segments, torch.autograd.graph.saved_tensors_hooks(keep, lambda value: value):
-        segments.pairs = ((0, 4),)
+    with trainable.attached(((0, 4),)), torch.autograd.graph.saved_tensors_hooks(keep, lambda value: value):
         base.denoise(latents, base.model_timestep(torch.arange(4)), text)
     measured = sum(size for size, _ in kept.values())
     estimate = memory_needed(architecture(base.name), Setting(arms, "fp32"), 32).activations
@@ -156,7 +155,7 @@ def test_settings_become_smaller_step_by_step():
     assert not any("bit" in what for what, _ in smaller_settings(Setting(setting.arms), CPU))
     with_dora = (setting.arms[0], dataclasses.replace(setting.arms[1], dora=True))
     assert not any("bit" in what for what, _ in smaller_settings(Setting(with_dora), CUDA))
-    whole = [what for what, _ in smaller_settings(Setting((Arm(targets="unet"),)), CUDA)]
+    whole = [what for what, _ in smaller_settings(Setting((Arm(targets="full"),)), CUDA)]
     assert whole[1].endswith("a LoRA of rank 128 on attention in place of the whole denoiser")
 
 

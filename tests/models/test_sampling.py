@@ -10,9 +10,9 @@ from torch.testing import assert_close
 
 from kanjilab.core.config import Arm
 from kanjilab.core.run_folder import RunFolder
-from kanjilab.models.adapters import make_trainable
 from kanjilab.models.loading import load_base
 from kanjilab.models.sampling import Sampling, initial_noise, sample
+from kanjilab.models.trainable import Trainable
 from kanjilab.training.checkpoints import checkpoint_images_seen, load_checkpoints
 from kanjilab.training.loop import train
 from tests.tiny import save_tiny_pipeline, tiny_encoded
@@ -32,7 +32,7 @@ def gray_levels_apart(first, second):
 
 def random_adapters(base, arms, size=0.3):
     """Adapters far from nothing, so that the pictures tell whose they are."""
-    trainable = make_trainable(base.denoiser, arms)
+    trainable = Trainable(base.denoiser, arms)
     rng = np.random.default_rng(0)
     for k in range(len(arms)):
         state = trainable.state(k)
@@ -121,7 +121,7 @@ def test_arms_are_drawn_side_by_side_as_alone(base):
     for batch in (4, 5):  # stretches of 2 + 2 and of 1 + 4
         assert gray_levels_apart(draw(base, trainable=trainable, batch=batch), together) <= 1
     for k, arm in enumerate(arms):
-        alone = make_trainable(base.denoiser, [arm])
+        alone = Trainable(base.denoiser, [arm])
         alone.load_state(0, trainable.state(k))
         assert gray_levels_apart(draw(base, trainable=alone)[0], together[k]) <= 1
         assert gray_levels_apart(draw(base)[0], together[k]) > 5
@@ -136,10 +136,10 @@ def test_progress_is_told(base):
     assert any(0 < count < 4 for count in done), "and grows with the denoising steps until then"
 
 
-@pytest.mark.parametrize("targets", ["all", "unet"])
+@pytest.mark.parametrize("targets", ["all", "full"])
 def test_a_checkpoint_draws_what_the_trained_model_drew(base, tmp_path, targets):
     arms = [Arm(targets=targets, rank=3, peak_lr=0.02, epochs=0.5, seed=seed) for seed in range(2)]
-    arms = arms[:1] if targets == "unet" else arms
+    arms = arms[:1] if targets == "full" else arms
     for _ in train(base, tiny_encoded(base), arms, tmp_path / "run", checkpoints=1):
         pass
     run = RunFolder.open(tmp_path / "run")
@@ -150,7 +150,7 @@ def test_a_checkpoint_draws_what_the_trained_model_drew(base, tmp_path, targets)
         after = load_checkpoints(base, run, [6], arm)
         images = draw(base, trainable=after)
         assert gray_levels_apart(images, draw(base)) > 5
-        again = make_trainable(base.denoiser, [arms[arm]])
+        again = Trainable(base.denoiser, [arms[arm]])
         again.load_state(0, after.state(0))
         np.testing.assert_array_equal(draw(base, trainable=again), images)
         assert checkpoint_images_seen(run, 6, arm) == 6

@@ -18,12 +18,14 @@ from kanjilab.core.run_folder import RunFolder
 from kanjilab.data.image_folder import open_dataset
 from kanjilab.export.checkpoint import LORA_FORMS, read_arm, to_comfyui, to_diffusers, to_peft, to_pipeline
 from kanjilab.export.lora_formats import Lora, LowRank, comfyui_tensors, read_lora, stack_of
-from kanjilab.models.adapters import make_trainable, text_layers
+from kanjilab.models.adapters import TEXT, text_layers
+from kanjilab.models.conditioning import Prompts
 from kanjilab.models.diffusion import LatentDiffusion
 from kanjilab.models.loading import load_base
 from kanjilab.models.memory import KNOWN, Setting, architecture, memory_needed, meta_text_encoder
 from kanjilab.models.sampling import Sampling, initial_noise, sample
 from kanjilab.models.tiny_sd3 import _grow, _letters_tokenizer
+from kanjilab.models.trainable import Trainable
 from kanjilab.training.checkpoints import load_checkpoints
 from kanjilab.training.data_order import draw_example
 from kanjilab.training.encoded import encode_dataset
@@ -36,7 +38,7 @@ from tests.tiny_study import four_radicals
 pytestmark = pytest.mark.filterwarnings("ignore:`is_gradient_checkpointing` is deprecated:FutureWarning")
 # A large epsilon, for Adam's first steps divide rounding errors by the gradient's own size.
 TRAINED = dict(peak_lr=0.05, images_seen=5, epsilon=1e-4)
-READS = TRAINED | dict(train_text_encoder=True)
+READS = TRAINED | dict(text_encoder="lora")
 ARMS = {
     "attention": Arm(rank=3, alpha=6, **READS),
     "all": Arm(rank=4, alpha=2, rslora=True, targets="all", **READS),
@@ -162,15 +164,15 @@ def peft_models(base, arm, state):
 
 
 def test_which_layers_are_trained(base, request):
-    attention, every = (set(text_layers(base.text_encoder, targets)) for targets in ("attention", "all"))
+    attention, every = (text_layers(base.text_encoder, targets).keys() for targets in ("attention", "all"))
     if "BERT" in request.node.name:
-        layer = "text_encoder.encoder.layer.0."
+        layer = "encoder.layer.0."
         assert attention == {layer + f"attention.self.{n}" for n in ("query", "key", "value")} | {
             layer + "attention.output.dense"
         }
         assert every - attention == {layer + "intermediate.dense", layer + "output.dense"}
     else:
-        layers = [f"text_encoder.encoder.layers.{number}." for number in (0, 1)]
+        layers = [f"encoder.layers.{number}." for number in (0, 1)]
         assert attention == {f"{at}self_attn.{n}_proj" for at in layers for n in ("q", "k", "v", "out")}
         assert every - attention == {f"{at}mlp.{n}" for at in layers for n in ("fc1", "fc2")}
     assert text_layers(base.text_encoder, "cross-attention").keys() == attention
@@ -206,7 +208,7 @@ def test_with_gradient_checkpointing_it_is_the_same_training(folder, data, run, 
 
 def test_in_bf16_the_text_encoder_stays_in_fp32(folder, data, run, tmp_path):
     half = load_base(folder, "bf16")
-    trainable = make_trainable(half.denoiser, [ARMS["attention"]], half.text_encoder)
+    trainable = Trainable(half.denoiser, [ARMS["attention"]], half.text_encoder)
     kinds = {name.startswith("text_encoder."): leaf.dtype for name, leaf in trainable.rows.leaves.items()}
     assert kinds == {True: torch.float32, False: torch.bfloat16}
     found, start = adapter(trained(half, data, [ARMS["attention"]], tmp_path / "half")), adapter(run, step=0)
@@ -217,12 +219,14 @@ def test_in_bf16_the_text_encoder_stays_in_fp32(folder, data, run, tmp_path):
 
 
 def test_where_there_is_no_encoder_to_train_it_is_refused(sd3_base, base):
-    with pytest.raises(ValueError, match="SD 3, each is loaded for a while.*expected False, got True"):
+    with pytest.raises(
+        ValueError, match="SD 3 loads each of three for a while.*expected text_encoder 'frozen', got 'lora'"
+    ):
         Trainer(sd3_base, tiny_encoded(sd3_base), [ARMS["attention"]], Accelerator(cpu=True))
-    with pytest.raises(ValueError, match="train_text_encoder is of bases whose one text encoder"):
-        make_trainable(base.denoiser, [ARMS["attention"]])
-    with pytest.raises(ValueError, match="train_text_encoder is of LoRA arms, got targets 'unet'"):
-        Arm(targets="unet", train_text_encoder=True)
+    with pytest.raises(ValueError, match="a text encoder can be trained where it is the base's only one"):
+        Trainable(base.denoiser, [ARMS["attention"]])
+    with pytest.raises(ValueError, match="text_encoder 'lora' is of LoRA arms, got targets 'full'"):
+        Arm(targets="full", text_encoder="lora")
 
 
 def test_encoded_captions_are_those_of_the_data(base, tmp_path):
@@ -244,14 +248,14 @@ def test_each_arm_is_drawn_as_it_reads(base, run):
     """Arms side by side as each by itself, and not as if the text encoder were the base's."""
     trainables = [load_checkpoints(base, run, [5], k) for k in range(4)]
     alone = [drawn(base, trainable)[0] for trainable in trainables]
-    both = make_trainable(base.denoiser, [ARMS["attention"], DENOISER], base.text_encoder)
+    both = Trainable(base.denoiser, [ARMS["attention"], DENOISER], base.text_encoder)
     both.load_state(0, adapter(run, 0))
     both.load_state(1, adapter(run, 3))
     assert np.abs(drawn(base, both) - np.stack([alone[0], alone[3]])).max() <= 1
     for k in range(3):
         without = {name: value for name, value in adapter(run, k).items() if "text_encoder." not in name}
-        deaf = make_trainable(
-            base.denoiser, [dataclasses.replace(list(ARMS.values())[k], train_text_encoder=False)], base.text_encoder
+        deaf = Trainable(
+            base.denoiser, [dataclasses.replace(list(ARMS.values())[k], text_encoder="frozen")], base.text_encoder
         )
         deaf.load_state(0, without)
         assert np.abs(drawn(base, deaf)[0] - alone[k]).max() > 1
@@ -329,9 +333,9 @@ def test_peft_loads_a_folder_for_each_model(base, run, tmp_path, arm):
         base.text.encoder = own
     noisy, timesteps = initial_noise([1, 2], (4, 8, 8)), torch.tensor([10, 800])
     trainable = load_checkpoints(base, run, [5], arm)
-    with torch.no_grad(), trainable.attached() as segments:
-        segments.pairs = ((0, 2),)
-        states = base.trained_text(trainable, ["queen", "water"], base.encode_text(["queen", "water"]))
+    with torch.no_grad(), trainable.attached(((0, 2),)):
+        prompts = Prompts(["queen", "water"], {})
+        states = trainable.condition(base.text, prompts, base.encode_text(prompts.captions), [(0, 2)])
         found = base.denoise(noisy, timesteps, states)
     assert_close(states.tokens, text.detach(), atol=1e-5, rtol=1e-5)
     assert_close(found, denoiser(noisy, timesteps, text).sample.detach(), atol=1e-5, rtol=1e-5)
@@ -358,7 +362,7 @@ def test_a_text_encoder_of_sd14_has_the_names_that_comfyui_knows():
     """By its rule: in `text_model`, of each of twelve layers four of attention and two after it."""
     layers = text_layers(meta_text_encoder(KNOWN["sd14"], [ARMS["all"]]), "all")
     assert meta_text_encoder(KNOWN["sd14"], [DENOISER]) is None
-    lora = Lora({name: LowRank(torch.ones(1, 2), torch.ones(2, 1)) for name in layers}, {})
+    lora = Lora({TEXT + name: LowRank(torch.ones(1, 2), torch.ones(2, 1)) for name in layers}, {})
     parts = [f"self_attn_{n}_proj" for n in ("q", "k", "v", "out")] + ["mlp_fc1", "mlp_fc2"]
     assert {name.partition(".")[0] for name in comfyui_tensors(lora)} == {
         f"lora_te_text_model_encoder_layers_{number}_{part}" for number in range(12) for part in parts
@@ -371,7 +375,7 @@ def test_a_text_encoder_of_sd14_has_the_names_that_comfyui_knows():
 def test_memory_is_counted_for_both_models(folder, base, data):
     of, arms = architecture(folder), (dataclasses.replace(ARMS["all"], batch=4),)
     needed = memory_needed(of, Setting(arms, "fp32"), 32)
-    trainable = make_trainable(base.denoiser, arms, base.text_encoder)
+    trainable = Trainable(base.denoiser, arms, base.text_encoder)
     assert needed.trained == 20 * trainable.rows.values.numel()
     kept = {}
     models = (base.denoiser, base.text_encoder)
@@ -384,18 +388,18 @@ def test_memory_is_counted_for_both_models(folder, base, data):
         return value
 
     captions = [data.captions[row] for row in data.caption[:4]]
-    with trainable.attached() as segments, torch.autograd.graph.saved_tensors_hooks(keep, lambda value: value):
-        segments.pairs = ((0, 4),)
-        text = base.trained_text(trainable, captions, data.text(data.caption[:4], base.device))
+    with trainable.attached(((0, 4),)), torch.autograd.graph.saved_tensors_hooks(keep, lambda value: value):
+        states = data.text(data.caption[:4], base.device)
+        text = trainable.condition(base.text, Prompts(captions, {}), states, [(0, 4)])
         base.denoise(torch.from_numpy(data.mean[:4]), torch.arange(4), text)
     assert needed.activations == pytest.approx(sum(size for size, _ in kept.values()), rel=0.25)
-    plain = dataclasses.replace(arms[0], train_text_encoder=False)
+    plain = dataclasses.replace(arms[0], text_encoder="frozen")
     assert memory_needed(of, Setting((plain,), "fp32"), 32).activations < needed.activations
 
 
 def test_sd14_as_a_whole():
     """What CLIP-L adds to rank 4 on attention: 12 layers of four 768 x 768 matrices."""
     with_it, without = (
-        memory_needed(KNOWN["sd14"], Setting((Arm(rank=4, train_text_encoder=used),), "fp32")) for used in (True, False)
+        memory_needed(KNOWN["sd14"], Setting((Arm(rank=4, text_encoder=way),), "fp32")) for way in ("lora", "frozen")
     )
     assert with_it.trained - without.trained == 20 * 12 * 4 * 4 * (768 + 768)

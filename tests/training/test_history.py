@@ -16,7 +16,7 @@ QUICK = Sampling(steps=2)
 PROMPTS, SEEDS = ["water tree", "queen"], [0, 7]
 ARMS = {
     "lora": [Arm(targets="all", rank=2, peak_lr=0.02, images_seen=6, batch=2, seed=seed) for seed in range(2)],
-    "unet": [Arm(targets="unet", peak_lr=0.02, images_seen=6, batch=2)],
+    "full": [Arm(targets="full", peak_lr=0.02, images_seen=6, batch=2)],
 }
 
 
@@ -43,7 +43,7 @@ def forbid_sampling(monkeypatch):
     monkeypatch.setattr(history, "sample", lambda *_, **__: pytest.fail("sampled again"))
 
 
-@pytest.mark.parametrize(("kind", "arm"), [("lora", 0), ("lora", 1), ("unet", 0)])
+@pytest.mark.parametrize(("kind", "arm"), [("lora", 0), ("lora", 1), ("full", 0)])
 def test_columns_are_the_pictures_of_each_checkpoint(base, runs, kind, arm):
     run, told = runs[kind], []
     images, facts = draw_history(base, run, arm=arm, on_progress=lambda *count: told.append(count))
@@ -120,7 +120,7 @@ def test_a_strip_survives_a_kill_between_its_columns(base, runs, monkeypatch):
 
 
 def test_a_checkpoint_that_its_training_removes_meanwhile_is_left_out(base, tmp_path):
-    arm = Arm(targets="unet", images_seen=12, batch=2, peak_lr=0.01)
+    arm = Arm(targets="full", images_seen=12, batch=2, peak_lr=0.01)
     steps = train(base, tiny_encoded(base), [arm], tmp_path / "run", checkpoints=1, save_every_seconds=0)
     for _ in range(3):
         next(steps)

@@ -189,7 +189,7 @@ def test_a_training_is_pefts_and_torchs(tmp_path, data, prediction, targets, dor
 
 
 def test_full_fine_tuning_is_torchs(base, data, tmp_path):
-    arm = Arm(targets="unet", **PARITY, images_seen=6)
+    arm = Arm(targets="full", **PARITY, images_seen=6)
     reports, run = run_to_end(base, data, [arm], tmp_path / "run")
     model = copy.deepcopy(base.denoiser).requires_grad_(True)
     losses, _ = reference_steps(model, list(model.parameters()), base, data, arm, 3, 3)
@@ -298,7 +298,7 @@ def test_a_training_ends_when_every_arm_has_stopped(base, data, tmp_path):
 # ---------------------------------------------------------------------------------- the frozen base
 
 
-@pytest.mark.parametrize("targets", ["all", "unet"])
+@pytest.mark.parametrize("targets", ["all", "full"])
 def test_the_base_keeps_its_bits(base, data, tmp_path, targets):
     before, modules = bits(base.denoiser), list(base.denoiser.modules())
     others = bits(base.vae), bits(base.text_encoder)
@@ -422,7 +422,7 @@ def test_accumulation_is_a_larger_batch(base, data, tmp_path):
 
 def test_bf16_stays_near_fp32(folder, base, data, tmp_path):
     half = load_base(folder, precision="bf16")
-    for targets, dora in (("attention", False), ("all", False), ("all", True), ("unet", False)):
+    for targets, dora in (("attention", False), ("all", False), ("all", True), ("full", False)):
         arm = Arm(targets=targets, rank=4, dora=dora, peak_lr=1e-3, images_seen=6, batch=2)
         full, _ = run_to_end(base, data, [arm], tmp_path / f"fp32_{targets}_{dora}")
         reports, run = run_to_end(half, data, [arm], tmp_path / f"bf16_{targets}_{dora}")
@@ -525,16 +525,16 @@ RESUMED = {
         Arm(targets="all", rank=2, peak_lr=1e-2, images_seen=8),
     ],
     "text encoder": [
-        Arm(rank=2, train_text_encoder=True, accumulation=2, ema_decay=0.9, peak_lr=1e-2, images_seen=24, seed=1),
-        Arm(targets="all", rank=3, train_text_encoder=True, batch=2, peak_lr=3e-3, images_seen=16),
+        Arm(rank=2, text_encoder="lora", accumulation=2, ema_decay=0.9, peak_lr=1e-2, images_seen=24, seed=1),
+        Arm(targets="all", rank=3, text_encoder="lora", batch=2, peak_lr=3e-3, images_seen=16),
         Arm(targets="all", rank=2, peak_lr=1e-2, images_seen=8),
     ],
-    "unet": [Arm(targets="unet", peak_lr=1e-3, images_seen=24, batch=2, ema_decay=0.99)],
+    "unet": [Arm(targets="full", peak_lr=1e-3, images_seen=24, batch=2, ema_decay=0.99)],
     "flow arms": [
         Arm(rank=2, accumulation=2, ema_decay=0.9, peak_lr=1e-2, images_seen=24, seed=1),
         Arm(targets="all", rank=3, batch=2, peak_lr=3e-3, schedule="linear", images_seen=16),
     ],
-    "flow whole": [Arm(targets="unet", peak_lr=1e-3, images_seen=24, batch=2, ema_decay=0.99)],
+    "flow whole": [Arm(targets="full", peak_lr=1e-3, images_seen=24, batch=2, ema_decay=0.99)],
 }
 
 
