@@ -1,4 +1,4 @@
-"""A study of a few tiny trainings, its images, and a judge, for tests of the lab."""
+"""A study of a few tiny trainings, its images, and a judge, for tests of experiments."""
 
 from functools import partial
 
@@ -13,6 +13,7 @@ from kanjilab.experiments import packs
 from kanjilab.experiments.run_study import ablate
 from kanjilab.experiments.study import Study, Variant
 from kanjilab.models.sampling import Sampling, sample
+from kanjilab.training.cost import Cost
 
 RADICALS = {"water": "水", "tree": "木", "person": "人", "fire": "火"}
 ARM = Arm(targets="attention", rank=2, batch=2, images_seen=8, peak_lr=0.01)
@@ -74,7 +75,7 @@ def tiny_study(base, images):
 
 def quick_measure(base, data, arms, steps=2):
     """In place of `measure_steps`, where the cost does not matter."""
-    return 0.1 * len(arms), 1.0
+    return Cost(0.1 * len(arms), 1.0)
 
 
 def make_small(patch):
@@ -96,7 +97,7 @@ def table_of(folder, judge="radicals"):
 
 
 def assert_same_tables(first, second):
-    """All but the seconds, which are the clock's; bit for bit."""
+    """All but the seconds, which are measured; bit for bit."""
     pd.testing.assert_frame_equal(first.drop(columns="seconds"), second.drop(columns="seconds"), check_exact=True)
 
 

@@ -1,4 +1,4 @@
-"""A study with its datasets built and encoded, its prompts chosen, and its base loaded."""
+"""A study made ready: its datasets built and encoded, its prompts chosen, its base loaded."""
 
 from __future__ import annotations
 
@@ -22,17 +22,17 @@ from kanjilab.experiments.study import Study, Variant
 from kanjilab.models.loading import LatentDiffusion, load_base
 from kanjilab.training.encoded import Encoded, encode_dataset
 
-FEW_HELD_OUT, MANY_HELD_OUT = 20, 1_000  # characters per radical; many where several datasets must share some
-DRAWN_TOGETHER = {"cpu": 32}  # images at a time; a larger stretch gains nothing there
+FEW_HELD_OUT, MANY_HELD_OUT = 20, 1_000  # characters per radical; many so that several datasets share some
+DRAWN_TOGETHER = {"cpu": 32}  # images a batch; more is no faster there
 DRAWN_TOGETHER_ELSEWHERE = 256
 
 
 @dataclass(frozen=True)
-class Lab:
-    """A study with all that its trainings and drawings need, loaded.
+class StudyContext:
+    """A study with all that its trainings and drawings need.
 
     Attributes:
-        study, folder, base: the question, where everything goes, and the model.
+        study, folder, base: the settings, the folder of all files, and the model.
         encoded: training images by the hash of their rule.
         prompts: captions of each split that mean the same in all of the study's datasets.
         held_out: images for the held-out loss; None where there are none.
@@ -48,22 +48,22 @@ class Lab:
     kept: Mapping[str, pd.DataFrame] = field(default_factory=dict)
 
     def data(self, variant: Variant) -> Encoded:
-        """What a variant is trained on."""
+        """The encoded training images of a variant."""
         return self.encoded[settings_hash(dict(self.study.data_of(variant)))]
 
     def dataset(self, variant: Variant) -> Dataset:
-        """The images and captions of all splits, of which a variant is trained on one."""
+        """The images and captions of all splits of a variant's data."""
         return open_data(self.study.data_of(variant), self.folder, _held_out_per_radical(self.study))
 
     def key(self, variant: Variant, seed: int) -> str:
-        """Identity of one training: its settings, its data as this base sees it, and the precision."""
+        """Identity of one training: the hash of its settings, its encoded data, and the precision."""
         return settings_hash(
             [self.study.arm_of(variant, seed).to_json(), self.data(variant).identity, self.base.precision]
         )
 
     @property
     def drawing(self) -> str:
-        """Identity of what is drawn from an arm, and measured on it."""
+        """Identity of what is drawn and measured: the hash of prompts, noises, sampling, moments and loss images."""
         study, held_out = self.study, self.held_out.identity if self.held_out else None
         prompts = {name: asked.captions for name, asked in self.prompts.items()}
         drawn = [prompts, study.noise_seeds, study.sampling.to_json(), study.checkpoints, study.loss_images, held_out]
@@ -76,19 +76,21 @@ class Lab:
 
     @property
     def drawn_together(self) -> int:
-        """Images at a time; it changes them by rounding alone."""
+        """Batch size of sampling; it changes the images by rounding alone."""
         return DRAWN_TOGETHER.get(self.base.device.type, DRAWN_TOGETHER_ELSEWHERE)
 
     def trainings(self) -> dict[str, tuple[Arm, Encoded]]:
-        """The different trainings by key; variants that are the same in a block share one."""
+        """The different trainings by key; variants with equal settings share one in each block."""
         found = {}
         for variant, seed in self.study.cells():
             found[self.key(variant, seed)] = (self.study.arm_of(variant, seed), self.data(variant))
         return found
 
 
-def open_lab(study: Study, folder: Path, device: str | torch.device = "cpu", *, progress: bool = True) -> Lab:
-    """Builds and encodes the study's datasets, or opens what an earlier call left, and loads the base.
+def open_study(
+    study: Study, folder: Path, device: str | torch.device = "cpu", *, progress: bool = True
+) -> StudyContext:
+    """Builds and encodes the study's datasets, or opens those of an earlier call, and loads the base.
 
     Args:
         folder: of the study: new, or of an earlier call.
@@ -99,11 +101,11 @@ def open_lab(study: Study, folder: Path, device: str | torch.device = "cpu", *, 
     """
     folder.mkdir(parents=True, exist_ok=True)
     held_out_each = _held_out_per_radical(study)
-    curated, told = bar("curate", shown=progress), bar("encode", shown=progress)
+    curated, encoding = bar("curate", shown=progress), bar("encode", shown=progress)
     datasets = {settings_hash(dict(data)): open_data(data, folder, held_out_each, curated) for data in study.datasets()}
     base = load_base(study.base, study.precision, device)
     encoded = {
-        name: encode_dataset(base, dataset.split("train"), on_progress=told) for name, dataset in datasets.items()
+        name: encode_dataset(base, dataset.split("train"), on_progress=encoding) for name, dataset in datasets.items()
     }
     shared = {split: _shared_rows(list(datasets.values()), split) for split in ("held_out", *study.splits)}
     prompts = {}
@@ -113,8 +115,8 @@ def open_lab(study: Study, folder: Path, device: str | torch.device = "cpu", *, 
     if not prompts:
         raise ValueError(f"study {study.name!r}: no caption of {study.splits} is in all of its datasets")
     held_out = shared["held_out"]
-    seen_by_none = encode_dataset(base, held_out, on_progress=told) if held_out else None
-    return Lab(study, folder, base, encoded, prompts, seen_by_none)
+    encoded_held_out = encode_dataset(base, held_out, on_progress=encoding) if held_out else None
+    return StudyContext(study, folder, base, encoded, prompts, encoded_held_out)
 
 
 def _held_out_per_radical(study: Study) -> int:
@@ -127,7 +129,7 @@ def open_data(
     held_out_per_radical: int = FEW_HELD_OUT,
     on_progress: Callable[[int, int], None] = lambda done, total: None,
 ) -> Dataset:
-    """Builds a dataset, or opens what an earlier call built, or anybody's.
+    """Builds a dataset, or opens one: an earlier call's, or an image folder.
 
     Args:
         data: a selection rule as `rule_from_json` reads it, or {"folder": path} of an image folder.

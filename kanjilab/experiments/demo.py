@@ -44,7 +44,7 @@ class Stopwatch:
 
     @contextmanager
     def part(self, name: str) -> Iterator[None]:
-        """Announces a part and adds up its time."""
+        """Prints the name of a part and adds up its time."""
         print(f"· {name}", flush=True)
         started = time.perf_counter()
         yield
@@ -61,9 +61,9 @@ def run_demo(
     precision: str = "bf16",
     sampling: Sampling = DEMO_SAMPLING,
 ) -> dict[str, Any]:
-    """Everything into one folder: data/, run/, strip.png, queen.gif, loss.png, report.json.
+    """Runs the main job in one folder: data/, run/, strip.png, queen.gif, loss.png, report.json.
 
-    Called again it goes on where it was, and what is finished is read, not repeated.
+    Called again, it resumes; what is finished is read, not repeated.
 
     Args:
         folder: new, or of an earlier call with the same settings.
@@ -103,7 +103,7 @@ def run_demo(
 
 
 def _finished_report(folder: Path, run: RunFolder, dataset: Dataset, recipe: dict[str, Any]) -> dict[str, Any] | None:
-    """The report of an earlier call, where it tells of this very run as far as it has come."""
+    """The report of an earlier call, if it describes this run at its present step; else None."""
     if not (folder / "report.json").is_file():
         return None
     report, seen = read_report(folder), run.read_log()["images_seen"].iloc[-1][0]
@@ -114,8 +114,8 @@ def _finished_report(folder: Path, run: RunFolder, dataset: Dataset, recipe: dic
 
 def draw_pictures(base: LatentDiffusion, run: RunFolder, folder: Path, scale: Scale, sampling: Sampling) -> None:
     """Writes strip.png, queen.gif and loss.png, each with its JSON."""
-    told = bar("sample", kept=True)
-    images, facts = sample_history(base, run, DEMO, list(range(scale.seeds)), sampling, on_progress=told)
+    seeds = list(range(scale.seeds))
+    images, facts = sample_history(base, run, DEMO, seeds, sampling, on_progress=bar("sample", kept=True))
     save_strip(history_strip(images, facts, _title(run)), folder / "strip.png")
     labels = ["before training", *(f"{seen:,} images" for seen in facts["images_seen"][1:])]
     frames = images[:, DEMO.index("queen"), 0]
@@ -135,7 +135,7 @@ def _title(run: RunFolder) -> str:
 def score_run(
     base: LatentDiffusion, run: RunFolder, dataset: Dataset, captions_per_radical: int, sampling: Sampling, arm: int = 0
 ) -> pd.DataFrame:
-    """Expected radical found, before and after training, on training and on held-out captions, where there are any.
+    """How often the expected radical is found before and after training, for training and held-out captions.
 
     Args:
         captions_per_radical: prompts drawn from each split, for each radical.
@@ -158,18 +158,21 @@ def score_run(
     return pd.DataFrame(rows, columns=["captions", "training", "prompts", "images", "rate", "low", "high"])
 
 
+def run_facts(run: RunFolder, dataset: Dataset) -> dict[str, Any]:
+    """What a report says of its training: the run's hash and settings, the data's size and hash."""
+    data = {"images": len(dataset.split("train")), "hash": dataset.content_hash}
+    return {"run": run.settings["hash"], "settings": run.settings, "data": data}
+
+
 def describe(run: RunFolder, dataset: Dataset, scores: pd.DataFrame, stopwatch: Stopwatch) -> dict[str, Any]:
-    """The report's contents."""
+    """The contents of report.json."""
     log = run.read_log()
     seen, seconds = log["images_seen"].iloc[-1][0], log["seconds"].iloc[-1]
     # Linux counts in KiB, macOS in bytes.
     unit = 1 if sys.platform == "darwin" else 1024
     losses = log["loss"].map(lambda values: values[0])
     radicals = set(dataset.split("train").table["radical_character"])
-    return {
-        "run": run.settings["hash"],
-        "settings": run.settings,
-        "data": {"images": len(dataset.split("train")), "hash": dataset.content_hash},
+    return run_facts(run, dataset) | {
         "images_seen": seen,
         "images_per_second": round(seen / seconds, 1),
         "loss_first_tenth": float(losses.iloc[: max(1, len(losses) // 10)].mean()),

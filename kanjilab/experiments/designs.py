@@ -1,11 +1,12 @@
 """The studies by name: what each compares, and how much of it at each scale.
 
-All of them start from one arm, the demo's at half its batch, and change only what they are about. What a run may cost
-is written in `BUDGETS` alone, for all arms of a study alike; the number of training seeds is not to be saved on.
+All studies start from one arm, the demo's with half its batch, and change only the settings that they compare.
+`BUDGETS` sets what a run may cost, the same for all arms of a study. It never saves on training seeds.
 
-On a processor a study's data are four of the sixteen radicals: there a few thousand images suffice to tell settings
-apart, where all sixteen want tens of thousands. And `full` is about a design's first contrast alone; `broad` has all
-variants at the same cost of a run, to explore. The scale `wide` has all radicals too, for those with an accelerator.
+Up to the scale `broad`, which a processor can run, the data are four of the sixteen radicals: a few thousand images
+then suffice to distinguish settings, where sixteen radicals need tens of thousands. `full` tests a design's first
+contrast alone; `broad` explores all variants at the same cost a run; `wide` also has all radicals and needs an
+accelerator.
 """
 
 import dataclasses
@@ -18,18 +19,18 @@ import pandas as pd
 from kanjilab.core.config import Arm
 from kanjilab.experiments.study import Study, Variant
 from kanjilab.models.sampling import Sampling
-from kanjilab.training.presets import ARTICLE_ARM, DEMO_ARM, DEMO_SAMPLING, REPO_ARM
+from kanjilab.training.presets import ARTICLE_ARM, DEMO_ARM, DEMO_SAMPLING, REPO_ARM, lookup
 
-# Few images are seen in a study, so few of them go to the warm-up.
+# A study sees few images, so its warm-up is short.
 STUDY_ARM = dataclasses.replace(DEMO_ARM, batch=8, warmup_steps=15)
 WARMUP_IMAGES = STUDY_ARM.batch * STUDY_ARM.warmup_steps
-# Water, insect, speech, metal: in left16 and in seed16, with captions that tell them apart.
+# Water, insect, speech, metal: in left16 and in seed16, with captions that differ.
 FEW_RADICALS = (85, 142, 149, 167)
 
 
 @dataclass(frozen=True)
 class Budget:
-    """What every run of a study may cost.
+    """How much of a study is done: what each run may cost, and how many runs.
 
     Args:
         images_seen: of one training.
@@ -74,7 +75,7 @@ BUDGETS = {
     "broad": Budget(2_400, 10, CONFIRM_SEEDS, 256, "explore"),
     "wide": Budget(16_000, 6, CONFIRM_SEEDS, 512, "explore", radicals=()),
 }
-# The pilot trains every variant at each of these, in steps of three times around the studies' rate.
+# The pilot trains every variant at each of these rates, which are powers of three times the studies' rate.
 RATES = tuple(STUDY_ARM.peak_lr * 3.0**power for power in (-2, -1, 0, 1, 2, 3))
 # What the pilots chose, by study and variant; the full studies compare at the fixed rate and at these.
 TUNED: dict[str, dict[str, float]] = {
@@ -89,7 +90,7 @@ CLAIMS = ("rank", "batch", "epochs", "schedule")  # the article's four, correcte
 
 @dataclass(frozen=True)
 class Design:
-    """What a study compares, whatever its scale.
+    """What a study compares, at any scale.
 
     Args:
         claim: in words; its contrast is the first.
@@ -109,14 +110,14 @@ class Design:
         return self.contrasts or tuple((v.label, self.variants[0].label) for v in self.variants[1:])
 
     def shortened(self, most: int) -> Self:
-        """The first contrasts, and the variants that stand in them."""
+        """The first contrasts, and the variants that they name."""
         pairs = self.pairs[:most]
         named = {label for pair in pairs for label in pair}
         return dataclasses.replace(self, variants=[v for v in self.variants if v.label in named], contrasts=pairs)
 
 
 def rank_design(budget: Budget) -> Design:
-    """Ranks by three ways to scale the update, which coincide at rank 4."""
+    """Ranks, each with three scalings of the update, which are equal at rank 4."""
     variants = [Variant("rank 4", dict(rank=4), axes=dict(rank=4, scaling="alpha = r"))]
     scalings: dict[str, dict[str, Any]] = {
         "alpha = r": dict(alpha=None),
@@ -155,7 +156,7 @@ def batch_design(budget: Budget) -> Design:
 
 
 def epochs_design(budget: Budget) -> Design:
-    """Budgets, each with its own cool-down, and how many different kanji they are spent on."""
+    """Budgets, each with its own cool-down, and numbers of different kanji at one budget."""
     arm = dataclasses.replace(STUDY_ARM, schedule="constant-cooldown")
     variants = []
     for factor in (1, 0.25, 0.5, 2, 4):
@@ -172,7 +173,7 @@ def epochs_design(budget: Budget) -> Design:
 
 
 def schedule_design(budget: Budget) -> Design:
-    """Learning-rate curves of one peak; a constant of half of it has about the others' mean."""
+    """Schedules of one peak rate; the constant half of it has about the mean rate of the others."""
     half = STUDY_ARM.peak_lr / 2
     kinds: dict[str, dict[str, Any]] = {
         "constant": {},
@@ -189,7 +190,7 @@ def schedule_design(budget: Budget) -> Design:
 
 
 def balance_design(budget: Budget) -> Design:
-    """As many kanji, ever more unevenly spread over the same radicals."""
+    """The same number of kanji, spread over the same radicals with growing imbalance."""
     variants = [Variant("balanced", {}, budget.data, axes=dict(ratio=1))]
     for ratio in (3, 10, 30):
         data = {"name": "imbalanced", "rule": budget.data, "ratio": float(ratio)}
@@ -199,7 +200,7 @@ def balance_design(budget: Budget) -> Design:
 
 
 def position_design(budget: Budget) -> Design:
-    """Radicals always on the left, or wherever the classical radical stands."""
+    """Radicals always on the left, or at the place of the classical radical."""
     elsewhere = budget.of_rule("seed16", budget.per_radical)
     variants = [
         Variant("radicals on the left", {}, budget.data, axes=dict(rule="left16")),
@@ -218,7 +219,7 @@ def targets_design(budget: Budget) -> Design:
 
 
 def full_design(budget: Budget) -> Design:
-    """A LoRA, or every weight; the latter at two rates, for it wants another."""
+    """A LoRA, or every weight; the latter also at a lower rate, which suits it better."""
     variants = [Variant("LoRA", {}, axes=dict(targets="all"))]
     for label, rate in (("every weight", 5e-4), ("every weight, LoRA's rate", STUDY_ARM.peak_lr)):
         variants.append(Variant(label, dict(targets="full", peak_lr=rate), axes=dict(targets="full", peak_lr=rate)))
@@ -226,7 +227,7 @@ def full_design(budget: Budget) -> Design:
 
 
 def article_design(budget: Budget) -> Design:
-    """What the article says, what its code does, each at the article's rate and at the demo's; and the demo's arm."""
+    """The article's settings and its code's, each at the article's rate and at the demo's; and the demo's arm."""
     names = "targets alpha batch peak_lr schedule velocity_weight min_snr_gamma ema_decay".split()
     # No warm-up for either: the code's 500 steps would be more than all that a study has.
     article, code = (
@@ -270,11 +271,8 @@ def make_study(name: str, scale: str = "full", seeds: Sequence[int] = ()) -> Stu
     Raises:
         ValueError: an unknown name or scale.
     """
-    for what, value, known in (("study", name, DESIGNS), ("scale", scale, BUDGETS)):
-        if value not in known:
-            raise ValueError(f"{what} must be one of {', '.join(known)}, got {value!r}")
-    budget = BUDGETS[scale]
-    design = DESIGNS[name](budget)
+    budget = lookup(BUDGETS, scale, "scale")
+    design = lookup(DESIGNS, name, "study")(budget)
     design = design.shortened(budget.most_contrasts or len(design.pairs))
     if budget.phase == "pilot":
         design = at_every_rate(design)
@@ -312,10 +310,10 @@ def at_every_rate(design: Design) -> Design:
 
 
 def with_tuned_rates(design: Design, tuned: Mapping[str, float]) -> Design:
-    """Every variant that has a rate of its own also at that rate, and the same contrasts between these.
+    """Adds each variant that has a tuned rate again at that rate, and the same contrasts between these.
 
     Args:
-        tuned: label -> rate; where none differs from what the design has anyway, it stays as it is.
+        tuned: label -> rate; if none differs from the design's own, the design is returned unchanged.
     """
     if all(tuned.get(v.label) in (None, v.changes.get("peak_lr", design.arm.peak_lr)) for v in design.variants):
         return design
@@ -325,7 +323,7 @@ def with_tuned_rates(design: Design, tuned: Mapping[str, float]) -> Design:
 
 
 def best_rates(table: pd.DataFrame) -> pd.DataFrame:
-    """What a pilot chooses: each variant's rate with the most hits, over all seeds and prompts.
+    """The rates that a pilot chooses: each variant's with the most hits, over all seeds and prompts.
 
     Args:
         table: of a pilot.

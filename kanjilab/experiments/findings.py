@@ -10,7 +10,7 @@ from kanjilab.experiments.study import Study, place
 
 
 def is_tuned(study: Study) -> bool:
-    """Whether a full study's own rates are a pilot's choice for the variants of its first contrast, or its only one."""
+    """Whether a full study trains the variants of its first contrast, or its only one, at a pilot's rates."""
     tuned = TUNED.get(study.name.removesuffix("-full"), {})
     arms = {variant.label: study.arm_of(variant, study.seeds[0]) for variant in study.variants}
     return all(tuned.get(label) == arms[label].peak_lr for label in next(iter(study.contrasts), arms))
@@ -19,13 +19,13 @@ def is_tuned(study: Study) -> bool:
 def claims(
     folder: Path, judge: str = "radicals", split: str = "held_out", suffix: str = ""
 ) -> list[tuple[Study, Contrast]]:
-    """Those of the four claims whose full study is finished, their p values corrected together.
+    """The claims whose full study is finished, with p values corrected together.
 
     Args:
         folder: holds the studies' folders, as "rank-full".
-        judge: name of whose readings count.
+        judge: name of the judge whose readings count.
         split: of the prompts.
-        suffix: `TUNED_SUFFIX` for the variants at the rates that the pilots chose, whether named so or tuned anyway.
+        suffix: `TUNED_SUFFIX` for the variants at the rates that pilots chose; a study that `is_tuned` has no others.
     """
     found = []
     for path in (folder / f"{name}-full" / f"report-{judge}.json" for name in CLAIMS):

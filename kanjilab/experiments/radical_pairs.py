@@ -1,8 +1,8 @@
-"""Two radicals asked for together: do they combine where each wants a slot of its own, and fail where both want one?
+"""Two radicals in one prompt: do they combine if each has a slot of its own, and fail if both need the same one?
 
-Adapters are trained on kanji of six radicals, none of which shows two of the six; then they are asked for by name,
-one radical alone ("water") and every two of them, in either order: "grass water" wants the top and the left, "water
-metal" wants the left twice. All of it goes into one folder:
+Adapters are trained on kanji of six radicals, none of which shows two of the six. The prompts then name one radical
+("water") or two of them in either order: "grass water" needs the top and the left slot, "water metal" the left slot
+twice. All files go into one folder:
 
     data/, run/                         the image folder, and the training of all seeds together
     strip.png, table.parquet, report.json
@@ -22,7 +22,7 @@ import pandas as pd
 from kanjilab.core.config import Arm
 from kanjilab.core.rng import counted_rng
 from kanjilab.core.run_folder import RunFolder
-from kanjilab.core.storage import write_bytes_atomic, write_json_atomic
+from kanjilab.core.storage import write_json_atomic
 from kanjilab.data.build import build_dataset
 from kanjilab.data.components import Components, load_components, normal_form
 from kanjilab.data.dictionary import load_characters
@@ -32,7 +32,9 @@ from kanjilab.data.selection import Only, Seed16
 from kanjilab.evaluation.judges.part_judge import Judge, load_judge
 from kanjilab.evaluation.metrics import two_way_bootstrap, wilson_interval
 from kanjilab.evaluation.statistics import Contrast, compare, sentence
+from kanjilab.experiments.demo import run_facts
 from kanjilab.experiments.reinvention import Without, part_glosses
+from kanjilab.experiments.results import write_table
 from kanjilab.experiments.run_reinvention import draw
 from kanjilab.models.loading import load_base
 from kanjilab.models.sampling import Sampling
@@ -41,7 +43,7 @@ from kanjilab.training.encoded import encode_dataset
 from kanjilab.training.presets import DEMO_ARM, DEMO_SAMPLING
 from kanjilab.viz.strip import Strip, save_strip
 
-# Radicals of seed16 that stand in one slot almost wherever they stand, by classical number.
+# Radicals of seed16 that are almost always in one slot, by classical number.
 SLOT_OF = {85: "left", 167: "left", 149: "left", 120: "left", 140: "top", 118: "top"}
 ALONE, SAME, DIFFERENT = "alone", "same slot", "different slots"
 SHARES = ("any", "both", "first", "second", "another two")
@@ -49,7 +51,7 @@ SHARES = ("any", "both", "first", "second", "another two")
 
 @dataclass(frozen=True)
 class PairScale:
-    """How much of it is done.
+    """How much of the experiment is done.
 
     Args:
         images_seen: budget of each training.
@@ -123,14 +125,14 @@ def run_pairs(
     precision: str = "bf16",
     sampling: Sampling = DEMO_SAMPLING,
 ) -> dict[str, Any]:
-    """Trains, asks and reads. Called again it goes on where it was.
+    """Trains, draws and reads. Called again, it resumes.
 
     Args:
         folder: new, or of an earlier call with the same settings.
         base_name: as for `load_base`.
         arm: what is trained, once with each seed; its budget is the scale's.
         scale: how much of everything.
-        judges: who look for the parts; A and B by default.
+        judges: find the parts; A and B by default.
         precision: of the frozen denoiser.
         sampling: how images are drawn.
     Returns:
@@ -139,26 +141,22 @@ def run_pairs(
         ValueError: an unknown base, or an earlier call's settings were others.
         InterruptedError: a STOP file ended the training.
     """
-    base = load_base(base_name, precision)  # refused before anything is written
+    base = load_base(base_name, precision)  # an unknown name is refused before anything is written
     folder.mkdir(parents=True, exist_ok=True)
     judges = judges or [load_judge("A"), load_judge("B")]
     asked, characters, components = questions(), load_characters(), load_components()
     together = shown_together({part for question in asked for part in question.parts}, components)
     rule = Without.known(Only(Seed16(scale.per_radical), tuple(SLOT_OF)), together, characters, components)
     dataset = build_dataset(rule, folder / "data")
-    data = encode_dataset(base, dataset.split("train"))
     arms = [replace(arm, images_seen=scale.images_seen, seed=seed) for seed in scale.seeds]
-    run = finished_training(base, data, arms, folder / "run", checkpoints=1)
+    run = finished_training(base, encode_dataset(base, dataset.split("train")), arms, folder / "run", checkpoints=1)
     prompts = [question.prompt for question in asked]
     images = np.stack([draw(base, run, prompts, range(scale.noises), sampling, k) for k in range(len(arms))])
     save_strip(pair_strip(asked, images[0, :, 0], run), folder / "strip.png")
     tables = {judge.name: read_pairs(judge, asked, scale.seeds, images) for judge in judges}
     table = pd.concat(tables, names=["judge"]).reset_index(level="judge")
-    write_bytes_atomic(folder / "table.parquet", table.to_parquet(index=False))
-    report = {
-        "run": run.settings["hash"],
-        "settings": run.settings,
-        "data": {"images": len(data), "hash": dataset.content_hash},
+    write_table(table, folder / "table.parquet")
+    report = run_facts(run, dataset) | {
         "sampling": sampling.to_json(),
         "noises": scale.noises,
         "judges": {
@@ -170,7 +168,7 @@ def run_pairs(
 
 
 def read_pairs(judge: Judge, asked: Sequence[Question], seeds: Sequence[int], images: np.ndarray) -> pd.DataFrame:
-    """Which of the asked parts a judge finds.
+    """Which parts of each prompt a judge finds.
 
     Args:
         judge: with `read`.
@@ -199,7 +197,7 @@ def read_pairs(judge: Judge, asked: Sequence[Question], seeds: Sequence[int], im
 def read_real(
     judge: Judge, asked: Sequence[Question], together: Mapping[str, frozenset[str]]
 ) -> dict[str, dict[str, Any]]:
-    """What the judge finds where both parts are there for certain: in real characters, none of them trained on.
+    """The judge's readings where both parts are certain: of real characters, none of which was trained on.
 
     Args:
         judge: with `read`.
@@ -221,7 +219,7 @@ def read_real(
 
 
 def report_of(table: pd.DataFrame) -> dict[str, Any]:
-    """What the table says, each share of images with its 95% interval over trainings and prompts.
+    """The table's shares of images, each with its 95% interval over trainings and prompts.
 
     Args:
         table: of `read_pairs`.
@@ -260,7 +258,7 @@ def _by_part(rows: pd.DataFrame, parts: Iterable[str]) -> np.ndarray:
 
 
 def pair_strip(asked: Sequence[Question], images: np.ndarray, run: RunFolder) -> Strip:
-    """Rows the first word, columns the second; on the diagonal the radical alone.
+    """The first word in rows, the second in columns; on the diagonal the radical alone.
 
     Args:
         asked: P questions.
@@ -282,27 +280,31 @@ def pair_strip(asked: Sequence[Question], images: np.ndarray, run: RunFolder) ->
     )
 
 
-def rates_table(told: Mapping[str, Any]) -> pd.DataFrame:
+def rates_table(readings: Mapping[str, Any]) -> pd.DataFrame:
     """Kinds of questions in columns, shares of images in rows, each with its 95% interval.
 
     Args:
-        told: what the report says of one judge.
+        readings: the report's entry of one judge.
     """
 
     def cell(values: Sequence[float]) -> str:
         return "{:.1%} [{:.1%}, {:.1%}]".format(*values)
 
-    cells = {kind: {name: cell(values) for name, values in shares.items()} for kind, shares in told["rates"].items()}
-    for kind, real in told["real"].items():
-        cells[kind]["both, if each came as often as alone"] = f"{told['independent'][kind]:.1%}"
+    cells = {
+        kind: {name: cell(values) for name, values in shares.items()} for kind, shares in readings["rates"].items()
+    }
+    for kind, real in readings["real"].items():
+        cells[kind]["both, if each came as often as alone"] = f"{readings['independent'][kind]:.1%}"
         cells[kind]["both, in real characters"] = f"{cell(real['both'])} of {len(real['characters'])}"
     return pd.DataFrame(cells).fillna("")
 
 
 def findings_of(report: Mapping[str, Any]) -> dict[str, str]:
-    """What each judge says of both parts, different slots against one, in a sentence."""
+    """Each judge's contrast of different slots against the same slot, as a sentence."""
     place = f"in {Path(report['settings']['base']).name}"
-    return {name: sentence(Contrast.from_json(told["contrast"]), place) for name, told in report["judges"].items()}
+    return {
+        name: sentence(Contrast.from_json(readings["contrast"]), place) for name, readings in report["judges"].items()
+    }
 
 
 def report_text(report: Mapping[str, Any]) -> str:

@@ -1,4 +1,4 @@
-"""Re-invention: withhold real two-part kanji, ask for them by the meanings of their parts, see whether they come back.
+"""Re-invention: withhold real two-part kanji from training, prompt with the meanings of their parts, and look for them.
 
 T1 asks by the glosses of the parts ("person tree" for 休), T2 by the dictionary's gloss ("rest"), T3 for pairs
 that no listed character is made of. Only a base that has never seen a kanji can be said to re-invent one.
@@ -26,13 +26,10 @@ from kanjilab.evaluation.metrics import Estimate, two_way_bootstrap
 
 Images = NDArray[np.uint8]  # (N, H, W), 0 ink to 255 paper
 
-SEEN_MIN = 5  # training characters that have a part in the slot, for it to be asked for there
+SEEN_MIN = 5  # training characters with a part in a slot, for prompts to ask for it there
 GLOSS_WORDS_MAX = 2
 TOP = (1, 10)
 READ_AT_ONCE = 256
-
-
-# ---------------------------------------------------------------- glosses
 
 
 def part_glosses(characters: pd.DataFrame) -> dict[str, str]:
@@ -49,12 +46,9 @@ def part_glosses(characters: pd.DataFrame) -> dict[str, str]:
     return {part: gloss for part, gloss in glosses.items() if len(gloss.split()) <= GLOSS_WORDS_MAX}
 
 
-# ---------------------------------------------------------------- items
-
-
 @dataclass(frozen=True)
 class Item:
-    """Two parts to ask for, in the order of their slots.
+    """Two parts for a prompt, in the order of their slots.
 
     Attributes:
         character: the withheld one; "" for a pair that exists nowhere.
@@ -62,8 +56,8 @@ class Item:
         parts: normal forms.
         glosses: of the parts.
         meaning: the dictionary's first gloss of the character; "" where there is none.
-        withheld: every character that training must not show: those of the same pair, variants, whatever
-            contains one of these, and those with the meaning among their glosses.
+        withheld: every character that training must not show: those of the same pair, their variants, characters
+            that contain one of these, and those with the meaning among their glosses.
     """
 
     character: str
@@ -94,7 +88,7 @@ def two_parts(character: str, components: Components) -> tuple[Part, Part] | Non
 
 
 class _Families:
-    """Finds what has to leave the training set with a character, see `Item`; the tables are turned round once."""
+    """Finds the characters to withhold with a given one, see `Item.withheld`; the indices are built once."""
 
     def __init__(self, characters: pd.DataFrame, components: Components):
         self.variants: dict[str, set[str]] = {}
@@ -119,7 +113,7 @@ class _Families:
         self.pair_of = {character: pair for pair, members in self.pairs.items() for character in members}
 
     def of(self, character: str) -> tuple[str, ...]:
-        """The family in a fixed order, the character itself first."""
+        """The characters to withhold with this one, itself first."""
         alike = {character} | self.pairs.get(self.pair_of.get(character, frozenset()), set())
         alike |= {partner for member in alike for partner in self.variants.get(member, ())}
         family = alike | {holder for member in alike for holder in self.containing.get(normal_form(member), ())}
@@ -232,14 +226,11 @@ def _is_askable(pair: Pair, glosses: Mapping[str, str], seen: Mapping[tuple[str,
     return all(name in glosses and seen.get((name, slot), 0) >= SEEN_MIN for name, slot in places)
 
 
-# ---------------------------------------------------------------- the training set without them
-
-
 @dataclass(frozen=True)
 class Without:
     """A selection rule that withholds characters: the rule it wraps chooses as if they did not exist.
 
-    `build_dataset` takes it as it takes the rules of `kanjilab.data.radicals`.
+    `build_dataset` takes it like the rules of `kanjilab.data.selection`.
     """
 
     rule: Rule
@@ -248,7 +239,7 @@ class Without:
 
     @classmethod
     def known(cls, rule: Rule, withheld: Iterable[str], characters: pd.DataFrame, components: Components) -> Self:
-        """Without some characters, and without what the list does not know: it may contain what they are made of.
+        """Without some characters, and without those of unknown composition, which may contain them.
 
         Args:
             rule: to wrap.
@@ -284,14 +275,11 @@ class Without:
         return cls(rule_from_json(values["rule"]), tuple(values["withheld"]))
 
 
-# ---------------------------------------------------------------- scores
-
-
 def score_items(judge: Judge, components: Components, items: Sequence[Item], images: NDArray[np.uint8]) -> pd.DataFrame:
-    """Which character came back, and which parts.
+    """Scores each image: its nearest character, the rank of the withheld one, and the parts.
 
     Args:
-        judge: B to report by.
+        judge: B for reports.
         components: the list of decompositions.
         items: I of them, one prompt each.
         images: (I, S, H, W) uint8, drawn with the same noise for every item.
@@ -330,11 +318,11 @@ def score_items(judge: Judge, components: Components, items: Sequence[Item], ima
 def rank_characters(
     judge: Judge, components: Components, targets: Sequence[str], images: Images
 ) -> NDArray[np.float64]:
-    """Where each image's target stands among the characters ordered by distance.
+    """The rank of each image's target among the characters ordered by distance.
 
     Args:
         judge: whose embedding orders them.
-        components: tells which characters share a part.
+        components: the list of decompositions.
         targets: N characters that the judge knows; "" for none.
         images: (N, H, W) uint8.
     Returns:

@@ -1,51 +1,38 @@
-"""Finished studies, read again: what they asked, what came out, and the words for it, all from what is stored.
+"""Finished studies in words: what they asked, what they found, and what limits the answer, as Markdown.
 
-A study's report and table are enough for its numbers and sentences (`StoredStudy`); its run folders, where they are at
-hand, also show what was drawn (`last_images`, `variants_strip`, `measure_images`).
+A study's stored report and table are enough for this; `kanjilab.experiments.drawn` shows what its runs drew.
 """
 
 from __future__ import annotations
 
 import dataclasses
 import html
-import json
-from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import dataclass
-from functools import cached_property
+from collections.abc import Iterable, Iterator
 from pathlib import Path
-from typing import Any, Self
+from typing import Any
 
 import pandas as pd
 
 from kanjilab.core.config import Arm
-from kanjilab.data.components import normal_form
 from kanjilab.data.radicals import radical_character
-from kanjilab.evaluation.metrics import answered_prompts, shown_radicals
 from kanjilab.evaluation.statistics import SIGNIFICANCE, Contrast, compare, sentence
 from kanjilab.experiments.designs import TUNED_SUFFIX
 from kanjilab.experiments.findings import claims, is_tuned
-from kanjilab.experiments.results import arm_contrasts, contrasts, outcomes
-from kanjilab.experiments.study import Study, place
+from kanjilab.experiments.results import contrasts, outcomes
+from kanjilab.experiments.stored_numbers import StudyNumbers
+from kanjilab.experiments.study import Study, place, spelled
 
-HITS, LOSS, DIVERSITY = "images with the expected radical", "held-out loss", "diversity"
-DEALT = "dealt at random"
 MOSTLY = 0.9  # a judge that abstains from more than this share saw hardly a glyph
 SHARED = ("images_seen", "batch", "peak_lr", "schedule", "rank", "targets", "ema_decay", "beta2")
-READ_TOO = {"legal": "well-formed", "exists": "taken for an existing character"}
-
-
-def spelled(name: str) -> str:
-    """A split as a reader knows it: "held-out"."""
-    return name.replace("_", "-")
 
 
 def as_list(lines: Iterable[str]) -> str:
-    """Lines as a Markdown list; what is in them is text and no markup of HTML."""
+    """Lines as a Markdown list, with HTML in them escaped."""
     return "\n".join(f"- {html.escape(line, quote=False)}" for line in lines)
 
 
 def variant_settings(study: Study) -> pd.DataFrame:
-    """In which settings a study's variants differ, whatever its blocks are.
+    """The settings in which a study's variants differ.
 
     Returns:
         One row a variant, in the study's order: its label, the settings that are not the same for all, and `data`
@@ -58,196 +45,11 @@ def variant_settings(study: Study) -> pd.DataFrame:
     return table.loc[:, [column for column in table if len(set(table[column])) > 1]]
 
 
-# ---------------------------------------------------------------------------------------------- reports
-
-
-@dataclass(frozen=True)
-class StoredStudy:
-    """A finished study as one judge read it.
-
-    Attributes:
-        folder: where it lies.
-        study: what was asked.
-        report: what `write_report` wrote.
-        table: one row an image, see `study_table`.
-    """
-
-    folder: Path
-    study: Study
-    report: Mapping[str, Any]
-    table: pd.DataFrame
-
-    @classmethod
-    def read(cls, folder: Path | str, judge: str = "radicals") -> Self:
-        """Reads report-<judge>.json and table-<judge>.parquet.
-
-        Args:
-            folder: of the study.
-            judge: name of whose readings count.
-        Raises:
-            FileNotFoundError: the study has no such report or table.
-        """
-        folder = Path(folder)
-        report = json.loads((folder / f"report-{judge}.json").read_text())
-        table = pd.read_parquet(folder / f"table-{judge}.parquet")
-        return cls(folder, Study.from_json(report["study"]), report, table)
-
-    @property
-    def labels(self) -> list[str]:
-        """Of the variants, the reference first."""
-        return [variant.label for variant in self.study.variants]
-
-    @property
-    def splits(self) -> list[str]:
-        """Of the prompts; the first is the one that verdicts are about."""
-        return list(self.report["contrasts"])
-
-    @property
-    def source(self) -> dict[str, Any]:
-        """What a figure that is drawn from it should say in its JSON."""
-        runs = sorted({arm["run"] for arm in self.report["arms"]})
-        return {"study": self.report["hash"], "runs": runs, "name": self.study.name, "judge": self.report["judge"]}
-
-    @property
-    def note(self) -> str:
-        """A line for figures: where, how many blocks, how many prompts."""
-        split, blocks = self.splits[0], len(self.study.seeds)
-        seeds = f"{blocks} training seed" + "s" * (blocks > 1)
-        return f"{place(self.study)}: {seeds}, {self.report['prompts'][split]} {spelled(split)} prompts"
-
-    @property
-    def has_tuned(self) -> bool:
-        """Whether variants were also trained at rates of their own."""
-        return any(label.endswith(TUNED_SUFFIX) for label in self.labels)
-
-    @cached_property
-    def chances(self) -> pd.DataFrame:
-        """The table's final images, as read, with what stands behind a hit.
-
-        Three columns more: shown, the radicals that the judge read; dealt, the share of the split's prompts that the
-        image would answer; above, its hit less that.
-        """
-        final = self.table.loc[self.table["final"]]
-        final = final.assign(shown=shown_radicals(final))
-        # Every arm drew the same prompts, so the prompts of all arms have the shares of each.
-        dealt = [
-            pd.Series(answered_prompts(part["shown"].tolist(), [set(e) for e in part["expected"]]), part.index)
-            for _, part in final.groupby("split")
-        ]
-        final["dealt"] = pd.concat(dealt)
-        return final.assign(above=final["hit"] - final["dealt"])
-
-    # ------------------------------------------------------------------------------------------ numbers
-
-    def contrasts(self, split: str | None = None) -> list[Contrast]:
-        """What was tested, the claim's own first; on the first split by default."""
-        return [Contrast.from_json(contrast) for contrast in self.report["contrasts"][split or self.splits[0]]]
-
-    def rates(self, split: str | None = None) -> pd.DataFrame:
-        """Rates at the end of training, as `draw_rates` takes them; of the first split by default."""
-        rates: Any = pd.DataFrame(self.report["rates"])
-        return rates.loc[rates["final"] & (rates["split"] == (split or self.splits[0]))].reset_index(drop=True)
-
-    def differences(self, split: str | None = None) -> pd.DataFrame:
-        """The tested differences, as `draw_differences` takes them; of the first split by default."""
-        rows = [
-            {"label": f"{c.first} – {c.second}", **c.difference._asdict(), "blocks": c.blocks, "verdict": c.verdict}
-            for c in self.contrasts(split)
-        ]
-        return pd.DataFrame(rows)
-
-    def above_chance(self, split: str | None = None) -> list[Contrast]:
-        """The contrasts in hits above chance: less what the same images reach with the prompts dealt at random.
-
-        Whoever draws one radical whatever is asked for gains nothing here, however many the hits. Corrected among
-        themselves as the study's own are; on the first split by default.
-        """
-        return contrasts(self.study, self.chances, split or self.splits[0], "above")
-
-    def by_radical(self) -> pd.DataFrame:
-        """How often each radical was read where it was asked for, and where it was not; of the first split.
-
-        Returns:
-            One row a variant; two columns a radical: ("asked for", radical) and ("not asked for", radical), shares of
-            images over all seeds. A prompt asks for every radical that will do.
-        """
-        drawn = self.chances.loc[self.chances["split"] == self.splits[0]]
-        columns = {}
-        for radical in sorted(set("".join(drawn["expected"]))):
-            asked, form = drawn["expected"].str.contains(radical), normal_form(radical)
-            seen = drawn.assign(seen=[form in shown for shown in drawn["shown"]])
-            for name, rows in (("asked for", seen.loc[asked]), ("not asked for", seen.loc[~asked])):
-                columns[name, radical] = rows.groupby("variant")["seen"].mean()
-        return pd.DataFrame(columns).loc[self.labels].sort_index(axis=1, level=0, sort_remaining=False)
-
-    def blocks(self) -> dict[str, pd.DataFrame]:
-        """Hits of the first split, held-out loss and diversity: by name a table of blocks (rows) and variants."""
-        rates, table = self.rates(), self.table.loc[self.table["final"]]
-        hits = pd.DataFrame(dict(zip(rates["variant"], rates["blocks"], strict=True)), index=sorted(self.study.seeds))
-        arms = table.groupby(["seed", "variant"])[["held_out_loss", "diversity"]].mean().unstack()
-        tables = {HITS: hits.rename_axis("seed"), LOSS: arms["held_out_loss"], DIVERSITY: arms["diversity"]}
-        return {name: values.loc[:, self.labels] for name, values in tables.items()}
-
-    def beside(self) -> pd.DataFrame:
-        """What should stand beside a rate, as the first judge's table tells it.
-
-        Returns:
-            One row a variant: hits of each split; of the first split what its images would reach were the prompts
-            dealt to them at random, and the share that the judge abstained from; mean diversity and held-out loss.
-        """
-        rows = {}
-        for label in self.labels:
-            part: Any = self.chances.loc[self.chances["variant"] == label]
-            asked = {split: part.loc[part["split"] == split] for split in self.splits}
-            first = asked[self.splits[0]]
-            rows[label] = {f"hits, {spelled(split)}": some["hit"].mean() for split, some in asked.items()}
-            rows[label] |= {DEALT: first["dealt"].mean(), "abstained": first["abstain"].mean()}
-            rows[label] |= {DIVERSITY: part["diversity"].mean(), LOSS: part["held_out_loss"].mean()}
-        return pd.DataFrame.from_dict(rows, orient="index").rename_axis("variant")
-
-    def measured(self, column: str, table: pd.DataFrame | None = None) -> pd.DataFrame:
-        """The study's contrasts in a number that is no hit, such as the held-out loss.
-
-        Args:
-            column: of the table; its mean over an arm's images counts.
-            table: one row an image with variant, seed and the column, as of `measure_images`; default the study's.
-        Returns:
-            One row a contrast: first and second (means), difference, low, high (95% interval over blocks), p (of this
-            contrast by itself).
-        """
-        final = self.table.loc[self.table["final"]] if table is None else table
-        means: Any = final.groupby("variant")[column].mean()
-        rows = {}
-        for found in arm_contrasts(self.study, final, column):
-            value, low, high = found["difference"]
-            ends = {"first": means[found["first"]], "second": means[found["second"]]}
-            rows[f"{found['first']} – {found['second']}"] = ends | dict(
-                difference=value, low=low, high=high, p=found["p"]
-            )
-        return pd.DataFrame.from_dict(rows, orient="index").rename_axis("contrast")
-
-    def beside_another(self, other: StoredStudy) -> pd.DataFrame:
-        """Hits of the first split as two judges read the same images, and what else the second said of them.
-
-        Args:
-            other: the same study, as judge A or B read it.
-        Raises:
-            ValueError: it is another study.
-        """
-        if other.report["hash"] != self.report["hash"]:
-            raise ValueError(f"expected readings of study {self.report['hash']}, got {other.report['hash']}")
-        hits: Any = self.rates().set_index("variant")["value"]
-        table, name = other.chances, other.report["judge"]
-        read: Any = table.loc[table["split"] == self.splits[0]].groupby("variant")
-        second = read[["hit", "dealt", *READ_TOO]].mean()
-        second = second.rename(columns={"hit": f"hits, {name}", "dealt": DEALT} | READ_TOO)
-        second.insert(0, "hits, first judge", hits)
-        return second.loc[self.labels]
-
-    # ------------------------------------------------------------------------------------------ words
+class StoredStudy(StudyNumbers):
+    """A finished study as one judge read it: its numbers, and these in words."""
 
     def settings_text(self) -> str:
-        """What was asked, as a Markdown list."""
+        """The study's question and settings, as a Markdown list."""
         study, first = self.study, self.study.contrasts[0]
         differing = set(variant_settings(study).columns)
         # A variant's, not the study's own: there may be settings that every variant changes.
@@ -267,12 +69,12 @@ class StoredStudy:
         return as_list(lines)
 
     def sentences_text(self) -> str:
-        """What was found on every split, as Markdown."""
+        """The findings on every split, as Markdown."""
         parts = [f"**{spelled(split)} prompts**\n\n{as_list(some)}" for split, some in self.report["sentences"].items()]
         return "\n\n".join([*parts, self._correction()])
 
     def _correction(self) -> str:
-        """For what the p values of `contrasts` are corrected, as Markdown."""
+        """Which p values of `contrasts` are corrected, as Markdown."""
         others = len(self.study.contrasts) - 1
         own = "The p of the first contrast is its own" if others else "The p is that of this contrast by itself"
         return f"*{own}{'; those of the others are corrected among themselves' * bool(others)}.*"
@@ -283,8 +85,8 @@ class StoredStudy:
         Args:
             name: of what was measured.
             measured: of `measured`.
-            more: what the first is where it has more of it, as "worse".
-            less: and where it has less.
+            more: what the first variant is if it has more of it, as "worse".
+            less: what it is if it has less.
         """
         lines = []
         for label, row in measured.to_dict(orient="index").items():
@@ -298,25 +100,25 @@ class StoredStudy:
 
     def above_chance_text(self) -> str:
         """The contrasts of `above_chance` on the first split in words, as Markdown."""
-        return self._told(self.above_chance())
+        return self._contrasts_text(self.above_chance())
 
     def other_prompts_text(self, pilot: pd.DataFrame) -> str:
-        """The contrasts on those prompts of the first split that a pilot did not ask, as Markdown.
+        """The contrasts on the prompts of the first split that are not a pilot's, as Markdown.
 
         Args:
-            pilot: its table.
+            pilot: the pilot's table.
         """
         table = self.table.loc[~self.table["prompt"].isin(pilot["prompt"])]
         asked = table.loc[table["split"] == self.splits[0], "prompt"].nunique()
-        told = self._told(contrasts(self.study, table, self.splits[0]))
-        return f"On the {asked} prompts that the pilot did not ask:\n\n{told}"
+        found = self._contrasts_text(contrasts(self.study, table, self.splits[0]))
+        return f"On the {asked} prompts that the pilot did not ask:\n\n{found}"
 
-    def _told(self, found: Iterable[Contrast]) -> str:
+    def _contrasts_text(self, found: Iterable[Contrast]) -> str:
         """All of the study's contrasts in words, as Markdown."""
         return f"{as_list(sentence(contrast, place(self.study)) for contrast in found)}\n\n{self._correction()}"
 
     def stopped_text(self) -> str:
-        """Which trainings did not come to their end, and what the contrasts are in the other blocks, as Markdown."""
+        """The trainings that stopped early, and the contrasts without their blocks, as Markdown."""
         arms = self.table.loc[self.table["final"] & self.table["stopped"].notna()]
         arms = arms.drop_duplicates(["variant", "seed"]).sort_values(by=["variant", "seed"])
         if arms.empty:
@@ -325,9 +127,9 @@ class StoredStudy:
         seen = "{0.variant}, seed {0.seed}: {0.images_seen:,} images seen of {1}. {0.stopped}"
         lines = [seen.format(row, budget[str(row.variant)]) for row in arms.itertuples()]
         rest = as_list(sentence(contrast, place(self.study)) for contrast in self._without(arms))
-        told = f"Stopped early, and drawn and counted as they were then:\n\n{as_list(lines)}"
+        early = f"Stopped early, and drawn and counted as they were then:\n\n{as_list(lines)}"
         without = f"Without the blocks in which one of the two stopped early, p of each by itself:\n\n{rest}"
-        return f"{told}\n\n{without}" if rest else told
+        return f"{early}\n\n{without}" if rest else early
 
     def _without(self, stopped: pd.DataFrame) -> Iterator[Contrast]:
         """The contrasts that lose blocks when those with a stopped arm are left out, over the others."""
@@ -338,8 +140,8 @@ class StoredStudy:
                 first, second = (outcomes(table, label, self.splits[0]) for label in (one, other))
                 yield compare(first, second, (one, other))
 
-    def judges_text(self, other: StoredStudy) -> str:
-        """Whether another judge finds the same, contrast by contrast, as a Markdown list."""
+    def judges_text(self, other: StudyNumbers) -> str:
+        """Whether another judge finds the same, a line for each contrast, as a Markdown list."""
         lines = []
         for one, two in zip(self.contrasts(), other.contrasts(self.splits[0]), strict=True):
             same = "the same verdict" if one.verdict == two.verdict else f"where the first judge says {one.verdict}"
@@ -350,7 +152,7 @@ class StoredStudy:
     def answer_text(self) -> str:
         """The answer to the claim, at the shared rate and, where a pilot chose others, at those, as Markdown.
 
-        It is corrected together with the other claims whose studies lie in the same folder.
+        Its p value is corrected together with those of the other claims whose studies are in the same folder.
         """
         ways = {"": "At one learning rate for all", TUNED_SUFFIX: "At the rate that a pilot chose for each"}
         if is_tuned(self.study):
@@ -365,7 +167,7 @@ class StoredStudy:
         return "\n\n".join(parts)
 
     def limits_text(self) -> str:
-        """What an answer may hang on, found by rule in the numbers, as a Markdown list."""
+        """The answer's limits that follow from the numbers, as a Markdown list."""
         study, arm = self.study, self.study.arm
         lines = [
             f"{label} had hardly begun to draw: the judge abstained from {share:.0%} of its images. A difference from "
@@ -407,6 +209,3 @@ def _answer(contrast: Contrast) -> str:
         "undecided": "the claim is **undecided**: this study can neither tell the two apart nor call them the same.",
     }
     return words[contrast.verdict]
-
-
-# ---------------------------------------------------------------------------------------------- drawn images

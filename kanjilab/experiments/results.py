@@ -1,9 +1,8 @@
-"""What a study found: its stored images read by a judge, one table, the contrasts, a report and a figure."""
+"""A study's results: a judge reads its stored images; table, contrasts, report and figure follow."""
 
 from __future__ import annotations
 
 import dataclasses
-import io
 import json
 import math
 from collections.abc import Callable, Mapping, Sequence
@@ -20,9 +19,9 @@ from kanjilab.core.storage import write_bytes_atomic, write_json_atomic
 from kanjilab.evaluation.metrics import expected_radical_hits, two_way_bootstrap
 from kanjilab.evaluation.scoring import glyphs_of
 from kanjilab.evaluation.statistics import MARGIN, Contrast, compare, joint_sign_flips, sentence
-from kanjilab.experiments.context import Lab
+from kanjilab.experiments.context import StudyContext
 from kanjilab.experiments.packs import missing, stored_moments
-from kanjilab.experiments.study import Study, place
+from kanjilab.experiments.study import Study, note, place
 from kanjilab.viz.charts import save_figure
 from kanjilab.viz.study_charts import draw_study
 
@@ -30,11 +29,8 @@ ARM_COLUMNS = ("variant", "seed", "checkpoint", "arm", "run", "images_seen", "di
 ARM_COLUMNS += ("stopped", "seconds")
 
 
-# ---------------------------------------------------------------------------------------------- reading
-
-
 class Judge(Protocol):
-    """Whoever reads glyphs: (N, H, W) uint8 to a table of N rows with at least radical and abstain."""
+    """Reads glyphs: (N, H, W) uint8 to a table of N rows with at least radical and abstain."""
 
     def read(self, images: np.ndarray) -> pd.DataFrame:
         """One row an image."""
@@ -45,7 +41,7 @@ Hits = Callable[[pd.DataFrame, Sequence[Any]], np.ndarray]
 
 
 def read_images(run: RunFolder, samples: str, judge: Judge, hits: Hits = expected_radical_hits) -> pd.DataFrame:
-    """What a judge reads in an arm's stored images.
+    """A judge's readings of an arm's stored images.
 
     Args:
         run: the training's folder.
@@ -66,47 +62,49 @@ def read_images(run: RunFolder, samples: str, judge: Judge, hits: Hits = expecte
     return readings
 
 
-def study_table(lab: Lab, judge: Judge, name: str = "radicals", hits: Hits = expected_radical_hits) -> pd.DataFrame:
+def study_table(
+    context: StudyContext, judge: Judge, name: str = "radicals", hits: Hits = expected_radical_hits
+) -> pd.DataFrame:
     """The study's one table, of what is stored so far; nothing is trained or drawn.
 
     Args:
-        judge: see `Judge`; what it read before, under the same name, is not read again.
+        judge: see `Judge`; its stored readings under the same name are used again.
         name: of the judge, for its files.
         hits: which readings show what was expected.
     Returns:
         One row an image: study, variant, the axes' values, arm, run, seed, checkpoint, final, images_seen, split,
         prompt, noise_seed, expected, the judge's columns, hit, diversity, held_out_loss, stopped, seconds.
     """
-    stored, parts = stored_moments(lab), []
-    for variant, seed in lab.study.cells():
-        key = lab.key(variant, seed)
+    stored, parts = stored_moments(context), []
+    for variant, seed in context.study.cells():
+        key = context.key(variant, seed)
         axes = dict(variant.changes if variant.axes is None else variant.axes)
-        labels = {"study": lab.study.name, "variant": variant.label, **axes, "arm": key}
+        labels = {"study": context.study.name, "variant": variant.label, **axes, "arm": key}
         for moment in stored.get(key, []):
-            readings = _readings(lab.folder / moment.folder, moment.samples, judge, name, hits)
+            readings = _readings(context.folder / moment.folder, moment.samples, judge, name, hits)
             before = {"run": moment.run, "seed": seed, "checkpoint": moment.number, "final": moment.final}
             before |= {"images_seen": moment.images_seen}
             after = {"diversity": moment.diversity, "held_out_loss": moment.held_out_loss}
             after |= {"stopped": moment.stopped, "seconds": moment.seconds}
             parts.append(pd.DataFrame({**labels, **before, **readings, **after}))
-        if key not in stored and key in lab.kept:
-            parts.append(pd.DataFrame({**labels, **lab.kept[key]}))
+        if key not in stored and key in context.kept:
+            parts.append(pd.DataFrame({**labels, **context.kept[key]}))
     return pd.concat(parts, ignore_index=True) if parts else pd.DataFrame()
 
 
-def kept_arms(lab: Lab, folder: Path, name: str = "radicals") -> dict[str, pd.DataFrame]:
-    """What finished studies' reports and tables hold of arms: enough for tables and figures without their run folders.
+def kept_arms(context: StudyContext, folder: Path, name: str = "radicals") -> dict[str, pd.DataFrame]:
+    """Arms in the tables of finished studies, which serve for tables and figures without their run folders.
 
     Args:
         folder: holds the studies' folders, as figures/studies does.
         name: of the judge whose readings count.
     Returns:
-        `Lab.kept`: by the arm's key its rows of a table, without a study's own labels; of those studies alone whose
+        `StudyContext.kept`: by the arm's key its rows of a table, without a study's own labels; only of studies whose
         images were drawn as this one's are.
     """
     found: dict[str, pd.DataFrame] = {}
     for report in sorted(folder.glob(f"*/report-{name}.json")):
-        if json.loads(report.read_text()).get("drawing") == lab.drawing:
+        if json.loads(report.read_text()).get("drawing") == context.drawing:
             table = pd.read_parquet(report.with_name(f"table-{name}.parquet"))
             table = table.drop_duplicates(["arm", "checkpoint", "split", "prompt", "noise_seed"])  # variants share arms
             labels = table.columns[: table.columns.get_loc("run")].drop("images_seen", errors="ignore")  # also an axis
@@ -125,17 +123,12 @@ def _readings(folder: Path, samples: str, judge: Judge, name: str, hits: Hits) -
 
 
 def write_table(table: pd.DataFrame, path: Path) -> None:
-    """Writes Parquet, whole or not at all."""
-    buffer = io.BytesIO()
-    table.to_parquet(buffer, index=False)
-    write_bytes_atomic(path, buffer.getvalue())
-
-
-# ---------------------------------------------------------------------------------------------- comparing
+    """Writes Parquet atomically, without the index."""
+    write_bytes_atomic(path, table.to_parquet(index=False))
 
 
 def outcomes(table: pd.DataFrame, variant: str, split: str, outcome: str = "hit") -> np.ndarray:
-    """What came out at the end of training.
+    """Outcomes at the end of training.
 
     Args:
         table: of `study_table`.
@@ -158,8 +151,8 @@ def _cells(rows: pd.DataFrame, outcome: str) -> np.ndarray:
 def contrasts(study: Study, table: pd.DataFrame, split: str, outcome: str = "hit") -> list[Contrast]:
     """The study's contrasts on one split of prompts.
 
-    The first, the claim's own, keeps its p: it is corrected with the other studies' claims. The others are corrected
-    among themselves (`joint_sign_flips`).
+    The p value of the first, the claim's own, is not corrected here: `claims` corrects it with the other studies'.
+    The p values of the others are corrected among themselves (`joint_sign_flips`).
 
     Args:
         table: of `study_table`.
@@ -175,8 +168,18 @@ def contrasts(study: Study, table: pd.DataFrame, split: str, outcome: str = "hit
     return found[:1] + [dataclasses.replace(c, p_corrected=p) for c, p in zip(found[1:], corrected, strict=True)]
 
 
+def differences(found: Sequence[Contrast]) -> pd.DataFrame:
+    """The differences of contrasts, as `draw_differences` takes them: one row a contrast."""
+    return pd.DataFrame(
+        [
+            {"label": f"{c.first} – {c.second}", **c.difference._asdict(), "blocks": c.blocks, "verdict": c.verdict}
+            for c in found
+        ]
+    )
+
+
 def rates(study: Study, table: pd.DataFrame, outcome: str = "hit") -> pd.DataFrame:
-    """How often each variant draws what was asked, at each moment that was scored.
+    """The mean outcome of each variant, such as its share of hits, at each scored moment.
 
     Args:
         table: of `study_table`.
@@ -209,7 +212,7 @@ def _means(arms: pd.DataFrame) -> dict[str, Any]:
 
 
 def arm_contrasts(study: Study, table: pd.DataFrame, column: str) -> list[dict[str, Any]]:
-    """The study's contrasts in a number that is no hit, block by block, such as the held-out loss.
+    """The study's contrasts in a number that is no hit, such as the held-out loss, over blocks.
 
     Args:
         table: one row an image at the end of training: variant, seed, and the column.
@@ -227,11 +230,8 @@ def arm_contrasts(study: Study, table: pd.DataFrame, column: str) -> list[dict[s
     return found
 
 
-# ---------------------------------------------------------------------------------------------- reporting
-
-
 def write_report(
-    lab: Lab,
+    context: StudyContext,
     judge: Judge,
     name: str = "radicals",
     hits: Hits = expected_radical_hits,
@@ -249,34 +249,34 @@ def write_report(
     Raises:
         ValueError: arms are missing.
     """
-    if left := missing(lab):
-        raise ValueError(f"{lab.folder}: {left} of {len(lab.trainings())} arms are not there yet")
-    study, table = lab.study, study_table(lab, judge, name, hits)
-    write_table(table, lab.folder / f"table-{name}.parquet")
-    found = {split: contrasts(study, table, split, outcome) for split in lab.prompts}
+    if left := missing(context):
+        raise ValueError(f"{context.folder}: {left} of {len(context.trainings())} arms are not there yet")
+    study, table = context.study, study_table(context, judge, name, hits)
+    write_table(table, context.folder / f"table-{name}.parquet")
+    found = {split: contrasts(study, table, split, outcome) for split in context.prompts}
     share = rates(study, table, outcome)
     arms = table.drop_duplicates(["variant", "seed", "checkpoint"]).loc[:, list(ARM_COLUMNS)]
     report = {
         "study": study.to_json(),
         "hash": study.hash,
-        "drawing": lab.drawing,
+        "drawing": context.drawing,
         "judge": name,
         "outcome": outcome,
-        "prompts": {split: len(asked.captions) for split, asked in lab.prompts.items()},
+        "prompts": {split: len(asked.captions) for split, asked in context.prompts.items()},
         "sentences": {split: [sentence(c, place(study)) for c in some] for split, some in found.items()},
         "contrasts": {split: [c.to_json() for c in some] for split, some in found.items()},
         "rates": _records(share),
         "losses": arm_contrasts(study, table.loc[table["final"]], "held_out_loss"),
         "arms": _records(arms),
     }
-    write_json_atomic(lab.folder / f"report-{name}.json", report)
+    write_json_atomic(context.folder / f"report-{name}.json", report)
     facts = {"study": study.hash, "runs": sorted(set(table["run"])), "report": f"report-{name}.json"}
-    save_figure(_figure(lab, share, found), lab.folder / f"figure-{name}.png", facts)
+    save_figure(_figure(context, share, found), context.folder / f"figure-{name}.png", facts)
     return report
 
 
 def _records(table: pd.DataFrame) -> list[dict[str, Any]]:
-    """Rows as JSON can hold them: what is not finite becomes None."""
+    """Rows for JSON: a number that is not finite becomes None."""
     rows = zip(*(table[name] for name in table.columns), strict=True)
     return [{str(c): _plain(value) for c, value in zip(table.columns, row, strict=True)} for row in rows]
 
@@ -285,14 +285,8 @@ def _plain(value: Any) -> Any:
     return None if isinstance(value, float) and not math.isfinite(value) else value
 
 
-def _figure(lab: Lab, share: pd.DataFrame, found: Mapping[str, list[Contrast]]) -> Figure:
-    study, split = lab.study, next(iter(lab.prompts))
-    differences = [
-        {"label": f"{c.first} – {c.second}", **c.difference._asdict(), "blocks": c.blocks, "verdict": c.verdict}
-        for c in found[split]
-    ]
-    seeds = f"{len(study.seeds)} training seed" + ("s" if len(study.seeds) > 1 else "")
-    prompts = f"{len(lab.prompts[split].captions)} {split.replace('_', '-')} prompts"
-    note = f"{study.name}, {place(study)}: {seeds}, {prompts}; 95% intervals"
+def _figure(context: StudyContext, share: pd.DataFrame, found: Mapping[str, list[Contrast]]) -> Figure:
+    study, split = context.study, next(iter(context.prompts))
+    text = f"{study.name}, {note(study, len(context.prompts[split].captions), split)}; 95% intervals"
     shown = share.loc[share["split"] == split]
-    return draw_study(shown, pd.DataFrame(differences), title=study.claim, note=note, margin=MARGIN)
+    return draw_study(shown, differences(found[split]), title=study.claim, note=text, margin=MARGIN)

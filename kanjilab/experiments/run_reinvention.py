@@ -1,8 +1,8 @@
-"""The re-invention run: train without some characters, then ask for them by the meanings of their parts.
+"""Runs the re-invention experiment: train without some characters, then prompt with the meanings of their parts.
 
-What is asked and how answers are ranked is in `kanjilab.experiments.reinvention`; here it is done, into one folder:
+`kanjilab.experiments.reinvention` chooses the prompts and scores the images; this module does the work in one folder:
 
-    items.json                          who was withheld, and for what
+    items.json                          the withheld characters and their prompts
     data/, run/                         the image folder without them, and the training
     strip.png, table.parquet, report.json
 """
@@ -28,6 +28,7 @@ from kanjilab.data.rendering import default_font, draw_font, drawable_characters
 from kanjilab.data.selection import Left16, Rule
 from kanjilab.evaluation.judges.part_judge import Judge, judge_facts, load_judge
 from kanjilab.evaluation.scoring import glyphs_of
+from kanjilab.experiments.demo import run_facts
 from kanjilab.experiments.reinvention import (
     Item,
     Without,
@@ -52,7 +53,7 @@ STRIP_ROWS, STRIP_IMAGES = 12, 3
 
 @dataclass(frozen=True)
 class ReinventionScale:
-    """How much of it is done.
+    """How much of the experiment is done.
 
     Args:
         images_seen: budget of the training.
@@ -90,43 +91,38 @@ def run_reinvention(
     precision: str = "bf16",
     sampling: Sampling = DEMO_SAMPLING,
 ) -> dict[str, Any]:
-    """Withholds, trains, asks and scores. Called again it goes on where it was.
+    """Withholds, trains, draws and scores. Called again, it resumes.
 
     Args:
         folder: new, or of an earlier call with the same settings.
-        rule: which characters would be trained on if none were withheld; left16 by default.
+        rule: of the training set before anything is withheld; left16 by default.
         base_name: as for `load_base`; only one that has never seen a kanji can re-invent one.
         arm: what is trained; its budget is the scale's.
         scale: how much of everything.
-        judge: who ranks; B by default.
+        judge: ranks the characters; B by default.
         precision: of the frozen denoiser.
         sampling: how images are drawn.
     Returns:
-        The report that was written: items, run, and the scores of each task with 95% intervals, beside those of the
-        same images read as answers to another item.
+        The report that was written: run, items, and each task's scores beside those by luck, with 95% intervals.
     Raises:
         ValueError: the rule leaves no item to withhold.
         InterruptedError: a STOP file ended the training.
     """
-    base = load_base(base_name, precision)
-    judge = judge or load_judge("B")
+    base, judge = load_base(base_name, precision), judge or load_judge("B")
     items, without = withhold(rule or Left16(), scale.items)
     folder.mkdir(parents=True, exist_ok=True)
     write_json_atomic(folder / "items.json", [dataclasses.asdict(item) for item in items])
     dataset = build_dataset(without, folder / "data")
-    data = encode_dataset(base, dataset.split("train"))
+    train = dataset.split("train")
     arm = dataclasses.replace(arm, images_seen=scale.images_seen)
-    run = finished_training(base, data, [arm], folder / "run", checkpoints=1)
-    trained_on = set(dataset.split("train").table["character"])
+    run = finished_training(base, encode_dataset(base, train), [arm], folder / "run", checkpoints=1)
+    trained_on = set(train.table["character"])
     asked = tasks(items, choose_novel_items(load_characters(), load_components(), trained_on, scale.items))
     images = {name: draw(base, run, task.prompts, range(scale.seeds), sampling) for name, task in asked.items()}
     save_strip(answer_strip(asked, images, run), folder / "strip.png")
     tables = {name: score_items(judge, load_components(), asked[name].items, drawn) for name, drawn in images.items()}
-    report = {
-        "run": run.settings["hash"],
-        "settings": run.settings,
+    report = run_facts(run, dataset) | {
         "images_seen": run.read_log()["images_seen"].iloc[-1][0],
-        "data": {"images": len(data), "hash": dataset.content_hash},
         "sampling": sampling.to_json(),
         "seeds": scale.seeds,
         "judge": judge_facts(judge),
@@ -141,7 +137,7 @@ def run_reinvention(
 
 
 def withhold(rule: Rule, count: int) -> tuple[list[Item], Without]:
-    """Items from all that a rule could choose, and the rule that does without them.
+    """Items from all characters that a rule could choose, and the rule that withholds them.
 
     Args:
         rule: of the training set.
@@ -159,7 +155,7 @@ def withhold(rule: Rule, count: int) -> tuple[list[Item], Without]:
 
 
 def tasks(items: Sequence[Item], new: Sequence[Item]) -> dict[str, Asked]:
-    """What is asked: the withheld by their parts in either order and by meaning, and pairs that exist nowhere.
+    """The tasks: withheld characters by their parts in either order and by meaning, and pairs that exist nowhere.
 
     Args:
         items: of `choose_items`.
@@ -198,10 +194,10 @@ def draw(
 
 
 def floors(judge: Judge, asked: dict[str, Asked], images: dict[str, np.ndarray]) -> dict[str, pd.DataFrame]:
-    """The same images read as answers to the next item: what is scored without having been asked for.
+    """The scores by luck: each image read as the answer to the next item.
 
     Args:
-        judge: who ranks.
+        judge: ranks the characters.
         asked: tasks by name.
         images: (I, S, H, W) uint8 of each.
     """
@@ -214,7 +210,7 @@ def _scores(table: pd.DataFrame) -> dict[Any, dict[str, float]]:
 
 
 def answer_strip(asked: dict[str, Asked], images: dict[str, np.ndarray], run: RunFolder) -> Strip:
-    """The first items in rows: what was withheld, and what came back by parts and by meaning.
+    """The first items in rows: the withheld character, and the drawings by parts and by meaning.
 
     Args:
         asked: tasks by name.

@@ -1,4 +1,4 @@
-"""The lab: a study's arms are packed into few trainings, trained, drawn, read, and end in one table.
+"""Runs a study: its arms are packed into few trainings, trained, drawn and read, and end in one table.
 
 A study's folder:
 
@@ -7,9 +7,8 @@ A study's folder:
     packs/<hash>/                run folders: one training of several arms, its samples, results/ and scores/
     table-, report-, figure-<judge>    once every arm is there
 
-Every file appears whole or not at all, and an arm is known by the hash of all that it is made of. So a study that was
-killed goes on, packs may be done by any number of processes or machines, and folders of packs can simply be copied
-together.
+Files are written atomically, and an arm's key is the hash of all its settings. So a study that was killed resumes,
+any number of processes or machines can share the packs, and folders of packs can be copied together.
 """
 
 from __future__ import annotations
@@ -27,13 +26,13 @@ import torch
 from kanjilab.core.storage import write_json_atomic
 from kanjilab.evaluation.judges.radical_judge import RadicalJudge
 from kanjilab.evaluation.metrics import expected_radical_hits
-from kanjilab.experiments.context import open_lab
+from kanjilab.experiments.context import open_study
 from kanjilab.experiments.packs import missing, plan, plan_text, run_pack
 from kanjilab.experiments.results import Hits, Judge, kept_arms, write_report
 from kanjilab.experiments.study import Study
 from kanjilab.models.loading import cache_folder, usual_device
 
-LAUNCHER = ("RANK", "WORLD_SIZE", "LOCAL_RANK", "LOCAL_WORLD_SIZE")  # what torchrun and accelerate tell
+LAUNCHER = ("RANK", "WORLD_SIZE", "LOCAL_RANK", "LOCAL_WORLD_SIZE")  # set by torchrun and accelerate
 
 
 @dataclass(frozen=True)
@@ -48,19 +47,19 @@ class Share:
 
 @contextmanager
 def own_share() -> Iterator[Share]:
-    """What torchrun or `accelerate launch` told this process.
+    """The share that torchrun or `accelerate launch` gives this process.
 
-    Within it nothing else sees the others: each process does whole packs by itself, and none waits for another.
+    Within the block the launcher's variables are unset: each process does whole packs, and none waits for another.
     """
     device = usual_device()
-    told = {name: os.environ.pop(name) for name in LAUNCHER if name in os.environ}
+    launched = {name: os.environ.pop(name) for name in LAUNCHER if name in os.environ}
     try:
         if device.type == "cuda":
             torch.cuda.set_device(device)
-        index, processes = int(told.get("RANK", 0)), int(told.get("WORLD_SIZE", 1))
-        yield Share(index, processes, int(told.get("LOCAL_WORLD_SIZE", 1)), str(device))
+        index, processes = int(launched.get("RANK", 0)), int(launched.get("WORLD_SIZE", 1))
+        yield Share(index, processes, int(launched.get("LOCAL_WORLD_SIZE", 1)), str(device))
     finally:
-        os.environ.update(told)
+        os.environ.update(launched)
 
 
 def ablate(
@@ -80,36 +79,31 @@ def ablate(
     on_progress: Callable[[str, int, int], None] = lambda stage, done, total: None,
     say: Callable[[str], None] = print,
 ) -> dict[str, Any] | None:
-    """Answers a study, or does its share of it. Called again it goes on, and what is stored is not done again.
+    """Answers a study, or does this process's share of it. Called again, it resumes; stored arms are not trained again.
 
-    Under torchrun or `accelerate launch` every process takes its share of the packs; whoever finds all of them stored
-    at its end writes table, report and figure.
+    Under torchrun or `accelerate launch` every process takes its share of the packs. A process that ends when all are
+    stored writes table, report and figure.
 
     Args:
         folder: of the study.
-        judge: who reads the images; the first judge by default.
-        name: of the judge, for its files.
-        hits: which of its readings show what was expected.
+        judge, name, hits: as for `write_report`; the first judge by default.
         only: numbers of packs, as an array job does one each; all by default.
-        most_arms: arms in one training.
-        memory_gb: memory that a training may take; by default most of what is free.
-        keep_adapters: leave each pack's last checkpoint.
-        kept: holds folders of finished studies, whose arms are taken as they were read, and not trained again.
-        dry_run: tell the packs and their cost, and do no more.
-        progress: show bars while training and drawing.
-        on_progress: told of every step and arm, see `run_pack`.
-        say: told what goes on.
+        most_arms, memory_gb: as for `plan`; by default most of the memory that is free.
+        keep_adapters, progress, on_progress: as for `run_pack`.
+        kept: holds folders of finished studies, whose arms are taken from their tables, not trained again.
+        dry_run: only say which packs there are and what they cost.
+        say: takes each line of output.
     Returns:
         The report, or None while arms are missing.
     Raises:
         ValueError: a number of no pack.
     """
     with own_share() as share:
-        lab = open_lab(study, folder, share.device, progress=progress)
+        context = open_study(study, folder, share.device, progress=progress)
         if kept is not None:
-            lab = dataclasses.replace(lab, kept=kept_arms(lab, kept, name))
-        packs = plan(lab, most_arms, memory_gb, 0.8 if share.device != "cpu" else 0.8 / share.on_this_machine)
-        say(plan_text(lab, packs))
+            context = dataclasses.replace(context, kept=kept_arms(context, kept, name))
+        packs = plan(context, most_arms, memory_gb, 0.8 if share.device != "cpu" else 0.8 / share.on_this_machine)
+        say(plan_text(context, packs))
         if dry_run:
             return None
         numbers = list(range(len(packs)))[share.index :: share.processes] if only is None else list(only)
@@ -117,9 +111,9 @@ def ablate(
             raise ValueError(f"expected numbers of packs from 0 to {len(packs) - 1}, got {unknown}")
         write_json_atomic(folder / "study.json", study.to_json())
         for number in numbers:
-            run_pack(lab, packs[number], keep_adapters, progress, on_progress)
-        if left := missing(lab):
-            say(f"{folder}: {left} of {len(lab.trainings())} arms are not there yet")
+            run_pack(context, packs[number], keep_adapters, progress, on_progress)
+        if left := missing(context):
+            say(f"{folder}: {left} of {len(context.trainings())} arms are not there yet")
             return None
         judge = judge or RadicalJudge.load_or_fit(cache_folder() / "judges")
-        return write_report(lab, judge, name, hits)
+        return write_report(context, judge, name, hits)

@@ -1,4 +1,4 @@
-"""What is asked: a study's variants, blocks and contrasts, as frozen objects that a hash identifies."""
+"""A study as settings: its variants, blocks and contrasts, as frozen objects identified by a hash."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ class Variant:
 
 @dataclass(frozen=True)
 class Study:
-    """A question, and all that is done to answer it.
+    """A question, and the settings of all that answers it.
 
     Args:
         name: of the study and its folder.
@@ -51,7 +51,7 @@ class Study:
         seeds: blocks; each variant is trained with each.
         contrasts: pairs of labels (one, against which) to test; the first is the claim's own. By default every
             variant against the first.
-        data: a selection rule as `rule_from_json` reads it, or {"folder": path} of anybody's image folder.
+        data: a selection rule as `rule_from_json` reads it, or {"folder": path} of an image folder.
         base, precision: as for `load_base`.
         prompts_per_radical: captions per radical drawn from each split.
         splits: of the captions; the first is the one that verdicts are about.
@@ -144,5 +144,21 @@ class Study:
 
 
 def place(study: Study) -> str:
-    """Where its sentences are true: "in pocket"."""
+    """On which base its sentences are true: "in pocket"."""
     return f"in {Path(study.base).name}"
+
+
+def spelled(split: str) -> str:
+    """A split as a reader knows it: "held-out"."""
+    return split.replace("_", "-")
+
+
+def note(study: Study, prompts: int, split: str) -> str:
+    """A line for figures: "in pocket: 8 training seeds, 40 held-out prompts".
+
+    Args:
+        prompts: how many of the split.
+        split: of the captions.
+    """
+    seeds = f"{len(study.seeds)} training seed" + "s" * (len(study.seeds) > 1)
+    return f"{place(study)}: {seeds}, {prompts} {spelled(split)} prompts"

@@ -34,7 +34,7 @@ def run_training(
         base, data, arms, folder, checkpoints, save_every_seconds: as for `kanjilab.training.loop.train`.
         accelerator: of several processes; its trackers, if any, get loss, gradient norm and rate.
         progress: show the bar.
-        on_step: called with every report; what it raises leaves a checkpoint behind, as an interrupt does.
+        on_step: called after every step; what it raises leaves a checkpoint behind, as an interrupt does.
     Returns:
         The run, finished unless a STOP file ended it.
     """
@@ -69,7 +69,7 @@ def run_training(
 def finished_training(
     base: LatentDiffusion, data: Encoded, arms: Sequence[Arm], folder: Path, checkpoints: int
 ) -> RunFolder:
-    """`run_training` for those who can do nothing with half of one.
+    """Trains to completion, as `run_training` does.
 
     Args:
         base, data, arms, folder, checkpoints: as there.

@@ -1,4 +1,4 @@
-"""Trainings as settings: the demo's, and published ones: what was stated is repeated, what was not is named.
+"""Trainings as settings: the demo's and published ones. What was published is repeated; what was not is named.
 
 Sources: the article and the repository "Generative Kanji" (LoRA on SD 1.4), and what is known of "InstantKanji" (every
 weight of SD 1.5; LoRA on SD 3.5 Large, trained with SimpleTuner).
@@ -7,11 +7,13 @@ weight of SD 1.5; LoRA on SD 3.5 Large, trained with SimpleTuner).
 import dataclasses
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, TypeVar
 
 from kanjilab.core.config import Arm
 from kanjilab.data.prompts import DEMO
 from kanjilab.models.sampling import Sampling
+
+Entry = TypeVar("Entry")
 
 # Of what was tried on pocket in a few minutes of two cores, this draws the clearest glyphs. What made
 # the difference was the weight on high noise, where the prompt decides which parts there are.
@@ -42,7 +44,7 @@ class Scale:
         images_seen: budget of the training.
         checkpoints: columns after "before training".
         captions_per_radical: in each of the two scored prompt sets.
-        seeds: images per prompt of the strip; the first stands in every column.
+        seeds: images per prompt of the strip; the first is in every column.
     """
 
     images_seen: int
@@ -72,7 +74,7 @@ SD35_PERIODIC = dataclasses.replace(SD35_ARM, schedule="periodic", warmup_steps=
 
 @dataclass(frozen=True)
 class Preset:
-    """A training that others did, or the demo does.
+    """A training that others published, or the demo's.
 
     Attributes:
         about: what it repeats.
@@ -162,7 +164,7 @@ PRESETS: dict[str, Preset] = {
         defaults={},
     ),
     "generative-kanji-article": Preset(
-        about="Generative Kanji as its article tells it: LoRA of rank 64, alpha 4, on the cross-attention of SD 1.4, "
+        about="Generative Kanji as its article says: LoRA of rank 64, alpha 4, on the cross-attention of SD 1.4, "
         "batch 1, 8 epochs, 1e-4, cosine, 128 px",
         arms=(ARTICLE_ARM,),
         checkpoints=8,
@@ -175,7 +177,7 @@ PRESETS: dict[str, Preset] = {
         },
     ),
     "generative-kanji-repo": Preset(
-        about="Generative Kanji as its code and log have it: LoRA of rank 64, alpha 64, on all attention of SD 1.4, "
+        about="Generative Kanji as its code and log say: LoRA of rank 64, alpha 64, on all attention of SD 1.4, "
         "batch 1, 50 epochs (80,000 steps), 1e-4, 500 steps of warm-up, cosine, seed 42, 128 px",
         arms=(REPO_ARM,),
         checkpoints=10,
@@ -214,18 +216,24 @@ PRESETS: dict[str, Preset] = {
 }
 
 
-def find_preset(name: str) -> Preset:
-    """A preset by name.
+def lookup(table: Mapping[str, Entry], name: str, what: str) -> Entry:
+    """An entry of a table by its name.
 
+    Args:
+        table: name -> entry.
+        name: as given on a command line.
+        what: of what the table is, for the message.
     Raises:
-        ValueError: an unknown name; tells those there are.
+        ValueError: an unknown name; the message lists those that are known.
     """
-    if name not in PRESETS:
-        raise ValueError(f"preset must be one of {', '.join(PRESETS)}, got {name!r}")
-    return PRESETS[name]
+    if name not in table:
+        raise ValueError(f"{what} must be one of {', '.join(table)}, got {name!r}")
+    return table[name]
 
 
-def arms_of(start: Sequence[Arm], changes: Mapping[str, Any], axis: str = "", values: Sequence[Any] = ()) -> list[Arm]:
+def arms_of(
+    start: Sequence[Arm], changes: Mapping[str, Any], axis: str = "", values: Sequence[Any] = ()
+) -> tuple[Arm, ...]:
     """Arms with some settings changed, and with one varied.
 
     Args:
@@ -243,4 +251,4 @@ def arms_of(start: Sequence[Arm], changes: Mapping[str, Any], axis: str = "", va
             asked = {**changes, **variant}
             budget = {"images_seen": None} if "epochs" in asked and "images_seen" not in asked else {}
             arms.append(Arm.from_json(arm.to_json() | budget | asked))
-    return arms
+    return tuple(arms)

@@ -20,7 +20,7 @@ from kanjilab.core.run_folder import RunFolder, find_runs
 from kanjilab.evaluation.judges.part_judge import Judge as PartsJudge
 from kanjilab.evaluation.judges.part_judge import load_judge
 from kanjilab.evaluation.metrics import expected_part_hits, expected_radical_hits
-from kanjilab.experiments.context import open_lab
+from kanjilab.experiments.context import open_study
 from kanjilab.experiments.designs import BUDGETS, DESIGNS, make_study
 from kanjilab.experiments.packs import plan
 from kanjilab.experiments.results import Hits, Judge
@@ -148,7 +148,7 @@ def plan_study(study: Study, folder: Path, worker: Worker) -> None:
     """A job: open the study, measure its packs where that is not done yet, and take note of them."""
     worker.tell("load the base and the data")
     with own_share() as share:
-        lab = open_lab(study, folder, share.device, progress=False)
+        lab = open_study(study, folder, share.device, progress=False)
         worker.tell("measure what the packs cost")
         write_plan(study, folder, StudyPlan.of(lab, plan(lab)))
     worker.check()

@@ -21,12 +21,12 @@ import numpy as np
 from kanjilab.core.images import grayscale
 from kanjilab.core.run_folder import RunFolder, find_runs
 from kanjilab.core.storage import write_json_atomic
-from kanjilab.experiments.context import Lab
+from kanjilab.experiments.context import StudyContext
 from kanjilab.experiments.designs import BUDGETS, STUDY_ARM
 from kanjilab.experiments.packs import Pack
 from kanjilab.experiments.study import Study, Variant
+from kanjilab.training.cost import duration
 from kanjilab.viz.strip import Strip
-from kanjilab.widgets.training_job import duration
 
 SAMPLES = re.compile(r"(?P<key>[0-9a-f]{16})-(?P<step>\d{6,})-[0-9a-f]{16}")
 AXES: dict[str, tuple[Any, ...]] = {  # what is offered; any other value can be added
@@ -111,7 +111,7 @@ class StudyPlan:
 
     Attributes:
         cells: (variant's label, seed, key of the arm) of every variant in every block.
-        drawing: identity of what is drawn, see `Lab.drawing`.
+        drawing: identity of what is drawn, see `StudyContext.drawing`.
         packs: with their cost.
     """
 
@@ -120,7 +120,7 @@ class StudyPlan:
     packs: tuple[Pack, ...]
 
     @classmethod
-    def of(cls, lab: Lab, packs: Sequence[Pack]) -> StudyPlan:
+    def of(cls, lab: StudyContext, packs: Sequence[Pack]) -> StudyPlan:
         """The plan of an open lab."""
         cells = tuple((variant.label, seed, lab.key(variant, seed)) for variant, seed in lab.study.cells())
         return cls(cells, lab.drawing, tuple(packs))

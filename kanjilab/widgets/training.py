@@ -25,6 +25,7 @@ from kanjilab.data.prompts import DEMO
 from kanjilab.data.selection import Rule
 from kanjilab.models.sampling import Sampling
 from kanjilab.training.history import history_strip
+from kanjilab.training.job import TrainingJob
 from kanjilab.training.presets import DEMO_SAMPLING
 from kanjilab.viz.charts import DOTS_PER_INCH, draw_gradient_norm, draw_loss, figure_png
 from kanjilab.viz.strip import draw_strip, encode_png
@@ -44,13 +45,13 @@ from kanjilab.widgets.training_job import (
     FINISHED,
     GOING_ON,
     NEW,
-    PANEL_ARM,
+    PANEL_JOB,
     Drawing,
-    Recipe,
     RunState,
     Workshop,
     cost_text,
     pace_of_log,
+    panel_job,
     progress_text,
     read_state,
     state_text,
@@ -104,7 +105,7 @@ def alpha_from_text(text: str) -> float | None:
     return float(text) if text.strip() else None
 
 
-def training_code(recipe: Recipe, workshop: Workshop) -> str:
+def training_code(recipe: TrainingJob, workshop: Workshop) -> str:
     """Python that does the same training without a panel, into the same folders."""
     run = python_call("Path", str(workshop.run_path(recipe)))
     data = python_call("open_data", dict(recipe.data), workshop.folder)
@@ -165,19 +166,19 @@ class TrainingPanel(WorkPanel):
         sampling: how the strip is drawn.
         save_every_seconds: what a killed kernel may lose, at most.
     Raises:
-        ValueError: see `Recipe`.
+        ValueError: see `panel_job`.
     """
 
     def __init__(
         self,
         folder: Path | str,
         *,
-        arm: Arm = PANEL_ARM,
+        arm: Arm = PANEL_JOB.arm,
         data: Rule | Path | str | Mapping[str, Any] = "left16",
         base: str | Path = "pocket",
         precision: str = "bf16",
         device: str = "cpu",
-        checkpoints: int = Recipe.checkpoints,
+        checkpoints: int = PANEL_JOB.checkpoints,
         prompts: Sequence[str] = DEMO,
         seeds: Sequence[int] = (0,),
         sampling: Sampling = DEMO_SAMPLING,
@@ -186,7 +187,7 @@ class TrainingPanel(WorkPanel):
         super().__init__()
         self.workshop = Workshop(Path(folder), device, save_every_seconds)
         self.drawing = Drawing(tuple(prompts), tuple(seeds), sampling)
-        self.asked = Recipe(str(base), precision, as_data(data), arm, checkpoints)
+        self.asked = panel_job(arm, base=str(base), precision=precision, data=as_data(data), checkpoints=checkpoints)
         self.recipe = self.workshop.last(self.asked)
         self._shown: tuple[Any, ...] = ()
         self._filling, self._problem = False, ""
@@ -244,7 +245,7 @@ class TrainingPanel(WorkPanel):
         shown = [self.cost, buttons, self.status, self.progress, self.curves, self.strip, self.code_box]
         return widgets.VBox([self.runs, source, rows, *shown])
 
-    def _fill(self, recipe: Recipe) -> None:
+    def _fill(self, recipe: TrainingJob) -> None:
         """Show a recipe's settings."""
         arm = recipe.arm
         values = {name: getattr(arm, name) for name in self.inputs if hasattr(arm, name)}
@@ -257,7 +258,7 @@ class TrainingPanel(WorkPanel):
         finally:
             self._filling = False
 
-    def _read(self) -> Recipe:
+    def _read(self) -> TrainingJob:
         """The recipe that the inputs show."""
         values = {name: box.value for name, box in self.inputs.items()}
         of_arm = {name: value for name, value in values.items() if hasattr(self.asked.arm, name)}
@@ -266,7 +267,7 @@ class TrainingPanel(WorkPanel):
             self.recipe,
             base=values["base"].strip(),
             data=data_from_text(values["data"]),
-            arm=dataclasses.replace(self.recipe.arm, **of_arm),
+            arms=(dataclasses.replace(self.recipe.arm, **of_arm),),
             checkpoints=values["checkpoints"],
         )
 
@@ -282,7 +283,7 @@ class TrainingPanel(WorkPanel):
         self.refresh()
 
     def _chosen(self, change: Any) -> None:
-        known = {recipe.name: recipe for recipe in self.workshop.recipes()}
+        known = {recipe.name: recipe for recipe in self.workshop.jobs()}
         if not self._filling and change["new"] in known:
             self.recipe, self._problem = known[change["new"]], ""
             self._fill(self.recipe)
@@ -407,7 +408,7 @@ class TrainingPanel(WorkPanel):
         return RunFolder.open(path).read_log() if (path / "settings.json").exists() else pd.DataFrame()
 
     def _list_runs(self) -> None:
-        options = [(recipe.title(), recipe.name) for recipe in self.workshop.recipes()]
+        options = [(recipe.title(), recipe.name) for recipe in self.workshop.jobs()]
         if self.recipe.name not in {name for _, name in options}:
             options.insert(0, ("these settings (not begun)", self.recipe.name))
         self._filling = True

@@ -1,8 +1,8 @@
-"""A panel's trainings: what each is made of, where it lies, how far it has come, what it will cost.
+"""A panel's trainings: where each is, how far it has come, what it will cost.
 
 <folder>/data/<hash>/         image folders
-<folder>/runs/<hash>/         run folders, by the hash of their recipe
-<folder>/runs/<hash>.json     that recipe
+<folder>/runs/<hash>/         run folders, by the name of their job
+<folder>/runs/<hash>.json     that job
 <folder>/last.json            which of them a panel showed last
 <folder>/costs.json           seconds of a step and memory, as measured on this machine
 """
@@ -13,11 +13,11 @@ import dataclasses
 import json
 import platform
 import threading
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Self
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -26,14 +26,14 @@ from kanjilab.core.config import Arm, settings_hash
 from kanjilab.core.run_folder import RunError, RunFolder
 from kanjilab.core.storage import write_json_atomic
 from kanjilab.data.prompts import DEMO
-from kanjilab.data.selection import rule_from_json
 from kanjilab.experiments.context import open_data
-from kanjilab.experiments.packs import measure_steps
 from kanjilab.models.loading import LatentDiffusion, load_base
 from kanjilab.models.sampling import Sampling
+from kanjilab.training.cost import Cost, duration, measure_steps
 from kanjilab.training.driver import run_training
 from kanjilab.training.encoded import Encoded, encode_dataset
 from kanjilab.training.history import sample_history, stored_history
+from kanjilab.training.job import TrainingJob
 from kanjilab.training.presets import DEMO_ARM, DEMO_SAMPLING, SCALES
 from kanjilab.training.schedules import checkpoint_steps
 from kanjilab.training.trainer import StepReport
@@ -44,64 +44,21 @@ NEW, GOING_ON, STOPPED, FINISHED = "new", "going on", "stopped", "finished"
 BUTTONS = {NEW: "Start", GOING_ON: "Running", STOPPED: "Resume", FINISHED: "Load"}
 RECORDS_OF_A_RATE = 5
 PANEL_ARM = dataclasses.replace(DEMO_ARM, images_seen=SCALES["demo"].images_seen)
+PANEL_JOB = TrainingJob(arms=(PANEL_ARM,), checkpoints=SCALES["demo"].checkpoints)
 
 
-@dataclass(frozen=True)
-class Recipe:
-    """All that a training is made of, before anything is loaded.
+def panel_job(arm: Arm, **settings: Any) -> TrainingJob:
+    """The job of a panel, with one arm.
 
     Args:
-        base, precision: as for `load_base`.
-        data: a selection rule as `rule_from_json` reads it, or {"folder": path} of anybody's image folder.
-        arm: its budget given as `images_seen`, so that its cost can be told before the data are there.
-        checkpoints: columns of the strip after "before training".
+        arm: its budget given as `images_seen`, so that the steps are known before the data are there.
+        settings: other than the panel's own, as for `TrainingJob`.
     Raises:
-        ValueError: an arm without images_seen, a rule that is none, or fewer than one checkpoint.
+        ValueError: an arm without images_seen, or settings that `TrainingJob` refuses.
     """
-
-    base: str = "pocket"
-    precision: str = "bf16"
-    data: Mapping[str, Any] = field(default_factory=lambda: {"name": "left16"})
-    arm: Arm = PANEL_ARM
-    checkpoints: int = SCALES["demo"].checkpoints
-
-    def __post_init__(self) -> None:
-        if self.arm.images_seen is None:
-            raise ValueError("expected an arm whose budget is images_seen, got one counted in epochs")
-        if self.checkpoints < 1:
-            raise ValueError(f"checkpoints must be >= 1, got {self.checkpoints}")
-        if "folder" not in self.data:
-            rule_from_json(self.data)
-
-    def to_json(self) -> dict[str, Any]:
-        """A plain dictionary, ready for JSON."""
-        return json.loads(json.dumps(dataclasses.asdict(self) | {"arm": self.arm.to_json()}))
-
-    @classmethod
-    def from_json(cls, contents: Mapping[str, Any]) -> Self:
-        """The inverse of `to_json`."""
-        return cls(**{**contents, "arm": Arm.from_json(contents["arm"])})
-
-    @property
-    def name(self) -> str:
-        """The hash of all of its contents: name of its run folder."""
-        return settings_hash(self.to_json())
-
-    @property
-    def steps(self) -> int:
-        """Optimizer steps of the whole training."""
-        return self.arm.total_steps(0)  # images_seen is given, so the number of images plays no part
-
-    @property
-    def shape(self) -> str:
-        """Identity of what a step's time and memory depend on."""
-        return settings_hash([self.base, self.precision, *self.arm.step_shape, platform.node()])
-
-    def title(self) -> str:
-        """A short line for lists."""
-        what = "every weight" if self.arm.targets == "full" else f"rank {self.arm.rank} on {self.arm.targets}"
-        budget = f"{self.arm.images_seen:,} images by {self.arm.batch}"
-        return f"{what}, {budget}, rate {self.arm.peak_lr:g} {self.arm.schedule}, seed {self.arm.seed}, {self.base}"
+    if arm.images_seen is None:
+        raise ValueError("expected an arm whose budget is images_seen, got one counted in epochs")
+    return dataclasses.replace(PANEL_JOB, arms=(arm,), **settings)
 
 
 @dataclass(frozen=True)
@@ -113,12 +70,9 @@ class Drawing:
     sampling: Sampling = DEMO_SAMPLING
 
 
-# ---------------------------------------------------------------------------------------------- how far it has come
-
-
 @dataclass(frozen=True)
 class RunState:
-    """What a run folder tells of its training.
+    """How far a training has come, read from its run folder.
 
     Attributes:
         kind: "new", "going on", "stopped" or "finished".
@@ -147,7 +101,7 @@ class RunState:
 
 
 def read_state(path: Path) -> RunState:
-    """What a run folder tells, at any moment: never begun, going on somewhere, killed, stopped or finished.
+    """How far a training has come: never begun, going on in some process, killed, stopped or finished.
 
     Args:
         path: of the run, which need not exist.
@@ -193,7 +147,7 @@ def _newest_state(run: RunFolder) -> dict[str, Any]:
 
 
 def images_per_second(pace: Sequence[tuple[float, float]]) -> float | None:
-    """Speed over some (images seen, seconds of training), in order; None where they do not tell."""
+    """Speed over some (images seen, seconds of training), in order; None where they are too few."""
     if len(pace) < 2 or pace[-1][1] <= pace[0][1]:
         return None
     return (pace[-1][0] - pace[0][0]) / (pace[-1][1] - pace[0][1])
@@ -207,18 +161,6 @@ def pace_of_log(log: pd.DataFrame) -> list[tuple[float, float]]:
     return list(zip(seen.tolist(), log["seconds"].tolist(), strict=True))[-RECORDS_OF_A_RATE:]
 
 
-def duration(seconds: float) -> str:
-    """Time as people say it: "40 s", "6 min 10 s", "2 h 5 min"."""
-    seconds = round(seconds)
-    if seconds < 60:
-        return f"{seconds} s"
-    minutes, seconds = divmod(seconds, 60)
-    if minutes < 60:
-        return f"{minutes} min {seconds} s" if seconds else f"{minutes} min"
-    hours, minutes = divmod(minutes, 60)
-    return f"{hours} h {minutes} min" if minutes else f"{hours} h"
-
-
 def progress_text(state: RunState, pace: Sequence[tuple[float, float]]) -> str:
     """How fast a training goes and how long it still takes."""
     rate = images_per_second(pace)
@@ -229,7 +171,7 @@ def progress_text(state: RunState, pace: Sequence[tuple[float, float]]) -> str:
 
 
 def state_text(state: RunState, worker: Worker | None) -> str:
-    """Where the training stands, in a sentence."""
+    """How far the training has come, in a sentence."""
     of_all = f"{state.images_seen:,} of {state.total_images:,} images"
     if worker is not None and worker.alive:
         count = f" ({worker.done:,.0f} of {worker.total:,.0f})" if worker.total else ""
@@ -249,25 +191,10 @@ def state_text(state: RunState, worker: Worker | None) -> str:
     return f"Finished: {of_all}{rate}{early}."
 
 
-# ---------------------------------------------------------------------------------------------- what it will cost
-
-
-@dataclass(frozen=True)
-class Cost:
-    """What was measured on a few steps.
-
-    Attributes:
-        seconds_per_step: median.
-        gigabytes: of memory at the peak, of this process.
-    """
-
-    seconds_per_step: float
-    gigabytes: float
-
-
-def cost_text(recipe: Recipe, cost: Cost | None, state: RunState) -> str:
+def cost_text(job: TrainingJob, cost: Cost | None, state: RunState) -> str:
     """What remains to be done and how long it takes, before it is started."""
-    left = max(0, recipe.steps - state.saved_step) if state.kind != NEW else recipe.steps
+    steps = job.arm.total_steps(0)  # its budget is images_seen, so the number of training images plays no part
+    left = max(0, steps - state.saved_step) if state.kind != NEW else steps
     known = {
         NEW: "new",
         STOPPED: f"resumable at step {state.saved_step:,}",
@@ -275,14 +202,11 @@ def cost_text(recipe: Recipe, cost: Cost | None, state: RunState) -> str:
         GOING_ON: "going on",
     }[state.kind]
     if state.kind == FINISHED:
-        return f"{recipe.steps:,} steps · {known}"
+        return f"{steps:,} steps · {known}"
     if cost is None:
         return f"{left:,} steps · {known} · cost not measured on this machine yet (Start measures it first)"
     time_left = duration(left * cost.seconds_per_step)
     return f"{left:,} steps ≈ {time_left} of training, {cost.gigabytes:.1f} GB of memory (measured) · {known}"
-
-
-# ---------------------------------------------------------------------------------------------- where it lies
 
 
 class Workshop:
@@ -299,44 +223,44 @@ class Workshop:
         self._loaded: tuple[tuple, LatentDiffusion, Encoded] | None = None
         self._turn = threading.RLock()
 
-    def run_path(self, recipe: Recipe) -> Path:
-        """Where a recipe's run lies, or will."""
-        return self.folder / "runs" / recipe.name
+    def run_path(self, job: TrainingJob) -> Path:
+        """The folder of a job's run, which need not exist."""
+        return self.folder / "runs" / job.name
 
-    def recipes(self) -> list[Recipe]:
+    def jobs(self) -> list[TrainingJob]:
         """Of all trainings that were begun here, the latest first."""
         paths = sorted(self.folder.glob("runs/*.json"), key=lambda path: path.stat().st_mtime, reverse=True)
-        return [Recipe.from_json(json.loads(path.read_text())) for path in paths]
+        return [TrainingJob.from_json(json.loads(path.read_text())) for path in paths]
 
-    def last(self, asked: Recipe) -> Recipe:
-        """What a panel that was asked for these settings showed last; the settings themselves at first."""
+    def last(self, asked: TrainingJob) -> TrainingJob:
+        """The job that a panel of these settings showed last; the settings themselves at first."""
         path = self.folder / "last.json"
         last = json.loads(path.read_text()) if path.exists() else {}
-        return Recipe.from_json(last["shown"]) if last.get("asked") == asked.name else asked
+        return TrainingJob.from_json(last["shown"]) if last.get("asked") == asked.name else asked
 
-    def keep(self, recipe: Recipe, asked: Recipe) -> None:
-        """Take note of a training that begins now."""
+    def keep(self, job: TrainingJob, asked: TrainingJob) -> None:
+        """Store a training that begins now."""
         (self.folder / "runs").mkdir(parents=True, exist_ok=True)
-        write_json_atomic(self.folder / "runs" / f"{recipe.name}.json", recipe.to_json())
-        write_json_atomic(self.folder / "last.json", {"asked": asked.name, "shown": recipe.to_json()})
+        write_json_atomic(self.folder / "runs" / f"{job.name}.json", job.to_json())
+        write_json_atomic(self.folder / "last.json", {"asked": asked.name, "shown": job.to_json()})
 
-    def cost(self, recipe: Recipe) -> Cost | None:
+    def cost(self, job: TrainingJob) -> Cost | None:
         """What was measured for such steps on this machine, or None."""
-        known = self._costs().get(recipe.shape)
+        known = self._costs().get(_step_shape(job))
         return Cost(**known) if known else None
 
     def _costs(self) -> dict[str, Any]:
         path = self.folder / "costs.json"
         return json.loads(path.read_text()) if path.exists() else {}
 
-    def open(self, recipe: Recipe, worker: Worker) -> tuple[LatentDiffusion, Encoded]:
+    def open(self, job: TrainingJob, worker: Worker) -> tuple[LatentDiffusion, Encoded]:
         """Load the base, draw and encode the data, or take what is there already."""
-        wanted = (recipe.base, recipe.precision, settings_hash(dict(recipe.data)))
+        wanted = (job.base, job.precision, settings_hash(dict(job.data)))
         if self._loaded is None or self._loaded[0] != wanted:
             worker.tell("load the base")
-            base = load_base(recipe.base, recipe.precision, self.device)
+            base = load_base(job.base, job.precision, self.device)
             worker.tell("draw the data")
-            dataset = open_data(recipe.data, self.folder)
+            dataset = open_data(job.data, self.folder)
             told: Callable[[int, int], None] = lambda done, total: worker.tell("encode the data", done, total)  # noqa: E731
             self._loaded = (wanted, base, encode_dataset(base, dataset.split("train"), on_progress=told))
         return self._loaded[1], self._loaded[2]
@@ -351,33 +275,33 @@ class Workshop:
         finally:
             self._turn.release()
 
-    def measure(self, recipe: Recipe, worker: Worker) -> None:
+    def measure(self, job: TrainingJob, worker: Worker) -> None:
         """A job: measure and store what a step costs, where that is not known."""
-        if self.cost(recipe) is not None:
+        if self.cost(job) is not None:
             return
         with self._alone(worker):
-            base, data = self.open(recipe, worker)
+            base, data = self.open(job, worker)
             worker.tell("measure a few steps")
-            seconds, gigabytes = measure_steps(base, data, [recipe.arm])
-            cost = Cost(round(seconds, 5), round(gigabytes, 3))
+            cost = measure_steps(base, data, job.arms)
+            cost = Cost(round(cost.seconds_per_step, 5), round(cost.gigabytes, 3))
             self.folder.mkdir(parents=True, exist_ok=True)
-            write_json_atomic(self.folder / "costs.json", self._costs() | {recipe.shape: dataclasses.asdict(cost)})
+            write_json_atomic(self.folder / "costs.json", self._costs() | {_step_shape(job): dataclasses.asdict(cost)})
 
-    def train(self, recipe: Recipe, drawing: Drawing, worker: Worker) -> None:
+    def train(self, job: TrainingJob, drawing: Drawing, worker: Worker) -> None:
         """A job: measure, train to the end or to a stop, and draw a column at every checkpoint of the strip.
 
         The columns are drawn between two steps, in the training's own thread: its adapters are not attached then, and
         what is drawn at random is a function of the seed, so the training is the same with and without them.
         """
         with self._alone(worker):
-            self._train(recipe, drawing, worker)
+            self._train(job, drawing, worker)
 
-    def _train(self, recipe: Recipe, drawing: Drawing, worker: Worker) -> None:
-        self.measure(recipe, worker)
-        base, data = self.open(recipe, worker)
-        path = self.run_path(recipe)
-        columns = set(checkpoint_steps(recipe.arm.total_steps(len(data)), recipe.checkpoints))
-        begun = self.strip(recipe, drawing) is not None
+    def _train(self, job: TrainingJob, drawing: Drawing, worker: Worker) -> None:
+        self.measure(job, worker)
+        base, data = self.open(job, worker)
+        path = self.run_path(job)
+        columns = set(checkpoint_steps(job.arm.total_steps(len(data)), job.checkpoints))
+        begun = self.strip(job, drawing) is not None
 
         def on_step(report: StepReport) -> None:
             nonlocal begun
@@ -391,9 +315,9 @@ class Workshop:
         run_training(
             base,
             data,
-            [recipe.arm],
+            job.arms,
             path,
-            recipe.checkpoints,
+            job.checkpoints,
             save_every_seconds=self.save_every_seconds,
             progress=False,
             on_step=on_step,
@@ -406,16 +330,21 @@ class Workshop:
         run = RunFolder.open(path)
         sample_history(base, run, drawing.prompts, drawing.seeds, drawing.sampling, on_progress=told)
 
-    def strip(self, recipe: Recipe, drawing: Drawing) -> tuple[np.ndarray, dict[str, Any]] | None:
+    def strip(self, job: TrainingJob, drawing: Drawing) -> tuple[np.ndarray, dict[str, Any]] | None:
         """What is drawn of the strip so far, as `sample_history` gives it.
 
         Args:
-            recipe: of the run.
+            job: of the run.
             drawing: prompts, seeds and sampling of the strip.
         Returns:
             (C, P, S, H, W) uint8 images and their facts; None where nothing is drawn.
         """
-        path = self.run_path(recipe)
+        path = self.run_path(job)
         if not (path / "settings.json").exists():
             return None
         return stored_history(RunFolder.open(path), drawing.prompts, drawing.seeds, drawing.sampling)
+
+
+def _step_shape(job: TrainingJob) -> str:
+    """The hash of what a step's time and memory depend on."""
+    return settings_hash([job.base, job.precision, *job.arm.step_shape, platform.node()])

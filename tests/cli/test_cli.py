@@ -1,6 +1,8 @@
-"""The command line: what it writes, and one plain line for whatever cannot be done."""
+"""The command line: what it writes, and one plain line for each error."""
 
 import json
+import subprocess
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -11,7 +13,8 @@ from PIL import Image
 from safetensors import safe_open
 from typer.testing import CliRunner
 
-from kanjilab.cli.main import _settings, app
+from kanjilab.cli.main import app
+from kanjilab.cli.options import parse_settings
 from kanjilab.core.config import Arm
 from kanjilab.core.run_folder import RunFolder
 from kanjilab.data.image_folder import open_dataset
@@ -19,13 +22,15 @@ from kanjilab.data.rendering import default_font
 from kanjilab.evaluation import controls
 from kanjilab.evaluation.criteria import ALL_FIVE, CRITERIA
 from kanjilab.evaluation.judges import part_judge as judges
-from kanjilab.experiments import demo, packs
+from kanjilab.experiments import demo, findings, packs
 from kanjilab.experiments import designs as studies
 from kanjilab.experiments import run_study as ablate
 from kanjilab.experiments.study import Study, Variant
 from kanjilab.models import loading as bases
 from kanjilab.models.sampling import Sampling
-from kanjilab.training import history
+from kanjilab.training import driver, history
+from kanjilab.training.cost import Cost
+from kanjilab.training.presets import PRESETS
 from tests.tiny import save_tiny_pipeline
 
 COMMANDS = [
@@ -123,10 +128,21 @@ def test_help_names_every_command():
         assert "--help" in done(command, "--help")
 
 
+def test_help_lists_the_tables_that_options_choose_from():
+    for command, names in (("train", PRESETS), ("sweep", studies.DESIGNS), ("sweep", studies.BUDGETS)):
+        help_text = " ".join(done(command, "--help").replace("│", " ").split())
+        assert ", ".join(names) in help_text, command
+
+
+def test_the_list_of_commands_loads_no_torch():
+    code = "import sys; from kanjilab.cli.main import app; print('torch' in sys.modules, 'pandas' in sys.modules)"
+    assert subprocess.check_output([sys.executable, "-c", code], text=True).split() == ["False", "False"]
+
+
 def test_values_are_numbers_booleans_null_or_text():
     pairs = ["rank=16", "peak_lr=2e-3", "rslora=true", "alpha=null", "targets=all", "x=a=b", 'y="8"']
     expected = dict(rank=16, peak_lr=0.002, rslora=True, alpha=None, targets="all", x="a=b", y="8")
-    found = _settings(pairs)
+    found = parse_settings(pairs)
     assert found == expected
     assert [type(value) for value in found.values()] == [type(value) for value in expected.values()]
 
@@ -273,10 +289,10 @@ def test_criteria_want_a_judge_of_parts_and_held_out_characters(trained, images)
     assert "expected held-out characters" in refused("criteria", trained[0].path, images)
 
 
-def test_findings_are_told_from_stored_studies(tmp_path):
-    stored = Path(__file__).parents[1] / "figures" / "studies"
+def test_findings_come_from_stored_studies(tmp_path):
+    stored = Path(__file__).parents[2] / "figures" / "studies"
     lines = done("findings", stored, "--judge", "B").splitlines()
-    assert lines == studies.findings(stored, "judge-b") and len(lines) == 4
+    assert lines == findings.findings(stored, "judge-b") and len(lines) == 4
     assert done("findings", stored, "--training-captions", "--tuned").startswith("a higher rank draws better: ")
     assert "expected a folder with finished studies" in refused("findings", tmp_path)
 
@@ -303,7 +319,7 @@ def tiny_study(base, images, monkeypatch):
 
     monkeypatch.setattr(studies, "make_study", make_study)
     monkeypatch.setattr(ablate.RadicalJudge, "load_or_fit", lambda cache: WaterJudge())
-    monkeypatch.setattr(packs, "measure_steps", lambda base, data, arms, steps=2: (0.1, 1.0))
+    monkeypatch.setattr(packs, "measure_steps", lambda base, data, arms, steps=2: Cost(0.1, 1.0))
 
 
 def test_sweep_answers_a_study_pack_by_pack(tiny_study, tmp_path):
@@ -336,7 +352,7 @@ def test_sweep_goes_on_from_the_studies_that_are_kept(tiny_study, tmp_path, monk
         patch.setattr(packs, "sample", lambda *_, **__: pytest.fail("drew again"))
         assert "rank-smoke: 0 arms beside 4 that are kept in 0 packs" in done(*arguments)
     assert Path("runs/studies/rank-smoke/table-radicals.parquet").exists()
-    assert "rank-smoke: 4 arms in 1 packs" in done(*arguments, "--anew", "--dry-run")
+    assert "rank-smoke: 4 arms in 1 packs" in done(*arguments, "--retrain", "--dry-run")
 
 
 def test_sweep_lets_another_judge_read_what_is_stored(tiny_study, tmp_path, monkeypatch):
@@ -370,7 +386,7 @@ def test_sweep_refuses_what_it_does_not_know(tiny_study, tmp_path, monkeypatch):
     )
     monkeypatch.undo()
     assert "study must be one of rank, batch" in refused("sweep", "--study", "colour")
-    assert "Invalid value for '--scale'" in refused("sweep", "--study", "rank", "--scale", "huge", code=2)
+    assert "scale must be one of smoke, pilot, full" in refused("sweep", "--study", "rank", "--scale", "huge")
 
 
 @pytest.mark.parametrize(
@@ -390,8 +406,8 @@ def test_sweep_refuses_what_it_does_not_know(tiny_study, tmp_path, monkeypatch):
 def test_bad_settings_are_refused_before_anything_is_done(
     tmp_path, images, base, monkeypatch, command, setting, complaint
 ):
-    for name in ("run_demo", "run_training"):
-        monkeypatch.setattr(demo, name, lambda *_, **__: pytest.fail("began"))
+    for module, name in ((demo, "run_demo"), (driver, "run_training")):
+        monkeypatch.setattr(module, name, lambda *_, **__: pytest.fail("began"))
     place = [images, tmp_path / "run"] if command == "train" else ["--folder", tmp_path / "run"]
     assert complaint in refused(command, *place, "--base", base, "--set", setting)
     assert not (tmp_path / "run").exists()
@@ -452,7 +468,7 @@ def test_a_run_that_never_began_is_refused(tmp_path, base):
 
 def test_strip_and_export_refuse_what_the_run_has_not(trained, tmp_path, monkeypatch):
     run, path = trained[0].path, tmp_path / "strip.png"
-    assert "prompts must be one of ['demo'," in refused("strip", run, path, "--prompts", "sutras")
+    assert "prompts must be one of radicals," in refused("strip", run, path, "--prompts", "sutras")
     assert "has arms 0 to 1, got 2" in refused("strip", run, path, "--arm", 2, *QUICK)
     assert "sampler must be one of" in refused("strip", run, path, "--sampler", "euler")
     assert "at least one prompt and one seed" in refused("strip", run, path, "--seeds", 0)

@@ -8,7 +8,7 @@ from PIL import Image
 from safetensors import safe_open
 from test_cli import call, done, image_folder, refused
 
-from kanjilab.cli import train_command as recipes
+from kanjilab.cli import train_command
 from kanjilab.core.run_folder import RunFolder
 from kanjilab.training import driver, presets
 from kanjilab.training.loop import train
@@ -39,7 +39,7 @@ def trained(images, sd3_folder, tmp_path_factory):
     return done(*arguments), folder, arguments
 
 
-def test_the_cost_stands_first(trained):
+def test_the_cost_comes_first(trained):
     said = trained[0].splitlines()
     assert said[0].startswith("InstantKanji on SD 3.5 Large")
     assert any(line.startswith("not published: negative prompt") for line in said)
@@ -47,7 +47,7 @@ def test_the_cost_stands_first(trained):
     measured = next(number for number, line in enumerate(said) if line.startswith("measured: 4 steps, 8 images; "))
     drawn = next(number for number, line in enumerate(said) if line.endswith("strip.png") and "Next" not in line)
     assert cost < measured < drawn
-    assert "minutes at the measured" in said[measured] and "GB held" in said[measured]
+    assert " s at the measured" in said[measured] and "GB held" in said[measured]
     assert "strip at the end: 5 pictures of 2 denoising steps for each arm" in said
 
 
@@ -87,13 +87,13 @@ def test_the_preset_trains_two_arms_and_hands_them_over(trained):
 
 
 def test_called_again_it_measures_and_trains_nothing(trained, monkeypatch):
-    monkeypatch.setattr(recipes, "measure_steps", lambda *_: pytest.fail("measured"))
+    monkeypatch.setattr(train_command, "measure_steps", lambda *_: pytest.fail("measured"))
     said = done(*trained[2])
     assert "was finished before; nothing was left to train" in said
 
 
-def test_a_dry_run_tells_the_cost_and_leaves_nothing(images, sd3_folder, tmp_path, monkeypatch):
-    monkeypatch.setattr(recipes, "encode_dataset", lambda *_, **__: pytest.fail("encoded"))
+def test_a_dry_run_says_the_cost_and_leaves_nothing(images, sd3_folder, tmp_path, monkeypatch):
+    monkeypatch.setattr(train_command, "encode_dataset", lambda *_, **__: pytest.fail("encoded"))
     said = done("train", images, tmp_path / "run", "--base", sd3_folder, "--dry-run", "--set", "images_seen=7")
     assert "1 arm: 7 steps, 7 images; estimated memory" in said
     assert "measured: 7 steps, 7 images" in said
@@ -115,7 +115,7 @@ def test_a_ruined_arm_does_not_keep_the_other_from_being_written(images, sd3_fol
             raise ValueError("not finite")
         return [tmp_path / "written"]
 
-    monkeypatch.setattr(recipes, "release_arm", release_arm)
+    monkeypatch.setattr(train_command, "release_arm", release_arm)
     arguments = ["--preset", "instantkanji-sd35-lora", "--base", sd3_folder, *SMALL, "--tracker", "none"]
     said = done("train", images, tmp_path / "run", *arguments, "--checkpoints", 1)
     assert "arm 0: not finite" in said
@@ -127,7 +127,7 @@ def test_what_does_not_fit_is_refused_before_anything_is_loaded(images, sd3_fold
     assert "preset must be one of pocket-demo, generative" in refused("train", images, run, "--preset", "sd9")
     complaint = refused("train", images, run, "--preset", "generative-kanji-article", "--base", sd3_folder)
     assert "has no cross-attention" in complaint
-    monkeypatch.setattr(recipes, "load_base", lambda *_, **__: pytest.fail("loaded"))
+    monkeypatch.setattr(train_command, "load_base", lambda *_, **__: pytest.fail("loaded"))
     huge = ["--set", "rank=30000", "--set", "alpha=null"]
     monkeypatch.setattr("kanjilab.models.memory.free_bytes", lambda device: 10**7)
     assert "0.0 GB are free on cpu. With" in refused("train", images, run, "--base", sd3_folder, *huge)

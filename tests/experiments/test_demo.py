@@ -180,7 +180,7 @@ def test_the_table_says_what_the_report_holds(calls):
     assert lines[0].split()[:4] == ["training", "captions", "before", "6.2%"]
 
 
-def test_chance_is_told_of_sixteen_radicals_alone(calls, some_kanji):
+def test_chance_is_stated_for_sixteen_radicals_alone(calls, some_kanji):
     report = calls.reports[0]
     assert report["chance"] == "one radical in sixteen, 6%"
     assert "(chance 6%, 95% interval over prompts and seeds)" in report_table(report)
@@ -209,7 +209,7 @@ def test_training_pictures_alone_can_be_scored(calls, doubles, base_folder):
     assert scores["captions"].tolist() == ["training captions"] * 2
 
 
-def test_training_from_python_tells_its_images(base_folder, tmp_path, capsys):
+def test_training_from_python_counts_its_images(base_folder, tmp_path, capsys):
     base = demo.load_base(str(base_folder))
     run = run_training(base, tiny_encoded(base), [Arm(rank=2, images_seen=4)] * 2, tmp_path / "run", 1)
     assert run.checkpoints() == [0, 4]

@@ -188,7 +188,7 @@ def test_a_pilot_tries_every_rate_and_compares_within_it():
         assert (arms[first].rank, arms[second].rank) == (64, 4)
 
 
-def test_tuned_variants_stand_beside_the_fixed_ones():
+def test_tuned_variants_are_beside_the_fixed_ones():
     design = Design("", [Variant("a", dict(rank=2)), Variant("b", dict(rank=3)), Variant("c", dict(rank=5))])
     tuned = with_tuned_rates(design, {"a": 1e-3, "b": 3e-3})
     assert [variant.label for variant in tuned.variants] == ["a", "b", "c", "a, tuned", "b, tuned"]
@@ -263,6 +263,7 @@ def write_report(folder, study, better):
 
 def test_findings_correct_the_claims_together(tmp_path, monkeypatch):
     monkeypatch.setattr(studies, "TUNED", {})
+    monkeypatch.setattr("kanjilab.experiments.findings.TUNED", {})
     assert findings(tmp_path) == []
     for name, better in (("rank", 0.1), ("batch", -0.05), ("schedule", 0.0)):
         write_report(tmp_path, make_study(name), better)

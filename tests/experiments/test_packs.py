@@ -12,11 +12,12 @@ from safetensors.torch import load_file
 from kanjilab.core.config import Arm
 from kanjilab.core.run_folder import RunFolder
 from kanjilab.experiments import packs
-from kanjilab.experiments.context import open_lab
+from kanjilab.experiments.context import open_study
 from kanjilab.experiments.packs import cut_into_packs, plan, stored_moments
 from kanjilab.experiments.study import Variant
 from kanjilab.models.sampling import sample
 from kanjilab.models.trainable import Trainable
+from kanjilab.training.cost import Cost
 from kanjilab.training.data_order import draw_example
 from tests.tiny_study import Forbidden, forbid
 
@@ -83,7 +84,7 @@ def test_a_wide_arm_keeps_its_room_when_longer_narrow_ones_join_it():
 def test_a_plan_is_made_once_and_has_the_claims_arms_first(study, tmp_path, monkeypatch):
     longer = Variant("longer", dict(images_seen=16))
     four = dataclasses.replace(study, variants=(*study.variants, longer), contrasts=(("longer", "rank 3"),))
-    lab = open_lab(four, tmp_path)
+    lab = open_study(four, tmp_path)
     packs = plan(lab, most_arms=3)
     by_key = {lab.key(variant, seed): variant.label for variant, seed in four.cells()}
     labels = [[by_key[key] for key in pack.keys] for pack in packs]
@@ -99,7 +100,7 @@ def test_a_plan_leaves_what_is_stored_to_the_end(study, finished, tmp_path):
     folder, *_ = finished
     shutil.copytree(folder / "packs", tmp_path / "packs")
     longer = dataclasses.replace(study, variants=(Variant("longer", dict(images_seen=16)), *study.variants))
-    lab = open_lab(longer, tmp_path)
+    lab = open_study(longer, tmp_path)
     stored = stored_moments(lab)
     packs = plan(lab, most_arms=8)
     assert [[key in stored for key in pack.keys] for pack in packs] == [[False] * 2, [True] * len(stored)]
@@ -107,7 +108,7 @@ def test_a_plan_leaves_what_is_stored_to_the_end(study, finished, tmp_path):
 
 def test_little_memory_makes_small_packs(study, tmp_path, measured):
     one = dataclasses.replace(study, variants=study.variants[:1], contrasts=(("rank 2", "rank 2"),))
-    lab = open_lab(one, tmp_path)
+    lab = open_study(one, tmp_path)
     assert [len(pack.keys) for pack in plan(lab, memory_gb=1e-6)] == [1, 1]
     assert [len(pack.keys) for pack in plan(lab, memory_gb=1e6)] == [2]
 
@@ -115,26 +116,15 @@ def test_little_memory_makes_small_packs(study, tmp_path, measured):
 def test_no_pack_is_larger_than_what_is_free(study, tmp_path, measured, monkeypatch):
     one = dataclasses.replace(study, variants=study.variants[:1], contrasts=())
     monkeypatch.setattr(packs, "free_bytes", lambda device: 1_000)
-    assert [len(pack.keys) for pack in plan(open_lab(one, tmp_path))] == [1, 1]
-
-
-def test_memory_is_measured_at_its_peak():
-    packs._peak_gigabytes(torch.device("cpu"), reset=True)
-    before = packs._peak_gigabytes(torch.device("cpu"))
-    block = torch.ones(100_000_000 // 4)
-    assert packs._peak_gigabytes(torch.device("cpu")) - before == pytest.approx(0.1, abs=0.03)
-    del block
-    assert packs._peak_gigabytes(torch.device("cpu")) - before == pytest.approx(0.1, abs=0.03)
-    assert packs._peak_gigabytes(torch.device("cpu"), reset=True) > 0
-    assert packs._peak_gigabytes(torch.device("cpu")) - before < 0.05
+    assert [len(pack.keys) for pack in plan(open_study(one, tmp_path))] == [1, 1]
 
 
 def test_a_pack_is_measured_by_its_own_steps(study, tmp_path, monkeypatch):
-    lab = open_lab(study, tmp_path)
+    lab = open_study(study, tmp_path)
     arms = [study.arm_of(study.variants[0], seed) for seed in (5, 6)]
-    seconds, gigabytes = measure_steps(lab.base, lab.data(study.variants[0]), arms)
-    assert 0 < seconds < 5 and 0.1 < gigabytes < 20
-    monkeypatch.setattr(packs, "measure_steps", lambda base, data, arms, steps=2: (0.5 * len(arms), 2.0))
+    cost = measure_steps(lab.base, lab.data(study.variants[0]), arms)
+    assert 0 < cost.seconds_per_step < 5 and 0.1 < cost.gigabytes < 20
+    monkeypatch.setattr(packs, "measure_steps", lambda base, data, arms, steps=2: Cost(0.5 * len(arms), 2.0))
     monkeypatch.setattr(packs, "_seconds_per_image", lambda lab, arm: 0.25)
     (first, second) = plan(lab)
     # Four arms of four steps at 2 s, and 8 prompts x 2 noises of each at a quarter of a second; then two arms.
@@ -144,7 +134,7 @@ def test_a_pack_is_measured_by_its_own_steps(study, tmp_path, monkeypatch):
 
 def test_each_arms_images_are_those_of_its_last_checkpoint(finished, study):
     folder, _, _ = finished
-    lab = open_lab(study, folder)
+    lab = open_study(study, folder)
     moments = stored_moments(lab)
     assert {len(found) for found in moments.values()} == {1}
     for variant, seed in study.cells():
@@ -163,7 +153,7 @@ def test_each_arms_images_are_those_of_its_last_checkpoint(finished, study):
 
 def test_held_out_loss_is_the_plain_error_at_shared_noise(finished, study):
     folder, report, _ = finished
-    lab = open_lab(study, folder)
+    lab = open_study(study, folder)
     variant, data = study.variants[1], lab.held_out
     (moment,) = stored_moments(lab)[lab.key(variant, 6)]
     trained = RunFolder.open(folder / moment.folder)

@@ -33,10 +33,10 @@ SCALE = PairScale(images_seen=8, per_radical=8, seeds=(5, 6), noises=2)
 PARTS = "水金言糸艸竹"
 
 
-class Told:
-    """A judge that finds what it was told to, whatever it is shown."""
+class Fixed:
+    """A judge that finds given parts in any image."""
 
-    name = "told"
+    name = "fixed"
 
     def __init__(self, parts):
         self.parts = parts
@@ -47,11 +47,11 @@ class Told:
 
 
 def judged(answer, seeds=(1, 2), noises=1):
-    """The table of a judge that finds `answer(seed, question)`, whatever is drawn."""
+    """The table of a judge that finds `answer(seed, question)` in any image."""
     asked = questions()
-    told = [answer(seed, question) for seed, question, _ in itertools.product(seeds, asked, range(noises))]
+    answers = [answer(seed, question) for seed, question, _ in itertools.product(seeds, asked, range(noises))]
     blank = np.full((len(seeds), len(asked), noises, 8, 8), 255, np.uint8)
-    return read_pairs(Told(told), asked, seeds, blank)
+    return read_pairs(Fixed(answers), asked, seeds, blank)
 
 
 def test_every_radical_is_asked_for_alone_and_with_every_other_in_either_order():
@@ -65,7 +65,7 @@ def test_every_radical_is_asked_for_alone_and_with_every_other_in_either_order()
     assert Question(DIFFERENT, ("艸", "水"), "grass water") in asked
 
 
-def test_the_radicals_stand_where_they_are_said_to():
+def test_the_radicals_are_in_their_slots():
     """By KanjiVG: of the characters of two parts that have them, nine in ten have them in their slot."""
     counts = {part: [] for part in PARTS}
     for listed in load_components().decompositions.values():
@@ -79,7 +79,7 @@ def test_the_radicals_stand_where_they_are_said_to():
 def test_characters_of_two_of_the_parts_are_found_however_deep_they_stand():
     together = shown_together(PARTS, load_components())
     assert together["淦"] == {"水", "金"}
-    assert together["薄"] == {"艸", "水"}, "water stands below the grass, beside another part"
+    assert together["薄"] == {"艸", "水"}, "water is below the grass, beside another part"
     assert not {"花", "海", "銀", "林"} & together.keys()
 
 
@@ -103,7 +103,7 @@ def test_shares_follow_the_judge():
     assert report["contrast"]["difference"] == [1, 1, 1] and report["contrast"]["rates"] == (1, 0)
 
 
-def test_what_was_not_asked_for_is_told_apart():
+def test_parts_that_were_not_in_the_prompt_are_counted_apart():
     report = report_of(judged(lambda seed, question: ("木", "金", "竹")))
     assert report["alone"] == {"水": 0, "金": 1, "言": 0, "糸": 0, "艸": 0, "竹": 1}
     # Both are asked for in "metal bamboo" and "bamboo metal", 2 of the 16 of different slots.
@@ -161,8 +161,8 @@ def test_a_run_reads_every_image_of_every_training(done):
     assert table.groupby("judge").size().to_dict() == {"A": 2 * 36 * 2, "B": 2 * 36 * 2}
     assert [arm["seed"] for arm in report["settings"]["arms"]] == [5, 6] and set(table["seed"]) == {5, 6}
     assert (folder / "strip.png").exists()
-    told = report["judges"]["B"]
-    assert len(told["contrast"]["blocks"]) == 2 and rates_table(told).loc["both", ALONE] == ""
+    answers = report["judges"]["B"]
+    assert len(answers["contrast"]["blocks"]) == 2 and rates_table(answers).loc["both", ALONE] == ""
     text = report_text(report)
     assert "2 trainings, 2 images a prompt" in text
     assert text.count("in base, different slots against same slot") == 2

@@ -96,7 +96,7 @@ def test_items_are_the_pairs_whose_parts_remain_in_sight():
     assert {item.character for item in chosen} == {"休", "沐"}
     item = next(item for item in chosen if item.character == "休")
     assert (item.by_parts, item.meaning, item.parts, item.layout) == ("person tree", "rest", ("人", "木"), "⿰")
-    # 木 stands on the right of these two and of six others. Both may leave while five remain, one of them while the
+    # 木 is on the right of these two and of six others. Both may leave while five remain, one of them while the
     # other is among the five, and none where that leaves four.
     assert len(choose_items(table, components, everyone - set("林"), count=10)) == 2
     assert len(choose_items(table, components, everyone - set("林杣"), count=10)) == 1
@@ -141,7 +141,7 @@ def test_items_are_those_of_the_seed(everything):
     assert choose_items(table, components, training, count=40)[:30] == first
 
 
-def test_novel_pairs_stand_in_no_listed_character(everything):
+def test_novel_pairs_are_in_no_listed_character(everything):
     table, components, training = everything
     items = choose_novel_items(table, components, training, count=80)
     assert len(items) == 80 and len({frozenset(item.glosses) for item in items}) == 80

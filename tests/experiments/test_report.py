@@ -10,12 +10,13 @@ import pytest
 from kanjilab.core.run_folder import find_runs
 from kanjilab.evaluation.statistics import compare
 from kanjilab.experiments import designs as studies
-from kanjilab.experiments.context import open_lab
+from kanjilab.experiments.context import open_study
 from kanjilab.experiments.designs import STUDY_ARM, TUNED_SUFFIX, make_study
 from kanjilab.experiments.drawn import last_images, measure_images, prompt_table, read_logs, variants_strip
 from kanjilab.experiments.packs import stored_moments
-from kanjilab.experiments.report import DIVERSITY, HITS, LOSS, StoredStudy, variant_settings
+from kanjilab.experiments.report import StoredStudy, variant_settings
 from kanjilab.experiments.results import outcomes
+from kanjilab.experiments.stored_numbers import DIVERSITY, HITS, LOSS
 from kanjilab.experiments.study import Study, Variant
 from tests.tiny_study import RADICALS, forbid
 
@@ -30,7 +31,7 @@ def stored(finished):
 
 @pytest.fixture
 def lab(finished, study):
-    return open_lab(study, finished[0])
+    return open_study(study, finished[0])
 
 
 # ---------------------------------------------------------------------------------- a study made by hand
@@ -116,14 +117,14 @@ def test_numbers_are_the_tables(stored):
     assert stored.differences()["label"].tolist() == ["rank 3 – rank 2", "the same – rank 2"]
 
 
-def test_beside_a_rate_stands_what_luck_would_reach(tmp_path):
+def test_beside_a_rate_is_what_luck_would_reach(tmp_path):
     beside = written(tmp_path, {"a": 4, "b": 2}).beside()
     # Every image shows water, and half of the prompts ask for it.
     assert beside.loc["a"].tolist() == pytest.approx([0.45, 0.45, 0.5, 0.0, 0.1, 0.235])
     assert list(beside.columns[:3]) == ["hits, held-out", "hits, train", "dealt at random"]
 
 
-def test_whoever_draws_one_radical_for_all_gains_nothing_above_chance(tmp_path):
+def test_a_model_that_draws_one_radical_for_all_gains_nothing_above_chance(tmp_path):
     def answering(share):  # b draws fire for so many of the prompts that ask for it; all else is water
         stored = written(tmp_path, {"a": 5, "b": 5})
         table = stored.table.copy()
@@ -159,7 +160,7 @@ def test_prompts_that_a_pilot_asked_can_be_left_out(tmp_path):
     assert text.startswith("On the 5 prompts") and "b against a: +20.0 points" in text  # one of 5, not 6 of 10
 
 
-def test_blocks_stand_under_their_seeds_in_whatever_order_these_were_given(tmp_path):
+def test_blocks_are_under_their_seeds_in_any_order_of_these(tmp_path):
     given = Study("batch-full", "b", STUDY_ARM, (Variant("a"), Variant("b")), tuple(range(7, -1, -1)))
     hits = written(tmp_path, {"a": 2, "b": 4}, study=given).blocks()[HITS]
     assert hits["a"].to_dict() == pytest.approx({seed: 0.2 + 0.1 * (seed % 2) for seed in range(8)})
@@ -185,7 +186,7 @@ def test_measured_compares_the_means_of_arms(tmp_path):
     assert stored.measured_text("x", stored.measured("x", images), "worse", "better").endswith("p = 1: not told apart")
 
 
-def test_settings_that_differ_are_told_apart_from_those_that_do_not(stored):
+def test_settings_that_differ_are_separated_from_those_that_do_not(stored):
     assert list(variant_settings(stored.study).columns) == ["rank", "alpha"]
     wide = variant_settings(make_study("epochs", "wide"))
     assert list(wide.columns) == ["images_seen", "data"]
@@ -213,7 +214,7 @@ def test_settings_that_differ_are_told_apart_from_those_that_do_not(stored):
 )
 def test_the_answer_says_the_verdict(tmp_path, shares, words):
     if shares == {"a": 0, "b": 0}:
-        shares = {"a": -1, "b": -1}  # nobody hits: nothing can be told
+        shares = {"a": -1, "b": -1}  # no image hits: nothing can be decided
     answer = written(tmp_path, shares).answer_text()
     assert answer.startswith(f"At one learning rate for all, {words}")
     assert "8 blocks" in answer and "(claims corrected together: 1)" in answer
@@ -248,7 +249,7 @@ def test_claims_are_corrected_together(tmp_path):
     assert "p = .0156" in stored.answer_text() and "(claims corrected together: 2)" in stored.answer_text()
 
 
-def test_what_was_stopped_is_told_and_left_out(tmp_path):
+def test_what_was_stopped_is_named_and_left_out(tmp_path):
     assert written(tmp_path, {"a": 2, "b": 4}).stopped_text() == "All 16 trainings came to their end."
     stored = written(tmp_path / "stopped", {"a": 2, "b": 4}, stopped=[("b", 3)])
     text = stored.stopped_text()
@@ -287,7 +288,7 @@ def test_markup_in_a_study_is_only_text(tmp_path):
 # ---------------------------------------------------------------------------------- drawn images
 
 
-def test_images_and_prompts_lie_in_the_same_order(lab, monkeypatch):
+def test_images_and_prompts_are_in_the_same_order(lab, monkeypatch):
     forbid(monkeypatch, "run_training", "sample", "Trainable")
     asked = prompt_table(lab)
     assert asked["split"].tolist() == ["held_out"] * 4 + ["train"] * 4
@@ -310,7 +311,7 @@ def test_images_and_prompts_lie_in_the_same_order(lab, monkeypatch):
 
 def test_a_strip_has_the_base_above_and_a_row_for_each_variant(lab, monkeypatch):
     monkeypatch.setattr(
-        "kanjilab.experiments.report.sample",
+        "kanjilab.experiments.drawn.sample",
         lambda base, captions, *_, size_px: np.zeros((1, len(captions), 1, size_px, size_px), "u1"),
     )
     order = lab.study.variants[::-1]
@@ -332,9 +333,9 @@ def test_logs_are_those_of_each_arm(lab, finished):
     assert set(logs["variant"]) == {variant.label for variant in lab.study.variants} and logs["stopped"].isna().all()
 
 
-def test_logs_tell_who_was_stopped(lab, monkeypatch):
+def test_logs_name_the_arms_that_stopped(lab, monkeypatch):
     moments, key = stored_moments(lab), lab.key(lab.study.variants[1], 6)
     moments[key] = [dataclasses.replace(moment, stopped="too steep") for moment in moments[key]]
-    monkeypatch.setattr("kanjilab.experiments.report.stored_moments", lambda lab: moments)
-    told = read_logs(lab).dropna(subset="stopped")
-    assert set(zip(told["variant"], told["seed"], told["stopped"], strict=True)) == {("rank 3", 6, "too steep")}
+    monkeypatch.setattr("kanjilab.experiments.drawn.stored_moments", lambda lab: moments)
+    logs = read_logs(lab).dropna(subset="stopped")
+    assert set(zip(logs["variant"], logs["seed"], logs["stopped"], strict=True)) == {("rank 3", 6, "too steep")}

@@ -9,7 +9,7 @@ import pandas as pd
 import pytest
 
 from kanjilab.core.run_folder import find_runs
-from kanjilab.experiments.context import open_lab
+from kanjilab.experiments.context import open_study
 from kanjilab.experiments.results import contrasts, outcomes, write_report
 from kanjilab.experiments.study import Study
 from tests.tiny_study import RADICALS, DarknessJudge, forbid, table_of
@@ -94,7 +94,7 @@ def test_another_judge_reads_without_sampling(finished, study, monkeypatch, tmp_
     folder = shutil.copytree(finished[0], tmp_path / "copy")
     forbid(monkeypatch, "run_training", "sample", "Trainable")
     judge = DarknessJudge(threshold=0)  # sees fire everywhere
-    report = write_report(open_lab(study, folder), judge, "fire")
+    report = write_report(open_study(study, folder), judge, "fire")
     assert judge.read_images == 3 * 2 * 8 * 2
     table = table_of(folder, "fire")
     assert set(table["radical"]) == {"火"}
@@ -102,10 +102,12 @@ def test_another_judge_reads_without_sampling(finished, study, monkeypatch, tmp_
     pd.testing.assert_frame_equal(table[columns], table_of(folder)[columns])
     assert report["judge"] == "fire"
     assert (folder / "figure-fire.png").exists() and (folder / "figure-radicals.png").exists()
-    # Whoever reads other things says what a hit is.
-    alike = write_report(open_lab(study, folder), judge, "any", hits=lambda readings, expected: np.ones(len(readings)))
+    # A judge that reads other things brings its own hits.
+    alike = write_report(
+        open_study(study, folder), judge, "any", hits=lambda readings, expected: np.ones(len(readings))
+    )
     assert all(rate["value"] == 1 for rate in alike["rates"])
-    by_light = write_report(open_lab(study, folder), DarknessJudge(), "light", outcome="probability")
+    by_light = write_report(open_study(study, folder), DarknessJudge(), "light", outcome="probability")
     assert by_light["rates"][0]["value"] == pytest.approx(
         table_of(folder, "light").query("variant == 'rank 2' and split == 'held_out'")["probability"].mean()
     )
@@ -113,4 +115,4 @@ def test_another_judge_reads_without_sampling(finished, study, monkeypatch, tmp_
 
 def test_a_report_of_an_unfinished_study_is_refused(study, tmp_path):
     with pytest.raises(ValueError, match="6 of 6 arms are not there yet"):
-        write_report(open_lab(study, tmp_path), DarknessJudge())
+        write_report(open_study(study, tmp_path), DarknessJudge())

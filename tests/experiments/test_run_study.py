@@ -16,7 +16,7 @@ import torch
 from kanjilab.core.config import settings_hash
 from kanjilab.core.run_folder import RunFolder, find_runs
 from kanjilab.experiments import packs
-from kanjilab.experiments.context import open_lab
+from kanjilab.experiments.context import open_study
 from kanjilab.experiments.packs import missing
 from kanjilab.experiments.results import rates
 from kanjilab.experiments.run_study import ablate, own_share
@@ -125,7 +125,7 @@ def test_a_dry_run_trains_nothing(study, tmp_path, monkeypatch):
     assert report is None
     assert said.startswith("tiny: 6 arms in 2 packs, about ")
     assert "pack 0: 4 x (attention, rank 2/3, batch 2): about" in said
-    assert missing(open_lab(study, tmp_path)) == 6
+    assert missing(open_study(study, tmp_path)) == 6
 
 
 def test_progress_is_shown_unless_hidden(study, tmp_path, capfd):
@@ -136,12 +136,12 @@ def test_progress_is_shown_unless_hidden(study, tmp_path, capfd):
     assert capfd.readouterr().err == ""
 
 
-def test_whoever_is_told_of_progress_can_end_it_and_the_next_call_goes_on(study, finished, tmp_path):
-    told = []
+def test_a_progress_callback_can_end_it_and_the_next_call_goes_on(study, finished, tmp_path):
+    seen = []
 
     def third_step(*progress):
-        told.append(progress)
-        if len(told) == 3:
+        seen.append(progress)
+        if len(seen) == 3:
             raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):
@@ -149,8 +149,8 @@ def test_whoever_is_told_of_progress_can_end_it_and_the_next_call_goes_on(study,
     run(study, tmp_path, on_progress=third_step)
     # A pack of four arms and one of two, four steps of two images each.
     steps = [("train", images, 8) for images in (2, 4, 6, 8)]
-    packs_told = [*steps, *(("draw", arm, 4) for arm in (1, 2, 3, 4)), *steps, *(("draw", arm, 2) for arm in (1, 2))]
-    assert told == packs_told
+    packs_seen = [*steps, *(("draw", arm, 4) for arm in (1, 2, 3, 4)), *steps, *(("draw", arm, 2) for arm in (1, 2))]
+    assert seen == packs_seen
     assert_same_tables(table_of(tmp_path), table_of(finished[0]))
 
 
@@ -160,7 +160,7 @@ def test_numbers_of_no_pack_are_refused(study, tmp_path, number):
         run(study, tmp_path, only=[number])
 
 
-def test_a_diverging_arm_stands_in_the_table(study, tmp_path):
+def test_a_diverging_arm_is_in_the_table(study, tmp_path):
     wild = Variant("wild", dict(peak_lr=1e18, clip_norm=1e6))
     pair = dataclasses.replace(study, variants=(study.variants[0], wild), contrasts=(), checkpoints=2)
     report, _ = run(pair, tmp_path)
@@ -275,7 +275,7 @@ def test_checkpoints_go_with_the_next_call_where_the_first_was_killed(study, tmp
         with pytest.raises(KeyboardInterrupt):
             run(one, tmp_path)
     (trained,) = find_runs(tmp_path)
-    assert trained.checkpoints() == [0, 4] and missing(open_lab(one, tmp_path)) == 0
+    assert trained.checkpoints() == [0, 4] and missing(open_study(one, tmp_path)) == 0
     forbid(monkeypatch, "run_training", "sample")
     with trained.lock():
         run(one, tmp_path)  # another process is at it
@@ -288,14 +288,14 @@ def test_checkpoints_go_with_the_next_call_where_the_first_was_killed(study, tmp
 
 
 def test_a_share_hides_the_launcher_and_gives_it_back(monkeypatch):
-    told = dict(RANK="1", WORLD_SIZE="3", LOCAL_RANK="1", LOCAL_WORLD_SIZE="2")
-    for name, value in told.items():
+    launched = dict(RANK="1", WORLD_SIZE="3", LOCAL_RANK="1", LOCAL_WORLD_SIZE="2")
+    for name, value in launched.items():
         monkeypatch.setenv(name, value)
     with own_share() as share:
         assert (share.index, share.processes, share.on_this_machine) == (1, 3, 2)
-        assert not told.keys() & os.environ.keys()
-    assert {name: os.environ[name] for name in told} == told
-    for name in told:
+        assert not launched.keys() & os.environ.keys()
+    assert {name: os.environ[name] for name in launched} == launched
+    for name in launched:
         monkeypatch.delenv(name)
     with own_share() as share:
         assert (share.index, share.processes, share.on_this_machine) == (0, 1, 1)

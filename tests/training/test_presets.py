@@ -5,8 +5,7 @@ import dataclasses
 import pytest
 
 from kanjilab.core.config import Arm
-from kanjilab.training.cost import Cost
-from kanjilab.training.presets import ARTICLE_ARM, DEMO_ARM, PRESETS, SCALES, arms_of, find_preset
+from kanjilab.training.presets import ARTICLE_ARM, DEMO_ARM, PRESETS, SCALES, arms_of, lookup
 from kanjilab.training.schedules import lr_factor
 
 
@@ -37,7 +36,7 @@ def test_the_two_cosines():
 
 @pytest.mark.parametrize("name", PRESETS)
 def test_every_preset_says_what_was_not_published(name):
-    preset = find_preset(name)
+    preset = PRESETS[name]
     notes = preset.notes()
     assert notes[0] == preset.about
     assert "kanjilab data" in notes[1] and f"({preset.training_images:,} there)" in notes[1]
@@ -56,7 +55,7 @@ def test_the_demos_preset_is_the_demo():
 
 def test_an_unknown_preset_is_refused_with_those_there_are():
     with pytest.raises(ValueError, match="preset must be one of pocket-demo, generative-kanji-article, .*, got 'sd3'"):
-        find_preset("sd3")
+        lookup(PRESETS, "sd3", "preset")
 
 
 def test_options_change_every_arm_and_one_is_varied():
@@ -78,14 +77,3 @@ def test_a_budget_in_epochs_takes_the_place_of_one_in_images():
     assert arm.total_steps(6_413) == 32_065  # 6,413 × 30 / 6
     (arm,) = arms_of([Arm(epochs=2)], {"images_seen": 12})
     assert arm.total_steps(100) == 12
-
-
-def test_the_cost_in_steps_images_and_hours():
-    arms = [Arm(batch=4, images_seen=100), Arm(batch=2, accumulation=3, images_seen=600)]
-    cost = Cost.of(arms, 50)
-    assert (cost.steps, cost.images) == (100, 100 + 600)
-    assert str(cost) == "100 steps, 700 images"
-    measured = dataclasses.replace(cost, seconds_per_step=72.0, peak_gb=3.14)
-    assert str(measured) == "100 steps, 700 images; 2.0 hours at the measured 72 s a step; 3.1 GB held"
-    quick = dataclasses.replace(cost, seconds_per_step=0.3)
-    assert str(quick) == "100 steps, 700 images; 0.5 minutes at the measured 0.3 s a step"

@@ -24,17 +24,17 @@ from kanjilab.experiments import context as lab
 from kanjilab.models.loading import load_base
 from kanjilab.models.sampling import Sampling, sample
 from kanjilab.training import history
+from kanjilab.training.cost import Cost, duration
 from kanjilab.training.driver import run_training
 from kanjilab.training.encoded import encode_dataset
+from kanjilab.training.job import TrainingJob
 from kanjilab.widgets import TrainingPanel, training, training_job
 from kanjilab.widgets.training import as_data, data_from_text, text_from_data
 from kanjilab.widgets.training_job import (
-    Cost,
-    Recipe,
     RunState,
     cost_text,
-    duration,
     images_per_second,
+    panel_job,
     progress_text,
     read_state,
 )
@@ -163,7 +163,7 @@ def test_speed_and_time_left_by_hand():
 
 
 def test_cost_counts_what_is_left():
-    asked = Recipe(arm=dataclasses.replace(ARM, images_seen=1000, batch=10))
+    asked = panel_job(dataclasses.replace(ARM, images_seen=1000, batch=10))
     cost = Cost(seconds_per_step=0.5, gigabytes=1.92)
     assert cost_text(asked, cost, RunState()).startswith("100 steps ≈ 50 s of training, 1.9 GB of memory")
     stopped = RunState(kind="stopped", saved_step=40)
@@ -195,14 +195,14 @@ def test_data_that_mean_nothing_are_refused(text):
 
 
 def test_a_recipe_survives_json_and_refuses_epochs():
-    made = Recipe(arm=ARM, data={"folder": "x"}, checkpoints=3)
-    again = Recipe.from_json(json.loads(json.dumps(made.to_json())))
+    made = panel_job(ARM, data={"folder": "x"}, checkpoints=3)
+    again = TrainingJob.from_json(json.loads(json.dumps(made.to_json())))
     assert again == made and again.name == made.name
     assert dataclasses.replace(made, checkpoints=4).name != made.name
     with pytest.raises(ValueError, match="images_seen"):
-        Recipe(arm=Arm())
+        panel_job(Arm())
     with pytest.raises(ValueError, match="rule name must be one of"):
-        Recipe(data={"name": "left17"})
+        TrainingJob(data={"name": "left17"})
 
 
 # ---------------------------------------------------------------------------------- the writer of a run
@@ -400,8 +400,8 @@ def test_of_two_trainings_of_a_panel_one_waits_for_the_other(make_panel, folder,
     for seed in (0, 1):
         arm = dataclasses.replace(ARM, seed=seed)
         plain = run_training(base, data, [arm], tmp_path / f"plain {seed}", 2, progress=False)
-        recipe = dataclasses.replace(panel.asked, arm=arm)
-        assert_same_training(RunFolder.open(panel.workshop.run_path(recipe)), plain)
+        job = dataclasses.replace(panel.asked, arms=(arm,))
+        assert_same_training(RunFolder.open(panel.workshop.run_path(job)), plain)
 
 
 def test_the_code_does_the_same_training(make_panel):
