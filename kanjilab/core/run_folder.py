@@ -13,7 +13,6 @@ and the next writer removes those that a killed one left behind.
 from __future__ import annotations
 
 import copy
-import fcntl
 import hashlib
 import json
 import os
@@ -29,39 +28,22 @@ import pandas as pd
 
 from kanjilab.core.checkpoint_folder import MANIFEST, checkpoint_contents, is_complete, write_checkpoint_folder
 from kanjilab.core.config import Arm
+from kanjilab.core.run_errors import RunError, RunExists
+from kanjilab.core.run_log import RunLog
 from kanjilab.core.storage import (
     TEMPORARY_PREFIX,
-    _read_non_finite,
-    _spell_non_finite,
+    is_being_written,
     json_bytes,
     plain_json,
     sync_folder,
     temporary_name,
-    write_all,
     write_bytes_atomic,
 )
+from kanjilab.core.writer_lock import WriterLock
 
 STEP_FOLDER = re.compile(r"step_(\d{6,})")
 SAMPLE_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*")
 RUN_ENTRIES = {"settings.json", "log.jsonl", "checkpoints", "samples", ".lock", "STOP"}
-
-
-class RunError(RuntimeError):
-    """A run folder is not what was expected of it."""
-
-
-class RunExists(RunError):
-    """A run, or something that is not one, lies already where a run was to be created."""
-
-
-class RunLocked(RunError):
-    """Another writer holds the run folder."""
-
-
-# ---------------------------------------------------------------------------------------------- files
-
-
-# ---------------------------------------------------------------------------------------------- the run folder
 
 
 class RunFolder:
@@ -73,8 +55,8 @@ class RunFolder:
     def __init__(self, path: Path, settings: dict[str, Any]):
         self.path = path
         self._settings = settings
-        self._lock_descriptor: int | None = None
-        self._log_descriptor: int | None = None
+        self._lock = WriterLock(path / ".lock")
+        self._log = RunLog(path / "log.jsonl")
 
     def __repr__(self) -> str:
         return f"RunFolder({str(self.path)!r})"
@@ -171,69 +153,31 @@ class RunFolder:
         Raises:
             RunLocked: another writer (or this very object) holds the lock; names its process.
         """
-        descriptor = os.open(self.path / ".lock", os.O_RDWR | os.O_CREAT, 0o666)
-        try:
-            try:
-                fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            except BlockingIOError:
-                holder = os.read(descriptor, 100).decode(errors="replace").strip() or "unknown"
-                raise RunLocked(f"run {self.path} is being written by process {holder}") from None
-            os.ftruncate(descriptor, 0)
-            os.pwrite(descriptor, f"{os.getpid()}\n".encode(), 0)
-            self._lock_descriptor = descriptor
+        with self._lock.held():
             self._clean_up()
-            yield self
-        finally:
-            self._release(descriptor)
+            try:
+                yield self
+            finally:
+                self._log.close()
 
     def writer(self) -> str | None:
-        """Who writes this run at this moment: a process's number as text; None where nobody does.
-
-        A process that was killed leaves its number behind but not its lock.
-        """
-        try:
-            descriptor = os.open(self.path / ".lock", os.O_RDONLY)
-        except FileNotFoundError:
-            return None
-        try:
-            # A free run's lock is tried only where a number was left behind: a try may refuse a writer that begins.
-            if not (holder := os.read(descriptor, 100).decode(errors="replace").strip()):
-                return None
-            fcntl.flock(descriptor, fcntl.LOCK_SH | fcntl.LOCK_NB)
-            return None
-        except BlockingIOError:
-            return holder
-        finally:
-            os.close(descriptor)
-
-    def _release(self, descriptor: int) -> None:
-        if self._lock_descriptor == descriptor:
-            self._lock_descriptor = None
-            if self._log_descriptor is not None:
-                os.close(self._log_descriptor)
-                self._log_descriptor = None
-            os.ftruncate(descriptor, 0)
-            fcntl.flock(descriptor, fcntl.LOCK_UN)  # explicit: a forked child may still hold a copy
-        os.close(descriptor)
+        """The number of the process that writes this run now, as text; None where no process does."""
+        return self._lock.holder()
 
     def _clean_up(self) -> None:
         for leftover in [*self.path.glob(f"{TEMPORARY_PREFIX}*"), *self.path.glob(f"samples/{TEMPORARY_PREFIX}*")]:
-            if not _is_being_written(leftover):  # samples may be stored by others while this run trains
+            if not is_being_written(leftover):  # samples may be stored by others while this run trains
                 leftover.unlink(missing_ok=True)
         for leftover in self.path.glob(f"checkpoints/{TEMPORARY_PREFIX}*"):
             shutil.rmtree(leftover)
-        self._cut_torn_line()
+        self._log.cut_torn_line()
         self._stop_file.unlink(missing_ok=True)
 
     def _need_lock(self) -> None:
-        if self._lock_descriptor is None:
+        if not self._lock.is_held:
             raise RunError(f"run {self.path} must be locked to be written: use `with run.lock():`")
 
     # ------------------------------------------------------------------------------------------ log
-
-    @property
-    def _log_file(self) -> Path:
-        return self.path / "log.jsonl"
 
     def log(self, record: Mapping[str, Any]) -> None:
         """Append one record to the log; it survives the process from the moment this returns.
@@ -246,14 +190,7 @@ class RunFolder:
             TypeError: a value has no JSON form.
         """
         self._need_lock()
-        text = json.dumps(_spell_non_finite(plain_json(record)), allow_nan=False)  # ASCII: any text, one line
-        if self._log_descriptor is None:
-            self._log_descriptor = os.open(self._log_file, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o666)
-        try:
-            write_all(self._log_descriptor, text.encode() + b"\n")
-        except OSError:  # a full disk: the next record must not be glued to half of this one
-            self._cut_torn_line()
-            raise
+        self._log.append(record)
 
     def read_log(self) -> pd.DataFrame:
         """The log as a table, at any moment, also while the run is being written.
@@ -264,10 +201,10 @@ class RunFolder:
         Raises:
             RunError: a line before the last is not a JSON object.
         """
-        return pd.DataFrame([record for _, record in self._log_records()])
+        return pd.DataFrame(self._log.records())
 
     def truncate_log(self, step: int) -> int:
-        """Drop what was logged after a step, so that a resumed run writes it anew.
+        """Drop what was logged after a step, so that a resumed run writes it again.
 
         Args:
             step: last step to keep. A record without `step` belongs to the one before it.
@@ -277,44 +214,7 @@ class RunFolder:
             RunError: the run is not locked.
         """
         self._need_lock()
-        kept: list[bytes] = []
-        dropped, beyond = 0, False
-        for line, record in self._log_records():
-            beyond = record["step"] > step if "step" in record else beyond
-            dropped += beyond
-            if not beyond:
-                kept.append(line + b"\n")
-        if dropped:
-            if self._log_descriptor is not None:  # it points to the file that is replaced now
-                os.close(self._log_descriptor)
-                self._log_descriptor = None
-            write_bytes_atomic(self._log_file, b"".join(kept))
-        return dropped
-
-    def _log_records(self) -> list[tuple[bytes, dict[str, Any]]]:
-        try:
-            lines = self._log_file.read_bytes().split(b"\n")[:-1]  # after the last line end: nothing, or a torn line
-        except FileNotFoundError:
-            return []
-        records = []
-        for number, line in enumerate(lines, start=1):
-            try:
-                record = json.loads(line)
-            except ValueError as error:
-                raise RunError(f"{self._log_file} line {number}: expected JSON, got {error}") from error
-            if not isinstance(record, dict):
-                raise RunError(f"{self._log_file} line {number}: expected a JSON object, got {type(record).__name__}")
-            records.append((line, _read_non_finite(record)))
-        return records
-
-    def _cut_torn_line(self) -> None:
-        try:
-            data = self._log_file.read_bytes()
-        except FileNotFoundError:
-            return
-        complete = data.rfind(b"\n") + 1
-        if complete < len(data):
-            os.truncate(self._log_file, complete)
+        return self._log.truncate(step)
 
     # ------------------------------------------------------------------------------------------ checkpoints
 
@@ -342,8 +242,7 @@ class RunFolder:
         temporary = target.with_name(temporary_name(target.name))
         try:
             write_checkpoint_folder(temporary, contents)
-            if self._log_descriptor is not None:
-                os.fsync(self._log_descriptor)  # the log reaches at least as far as the newest checkpoint
+            self._log.sync()  # the log reaches at least as far as the newest checkpoint
             os.rename(temporary, target)
         except BaseException:
             shutil.rmtree(temporary, ignore_errors=True)
@@ -534,9 +433,6 @@ def find_runs(root: Path | str) -> list[RunFolder]:
     return sorted(found, key=lambda run: run.path)
 
 
-# ---------------------------------------------------------------------------------------------- details
-
-
 def _refuse_occupied(path: Path) -> None:
     if (path / "settings.json").exists():
         raise RunExists(f"{path} is a run already; open it to go on, or choose another name")
@@ -544,17 +440,3 @@ def _refuse_occupied(path: Path) -> None:
     foreign = sorted(name for name in entries - RUN_ENTRIES if not name.startswith(TEMPORARY_PREFIX))
     if foreign:
         raise RunExists(f"{path} is not empty: expected a new or empty folder, found {foreign[:5]}")
-
-
-def _is_being_written(temporary: Path) -> bool:
-    """Whether the process that the temporary name tells is alive (on this machine)."""
-    match = re.match(rf"{re.escape(TEMPORARY_PREFIX)}(\d+)_", temporary.name)
-    if match is None or int(match.group(1)) == os.getpid():
-        return match is not None
-    try:
-        os.kill(int(match.group(1)), 0)
-    except ProcessLookupError:
-        return False
-    except (PermissionError, OverflowError):
-        return True
-    return True

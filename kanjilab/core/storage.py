@@ -3,8 +3,8 @@
 import errno
 import hashlib
 import json
-import math
 import os
+import re
 import secrets
 import shutil
 import tempfile
@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 PACKAGE_WEIGHTS = Path(str(files("kanjilab"))) / "weights"  # what the package carries
+TEMPORARY_PREFIX = ".tmp_"
 
 
 def cache_folder() -> Path:
@@ -47,9 +48,6 @@ def sha256_file(path: Path) -> str:
     """SHA-256 of a file's bytes, in hexadecimal."""
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
-
-
-TEMPORARY_PREFIX = ".tmp_"
 
 
 def write_bytes_atomic(path: Path | str, data: bytes) -> Path:
@@ -124,6 +122,20 @@ def temporary_name(name: str) -> str:
     return f"{TEMPORARY_PREFIX}{os.getpid()}_{secrets.token_hex(4)}_{name}"
 
 
+def is_being_written(temporary: Path) -> bool:
+    """Whether the process that a temporary file is named after is alive on this machine."""
+    match = re.match(rf"{re.escape(TEMPORARY_PREFIX)}(\d+)_", temporary.name)
+    if match is None or int(match.group(1)) == os.getpid():
+        return match is not None
+    try:
+        os.kill(int(match.group(1)), 0)
+    except ProcessLookupError:
+        return False
+    except (PermissionError, OverflowError):
+        return True
+    return True
+
+
 def write_synced(path: Path, data: bytes) -> None:
     """Write a new file and flush it to the disk."""
     descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o666)
@@ -164,26 +176,3 @@ def write_all(descriptor: int, data: bytes) -> None:
     remaining = memoryview(data)
     while remaining:
         remaining = remaining[os.write(descriptor, remaining) :]
-
-
-NON_FINITE = {"NaN": math.nan, "Infinity": math.inf, "-Infinity": -math.inf}
-
-
-def _spell_non_finite(value: Any) -> Any:
-    if isinstance(value, float) and not math.isfinite(value):
-        return "NaN" if math.isnan(value) else "Infinity" if value > 0 else "-Infinity"
-    if isinstance(value, dict):
-        return {key: _spell_non_finite(entry) for key, entry in value.items()}
-    if isinstance(value, list):
-        return [_spell_non_finite(entry) for entry in value]
-    return value
-
-
-def _read_non_finite(value: Any) -> Any:
-    if isinstance(value, str):
-        return NON_FINITE.get(value, value)
-    if isinstance(value, dict):
-        return {key: _read_non_finite(entry) for key, entry in value.items()}
-    if isinstance(value, list):
-        return [_read_non_finite(entry) for entry in value]
-    return value
