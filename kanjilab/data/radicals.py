@@ -1,4 +1,4 @@
-"""Radicals: where they stand, how evenly a set covers them, and the rules that select a set."""
+"""Radicals: where they are in a character, and how evenly a set of characters covers them."""
 
 import unicodedata
 from collections import Counter
@@ -14,8 +14,6 @@ from kanjilab.data.dictionary import rows_of
 RADICALS = 214
 FIRST_KANGXI_CODEPOINT = 0x2F00
 RADICALS_WANTED = 16
-PER_RADICAL = 100
-BATCH_MULTIPLE = 8
 
 
 @dataclass(frozen=True)
