@@ -47,9 +47,9 @@ RUN_ENTRIES = {"settings.json", "log.jsonl", "checkpoints", "samples", ".lock", 
 
 
 class RunFolder:
-    """One training's folder. Reading needs nothing; writing needs `with run.lock():`.
+    """The folder of one training, from `RunFolder.create` or `RunFolder.open`.
 
-    Make one with `RunFolder.create` or `RunFolder.open`.
+    Any process may read it; writing needs `with run.lock():`.
     """
 
     def __init__(self, path: Path, settings: dict[str, Any]):
@@ -86,7 +86,7 @@ class RunFolder:
 
     @property
     def size_px(self) -> int:
-        """Height and width of the images that it was trained on; older runs, which do not tell, had 128."""
+        """Height and width of the training images; older runs, which do not say, had 128."""
         return self._settings.get("size_px", 128)
 
     @classmethod
@@ -99,8 +99,8 @@ class RunFolder:
         Returns:
             the run, not locked.
         Raises:
-            RunExists: a run, or other files, lie there already.
-            RunLocked: another process creates the same run at this moment.
+            RunExists: a run, or other files, are there already.
+            RunLocked: another process is creating the same run.
             ValueError, TypeError: the settings are not JSON (see `write_json_atomic`).
         """
         path = Path(path)
@@ -139,8 +139,6 @@ class RunFolder:
             raise RunError(f"{file}: expected a JSON object, got {type(settings).__name__}")
         return cls(path, settings)
 
-    # ------------------------------------------------------------------------------------------ lock
-
     @contextmanager
     def lock(self) -> Iterator[RunFolder]:
         """Become the one writer of this run; tidy up after one that was killed.
@@ -176,8 +174,6 @@ class RunFolder:
     def _need_lock(self) -> None:
         if not self._lock.is_held:
             raise RunError(f"run {self.path} must be locked to be written: use `with run.lock():`")
-
-    # ------------------------------------------------------------------------------------------ log
 
     def log(self, record: Mapping[str, Any]) -> None:
         """Append one record to the log; it survives the process from the moment this returns.
@@ -215,8 +211,6 @@ class RunFolder:
         """
         self._need_lock()
         return self._log.truncate(step)
-
-    # ------------------------------------------------------------------------------------------ checkpoints
 
     def write_checkpoint(self, step: int, files: Mapping[str, Any]) -> Path:
         """Write one checkpoint: it appears whole, or not at all.
@@ -349,8 +343,6 @@ class RunFolder:
         os.rename(folder, doomed)  # gone at once for readers, however long the removal takes
         shutil.rmtree(doomed)
 
-    # ------------------------------------------------------------------------------------------ samples
-
     def write_samples(self, name: str, images: np.ndarray, facts: Mapping[str, Any]) -> Path:
         """Store sampled images with what made them; needs no lock, the last writer of a name wins.
 
@@ -398,8 +390,6 @@ class RunFolder:
         if not SAMPLE_NAME.fullmatch(name):
             raise ValueError(f"a sample name has letters, digits, '.', '_' and '-' only, got {name!r}")
         return self.path / "samples" / f"{name}.safetensors"
-
-    # ------------------------------------------------------------------------------------------ stop
 
     @property
     def _stop_file(self) -> Path:

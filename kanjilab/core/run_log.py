@@ -27,11 +27,7 @@ class RunLog:
         self._descriptor: int | None = None
 
     def append(self, record: Mapping[str, Any]) -> None:
-        """Add a record; it survives the process from the moment this returns.
-
-        Raises:
-            TypeError: a value has no JSON form.
-        """
+        """Add a record; it survives the process from the moment this returns."""
         text = json.dumps(_converted(plain_json(record), _spelled), allow_nan=False)  # ASCII: any text, one line
         if self._descriptor is None:
             self._descriptor = os.open(self.path, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o666)
@@ -53,25 +49,15 @@ class RunLog:
             self._descriptor = None
 
     def records(self) -> list[dict[str, Any]]:
-        """Every complete record, in order of writing.
-
-        Raises:
-            RunError: a line before the last is not a JSON object.
-        """
+        """Every complete record, in order of writing; a line that is not a JSON object is a `RunError`."""
         return [self._record(number, line) for number, line in enumerate(self._lines(), start=1)]
 
     def truncate(self, step: int) -> int:
-        """Drop what was logged after a step; a record without `step` belongs to the one before it.
-
-        Args:
-            step: last step to keep.
-        Returns:
-            number of records dropped.
-        """
+        """Drop the records after a step, and return how many; one without `step` belongs to the one before it."""
         kept: list[bytes] = []
         beyond = False
-        lines, records = self._lines(), self.records()
-        for line, record in zip(lines, records, strict=True):
+        lines = self._lines()
+        for line, record in zip(lines, self.records(), strict=True):
             beyond = record["step"] > step if "step" in record else beyond
             if not beyond:
                 kept.append(line + b"\n")

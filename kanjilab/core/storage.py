@@ -1,4 +1,4 @@
-"""Folders that are there whole or not at all, and where the cache is."""
+"""Atomic files and folders: a reader sees all of one or nothing. And where the cache is."""
 
 import errno
 import hashlib
@@ -27,7 +27,7 @@ def cache_folder() -> Path:
 
 @contextmanager
 def appearing_folder(target: Path) -> Iterator[Path]:
-    """A temporary folder to fill, which takes the target's name at the end: whole, or not at all.
+    """Context manager: a temporary folder to fill, which takes the target's name at the end if no error occurred.
 
     Where another process was first, its folder stays and this one is dropped.
     """
@@ -100,7 +100,7 @@ def json_bytes(content: Any, what: str) -> bytes:
 def plain_json(value: Any) -> Any:
     """JSON types only; numpy and torch values by their own `tolist`."""
     if isinstance(value, str):
-        return value.encode("utf-8", "replace").decode()  # half a surrogate pair is no text: it becomes "?"
+        return value.encode("utf-8", "replace").decode()  # half a surrogate pair becomes "?"
     if value is None or isinstance(value, (bool, int, float)):
         return value
     if isinstance(value, Mapping):

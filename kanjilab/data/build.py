@@ -3,7 +3,6 @@
 import hashlib
 import itertools
 import json
-import os
 import unicodedata
 from collections.abc import Callable, Sequence
 from dataclasses import replace
@@ -17,7 +16,7 @@ from PIL import Image
 
 from kanjilab import __version__
 from kanjilab.core.images import SIZE_PX
-from kanjilab.core.storage import appearing_folder
+from kanjilab.core.storage import appearing_folder, sha256_file, write_synced
 from kanjilab.data.dictionary import load_characters, rows_of
 from kanjilab.data.image_folder import DESCRIPTION, HELD_OUT, TRAIN, Dataset, DatasetError, open_dataset
 from kanjilab.data.kanjivg import KANJIVG_SHA256, KanjiVG, draw_strokes
@@ -114,7 +113,7 @@ def build_dataset(
 def _source_of(font: Path, kanjivg: KanjiVG | None, stroke_width: float) -> dict[str, Any]:
     if kanjivg:
         return {"kanjivg_sha256": KANJIVG_SHA256, "stroke_width": stroke_width, "size_px": SIZE_PX}
-    return {"font": font.name, "font_sha256": hashlib.sha256(font.read_bytes()).hexdigest(), "size_px": SIZE_PX}
+    return {"font": font.name, "font_sha256": sha256_file(font), "size_px": SIZE_PX}
 
 
 def _versions() -> dict[str, str]:
@@ -135,13 +134,12 @@ def _reopen(folder: Path, recipe: dict[str, Any]) -> Dataset:
     known = _described(folder)
     # Not the versions: whether they drew the same is what the content hash tells.
     if differing := [key for key in recipe if key != "versions" and known.get(key) != recipe[key]]:
-        found = f"something else: other {', '.join(differing)}"
-        raise DatasetError(folder, [f"expected a new folder or the same dataset, got a folder that holds {found}"])
+        found = f"a folder that holds something else: other {', '.join(differing)}"
+        raise DatasetError(folder, [f"expected a new folder or the same dataset, got {found}"])
     dataset = open_dataset(folder)
     if dataset.content_hash != known.get("content_hash"):
-        raise DatasetError(
-            folder, [f"expected the content that {DESCRIPTION} names, got images or captions changed since"]
-        )
+        wrong = f"expected the content that {DESCRIPTION} names, got images or captions changed since"
+        raise DatasetError(folder, [wrong])
     return dataset
 
 
@@ -189,8 +187,10 @@ def _write_folder(
         dataset = open_dataset(partial)
         balance = {str(name): balance_report(part).to_json() for name, part in rows.groupby("split", sort=False)}
         description = {**recipe, "content_hash": dataset.content_hash, "rows": len(rows), "balance": balance}
-        _write(partial / "README.md", _card(rows, description))
-        _write(partial / DESCRIPTION, json.dumps(description, ensure_ascii=False, indent=1) + "\n")
+        write_synced(partial / "README.md", _card(rows, description).encode("utf-8"))
+        write_synced(
+            partial / DESCRIPTION, (json.dumps(description, ensure_ascii=False, indent=1) + "\n").encode("utf-8")
+        )
         partial.chmod(0o755)  # a temporary folder is private
     if _described(folder).get("content_hash") != dataset.content_hash:  # another process was first
         return _reopen(folder, recipe)
@@ -207,14 +207,7 @@ def _write_split(
     for character, name in zip(rows.index, names, strict=True):
         images[str(character)].save(folder / name, format="PNG")
         on_saved()
-    _write(folder / "metadata.csv", _metadata_csv(rows, names))
-
-
-def _write(path: Path, text: str) -> None:
-    with path.open("w", encoding="utf-8", newline="\n") as file:
-        file.write(text)
-        file.flush()
-        os.fsync(file.fileno())
+    write_synced(folder / "metadata.csv", _metadata_csv(rows, names).encode("utf-8"))
 
 
 def _metadata_csv(rows: pd.DataFrame, names: Sequence[str]) -> str:

@@ -1,7 +1,7 @@
-"""Components: which parts a character has, in which layout, and where each of them stands.
+"""Components: which parts a character has, in which layout, and where each of them is.
 
-Read from the groups of KanjiVG once (`decompose`), then kept as a list that the package carries
-(`load_components`), so that every day no stroke file is needed.
+`decompose` reads them from KanjiVG's groups. The package carries the whole list (`load_components`), so that no
+stroke file is needed to use it.
 """
 
 from __future__ import annotations
@@ -29,6 +29,8 @@ CREDIT = (
     "this adaptation is licensed CC BY-SA 4.0."
 )
 CHARACTERS_MIN = 15  # with a part, for it to be one of the vocabulary
+PART_TEXT = re.compile(r"(\S+?)([0-9-])([no])([-\d]+),([-\d]+),(\d+),(\d+);([\d,-]+)")
+ATTRIBUTES = f"{{{KVG}}}"  # their namespace, as ElementTree spells it
 STROKES_MIN = 2  # a single dot or line is in everything, scribbles included
 
 LAYOUT_OF_POSITION = {
@@ -99,15 +101,21 @@ class Decomposition:
         return union_box([part.box for part in self.parts])
 
 
+def consecutive_runs(numbers: Iterable[int]) -> list[list[int]]:
+    """[[first, last], ...]: ascending whole numbers as runs without gaps, both ends included."""
+    runs: list[list[int]] = []
+    for number in numbers:
+        if runs and runs[-1][1] == number - 1:
+            runs[-1][1] = number
+        else:
+            runs.append([number, number])
+    return runs
+
+
 def union_box(boxes: Iterable[Box]) -> Box:
     """The smallest box that holds all of them."""
     left, top, right, bottom = zip(*boxes, strict=True)
     return min(left), min(top), max(right), max(bottom)
-
-
-# ---------------------------------------------------------------- reading KanjiVG
-
-_KVG = f"{{{KVG}}}"  # namespace of the attributes, as ElementTree spells it
 
 
 @dataclass
@@ -154,7 +162,7 @@ def _root_group(character: str, kanjivg: KanjiVG) -> Any:
 
 def _read_group(node: Any, counter: Any) -> _Group:
     """A group of the file as a tree; `counter` numbers the strokes in the file's order."""
-    group = _Group(_element(node.attrib), node.get(_KVG + "position", ""), [], [], False)
+    group = _Group(_element(node.attrib), node.get(ATTRIBUTES + "position", ""), [], [], False)
     pieces: dict[tuple[str, str], _Group] = {}
     for child in node:
         if str(child.tag).endswith("path"):
@@ -163,7 +171,7 @@ def _read_group(node: Any, counter: Any) -> _Group:
         elif str(child.tag).endswith("}g"):
             read = _read_group(child, counter)
             group.strokes += read.strokes
-            key = (read.element, child.get(_KVG + "number", "")) if child.get(_KVG + "part") else None
+            key = (read.element, child.get(ATTRIBUTES + "number", "")) if child.get(ATTRIBUTES + "part") else None
             if key is not None and key in pieces:
                 _join(pieces[key], read)
                 continue
@@ -181,7 +189,7 @@ def _join(first: _Group, second: _Group) -> None:
 
 
 def _element(attributes: Mapping[str, str]) -> str:
-    element, original = attributes.get(_KVG + "element", ""), attributes.get(_KVG + "original", "")
+    element, original = attributes.get(ATTRIBUTES + "element", ""), attributes.get(ATTRIBUTES + "original", "")
     if original and element not in KEEPS_ITS_NAME and element not in NORMAL_FORMS:
         return normal_form(original)
     return normal_form(element)
@@ -231,9 +239,6 @@ def _layout_by_boxes(root: _Group, strokes: Sequence[Sequence]) -> tuple[str, li
             slots = {first: names[0], second: names[1]}
             return layout, [slots[0], slots[1]]
     return "⿻", ["", ""]
-
-
-# ---------------------------------------------------------------- the list
 
 
 @dataclass(frozen=True)
@@ -304,12 +309,9 @@ def build_components(kanjivg: KanjiVG, learnable: Iterable[str]) -> Components:
         kanjivg: the stroke files.
         learnable: the characters among which a part must occur often to enter the vocabulary.
     """
-    listed = {
-        character: decompose(character, kanjivg) for character in sorted(kanjivg.characters()) if _is_han(character)
-    }
-    wanted = set(learnable) & listed.keys()
+    listed = {character: decompose(character, kanjivg) for character in filter(_is_han, sorted(kanjivg.characters()))}
     counts: Counter[str] = Counter()
-    for character in sorted(wanted):
+    for character in sorted(set(learnable) & listed.keys()):
         names = {part.element for part in listed[character].parts if len(part.strokes) >= STROKES_MIN}
         counts.update(sorted(names))
     parts = [name for name, count in counts.most_common() if count >= CHARACTERS_MIN]
@@ -332,24 +334,12 @@ def components_to_json(components: Components) -> dict[str, Any]:
 def _part_text(part: Part) -> str:
     box = ",".join(str(round(1000 * value)) for value in part.box)
     slot = str(SLOTS.index(part.slot)) if part.slot else "-"
-    return f"{part.element}{slot}{'n' if part.nested else 'o'}{box};{_runs(part.strokes)}"
-
-
-def _runs(numbers: Sequence[int]) -> str:
-    ends: list[list[int]] = []
-    for number in numbers:
-        if ends and ends[-1][1] == number - 1:
-            ends[-1][1] = number
-        else:
-            ends.append([number, number])
-    return ",".join(f"{first}-{last}" for first, last in ends)
-
-
-_PART_TEXT = re.compile(r"(\S+?)([0-9-])([no])([-\d]+),([-\d]+),(\d+),(\d+);([\d,-]+)")
+    runs = ",".join(f"{first}-{last}" for first, last in consecutive_runs(part.strokes))
+    return f"{part.element}{slot}{'n' if part.nested else 'o'}{box};{runs}"
 
 
 def _part_of_text(text: str) -> Part:
-    if (match := _PART_TEXT.fullmatch(text)) is None:
+    if (match := PART_TEXT.fullmatch(text)) is None:
         raise ValueError(f"expected a part such as 人0o0,0,300,1000;0-1, got {text!r}")
     left, top, right, bottom = (int(value) / 1000 for value in match.groups()[3:7])
     strokes = [run.split("-") for run in match[8].split(",")]

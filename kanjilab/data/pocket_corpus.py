@@ -14,7 +14,9 @@ import numpy as np
 import pandas as pd
 from PIL import Image, ImageDraw, ImageFont
 
-SIZE_PX = 128
+from kanjilab.core.images import SIZE_PX
+from kanjilab.data.components import consecutive_runs
+
 LONGEST_SIDE_PX = 112
 HELD_OUT_EVERY = 50  # one codepoint in fifty is kept for the held-out loss
 
@@ -236,15 +238,8 @@ def corpus_list(table: pd.DataFrame) -> dict[str, list[list[int]]]:
     Returns:
         Font file -> [[first, last], ...], ascending stretches of codepoints, both ends included.
     """
-    contents: dict[str, list[list[int]]] = {}
-    for font, rows in table.groupby("font", sort=True):
-        ranges = contents.setdefault(str(font), [])
-        for codepoint in sorted(map(int, rows["codepoint"].unique())):
-            if ranges and ranges[-1][1] == codepoint - 1:
-                ranges[-1][1] = codepoint
-            else:
-                ranges.append([codepoint, codepoint])
-    return contents
+    fonts = table.groupby("font", sort=True)["codepoint"]
+    return {str(font): consecutive_runs(sorted(map(int, found.unique()))) for font, found in fonts}
 
 
 def expand_corpus_list(contents: Mapping[str, Sequence[Sequence[int]]]) -> pd.DataFrame:

@@ -244,7 +244,7 @@ def test_download_is_checked_before_it_is_kept(tmp_path, monkeypatch):
     monkeypatch.setattr(strokes.urllib.request, "urlopen", answering(data))
     with pytest.raises(ValueError, match="content hash"):
         KanjiVG.open()
-    assert list((tmp_path / "kanjilab").iterdir()) == []
+    assert not (tmp_path / "kanjilab").exists()
     monkeypatch.setattr(strokes, "KANJIVG_SHA256", kanjivg_content_hash(files))
     assert KanjiVG.open().characters() == {"一"}
     assert [path.name for path in (tmp_path / "kanjilab").iterdir()] == [strokes.KANJIVG_FILE]
