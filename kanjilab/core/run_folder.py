@@ -13,7 +13,6 @@ and the next writer removes those that a killed one left behind.
 from __future__ import annotations
 
 import copy
-import hashlib
 import json
 import os
 import re
@@ -35,6 +34,7 @@ from kanjilab.core.storage import (
     is_being_written,
     json_bytes,
     plain_json,
+    sha256_file,
     sync_folder,
     temporary_name,
     write_bytes_atomic,
@@ -49,7 +49,8 @@ RUN_ENTRIES = {"settings.json", "log.jsonl", "checkpoints", "samples", ".lock", 
 class RunFolder:
     """The folder of one training, from `RunFolder.create` or `RunFolder.open`.
 
-    Any process may read it; writing needs `with run.lock():`.
+    Any process may read it. Methods that write, samples apart, are for use within `with run.lock():`, and raise
+    `RunError` elsewhere.
     """
 
     def __init__(self, path: Path, settings: dict[str, Any]):
@@ -72,10 +73,8 @@ class RunFolder:
         return copy.deepcopy(self._settings)
 
     def arm(self, number: int) -> Arm:
-        """Settings of one of the arms that are trained together here.
+        """Settings of one of the arms that were trained together, counted from 0.
 
-        Args:
-            number: from 0.
         Raises:
             ValueError: the run has no such arm.
         """
@@ -118,12 +117,8 @@ class RunFolder:
 
     @classmethod
     def open(cls, path: Path | str) -> RunFolder:
-        """Open an existing run folder, for reading or for going on.
+        """Open an existing run folder, for reading or for going on; it is not locked.
 
-        Args:
-            path: the run's folder.
-        Returns:
-            the run, not locked.
         Raises:
             RunError: no settings.json there, or one that is not a JSON object.
         """
@@ -141,13 +136,11 @@ class RunFolder:
 
     @contextmanager
     def lock(self) -> Iterator[RunFolder]:
-        """Become the one writer of this run; tidy up after one that was killed.
+        """Context manager: become the one writer of this run, and tidy up after one that was killed.
 
         Temporary files, a torn last log line and an old request to stop are removed first. The operating system
         frees the lock when the process ends, however it ends.
 
-        Returns:
-            context manager that gives the run itself.
         Raises:
             RunLocked: another writer (or this very object) holds the lock; names its process.
         """
@@ -182,7 +175,6 @@ class RunFolder:
             record: JSON-able values and numpy or torch scalars and arrays; `step` (int) orders it. NaN and infinite
                 numbers are kept: the file holds them as "NaN", "Infinity", "-Infinity".
         Raises:
-            RunError: the run is not locked.
             TypeError: a value has no JSON form.
         """
         self._need_lock()
@@ -206,8 +198,6 @@ class RunFolder:
             step: last step to keep. A record without `step` belongs to the one before it.
         Returns:
             number of records dropped.
-        Raises:
-            RunError: the run is not locked.
         """
         self._need_lock()
         return self._log.truncate(step)
@@ -222,7 +212,6 @@ class RunFolder:
         Returns:
             its folder, `checkpoints/step_000400`.
         Raises:
-            RunError: the run is not locked.
             RunExists: that step has its complete checkpoint already (`truncate_checkpoints` drops later ones).
             ValueError, TypeError: a path leaves the folder, or a content does not fit the file's name.
         """
@@ -245,11 +234,9 @@ class RunFolder:
         return target
 
     def checkpoints(self) -> list[int]:
-        """Steps of the complete checkpoints.
+        """Steps of the complete checkpoints, ascending.
 
-        Returns:
-            ascending; a folder whose files lack or have another size than its manifest says (half copied from
-            another machine) is left out.
+        A folder is left out if a file is missing or has another size than its manifest says, as half of a copy has.
         """
         folder = self.path / "checkpoints"
         if not folder.is_dir():
@@ -259,12 +246,8 @@ class RunFolder:
         return sorted(step for step in steps if is_complete(self._step_folder(step)))
 
     def checkpoint_path(self, step: int) -> Path:
-        """Folder of a complete checkpoint.
+        """Folder of a complete checkpoint, as `checkpoints/step_000400`.
 
-        Args:
-            step: one of `checkpoints()`.
-        Returns:
-            `checkpoints/step_000400`.
         Raises:
             RunError: there is no complete checkpoint of that step; names those there are.
         """
@@ -276,24 +259,17 @@ class RunFolder:
     def verify_checkpoint(self, step: int) -> None:
         """Compare every file of a checkpoint with the SHA-256 in its manifest.
 
-        Args:
-            step: one of `checkpoints()`.
         Raises:
             RunError: a file's content is not what was written; names it.
         """
         folder = self.checkpoint_path(step)
         for name, expected in json.loads((folder / MANIFEST).read_bytes()).items():
-            if (actual := hashlib.sha256((folder / name).read_bytes()).hexdigest()) != expected["sha256"]:
+            if (actual := sha256_file(folder / name)) != expected["sha256"]:
                 raise RunError(f"{folder / name}: expected SHA-256 {expected['sha256']}, got {actual}")
 
     def read_state(self, step: int) -> dict[str, Any]:
-        """What a complete checkpoint tells of its training: `step`, `seconds`, and of each arm `steps`, `images_seen`,
-        `stopped`.
-
-        Args:
-            step: one of `checkpoints()`.
-        Raises:
-            RunError: there is no complete checkpoint of that step.
+        """The state of the training at a complete checkpoint: `step`, `seconds`, and of each arm `steps`, `images_seen`
+        and `stopped`.
         """
         return json.loads((self.checkpoint_path(step) / "state.json").read_text())
 
@@ -306,7 +282,6 @@ class RunFolder:
         Returns:
             steps deleted.
         Raises:
-            RunError: the run is not locked.
             ValueError: keep < 1.
         """
         self._need_lock()
@@ -319,15 +294,7 @@ class RunFolder:
         return removed
 
     def truncate_checkpoints(self, step: int) -> list[int]:
-        """Delete the checkpoints after a step, to go on from there.
-
-        Args:
-            step: last step to keep.
-        Returns:
-            steps deleted.
-        Raises:
-            RunError: the run is not locked.
-        """
+        """Delete the checkpoints after a step, to go on from there; returns the steps deleted."""
         self._need_lock()
         removed = [later for later in self.checkpoints() if later > step]
         for later in reversed(removed):  # newest first: a crash in between leaves a run that simply ends earlier
@@ -365,12 +332,8 @@ class RunFolder:
         return write_bytes_atomic(path, save({"images": np.ascontiguousarray(images)}, metadata=header))
 
     def read_samples(self, name: str) -> tuple[np.ndarray, dict[str, Any]]:
-        """Images and facts stored by `write_samples`.
+        """The uint8 images, in their shape, and the facts that `write_samples` stored.
 
-        Args:
-            name: one of `samples()`.
-        Returns:
-            the uint8 images in their shape, and the facts.
         Raises:
             RunError: nothing is stored by that name; names what is.
         """
@@ -396,7 +359,7 @@ class RunFolder:
         return self.path / "STOP"
 
     def request_stop(self) -> None:
-        """Ask the present writer, from any process, to stop at its next step (also: `touch STOP`)."""
+        """Ask the writer, from any process, to stop at its next step; `touch STOP` does the same."""
         self._stop_file.touch()
 
     def stop_requested(self) -> bool:

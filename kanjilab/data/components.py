@@ -21,7 +21,7 @@ from kanjilab.data.rendering import GlyphError
 
 Box = tuple[float, float, float, float]  # left, top, right, bottom, each in [0, 1]
 
-LAYOUTS = ("⿰", "⿱", "⿸", "⿺", "⿴", "⿻")  # the last: one piece, or pieces that do not lie apart
+LAYOUTS = ("⿰", "⿱", "⿸", "⿺", "⿴", "⿻")  # the last: one piece, or pieces that overlap
 SLOTS = ("left", "right", "top", "bottom", "outside", "inside", "whole")
 COMPONENTS_FILE = PACKAGE_WEIGHTS / "judges" / "components.json"
 CREDIT = (
@@ -66,13 +66,13 @@ def normal_form(element: str) -> str:
 
 @dataclass(frozen=True)
 class Part:
-    """A part where it stands in a character.
+    """A part at its place in a character.
 
     Attributes:
         element: its normal form.
         box: of its strokes' points (left, top, right, bottom) in [0, 1] of KanjiVG's square.
         slot: one of `SLOTS`; of a nested part, its place within what it is nested in, or "".
-        nested: lies within another part of the character.
+        nested: whether it is within another part of the character.
         strokes: numbers of its strokes, from 0, in writing order.
     """
 
@@ -136,7 +136,7 @@ def decompose(character: str, kanjivg: KanjiVG) -> Decomposition:
         character: one character.
         kanjivg: where its groups and strokes come from.
     Returns:
-        The whole character stands among its parts too, in slot "whole".
+        The whole character is among its parts too, in slot "whole".
     Raises:
         GlyphError: KanjiVG has no file for it, or one without strokes.
     """
@@ -228,7 +228,7 @@ def _layout(root: _Group, strokes: Sequence[Sequence]) -> tuple[str, list[str]]:
 
 
 def _layout_by_boxes(root: _Group, strokes: Sequence[Sequence]) -> tuple[str, list[str]]:
-    """The layout of children without positions, if two of them make up everything and lie apart."""
+    """The layout of children without positions, if two of them make up everything and do not overlap."""
     if root.bare or len(root.children) != 2 or not all(child.element for child in root.children):
         return "⿻", [""] * len(root.children)
     boxes = [_box(child.strokes, strokes) for child in root.children]
@@ -257,14 +257,6 @@ class Components:
         """Layout and parts of a character; None where the list does not have it."""
         return self.decompositions.get(character)
 
-    def slots(self, element: str) -> Counter[str]:
-        """In how many characters the part fills each slot; nested parts do not count."""
-        return Counter({slot: len(found) for slot in SLOTS if (found := self.filling(element, slot))})
-
-    def filling(self, element: str, slot: str) -> tuple[str, ...]:
-        """The characters in which the part fills the slot."""
-        return self._fillers.get((element, slot), ())
-
     def exists(self, layout: str, pair: tuple[str, str]) -> list[str]:
         """Characters of exactly these two parts in this layout, in this order (first slot, second slot)."""
         return list(self._pairs.get((layout, normal_form(pair[0]), normal_form(pair[1])), ()))
@@ -272,14 +264,6 @@ class Components:
     def contains(self, outer: str, inner: str) -> bool:
         """Whether one part is a piece of another: 口 of 言."""
         return inner in self._pieces.get(outer, ())
-
-    @cached_property
-    def _fillers(self) -> dict[tuple[str, str], tuple[str, ...]]:
-        found: dict[tuple[str, str], list[str]] = {}
-        for character, decomposition in self.decompositions.items():
-            for name, slot in {(part.element, part.slot) for part in decomposition.parts if not part.nested}:
-                found.setdefault((name, slot), []).append(character)
-        return {key: tuple(characters) for key, characters in found.items()}
 
     @cached_property
     def _pairs(self) -> dict[tuple[str, str, str], list[str]]:

@@ -1,4 +1,4 @@
-"""Draw a character black on white, from a font file or from the strokes of KanjiVG."""
+"""Rendering: a character in a font, black on white."""
 
 import importlib.util
 from collections.abc import Callable, Iterable
@@ -68,7 +68,7 @@ def draw_font(character: str, font: Path, size_px: int = SIZE_PX) -> Image.Image
 
 
 def _draw_font(character: str, font: Path, size_px: int) -> Image.Image:
-    # Drawn first, measured then: a text's bounding box counts the white beside its glyph too.
+    # Drawn first and measured then: a text's bounding box includes the white beside its glyph.
     drawn = _load_font(font, round(size_px * FONT_SHARE)).getmask(character, mode="L")
     ink = Image.new("L", drawn.size)  # 255 ink
     ink.im.paste(drawn, (0, 0, *drawn.size))
@@ -108,7 +108,7 @@ def describe_character(character: str) -> str:
 
 
 def draws(character: str, font: Path) -> bool:
-    """Whether a font draws a character whole, judged by its ink and not by its cmap."""
+    """Whether a font draws a character whole, by the ink that it leaves: a font may list a glyph that is blank."""
     try:
         draw_font(character, font)
     except GlyphError:
@@ -125,15 +125,12 @@ def drawable_characters(
         characters: single characters.
         font: a font file.
         on_progress: called with (done, total) characters.
-    Returns:
-        A subset of them.
     Raises:
         GlyphError: the font file cannot be read.
     """
     _load_font(Path(font), round(SIZE_PX * FONT_SHARE))
     characters, found = list(characters), set()
     for done, character in enumerate(characters, start=1):
-        if draws(character, font):
-            found.add(character)
+        found |= {character} if draws(character, font) else set()
         on_progress(done, len(characters))
     return found
