@@ -11,6 +11,7 @@ import tempfile
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from importlib.resources import files
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -23,6 +24,13 @@ def cache_folder() -> Path:
     if own := os.environ.get("KANJILAB_CACHE"):
         return Path(own)
     return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "kanjilab"
+
+
+def package_file(package: str, name: str) -> Path | None:
+    """A file that an installed package carries, found without importing it; None where it is missing."""
+    spec = find_spec(package)
+    paths = [Path(folder) / name for folder in (spec.submodule_search_locations or [])] if spec else []
+    return next((path for path in paths if path.is_file()), None)
 
 
 @contextmanager

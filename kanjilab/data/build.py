@@ -29,7 +29,7 @@ def hold_out(groups: pd.Series, share: float, seed: int) -> pd.Series:
     """Divide rows into "train" and "held_out" without dividing any group.
 
     Args:
-        groups: (rows,) group of each row, as from `radicals.caption_groups`.
+        groups: (rows,) group of each row, as from `selection.caption_groups`.
         share: of rows to hold out, 0 to 1; met from below, short by less than the smallest group left.
         seed: of the order in which groups are drawn.
     Returns:
@@ -64,12 +64,12 @@ def build_dataset(
 ) -> Dataset:
     """Select, caption, draw, split, check and save an image folder.
 
-    Held out are further characters of the same radicals, which the rule did not select, at most
-    `held_out_per_radical` each; or with `held_out_share`, that part of the selection itself. Either
-    way none shares a caption or first meaning with a training character or is a variant of one.
+    Further characters of the same radicals, which the rule did not select, are held out: at most
+    `held_out_per_radical` each; or with `held_out_share`, that share of the selection itself. None of
+    them shares a caption or first meaning with a training character or is a variant of one.
 
-    A folder that holds the same dataset already is read, not rebuilt. Nothing appears under the
-    folder's name before it is complete.
+    A folder that holds the same dataset already is read and not built again. Nothing appears under
+    the folder's name before it is complete.
 
     Args:
         rule: what to select.
@@ -121,7 +121,7 @@ def _versions() -> dict[str, str]:
 
 
 def _described(folder: Path) -> dict[str, Any]:
-    """What a folder says of itself; nothing where it is not one of ours."""
+    """The description in a folder; empty where it holds none that can be read."""
     path = folder / DESCRIPTION
     try:
         known = json.loads(path.read_text("utf-8")) if path.is_file() else {}
@@ -132,7 +132,7 @@ def _described(folder: Path) -> dict[str, Any]:
 
 def _reopen(folder: Path, recipe: dict[str, Any]) -> Dataset:
     known = _described(folder)
-    # Not the versions: whether they drew the same is what the content hash tells.
+    # Not the versions: the content hash shows whether they drew the same.
     if differing := [key for key in recipe if key != "versions" and known.get(key) != recipe[key]]:
         found = f"a folder that holds something else: other {', '.join(differing)}"
         raise DatasetError(folder, [f"expected a new folder or the same dataset, got {found}"])
@@ -203,7 +203,7 @@ def _write_split(
     """One split as an image folder of its own, so that any trainer can be pointed at it alone."""
     folder.mkdir()
     names = [image_name(str(character)) for character in rows.index]
-    # Thousands of fsyncs would take longer than drawing; the content hash tells of an image lost in a crash.
+    # Thousands of fsyncs would take longer than drawing; the content hash would show an image lost in a crash.
     for character, name in zip(rows.index, names, strict=True):
         images[str(character)].save(folder / name, format="PNG")
         on_saved()

@@ -130,13 +130,8 @@ class _Group:
 
 
 def decompose(character: str, kanjivg: KanjiVG) -> Decomposition:
-    """Parts and layout of a character.
+    """Parts and layout of a character; the whole character is among its parts, in slot "whole".
 
-    Args:
-        character: one character.
-        kanjivg: where its groups and strokes come from.
-    Returns:
-        The whole character is among its parts too, in slot "whole".
     Raises:
         GlyphError: KanjiVG has no file for it, or one without strokes.
     """
@@ -334,10 +329,8 @@ def _part_of_text(text: str) -> Part:
 
 @cache
 def load_components(path: Path = COMPONENTS_FILE) -> Components:
-    """The stored list; read once per process.
+    """The stored list, a JSON file of `components_to_json`; read once per process.
 
-    Args:
-        path: a JSON file of `components_to_json`.
     Raises:
         FileNotFoundError: there is no such file.
         ValueError: the file does not hold such a list.

@@ -61,10 +61,8 @@ class KanjiVG:
         return {chr(int(name.removesuffix(".svg"), 16)) for name in self._files}
 
     def strokes(self, character: str) -> list[list[tuple[float, float]]]:
-        """The strokes in writing order.
+        """The strokes of a character in writing order.
 
-        Args:
-            character: one character.
         Returns:
             Per stroke a polyline of (x, y) in the 109 x 109 view box, y downwards.
         Raises:
@@ -76,8 +74,6 @@ class KanjiVG:
     def drawing(self, character: str) -> Element:
         """The file of a character, parsed; KanjiVG's own attributes carry the namespace `KVG`.
 
-        Args:
-            character: one character.
         Raises:
             GlyphError: there is no file for it, or the file is not a readable SVG.
         """
@@ -127,12 +123,9 @@ def _read_kanjivg(data: bytes, source: Path | str) -> dict[str, bytes]:
 
 
 def kanjivg_content_hash(files: dict[str, bytes]) -> str:
-    """SHA-256 over the stroke files, whatever container they came in.
+    """SHA-256 of the stroke files by name, whatever container they came in.
 
-    Args:
-        files: SVG bytes by name, such as `04e9c.svg`.
-    Returns:
-        Hexadecimal digest of, sorted by name: `kanji/<name>`, a zero byte, the file's SHA-256.
+    It is taken over, sorted by name: `kanji/<name>`, a zero byte, the SHA-256 of the file.
     """
     digest = hashlib.sha256()
     for name in sorted(files):

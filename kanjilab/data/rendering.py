@@ -1,6 +1,5 @@
 """Rendering: a character in a font, black on white."""
 
-import importlib.util
 from collections.abc import Callable, Iterable
 from functools import cache, lru_cache
 from pathlib import Path
@@ -8,12 +7,12 @@ from pathlib import Path
 from PIL import Image, ImageChops, ImageFont
 
 from kanjilab.core.images import SIZE_PX
+from kanjilab.core.storage import package_file
 
 FONT_SHARE = 120 / 128  # font size over image size
 INK_MAX = 200  # a pixel darker than this counts as ink
 INK_PIXELS_MIN = 8  # of 128 x 128; the lightest character of IPAexGothic has 758
 PAPER = 255
-DEFAULT_FONT_PACKAGE = "matplotlib_fontja"
 
 
 class GlyphError(ValueError):
@@ -30,11 +29,9 @@ def default_font() -> Path:
         FileNotFoundError: the package is not installed.
     Source: IPAex Font, IPA Font License 1.0.
     """
-    spec = importlib.util.find_spec(DEFAULT_FONT_PACKAGE)
-    for folder in (spec.submodule_search_locations or []) if spec else []:
-        if (path := Path(folder) / "fonts" / "ipaexg.ttf").is_file():
-            return path
-    raise FileNotFoundError("no default font: expected the package matplotlib-fontja with fonts/ipaexg.ttf")
+    if (font := package_file("matplotlib_fontja", "fonts/ipaexg.ttf")) is None:
+        raise FileNotFoundError("no default font: expected the package matplotlib-fontja with fonts/ipaexg.ttf")
+    return font
 
 
 @lru_cache(maxsize=8)
@@ -131,6 +128,7 @@ def drawable_characters(
     _load_font(Path(font), round(SIZE_PX * FONT_SHARE))
     characters, found = list(characters), set()
     for done, character in enumerate(characters, start=1):
-        found |= {character} if draws(character, font) else set()
+        if draws(character, font):
+            found.add(character)
         on_progress(done, len(characters))
     return found

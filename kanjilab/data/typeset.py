@@ -29,13 +29,13 @@ SLOTS_OF_LAYOUT = {
     "⿺": ("outside", "inside"),
     "⿴": ("outside", "inside"),
 }
-ATTESTED_MIN = {"inside": 2}  # characters that have the part in the slot; few parts stand inside often
+ATTESTED_MIN = {"inside": 2}  # characters that have the part in the slot; few parts are often inside
 ATTESTED_MIN_ELSEWHERE = 5
 TEST_ONE_IN = 5  # of the pairs
 INK_DARK = 100  # of 255: a pixel of a stroke's body
 SOFT_EDGE_PX = 2  # around it that belongs to it
-ASTRAY = 0.2  # of a piece of ink, that may lie on the other part's side
-HOLE_MARGIN = 0.03  # of the side, around what lies inside a frame
+ASTRAY = 0.2  # of a piece of ink, which may be on the other part's side
+HOLE_MARGIN = 0.03  # of the side, around a part that is inside a frame
 GAP = 0.04  # of the side, between two parts
 STRETCH = (0.65, 1.5)
 TRIES = 12
@@ -122,7 +122,7 @@ class Typesetter:
             rng: which donors.
             stroke_width: for strokes, in units of KanjiVG's 109.
         Returns:
-            None where no two donors that can be cut cleanly and fit were found in some tries.
+            None where `TRIES` tries found no two donors that can be cut cleanly and fit.
         """
         slots = SLOTS_OF_LAYOUT[pair.layout]
         choices = [
@@ -155,10 +155,9 @@ class Typesetter:
 
 
 def novel_pairs(components: Components) -> list[Pair]:
-    """Every pair of parts, each often seen in its slot, that no listed character is made of in any layout.
+    """Every pair of parts, each frequent in its slot, that no listed character combines, in a fixed order.
 
-    Returns:
-        In a fixed order. "Not in the list" is all that this says: a rarer character may have the pair.
+    A rarer character, which is not in the list, may still have the pair.
     """
     taken = set()
     attested: Counter[tuple[str, str, str]] = Counter()
@@ -229,16 +228,16 @@ def _cut_glyph(character: str, listed: Decomposition, font: Path) -> tuple[_Piec
 
 
 def _in_glyph(listed: Decomposition, ink: Ink) -> Decomposition:
-    """The parts moved so that the strokes' frame lies on the ink of a glyph."""
+    """The parts moved so that the strokes' frame fits the ink of a glyph."""
     source, target = listed.frame, _ink_box(ink)
     return replace(listed, parts=tuple(replace(part, box=_map_box(part.box, source, target)) for part in listed.parts))
 
 
 def _cut_pieces(ink: Ink, first: Part, second: Part) -> tuple[NDArray[np.bool_], NDArray[np.bool_]] | None:
-    """Masks of both parts: each connected piece of ink goes to the part on whose side it lies.
+    """Masks of both parts: each connected piece of ink goes to the part on whose side it is.
 
     Returns:
-        None where a piece lies on both sides, so that no cut can be clean.
+        None where a piece is on both sides, so that no cut can be clean.
     """
     from scipy import ndimage
 
@@ -254,7 +253,7 @@ def _cut_pieces(ink: Ink, first: Part, second: Part) -> tuple[NDArray[np.bool_],
 
 
 def _side_of_second(shape: tuple[int, ...], first: Part, second: Part) -> NDArray[np.float64]:
-    """1 where the second part should lie, 0 elsewhere: beyond the border, or within the second one's box."""
+    """1 where the second part should be, 0 elsewhere: beyond the border, or within the second one's box."""
     down, across = ((np.arange(size) + 0.5) / size for size in shape)
     if second.slot != "inside":
         axis = 0 if second.slot == "right" else 1
