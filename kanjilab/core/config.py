@@ -23,11 +23,7 @@ RANGES: tuple[tuple[str, str, Callable[[Any], bool]], ...] = (  # NaN fits none 
     ("weight_decay", "be finite and >= 0", lambda value: 0 <= value < inf),
     ("caption_dropout beta1 beta2", "lie in [0, 1)", lambda value: 0 <= value < 1),
     ("cooldown_share", "lie in (0, 1]", lambda value: 0 < value <= 1),
-    (
-        "alpha min_snr_gamma images_seen",
-        "be None or finite and > 0",
-        lambda value: value is None or 0 < value < inf,
-    ),
+    ("alpha min_snr_gamma images_seen", "be None or finite and > 0", lambda value: value is None or 0 < value < inf),
     ("ema_decay", "be None or lie in (0, 1)", lambda value: value is None or 0 < value < 1),
 )
 # JSON says `unet` for `full`: runs and studies were stored under that name, and it is in their hashes.

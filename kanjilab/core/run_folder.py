@@ -332,8 +332,10 @@ class RunFolder:
         return write_bytes_atomic(path, save({"images": np.ascontiguousarray(images)}, metadata=header))
 
     def read_samples(self, name: str) -> tuple[np.ndarray, dict[str, Any]]:
-        """The uint8 images, in their shape, and the facts that `write_samples` stored.
+        """What `write_samples` stored under a name.
 
+        Returns:
+            the uint8 images in their shape, and the facts.
         Raises:
             RunError: nothing is stored by that name; names what is.
         """

@@ -74,7 +74,7 @@ def test_writing_needs_the_lock(run):
     assert not (run.path / "log.jsonl").exists() and run.checkpoints() == []
 
 
-def test_second_writer_is_told_the_first_ones_process(run):
+def test_second_writer_learns_the_first_ones_process(run):
     with run.lock():
         with pytest.raises(RunLocked, match=rf"process {os.getpid()}$"), RunFolder.open(run.path).lock():
             pass

@@ -76,7 +76,7 @@ def test_a_cut_loses_and_invents_no_ink(character):
 
 def test_parts_that_touch_are_not_cut():
     assert components.of("杏").layout == "⿱"
-    assert _cut_glyph("杏", components.of("杏"), default_font()) is None  # the tree stands on the mouth
+    assert _cut_glyph("杏", components.of("杏"), default_font()) is None  # the tree touches the mouth
 
 
 def test_boxes_hold_the_ink_and_do_not_meet(typesetter, pairs):
@@ -113,7 +113,7 @@ def test_no_donor_no_glyph(typesetter):
         Typesetter(components, default_font(), allowed=set()).compose(Pair("⿰", "人", "木"), counted_rng(0, "typeset"))
         is None
     )
-    assert typesetter.compose(Pair("⿰", "艸", "木"), counted_rng(0, "typeset")) is None  # grass never stands left
+    assert typesetter.compose(Pair("⿰", "艸", "木"), counted_rng(0, "typeset")) is None  # grass is never on the left
 
 
 def test_same_draw_same_glyph(typesetter):
