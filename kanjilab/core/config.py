@@ -48,7 +48,7 @@ def respelled(settings: Mapping[str, Any], spelling: Mapping[str, str]) -> dict[
         settings: some or all settings of an arm.
         spelling: `SPELLED_IN_JSON` to write them, so that they keep their hash; `READ_FROM_JSON` to read them.
     """
-    targets = settings.get("targets")
+    targets = settings.get("targets", "")
     return {**settings, "targets": spelling[targets]} if targets in spelling else dict(settings)
 
 
