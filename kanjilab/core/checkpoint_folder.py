@@ -8,12 +8,7 @@ from collections.abc import Mapping
 from pathlib import Path, PurePosixPath
 from typing import Any
 
-from kanjilab.core.storage import (
-    json_bytes,
-    sync_folder,
-    tensor_bytes,
-    write_synced,
-)
+from kanjilab.core.storage import json_bytes, sync_folder, tensor_bytes, write_synced
 
 MANIFEST = "manifest.json"
 

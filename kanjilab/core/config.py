@@ -1,11 +1,11 @@
-"""What a training is: frozen settings, checked when made, known by the hash of their contents."""
+"""The settings of a training: frozen, checked when made, and identified by the hash of their contents."""
 
 import dataclasses
 import hashlib
 import json
-import math
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from math import ceil, inf, sqrt
 from typing import Any, Self, get_type_hints
 
 TARGETS = ("cross-attention", "attention", "attention+feed-forward", "all", "full", "none")
@@ -13,6 +13,21 @@ WAYS = ("frozen", "lora", "full")  # to train an encoder
 SCHEDULES = ("constant", "linear", "cosine", "cosine-restarts", "constant-cooldown", "periodic")
 QUANTISED = ("8bit", "4bit")  # the frozen weights, through bitsandbytes on CUDA
 PRECISIONS = ("fp32", "bf16", *QUANTISED)
+RANGES: tuple[tuple[str, str, Callable[[Any], bool]], ...] = (  # NaN fits none of them
+    ("targets", f"be one of {TARGETS}", lambda value: value in TARGETS),
+    ("text_encoder condition_encoder", f"be one of {WAYS}", lambda value: value in WAYS),
+    ("schedule", f"be one of {SCHEDULES}", lambda value: value in SCHEDULES),
+    ("rank batch accumulation cycles", "be a whole number >= 1", lambda value: value >= 1),
+    ("warmup_steps", "be a whole number >= 0", lambda value: value >= 0),
+    ("seed", "lie in [0, 2**63)", lambda value: 0 <= value < 2**63),
+    ("peak_lr epochs clip_norm epsilon", "be finite and > 0", lambda value: 0 < value < inf),
+    ("explosion_factor", "be finite and > 1", lambda value: 1 < value < inf),
+    ("weight_decay", "be finite and >= 0", lambda value: 0 <= value < inf),
+    ("caption_dropout beta1 beta2", "lie in [0, 1)", lambda value: 0 <= value < 1),
+    ("cooldown_share", "lie in (0, 1]", lambda value: 0 < value <= 1),
+    ("alpha min_snr_gamma images_seen", "be None or finite and > 0", lambda value: value is None or 0 < value < inf),
+    ("ema_decay", "be None or lie in (0, 1)", lambda value: value is None or 0 < value < 1),
+)
 # JSON says `unet` for `full`: runs and studies were stored under that name, and it is in their hashes.
 SPELLED_IN_JSON = {"full": "unet"}
 READ_FROM_JSON = {"unet": "full"}
@@ -21,11 +36,7 @@ ADDED_LATER = ("dora", "train_text_encoder", "text_encoder", "condition_encoder"
 
 
 def settings_hash(contents: Any) -> str:
-    """The first 16 hexadecimal digits of the SHA-256 of contents written as canonical JSON.
-
-    Args:
-        contents: anything JSON can hold, or an arm.
-    """
+    """The first 16 hexadecimal digits of the SHA-256 of an arm, or anything else, written as canonical JSON."""
     if isinstance(contents, Arm):
         contents = contents.to_json()
     canonical = json.dumps(contents, sort_keys=True, separators=(",", ":"), ensure_ascii=False, allow_nan=False)
@@ -39,7 +50,7 @@ def respelled(settings: Mapping[str, Any], spelling: Mapping[str, str]) -> dict[
         settings: some or all settings of an arm.
         spelling: `SPELLED_IN_JSON` to write them, so that they keep their hash; `READ_FROM_JSON` to read them.
     """
-    targets = settings.get("targets")
+    targets = settings.get("targets", "")
     return {**settings, "targets": spelling[targets]} if targets in spelling else dict(settings)
 
 
@@ -85,8 +96,7 @@ class Arm:
         clip_norm: the arm's gradient is scaled down to this norm.
         beta1, beta2, epsilon, weight_decay: AdamW's.
         explosion_factor: the arm stops when its gradient norm exceeds this many running medians.
-        shuffled_captions: give every image another image's caption: the control that shows what the
-            captions are worth.
+        shuffled_captions: give every image another image's caption: a control for the effect of captions.
         seed: of initial weights, data order, timesteps, noise, caption dropout and shuffling.
     Raises:
         ValueError: a value outside its range, with what was expected and what came.
@@ -123,37 +133,19 @@ class Arm:
 
     def __post_init__(self) -> None:
         self._check_types()
-        _require(self.targets in TARGETS, f"targets must be one of {TARGETS}, got {self.targets!r}")
-        _require(self.schedule in SCHEDULES, f"schedule must be one of {SCHEDULES}, got {self.schedule!r}")
-        for name, least in dict(rank=1, batch=1, accumulation=1, cycles=1, warmup_steps=0, seed=0).items():
-            value = getattr(self, name)
-            _require(value >= least, f"{name} must be a whole number >= {least}, got {value!r}")
+        for names, expected, fits in RANGES:
+            for name in names.split():
+                value = getattr(self, name)
+                _require(fits(value), f"{name} must {expected}, got {value!r}")
         periodic = self.schedule == "periodic"
         _require(not periodic or self.warmup_steps > 0, "periodic takes warmup_steps as half period, expected >= 1")
         _require(not (self.dora and self.targets == "full"), "dora is of LoRA arms, got targets 'full'")
         for name in ("text_encoder", "condition_encoder"):
-            way = getattr(self, name)
-            _require(way in WAYS, f"{name} must be one of {WAYS}, got {way!r}")
-            lora_beside_full = way == "lora" and self.targets == "full"
+            lora_beside_full = self.targets == "full" and self.parts[name] == "lora"
             _require(not lora_beside_full, f"{name} 'lora' is of LoRA arms, got targets 'full'")
         trains = any(way != "frozen" for way in self.parts.values())
         _require(trains, "an arm must train something, got targets 'none' and frozen encoders")
         self._make_floats()
-        for name in ("peak_lr", "epochs", "clip_norm", "epsilon", "explosion_factor"):
-            value = getattr(self, name)
-            _require(math.isfinite(value) and value > 0, f"{name} must be finite and > 0, got {value!r}")
-        for name in ("caption_dropout", "beta1", "beta2"):
-            value = getattr(self, name)
-            _require(0 <= value < 1, f"{name} must lie in [0, 1), got {value!r}")
-        _require(0 < self.cooldown_share <= 1, f"cooldown_share must lie in (0, 1], got {self.cooldown_share!r}")
-        _require(0 <= self.weight_decay < math.inf, f"weight_decay must be finite and >= 0, got {self.weight_decay!r}")
-        _require(self.explosion_factor > 1, f"explosion_factor must be > 1, got {self.explosion_factor!r}")
-        _require(self.seed < 2**63, f"seed must lie in [0, 2**63), got {self.seed!r}")
-        for name in ("alpha", "min_snr_gamma", "images_seen"):
-            value = getattr(self, name)
-            _require(value is None or 0 < value < math.inf, f"{name} must be None or finite and > 0, got {value!r}")
-        decay = self.ema_decay
-        _require(decay is None or 0 < decay < 1, f"ema_decay must be None or lie in (0, 1), got {decay!r}")
 
     def _check_types(self) -> None:
         for name, kind in get_type_hints(type(self)).items():
@@ -180,7 +172,7 @@ class Arm:
     def scale(self) -> float:
         """What multiplies B·A: alpha / r, or alpha / sqrt(r) with rslora."""
         alpha = self.rank if self.alpha is None else self.alpha
-        return alpha / (math.sqrt(self.rank) if self.rslora else self.rank)
+        return alpha / (sqrt(self.rank) if self.rslora else self.rank)
 
     @property
     def images_per_step(self) -> int:
@@ -196,13 +188,9 @@ class Arm:
         return *sizes, self.dora, "train_text_encoder" in stored, *encoders
 
     def total_steps(self, dataset_size: int) -> int:
-        """Optimizer steps that cover the budget; the last one may go a little past it.
-
-        Args:
-            dataset_size: number of training images.
-        """
+        """Optimizer steps that cover the budget, given the number of training images; the last may go past it."""
         images = self.images_seen or round(self.epochs * dataset_size)
-        return max(1, math.ceil(images / self.images_per_step))
+        return max(1, ceil(images / self.images_per_step))
 
     def to_json(self) -> dict[str, Any]:
         """A plain dictionary, ready for JSON, in the words that stored runs have: see `SPELLED_IN_JSON`."""

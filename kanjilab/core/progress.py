@@ -1,4 +1,4 @@
-"""Progress bars for whoever waits: a line of text, in a terminal as in a notebook."""
+"""Progress bars: a line of text, in a terminal as in a notebook."""
 
 import io
 import sys
@@ -15,15 +15,15 @@ def bar(what: str, *, shown: bool = True, kept: bool = False) -> Callable[[int, 
     """A bar for an `on_progress`; it appears when there is something to wait for.
 
     Args:
-        what: is going on, in a word or two.
+        what: the name of the work, in a word or two.
         shown: False for a bar that shows nothing, as in all but one of several processes.
         kept: whether it stays on a terminal when the work is done; else it vanishes, as it always does in a notebook.
     Returns:
-        what is to be told (done, total), in any unit; told of the end it is ready for another round.
+        a function to call with (done, total), in any unit; after the end it begins again.
     """
     running: list[tqdm] = []
 
-    def told(done: int, total: int) -> None:
+    def show(done: int, total: int) -> None:
         if not running:
             delay = 0 if kept else DELAY_SECONDS
             # miniters: else it waits for as many as it saw in a quick stretch, and looks frozen in a slow one
@@ -32,15 +32,11 @@ def bar(what: str, *, shown: bool = True, kept: bool = False) -> Callable[[int, 
         if done >= total:
             running.pop().close()
 
-    return told
+    return show
 
 
 def open_bar(*arguments: Any, **options: Any) -> tqdm:
-    """tqdm's bar, for a terminal or for a notebook.
-
-    Args:
-        arguments, options: as tqdm takes them.
-    """
+    """tqdm's bar, with its arguments, for a terminal or for a notebook."""
     return (NotebookBar if _in_kernel() else tqdm)(*arguments, **options)
 
 
@@ -50,7 +46,7 @@ def _in_kernel() -> bool:
 
 
 class NotebookBar(tqdm):
-    """tqdm's line as an output of the cell; its own widget would leave an error in the page that is opened again."""
+    """tqdm's line as an output of the cell; its own widget would show an error when the page is opened again."""
 
     def __init__(self, *arguments: Any, **options: Any):
         self._output: Any = None

@@ -1,31 +1,32 @@
-"""Counted randomness: every draw is a function of (seed, purpose, index), so nothing is carried."""
+"""Streams of random numbers: every draw is a function of (seed, stream, index), so no generator is carried along."""
 
 import numpy as np
 
-PURPOSES = (
-    "initial weights",
-    "data order",
-    "training image",
-    "sampling noise",
-    "recipe",
-    "caption shuffle",
-    "judge training",
-    "typeset",
-    "resampling",
-)
+# Each stream by its name. The numbers are in every stored result: a new stream takes a new one, and none changes.
+STREAMS = {
+    "initial weights": 0,
+    "data order": 1,
+    "training image": 2,
+    "sampling noise": 3,
+    "recipe": 4,  # which prompts are asked
+    "caption shuffle": 5,
+    "judge training": 6,
+    "typeset": 7,
+    "resampling": 8,
+}
 
 
-def counted_rng(seed: int, purpose: str, index: int = 0) -> np.random.Generator:
+def counted_rng(seed: int, stream: str, index: int = 0) -> np.random.Generator:
     """A generator for one place in one training.
 
     Args:
         seed: in [0, 2**63).
-        purpose: one of `PURPOSES`; different purposes never share a stream.
+        stream: one of `STREAMS`; no two give the same numbers.
         index: step, image, layer or epoch, in [0, 2**63).
     Raises:
-        ValueError: an unknown purpose.
+        ValueError: an unknown stream.
     Source: Philox 4x64, Salmon et al. 2011, as in numpy.
     """
-    if purpose not in PURPOSES:
-        raise ValueError(f"purpose must be one of {PURPOSES}, got {purpose!r}")
-    return np.random.Generator(np.random.Philox(key=[seed, index], counter=[0, 0, 0, PURPOSES.index(purpose)]))
+    if stream not in STREAMS:
+        raise ValueError(f"stream must be one of {', '.join(STREAMS)}, got {stream!r}")
+    return np.random.Generator(np.random.Philox(key=[seed, index], counter=[0, 0, 0, STREAMS[stream]]))

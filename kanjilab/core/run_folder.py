@@ -13,8 +13,6 @@ and the next writer removes those that a killed one left behind.
 from __future__ import annotations
 
 import copy
-import fcntl
-import hashlib
 import json
 import os
 import re
@@ -29,52 +27,37 @@ import pandas as pd
 
 from kanjilab.core.checkpoint_folder import MANIFEST, checkpoint_contents, is_complete, write_checkpoint_folder
 from kanjilab.core.config import Arm
+from kanjilab.core.run_errors import RunError, RunExists
+from kanjilab.core.run_log import RunLog
 from kanjilab.core.storage import (
     TEMPORARY_PREFIX,
-    _read_non_finite,
-    _spell_non_finite,
+    is_being_written,
     json_bytes,
     plain_json,
+    sha256_file,
     sync_folder,
     temporary_name,
-    write_all,
     write_bytes_atomic,
 )
+from kanjilab.core.writer_lock import WriterLock
 
 STEP_FOLDER = re.compile(r"step_(\d{6,})")
 SAMPLE_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*")
 RUN_ENTRIES = {"settings.json", "log.jsonl", "checkpoints", "samples", ".lock", "STOP"}
 
 
-class RunError(RuntimeError):
-    """A run folder is not what was expected of it."""
-
-
-class RunExists(RunError):
-    """A run, or something that is not one, lies already where a run was to be created."""
-
-
-class RunLocked(RunError):
-    """Another writer holds the run folder."""
-
-
-# ---------------------------------------------------------------------------------------------- files
-
-
-# ---------------------------------------------------------------------------------------------- the run folder
-
-
 class RunFolder:
-    """One training's folder. Reading needs nothing; writing needs `with run.lock():`.
+    """The folder of one training, from `RunFolder.create` or `RunFolder.open`.
 
-    Make one with `RunFolder.create` or `RunFolder.open`.
+    Any process may read it. Methods that write, samples apart, are for use within `with run.lock():`, and raise
+    `RunError` elsewhere.
     """
 
     def __init__(self, path: Path, settings: dict[str, Any]):
         self.path = path
         self._settings = settings
-        self._lock_descriptor: int | None = None
-        self._log_descriptor: int | None = None
+        self._lock = WriterLock(path / ".lock")
+        self._log = RunLog(path / "log.jsonl")
 
     def __repr__(self) -> str:
         return f"RunFolder({str(self.path)!r})"
@@ -90,10 +73,8 @@ class RunFolder:
         return copy.deepcopy(self._settings)
 
     def arm(self, number: int) -> Arm:
-        """Settings of one of the arms that are trained together here.
+        """Settings of one of the arms that were trained together, counted from 0.
 
-        Args:
-            number: from 0.
         Raises:
             ValueError: the run has no such arm.
         """
@@ -104,7 +85,7 @@ class RunFolder:
 
     @property
     def size_px(self) -> int:
-        """Height and width of the images that it was trained on; older runs, which do not tell, had 128."""
+        """Height and width of the training images; older runs, which do not say, had 128."""
         return self._settings.get("size_px", 128)
 
     @classmethod
@@ -117,8 +98,8 @@ class RunFolder:
         Returns:
             the run, not locked.
         Raises:
-            RunExists: a run, or other files, lie there already.
-            RunLocked: another process creates the same run at this moment.
+            RunExists: a run, or other files, are there already.
+            RunLocked: another process is creating the same run.
             ValueError, TypeError: the settings are not JSON (see `write_json_atomic`).
         """
         path = Path(path)
@@ -136,12 +117,8 @@ class RunFolder:
 
     @classmethod
     def open(cls, path: Path | str) -> RunFolder:
-        """Open an existing run folder, for reading or for going on.
+        """Open an existing run folder, for reading or for going on; it is not locked.
 
-        Args:
-            path: the run's folder.
-        Returns:
-            the run, not locked.
         Raises:
             RunError: no settings.json there, or one that is not a JSON object.
         """
@@ -157,83 +134,39 @@ class RunFolder:
             raise RunError(f"{file}: expected a JSON object, got {type(settings).__name__}")
         return cls(path, settings)
 
-    # ------------------------------------------------------------------------------------------ lock
-
     @contextmanager
     def lock(self) -> Iterator[RunFolder]:
-        """Become the one writer of this run; tidy up after one that was killed.
+        """Context manager: become the one writer of this run, and tidy up after one that was killed.
 
         Temporary files, a torn last log line and an old request to stop are removed first. The operating system
         frees the lock when the process ends, however it ends.
 
-        Returns:
-            context manager that gives the run itself.
         Raises:
             RunLocked: another writer (or this very object) holds the lock; names its process.
         """
-        descriptor = os.open(self.path / ".lock", os.O_RDWR | os.O_CREAT, 0o666)
-        try:
-            try:
-                fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            except BlockingIOError:
-                holder = os.read(descriptor, 100).decode(errors="replace").strip() or "unknown"
-                raise RunLocked(f"run {self.path} is being written by process {holder}") from None
-            os.ftruncate(descriptor, 0)
-            os.pwrite(descriptor, f"{os.getpid()}\n".encode(), 0)
-            self._lock_descriptor = descriptor
+        with self._lock.held():
             self._clean_up()
-            yield self
-        finally:
-            self._release(descriptor)
+            try:
+                yield self
+            finally:
+                self._log.close()
 
     def writer(self) -> str | None:
-        """Who writes this run at this moment: a process's number as text; None where nobody does.
-
-        A process that was killed leaves its number behind but not its lock.
-        """
-        try:
-            descriptor = os.open(self.path / ".lock", os.O_RDONLY)
-        except FileNotFoundError:
-            return None
-        try:
-            # A free run's lock is tried only where a number was left behind: a try may refuse a writer that begins.
-            if not (holder := os.read(descriptor, 100).decode(errors="replace").strip()):
-                return None
-            fcntl.flock(descriptor, fcntl.LOCK_SH | fcntl.LOCK_NB)
-            return None
-        except BlockingIOError:
-            return holder
-        finally:
-            os.close(descriptor)
-
-    def _release(self, descriptor: int) -> None:
-        if self._lock_descriptor == descriptor:
-            self._lock_descriptor = None
-            if self._log_descriptor is not None:
-                os.close(self._log_descriptor)
-                self._log_descriptor = None
-            os.ftruncate(descriptor, 0)
-            fcntl.flock(descriptor, fcntl.LOCK_UN)  # explicit: a forked child may still hold a copy
-        os.close(descriptor)
+        """The number of the process that writes this run now, as text; None where no process does."""
+        return self._lock.holder()
 
     def _clean_up(self) -> None:
         for leftover in [*self.path.glob(f"{TEMPORARY_PREFIX}*"), *self.path.glob(f"samples/{TEMPORARY_PREFIX}*")]:
-            if not _is_being_written(leftover):  # samples may be stored by others while this run trains
+            if not is_being_written(leftover):  # samples may be stored by others while this run trains
                 leftover.unlink(missing_ok=True)
         for leftover in self.path.glob(f"checkpoints/{TEMPORARY_PREFIX}*"):
             shutil.rmtree(leftover)
-        self._cut_torn_line()
+        self._log.cut_torn_line()
         self._stop_file.unlink(missing_ok=True)
 
     def _need_lock(self) -> None:
-        if self._lock_descriptor is None:
+        if not self._lock.is_held:
             raise RunError(f"run {self.path} must be locked to be written: use `with run.lock():`")
-
-    # ------------------------------------------------------------------------------------------ log
-
-    @property
-    def _log_file(self) -> Path:
-        return self.path / "log.jsonl"
 
     def log(self, record: Mapping[str, Any]) -> None:
         """Append one record to the log; it survives the process from the moment this returns.
@@ -242,18 +175,10 @@ class RunFolder:
             record: JSON-able values and numpy or torch scalars and arrays; `step` (int) orders it. NaN and infinite
                 numbers are kept: the file holds them as "NaN", "Infinity", "-Infinity".
         Raises:
-            RunError: the run is not locked.
             TypeError: a value has no JSON form.
         """
         self._need_lock()
-        text = json.dumps(_spell_non_finite(plain_json(record)), allow_nan=False)  # ASCII: any text, one line
-        if self._log_descriptor is None:
-            self._log_descriptor = os.open(self._log_file, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o666)
-        try:
-            write_all(self._log_descriptor, text.encode() + b"\n")
-        except OSError:  # a full disk: the next record must not be glued to half of this one
-            self._cut_torn_line()
-            raise
+        self._log.append(record)
 
     def read_log(self) -> pd.DataFrame:
         """The log as a table, at any moment, also while the run is being written.
@@ -264,59 +189,18 @@ class RunFolder:
         Raises:
             RunError: a line before the last is not a JSON object.
         """
-        return pd.DataFrame([record for _, record in self._log_records()])
+        return pd.DataFrame(self._log.records())
 
     def truncate_log(self, step: int) -> int:
-        """Drop what was logged after a step, so that a resumed run writes it anew.
+        """Drop what was logged after a step, so that a resumed run writes it again.
 
         Args:
             step: last step to keep. A record without `step` belongs to the one before it.
         Returns:
             number of records dropped.
-        Raises:
-            RunError: the run is not locked.
         """
         self._need_lock()
-        kept: list[bytes] = []
-        dropped, beyond = 0, False
-        for line, record in self._log_records():
-            beyond = record["step"] > step if "step" in record else beyond
-            dropped += beyond
-            if not beyond:
-                kept.append(line + b"\n")
-        if dropped:
-            if self._log_descriptor is not None:  # it points to the file that is replaced now
-                os.close(self._log_descriptor)
-                self._log_descriptor = None
-            write_bytes_atomic(self._log_file, b"".join(kept))
-        return dropped
-
-    def _log_records(self) -> list[tuple[bytes, dict[str, Any]]]:
-        try:
-            lines = self._log_file.read_bytes().split(b"\n")[:-1]  # after the last line end: nothing, or a torn line
-        except FileNotFoundError:
-            return []
-        records = []
-        for number, line in enumerate(lines, start=1):
-            try:
-                record = json.loads(line)
-            except ValueError as error:
-                raise RunError(f"{self._log_file} line {number}: expected JSON, got {error}") from error
-            if not isinstance(record, dict):
-                raise RunError(f"{self._log_file} line {number}: expected a JSON object, got {type(record).__name__}")
-            records.append((line, _read_non_finite(record)))
-        return records
-
-    def _cut_torn_line(self) -> None:
-        try:
-            data = self._log_file.read_bytes()
-        except FileNotFoundError:
-            return
-        complete = data.rfind(b"\n") + 1
-        if complete < len(data):
-            os.truncate(self._log_file, complete)
-
-    # ------------------------------------------------------------------------------------------ checkpoints
+        return self._log.truncate(step)
 
     def write_checkpoint(self, step: int, files: Mapping[str, Any]) -> Path:
         """Write one checkpoint: it appears whole, or not at all.
@@ -328,7 +212,6 @@ class RunFolder:
         Returns:
             its folder, `checkpoints/step_000400`.
         Raises:
-            RunError: the run is not locked.
             RunExists: that step has its complete checkpoint already (`truncate_checkpoints` drops later ones).
             ValueError, TypeError: a path leaves the folder, or a content does not fit the file's name.
         """
@@ -342,8 +225,7 @@ class RunFolder:
         temporary = target.with_name(temporary_name(target.name))
         try:
             write_checkpoint_folder(temporary, contents)
-            if self._log_descriptor is not None:
-                os.fsync(self._log_descriptor)  # the log reaches at least as far as the newest checkpoint
+            self._log.sync()  # the log reaches at least as far as the newest checkpoint
             os.rename(temporary, target)
         except BaseException:
             shutil.rmtree(temporary, ignore_errors=True)
@@ -352,11 +234,9 @@ class RunFolder:
         return target
 
     def checkpoints(self) -> list[int]:
-        """Steps of the complete checkpoints.
+        """Steps of the complete checkpoints, ascending.
 
-        Returns:
-            ascending; a folder whose files lack or have another size than its manifest says (half copied from
-            another machine) is left out.
+        A folder is left out if a file is missing or has another size than its manifest says, as half of a copy has.
         """
         folder = self.path / "checkpoints"
         if not folder.is_dir():
@@ -366,12 +246,8 @@ class RunFolder:
         return sorted(step for step in steps if is_complete(self._step_folder(step)))
 
     def checkpoint_path(self, step: int) -> Path:
-        """Folder of a complete checkpoint.
+        """Folder of a complete checkpoint, as `checkpoints/step_000400`.
 
-        Args:
-            step: one of `checkpoints()`.
-        Returns:
-            `checkpoints/step_000400`.
         Raises:
             RunError: there is no complete checkpoint of that step; names those there are.
         """
@@ -383,24 +259,17 @@ class RunFolder:
     def verify_checkpoint(self, step: int) -> None:
         """Compare every file of a checkpoint with the SHA-256 in its manifest.
 
-        Args:
-            step: one of `checkpoints()`.
         Raises:
             RunError: a file's content is not what was written; names it.
         """
         folder = self.checkpoint_path(step)
         for name, expected in json.loads((folder / MANIFEST).read_bytes()).items():
-            if (actual := hashlib.sha256((folder / name).read_bytes()).hexdigest()) != expected["sha256"]:
+            if (actual := sha256_file(folder / name)) != expected["sha256"]:
                 raise RunError(f"{folder / name}: expected SHA-256 {expected['sha256']}, got {actual}")
 
     def read_state(self, step: int) -> dict[str, Any]:
-        """What a complete checkpoint tells of its training: `step`, `seconds`, and of each arm `steps`, `images_seen`,
-        `stopped`.
-
-        Args:
-            step: one of `checkpoints()`.
-        Raises:
-            RunError: there is no complete checkpoint of that step.
+        """The state of the training at a complete checkpoint: `step`, `seconds`, and of each arm `steps`, `images_seen`
+        and `stopped`.
         """
         return json.loads((self.checkpoint_path(step) / "state.json").read_text())
 
@@ -413,7 +282,6 @@ class RunFolder:
         Returns:
             steps deleted.
         Raises:
-            RunError: the run is not locked.
             ValueError: keep < 1.
         """
         self._need_lock()
@@ -426,15 +294,7 @@ class RunFolder:
         return removed
 
     def truncate_checkpoints(self, step: int) -> list[int]:
-        """Delete the checkpoints after a step, to go on from there.
-
-        Args:
-            step: last step to keep.
-        Returns:
-            steps deleted.
-        Raises:
-            RunError: the run is not locked.
-        """
+        """Delete the checkpoints after a step, to go on from there; returns the steps deleted."""
         self._need_lock()
         removed = [later for later in self.checkpoints() if later > step]
         for later in reversed(removed):  # newest first: a crash in between leaves a run that simply ends earlier
@@ -449,8 +309,6 @@ class RunFolder:
         doomed = folder.with_name(temporary_name(folder.name))
         os.rename(folder, doomed)  # gone at once for readers, however long the removal takes
         shutil.rmtree(doomed)
-
-    # ------------------------------------------------------------------------------------------ samples
 
     def write_samples(self, name: str, images: np.ndarray, facts: Mapping[str, Any]) -> Path:
         """Store sampled images with what made them; needs no lock, the last writer of a name wins.
@@ -474,10 +332,8 @@ class RunFolder:
         return write_bytes_atomic(path, save({"images": np.ascontiguousarray(images)}, metadata=header))
 
     def read_samples(self, name: str) -> tuple[np.ndarray, dict[str, Any]]:
-        """Images and facts stored by `write_samples`.
+        """What `write_samples` stored under a name.
 
-        Args:
-            name: one of `samples()`.
         Returns:
             the uint8 images in their shape, and the facts.
         Raises:
@@ -500,14 +356,12 @@ class RunFolder:
             raise ValueError(f"a sample name has letters, digits, '.', '_' and '-' only, got {name!r}")
         return self.path / "samples" / f"{name}.safetensors"
 
-    # ------------------------------------------------------------------------------------------ stop
-
     @property
     def _stop_file(self) -> Path:
         return self.path / "STOP"
 
     def request_stop(self) -> None:
-        """Ask the present writer, from any process, to stop at its next step (also: `touch STOP`)."""
+        """Ask the writer, from any process, to stop at its next step; `touch STOP` does the same."""
         self._stop_file.touch()
 
     def stop_requested(self) -> bool:
@@ -534,9 +388,6 @@ def find_runs(root: Path | str) -> list[RunFolder]:
     return sorted(found, key=lambda run: run.path)
 
 
-# ---------------------------------------------------------------------------------------------- details
-
-
 def _refuse_occupied(path: Path) -> None:
     if (path / "settings.json").exists():
         raise RunExists(f"{path} is a run already; open it to go on, or choose another name")
@@ -544,17 +395,3 @@ def _refuse_occupied(path: Path) -> None:
     foreign = sorted(name for name in entries - RUN_ENTRIES if not name.startswith(TEMPORARY_PREFIX))
     if foreign:
         raise RunExists(f"{path} is not empty: expected a new or empty folder, found {foreign[:5]}")
-
-
-def _is_being_written(temporary: Path) -> bool:
-    """Whether the process that the temporary name tells is alive (on this machine)."""
-    match = re.match(rf"{re.escape(TEMPORARY_PREFIX)}(\d+)_", temporary.name)
-    if match is None or int(match.group(1)) == os.getpid():
-        return match is not None
-    try:
-        os.kill(int(match.group(1)), 0)
-    except ProcessLookupError:
-        return False
-    except (PermissionError, OverflowError):
-        return True
-    return True

@@ -1,20 +1,22 @@
-"""Folders that are there whole or not at all, and where the cache is."""
+"""Atomic files and folders: a reader sees all of one or nothing. And where the cache is."""
 
 import errno
 import hashlib
 import json
-import math
 import os
+import re
 import secrets
 import shutil
 import tempfile
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from importlib.resources import files
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
 PACKAGE_WEIGHTS = Path(str(files("kanjilab"))) / "weights"  # what the package carries
+TEMPORARY_PREFIX = ".tmp_"
 
 
 def cache_folder() -> Path:
@@ -24,9 +26,16 @@ def cache_folder() -> Path:
     return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "kanjilab"
 
 
+def package_file(package: str, name: str) -> Path | None:
+    """A file that an installed package carries, found without importing it; None where it is missing."""
+    spec = find_spec(package)
+    paths = [Path(folder) / name for folder in (spec.submodule_search_locations or [])] if spec else []
+    return next((path for path in paths if path.is_file()), None)
+
+
 @contextmanager
 def appearing_folder(target: Path) -> Iterator[Path]:
-    """A temporary folder to fill, which takes the target's name at the end: whole, or not at all.
+    """Context manager: a temporary folder to fill, which takes the target's name at the end if no error occurred.
 
     Where another process was first, its folder stays and this one is dropped.
     """
@@ -47,9 +56,6 @@ def sha256_file(path: Path) -> str:
     """SHA-256 of a file's bytes, in hexadecimal."""
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
-
-
-TEMPORARY_PREFIX = ".tmp_"
 
 
 def write_bytes_atomic(path: Path | str, data: bytes) -> Path:
@@ -102,7 +108,7 @@ def json_bytes(content: Any, what: str) -> bytes:
 def plain_json(value: Any) -> Any:
     """JSON types only; numpy and torch values by their own `tolist`."""
     if isinstance(value, str):
-        return value.encode("utf-8", "replace").decode()  # half a surrogate pair is no text: it becomes "?"
+        return value.encode("utf-8", "replace").decode()  # half a surrogate pair becomes "?"
     if value is None or isinstance(value, (bool, int, float)):
         return value
     if isinstance(value, Mapping):
@@ -122,6 +128,20 @@ def plain_json(value: Any) -> Any:
 def temporary_name(name: str) -> str:
     """A name that no reader takes for a finished file, and no other writer uses."""
     return f"{TEMPORARY_PREFIX}{os.getpid()}_{secrets.token_hex(4)}_{name}"
+
+
+def is_being_written(temporary: Path) -> bool:
+    """Whether the process that a temporary file is named after is alive on this machine."""
+    match = re.match(rf"{re.escape(TEMPORARY_PREFIX)}(\d+)_", temporary.name)
+    if match is None or int(match.group(1)) == os.getpid():
+        return match is not None
+    try:
+        os.kill(int(match.group(1)), 0)
+    except ProcessLookupError:
+        return False
+    except (PermissionError, OverflowError):
+        return True
+    return True
 
 
 def write_synced(path: Path, data: bytes) -> None:
@@ -164,26 +184,3 @@ def write_all(descriptor: int, data: bytes) -> None:
     remaining = memoryview(data)
     while remaining:
         remaining = remaining[os.write(descriptor, remaining) :]
-
-
-NON_FINITE = {"NaN": math.nan, "Infinity": math.inf, "-Infinity": -math.inf}
-
-
-def _spell_non_finite(value: Any) -> Any:
-    if isinstance(value, float) and not math.isfinite(value):
-        return "NaN" if math.isnan(value) else "Infinity" if value > 0 else "-Infinity"
-    if isinstance(value, dict):
-        return {key: _spell_non_finite(entry) for key, entry in value.items()}
-    if isinstance(value, list):
-        return [_spell_non_finite(entry) for entry in value]
-    return value
-
-
-def _read_non_finite(value: Any) -> Any:
-    if isinstance(value, str):
-        return NON_FINITE.get(value, value)
-    if isinstance(value, dict):
-        return {key: _read_non_finite(entry) for key, entry in value.items()}
-    if isinstance(value, list):
-        return [_read_non_finite(entry) for entry in value]
-    return value

@@ -1,6 +1,6 @@
 """From a character to a captioned image: dictionary, radicals, components, captions, drawing, image folders.
 
-Only this machine's files are read; the network is asked for KanjiVG's strokes alone, and only when they are
-wanted. Start with `build.build_dataset`, which selects, captions, draws and splits, and
-`image_folder.open_dataset`, which reads any folder of images with a `metadata.csv`.
+Start with `build.build_dataset`, which selects, captions, draws and splits characters, and with
+`image_folder.open_dataset`, which reads any folder of images that has a `metadata.csv`. Nothing here needs the
+network but `kanjivg.KanjiVG.open`, which downloads the stroke files if they are not on this machine.
 """

@@ -3,7 +3,6 @@
 import hashlib
 import itertools
 import json
-import os
 import unicodedata
 from collections.abc import Callable, Sequence
 from dataclasses import replace
@@ -17,7 +16,7 @@ from PIL import Image
 
 from kanjilab import __version__
 from kanjilab.core.images import SIZE_PX
-from kanjilab.core.storage import appearing_folder
+from kanjilab.core.storage import appearing_folder, sha256_file, write_synced
 from kanjilab.data.dictionary import load_characters, rows_of
 from kanjilab.data.image_folder import DESCRIPTION, HELD_OUT, TRAIN, Dataset, DatasetError, open_dataset
 from kanjilab.data.kanjivg import KANJIVG_SHA256, KanjiVG, draw_strokes
@@ -25,12 +24,14 @@ from kanjilab.data.radicals import balance_report
 from kanjilab.data.rendering import GlyphError, default_font, draw_font, drawable_characters
 from kanjilab.data.selection import Rule, caption_groups, held_out
 
+Facts = dict[str, Any]  # as dataset.json holds them
+
 
 def hold_out(groups: pd.Series, share: float, seed: int) -> pd.Series:
     """Divide rows into "train" and "held_out" without dividing any group.
 
     Args:
-        groups: (rows,) group of each row, as from `radicals.caption_groups`.
+        groups: (rows,) group of each row, as from `selection.caption_groups`.
         share: of rows to hold out, 0 to 1; met from below, short by less than the smallest group left.
         seed: of the order in which groups are drawn.
     Returns:
@@ -63,14 +64,13 @@ def build_dataset(
     characters: pd.DataFrame | None = None,
     on_progress: Callable[[int, int], None] = lambda done, total: None,
 ) -> Dataset:
-    """Select, caption, draw, split, check and save an image folder.
+    """Select, caption, draw, split, check and save an image folder; returns it as read back.
 
-    Held out are further characters of the same radicals, which the rule did not select, at most
-    `held_out_per_radical` each; or with `held_out_share`, that part of the selection itself. Either
-    way none shares a caption or first meaning with a training character or is a variant of one.
+    Further characters of the same radicals, which the rule did not select, are held out: at most `held_out_per_radical`
+    each; or with `held_out_share`, that share of the selection itself. None of them shares a caption or first meaning
+    with a training character or is a variant of one.
 
-    A folder that holds the same dataset already is read, not rebuilt. Nothing appears under the
-    folder's name before it is complete.
+    A folder that holds the same dataset already is read and not built again. A new one appears when it is complete.
 
     Args:
         rule: what to select.
@@ -78,13 +78,10 @@ def build_dataset(
         font: font file to draw with; None for IPAexGothic, unless `kanjivg` is given.
         kanjivg: draw from its strokes instead.
         stroke_width: of these strokes, in units of the 109 x 109 view box.
-        held_out_per_radical: size of the held-out pool.
-        held_out_share: 0 to 1; above 0 it takes the place of the pool.
+        held_out_per_radical, held_out_share: how many are held out; a share above 0 takes the place of the number.
         seed: of the split by share.
         characters: the character table; None for the default one.
         on_progress: called with (done, total): first characters that the font is tried on, then images.
-    Returns:
-        The dataset as read back from the folder.
     Raises:
         DatasetError: the folder is taken, or characters cannot be drawn (all of them are named).
         ValueError: the rule cannot be met, or both a font and KanjiVG are given.
@@ -93,14 +90,9 @@ def build_dataset(
     if font is not None and kanjivg is not None:
         raise ValueError("expected a font or KanjiVG, got both")
     font = Path(font) if font else default_font()
-    recipe = {
-        "rule": rule.to_json(),
-        "drawn_from": _source_of(font, kanjivg, stroke_width),
-        "held_out": {"per_radical": held_out_per_radical, "share": held_out_share, "seed": seed},
-        "versions": _versions(),
-    }
     table = load_characters() if characters is None else characters
-    recipe["characters_sha256"] = hashlib.sha256(table.to_csv().encode("utf-8")).hexdigest()
+    held_back = {"per_radical": held_out_per_radical, "share": held_out_share, "seed": seed}
+    recipe = _recipe(rule, table, _source_of(font, kanjivg, stroke_width), held_back)
     if folder.exists():
         return _reopen(folder, recipe)
     captioned = [row.Index for row in rows_of(table) if row.meanings_raw]
@@ -111,18 +103,28 @@ def build_dataset(
     return _write_folder(folder, rows, images, recipe, on_progress)
 
 
-def _source_of(font: Path, kanjivg: KanjiVG | None, stroke_width: float) -> dict[str, Any]:
+def _recipe(rule: Rule, table: pd.DataFrame, source: Facts, held_back: Facts) -> Facts:
+    return {
+        "rule": rule.to_json(),
+        "drawn_from": source,
+        "held_out": held_back,
+        "versions": _versions(),
+        "characters_sha256": hashlib.sha256(table.to_csv().encode("utf-8")).hexdigest(),
+    }
+
+
+def _source_of(font: Path, kanjivg: KanjiVG | None, stroke_width: float) -> Facts:
     if kanjivg:
         return {"kanjivg_sha256": KANJIVG_SHA256, "stroke_width": stroke_width, "size_px": SIZE_PX}
-    return {"font": font.name, "font_sha256": hashlib.sha256(font.read_bytes()).hexdigest(), "size_px": SIZE_PX}
+    return {"font": font.name, "font_sha256": sha256_file(font), "size_px": SIZE_PX}
 
 
 def _versions() -> dict[str, str]:
     return {"kanjilab": __version__, **{name: metadata.version(name) for name in ("jamdict-data", "pillow")}}
 
 
-def _described(folder: Path) -> dict[str, Any]:
-    """What a folder says of itself; nothing where it is not one of ours."""
+def _described(folder: Path) -> Facts:
+    """The description in a folder; empty where it holds none that can be read."""
     path = folder / DESCRIPTION
     try:
         known = json.loads(path.read_text("utf-8")) if path.is_file() else {}
@@ -131,17 +133,16 @@ def _described(folder: Path) -> dict[str, Any]:
     return known if isinstance(known, dict) else {}
 
 
-def _reopen(folder: Path, recipe: dict[str, Any]) -> Dataset:
+def _reopen(folder: Path, recipe: Facts) -> Dataset:
     known = _described(folder)
-    # Not the versions: whether they drew the same is what the content hash tells.
+    # Not the versions: the content hash shows whether they drew the same.
     if differing := [key for key in recipe if key != "versions" and known.get(key) != recipe[key]]:
-        found = f"something else: other {', '.join(differing)}"
-        raise DatasetError(folder, [f"expected a new folder or the same dataset, got a folder that holds {found}"])
+        found = f"a folder that holds something else: other {', '.join(differing)}"
+        raise DatasetError(folder, [f"expected a new folder or the same dataset, got {found}"])
     dataset = open_dataset(folder)
     if dataset.content_hash != known.get("content_hash"):
-        raise DatasetError(
-            folder, [f"expected the content that {DESCRIPTION} names, got images or captions changed since"]
-        )
+        wrong = f"expected the content that {DESCRIPTION} names, got images or captions changed since"
+        raise DatasetError(folder, [wrong])
     return dataset
 
 
@@ -179,7 +180,7 @@ def _write_folder(
     folder: Path,
     rows: pd.DataFrame,
     images: dict[str, Image.Image],
-    recipe: dict[str, Any],
+    recipe: Facts,
     on_progress: Callable[[int, int], None],
 ) -> Dataset:
     saved = itertools.count(1)
@@ -189,8 +190,10 @@ def _write_folder(
         dataset = open_dataset(partial)
         balance = {str(name): balance_report(part).to_json() for name, part in rows.groupby("split", sort=False)}
         description = {**recipe, "content_hash": dataset.content_hash, "rows": len(rows), "balance": balance}
-        _write(partial / "README.md", _card(rows, description))
-        _write(partial / DESCRIPTION, json.dumps(description, ensure_ascii=False, indent=1) + "\n")
+        write_synced(partial / "README.md", _card(rows, description).encode("utf-8"))
+        write_synced(
+            partial / DESCRIPTION, (json.dumps(description, ensure_ascii=False, indent=1) + "\n").encode("utf-8")
+        )
         partial.chmod(0o755)  # a temporary folder is private
     if _described(folder).get("content_hash") != dataset.content_hash:  # another process was first
         return _reopen(folder, recipe)
@@ -203,18 +206,11 @@ def _write_split(
     """One split as an image folder of its own, so that any trainer can be pointed at it alone."""
     folder.mkdir()
     names = [image_name(str(character)) for character in rows.index]
-    # Thousands of fsyncs would take longer than drawing; the content hash tells of an image lost in a crash.
+    # Thousands of fsyncs would take longer than drawing; the content hash would show an image lost in a crash.
     for character, name in zip(rows.index, names, strict=True):
         images[str(character)].save(folder / name, format="PNG")
         on_saved()
-    _write(folder / "metadata.csv", _metadata_csv(rows, names))
-
-
-def _write(path: Path, text: str) -> None:
-    with path.open("w", encoding="utf-8", newline="\n") as file:
-        file.write(text)
-        file.flush()
-        os.fsync(file.fileno())
+    write_synced(folder / "metadata.csv", _metadata_csv(rows, names).encode("utf-8"))
 
 
 def _metadata_csv(rows: pd.DataFrame, names: Sequence[str]) -> str:
@@ -274,7 +270,7 @@ STROKE_CREDIT = (
 )
 
 
-def _card(rows: pd.DataFrame, description: dict[str, Any]) -> str:
+def _card(rows: pd.DataFrame, description: Facts) -> str:
     source = description["drawn_from"]
     lines = []
     for name, report in description["balance"].items():

@@ -1,7 +1,7 @@
-"""Components: which parts a character has, in which layout, and where each of them stands.
+"""Components: which parts a character has, in which layout, and where each of them is.
 
-Read from the groups of KanjiVG once (`decompose`), then kept as a list that the package carries
-(`load_components`), so that every day no stroke file is needed.
+`decompose` reads them from KanjiVG's groups. The package carries the whole list (`load_components`), so that no
+stroke file is needed to use it.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from kanjilab.data.rendering import GlyphError
 
 Box = tuple[float, float, float, float]  # left, top, right, bottom, each in [0, 1]
 
-LAYOUTS = ("⿰", "⿱", "⿸", "⿺", "⿴", "⿻")  # the last: one piece, or pieces that do not lie apart
+LAYOUTS = ("⿰", "⿱", "⿸", "⿺", "⿴", "⿻")  # the last: one piece, or pieces that overlap
 SLOTS = ("left", "right", "top", "bottom", "outside", "inside", "whole")
 COMPONENTS_FILE = PACKAGE_WEIGHTS / "judges" / "components.json"
 CREDIT = (
@@ -29,6 +29,8 @@ CREDIT = (
     "this adaptation is licensed CC BY-SA 4.0."
 )
 CHARACTERS_MIN = 15  # with a part, for it to be one of the vocabulary
+PART_TEXT = re.compile(r"(\S+?)([0-9-])([no])([-\d]+),([-\d]+),(\d+),(\d+);([\d,-]+)")
+ATTRIBUTES = f"{{{KVG}}}"  # their namespace, as ElementTree spells it
 STROKES_MIN = 2  # a single dot or line is in everything, scribbles included
 
 LAYOUT_OF_POSITION = {
@@ -64,13 +66,13 @@ def normal_form(element: str) -> str:
 
 @dataclass(frozen=True)
 class Part:
-    """A part where it stands in a character.
+    """A part at its place in a character.
 
     Attributes:
         element: its normal form.
         box: of its strokes' points (left, top, right, bottom) in [0, 1] of KanjiVG's square.
         slot: one of `SLOTS`; of a nested part, its place within what it is nested in, or "".
-        nested: lies within another part of the character.
+        nested: whether it is within another part of the character.
         strokes: numbers of its strokes, from 0, in writing order.
     """
 
@@ -99,15 +101,21 @@ class Decomposition:
         return union_box([part.box for part in self.parts])
 
 
+def consecutive_runs(numbers: Iterable[int]) -> list[list[int]]:
+    """[[first, last], ...]: ascending whole numbers as runs without gaps, both ends included."""
+    runs: list[list[int]] = []
+    for number in numbers:
+        if runs and runs[-1][1] == number - 1:
+            runs[-1][1] = number
+        else:
+            runs.append([number, number])
+    return runs
+
+
 def union_box(boxes: Iterable[Box]) -> Box:
     """The smallest box that holds all of them."""
     left, top, right, bottom = zip(*boxes, strict=True)
     return min(left), min(top), max(right), max(bottom)
-
-
-# ---------------------------------------------------------------- reading KanjiVG
-
-_KVG = f"{{{KVG}}}"  # namespace of the attributes, as ElementTree spells it
 
 
 @dataclass
@@ -122,13 +130,8 @@ class _Group:
 
 
 def decompose(character: str, kanjivg: KanjiVG) -> Decomposition:
-    """Parts and layout of a character.
+    """Parts and layout of a character; the whole character is among its parts, in slot "whole".
 
-    Args:
-        character: one character.
-        kanjivg: where its groups and strokes come from.
-    Returns:
-        The whole character stands among its parts too, in slot "whole".
     Raises:
         GlyphError: KanjiVG has no file for it, or one without strokes.
     """
@@ -154,7 +157,7 @@ def _root_group(character: str, kanjivg: KanjiVG) -> Any:
 
 def _read_group(node: Any, counter: Any) -> _Group:
     """A group of the file as a tree; `counter` numbers the strokes in the file's order."""
-    group = _Group(_element(node.attrib), node.get(_KVG + "position", ""), [], [], False)
+    group = _Group(_element(node.attrib), node.get(ATTRIBUTES + "position", ""), [], [], False)
     pieces: dict[tuple[str, str], _Group] = {}
     for child in node:
         if str(child.tag).endswith("path"):
@@ -163,7 +166,7 @@ def _read_group(node: Any, counter: Any) -> _Group:
         elif str(child.tag).endswith("}g"):
             read = _read_group(child, counter)
             group.strokes += read.strokes
-            key = (read.element, child.get(_KVG + "number", "")) if child.get(_KVG + "part") else None
+            key = (read.element, child.get(ATTRIBUTES + "number", "")) if child.get(ATTRIBUTES + "part") else None
             if key is not None and key in pieces:
                 _join(pieces[key], read)
                 continue
@@ -181,7 +184,7 @@ def _join(first: _Group, second: _Group) -> None:
 
 
 def _element(attributes: Mapping[str, str]) -> str:
-    element, original = attributes.get(_KVG + "element", ""), attributes.get(_KVG + "original", "")
+    element, original = attributes.get(ATTRIBUTES + "element", ""), attributes.get(ATTRIBUTES + "original", "")
     if original and element not in KEEPS_ITS_NAME and element not in NORMAL_FORMS:
         return normal_form(original)
     return normal_form(element)
@@ -220,7 +223,7 @@ def _layout(root: _Group, strokes: Sequence[Sequence]) -> tuple[str, list[str]]:
 
 
 def _layout_by_boxes(root: _Group, strokes: Sequence[Sequence]) -> tuple[str, list[str]]:
-    """The layout of children without positions, if two of them make up everything and lie apart."""
+    """The layout of children without positions, if two of them make up everything and do not overlap."""
     if root.bare or len(root.children) != 2 or not all(child.element for child in root.children):
         return "⿻", [""] * len(root.children)
     boxes = [_box(child.strokes, strokes) for child in root.children]
@@ -231,9 +234,6 @@ def _layout_by_boxes(root: _Group, strokes: Sequence[Sequence]) -> tuple[str, li
             slots = {first: names[0], second: names[1]}
             return layout, [slots[0], slots[1]]
     return "⿻", ["", ""]
-
-
-# ---------------------------------------------------------------- the list
 
 
 @dataclass(frozen=True)
@@ -252,14 +252,6 @@ class Components:
         """Layout and parts of a character; None where the list does not have it."""
         return self.decompositions.get(character)
 
-    def slots(self, element: str) -> Counter[str]:
-        """In how many characters the part fills each slot; nested parts do not count."""
-        return Counter({slot: len(found) for slot in SLOTS if (found := self.filling(element, slot))})
-
-    def filling(self, element: str, slot: str) -> tuple[str, ...]:
-        """The characters in which the part fills the slot."""
-        return self._fillers.get((element, slot), ())
-
     def exists(self, layout: str, pair: tuple[str, str]) -> list[str]:
         """Characters of exactly these two parts in this layout, in this order (first slot, second slot)."""
         return list(self._pairs.get((layout, normal_form(pair[0]), normal_form(pair[1])), ()))
@@ -267,14 +259,6 @@ class Components:
     def contains(self, outer: str, inner: str) -> bool:
         """Whether one part is a piece of another: 口 of 言."""
         return inner in self._pieces.get(outer, ())
-
-    @cached_property
-    def _fillers(self) -> dict[tuple[str, str], tuple[str, ...]]:
-        found: dict[tuple[str, str], list[str]] = {}
-        for character, decomposition in self.decompositions.items():
-            for name, slot in {(part.element, part.slot) for part in decomposition.parts if not part.nested}:
-                found.setdefault((name, slot), []).append(character)
-        return {key: tuple(characters) for key, characters in found.items()}
 
     @cached_property
     def _pairs(self) -> dict[tuple[str, str, str], list[str]]:
@@ -304,12 +288,9 @@ def build_components(kanjivg: KanjiVG, learnable: Iterable[str]) -> Components:
         kanjivg: the stroke files.
         learnable: the characters among which a part must occur often to enter the vocabulary.
     """
-    listed = {
-        character: decompose(character, kanjivg) for character in sorted(kanjivg.characters()) if _is_han(character)
-    }
-    wanted = set(learnable) & listed.keys()
+    listed = {character: decompose(character, kanjivg) for character in filter(_is_han, sorted(kanjivg.characters()))}
     counts: Counter[str] = Counter()
-    for character in sorted(wanted):
+    for character in sorted(set(learnable) & listed.keys()):
         names = {part.element for part in listed[character].parts if len(part.strokes) >= STROKES_MIN}
         counts.update(sorted(names))
     parts = [name for name, count in counts.most_common() if count >= CHARACTERS_MIN]
@@ -332,24 +313,12 @@ def components_to_json(components: Components) -> dict[str, Any]:
 def _part_text(part: Part) -> str:
     box = ",".join(str(round(1000 * value)) for value in part.box)
     slot = str(SLOTS.index(part.slot)) if part.slot else "-"
-    return f"{part.element}{slot}{'n' if part.nested else 'o'}{box};{_runs(part.strokes)}"
-
-
-def _runs(numbers: Sequence[int]) -> str:
-    ends: list[list[int]] = []
-    for number in numbers:
-        if ends and ends[-1][1] == number - 1:
-            ends[-1][1] = number
-        else:
-            ends.append([number, number])
-    return ",".join(f"{first}-{last}" for first, last in ends)
-
-
-_PART_TEXT = re.compile(r"(\S+?)([0-9-])([no])([-\d]+),([-\d]+),(\d+),(\d+);([\d,-]+)")
+    runs = ",".join(f"{first}-{last}" for first, last in consecutive_runs(part.strokes))
+    return f"{part.element}{slot}{'n' if part.nested else 'o'}{box};{runs}"
 
 
 def _part_of_text(text: str) -> Part:
-    if (match := _PART_TEXT.fullmatch(text)) is None:
+    if (match := PART_TEXT.fullmatch(text)) is None:
         raise ValueError(f"expected a part such as 人0o0,0,300,1000;0-1, got {text!r}")
     left, top, right, bottom = (int(value) / 1000 for value in match.groups()[3:7])
     strokes = [run.split("-") for run in match[8].split(",")]
@@ -360,10 +329,8 @@ def _part_of_text(text: str) -> Part:
 
 @cache
 def load_components(path: Path = COMPONENTS_FILE) -> Components:
-    """The stored list; read once per process.
+    """The stored list, a JSON file of `components_to_json`; read once per process.
 
-    Args:
-        path: a JSON file of `components_to_json`.
     Raises:
         FileNotFoundError: there is no such file.
         ValueError: the file does not hold such a list.

@@ -1,12 +1,10 @@
 """The dictionary table: every character of KANJIDIC2 with its radical, strokes, layout and meanings."""
 
 import gzip
-import importlib.util
 import re
 import sqlite3
 import unicodedata
-from collections import defaultdict
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -14,7 +12,8 @@ from xml.etree.ElementTree import Element, ParseError
 
 import pandas as pd
 
-PACKAGE = "jamdict_data"
+from kanjilab.core.storage import package_file
+
 XML_BYTES_MAX = 256 * 1024 * 1024  # the real file unpacks to about 15 MB
 GZIP_MAGIC = b"\x1f\x8b"
 CHARACTER_SETS = ("ucs", "jis208", "jis212", "jis213")
@@ -40,7 +39,7 @@ BRACKETED = re.compile(r"\([^()]*\)|\([^()]*$|\[[^\[\]]*\]|\{[^{}]*\}")
 
 
 def clean_meanings(raw: Sequence[str]) -> tuple[str, ...]:
-    """English meanings without dictionary apparatus; order is kept, repeats are dropped.
+    """English meanings without the dictionary's remarks; order is kept, repeats are dropped.
 
     Left out: names of radicals ("radical (chem)" stays), kokuji marks, affixes, powers of ten, bare
     question marks, "used in", "same as" and "variant of" notes, and glosses that only say that this
@@ -104,28 +103,18 @@ def load_characters(kanjidic2: Path | None = None) -> pd.DataFrame:
         ValueError: the file is not KANJIDIC2, or defines XML entities.
     Source: KANJIDIC2, EDRDG, CC BY-SA 4.0, https://www.edrdg.org/wiki/index.php/KANJIDIC_Project
     """
-    records = _read_jamdict(_jamdict_path()) if kanjidic2 is None else _read_xml(Path(kanjidic2))
+    records = _read_jamdict() if kanjidic2 is None else _read_xml(Path(kanjidic2))
     return _to_table(records)
 
 
-def _jamdict_path() -> Path:
-    spec = importlib.util.find_spec(PACKAGE)
-    folders = list(spec.submodule_search_locations or []) if spec else []
-    for folder in folders:
-        if (path := Path(folder) / "jamdict.db").is_file():
-            return path
-    raise FileNotFoundError("no KANJIDIC2 on this machine: expected the package jamdict-data with its jamdict.db")
-
-
-def _read_jamdict(path: Path) -> list[dict[str, Any]]:
+def _read_jamdict() -> list[dict[str, Any]]:
+    if (path := package_file("jamdict_data", "jamdict.db")) is None:
+        raise FileNotFoundError("no KANJIDIC2 on this machine: expected the package jamdict-data with its jamdict.db")
     # immutable: the package's folder may be read-only, and SQLite would want a lock file beside it
     connection = sqlite3.connect(f"{path.resolve().as_uri()}?mode=ro&immutable=1", uri=True)
     try:
         found = connection.execute("SELECT id, literal, stroke_count, grade, freq FROM character ORDER BY id")
-        records = {
-            number: _empty_record(literal, strokes, grade, frequency)
-            for number, literal, strokes, grade, frequency in found
-        }
+        records = {number: _empty_record(*scalars) for number, *scalars in found}
         _add_jamdict_lists(connection, records)
     finally:
         connection.close()
@@ -202,19 +191,15 @@ def _record_of(node: Element) -> dict[str, Any]:
     return record
 
 
-def _to_table(records: Iterable[dict[str, Any]]) -> pd.DataFrame:
-    records = list(records)
+def _to_table(records: Sequence[dict[str, Any]]) -> pd.DataFrame:
     by_code: dict[tuple[str, str], str] = {}
     for record in records:
         for kind in CHARACTER_SETS:
             if kind in record["codes"]:
                 by_code[kind, _plain_code(record["codes"][kind])] = record["character"]
-    columns: dict[str, list[Any]] = defaultdict(list)
-    for record in records:
-        for name, value in _row(record, by_code).items():
-            columns[name].append(value)
-    table = pd.DataFrame({name: pd.Series(values, dtype=_dtype(name)) for name, values in columns.items()})
-    return table.set_index("character")
+    rows = [_row(record, by_code) for record in records]
+    columns = {name: pd.Series([row[name] for row in rows], dtype=_dtype(name)) for name in rows[0]}
+    return pd.DataFrame(columns).set_index("character")
 
 
 def _dtype(column: str) -> str:

@@ -1,9 +1,10 @@
-"""Image folders with captions: build one from a selection rule, read anybody's, refuse bad ones whole."""
+"""Image folders with captions: read and checked file by file, and refused if anything is wrong."""
 
 import csv
 import hashlib
 import io
 import json
+import re
 import warnings
 from collections import Counter
 from collections.abc import Iterator, Sequence
@@ -29,7 +30,7 @@ FILTERS = {
 
 
 class DatasetError(ValueError):
-    """All that is wrong with a dataset, one problem per line; `problems` holds them singly."""
+    """Everything that is wrong with a dataset, one problem a line; `problems` holds them one by one."""
 
     def __init__(self, folder: Path, problems: Sequence[str]):
         """Join the problems into one message."""
@@ -73,9 +74,8 @@ class Dataset:
         kept = np.flatnonzero((self.table["split"] == name).to_numpy())
         if not len(kept):
             raise KeyError(f"split {name!r}: expected one of {sorted(self.table['split'].unique())}")
-        return replace(
-            self, table=self.table.iloc[kept].reset_index(drop=True), digests=tuple(self.digests[i] for i in kept)
-        )
+        table, digests = self.table.iloc[kept].reset_index(drop=True), tuple(self.digests[i] for i in kept)
+        return replace(self, table=table, digests=digests)
 
     def images(self, indices: Sequence[int] | np.ndarray | None = None, channels: Literal[1, 3] = 1) -> np.ndarray:
         """Decode images.
@@ -114,12 +114,9 @@ def _opened(path: Path) -> Image.Image:
         return Image.open(path, formats=FORMATS)
 
 
-# --- Reading -------------------------------------------------------------------------------------
-
-
 @dataclass(frozen=True)
 class _Line:
-    """One entry of a metadata file: where it stands, what it says, what is wrong with it so far."""
+    """One entry of a metadata file: its place, its values, and what is wrong with it so far."""
 
     place: str
     values: dict[str, Any]
@@ -129,10 +126,10 @@ class _Line:
 def open_dataset(folder: Path | str, *, size_px: int = SIZE_PX, resample: str = "lanczos") -> Dataset:
     """Read an image folder with `metadata.csv` or `metadata.jsonl`, and check every file in it.
 
-    The metadata lies in the folder, or in each of its subfolders, which then name the splits. It has
-    the columns file_name and text; a column `split` is used where there is one, else all is "train".
-    Images are PNG, JPEG, WebP, BMP, GIF or TIFF, gray or colour, of any size; transparency becomes
-    white, other shapes than squares are padded with white.
+    The metadata is in the folder, or in each of its subfolders, which then name the splits. It has
+    the columns file_name and text; without a column `split` everything is "train". Images are
+    PNG, JPEG, WebP, BMP, GIF or TIFF, gray or colour, of any size; transparency becomes white, and
+    an image that is not square is padded with white.
 
     Args:
         folder: the image folder.
@@ -168,9 +165,7 @@ def _metadata_files(folder: Path) -> list[Path]:
         raise DatasetError(folder, ["expected metadata.csv or metadata.jsonl, got neither"])
     twice = [str(parent) for parent, count in Counter(path.parent for path in found).items() if count > 1]
     if twice:
-        raise DatasetError(
-            folder, [f"expected one metadata file, got both .csv and .jsonl in {parent}" for parent in twice]
-        )
+        raise DatasetError(folder, [f"expected one metadata file, got both .csv and .jsonl in {p}" for p in twice])
     return found
 
 
@@ -179,7 +174,8 @@ def _read_metadata(folder: Path, path: Path) -> list[_Line]:
     label = path.relative_to(folder).as_posix()
     prefix = path.parent.relative_to(folder).as_posix()
     data = path.read_bytes().removeprefix(b"\xef\xbb\xbf")
-    garbled = {n for n, line in enumerate(data.split(b"\n"), start=1) if not _is_utf8(line)}
+    lines_of_bytes = enumerate(data.split(b"\n"), start=1)
+    garbled = {number for number, line in lines_of_bytes if line.decode("utf-8", "ignore").encode() != line}
     text = data.decode("utf-8", errors="replace")
     read = _read_jsonl if path.suffix == ".jsonl" else _read_csv
     lines = []
@@ -190,19 +186,6 @@ def _read_metadata(folder: Path, path: Path) -> list[_Line]:
             values = {"split": prefix, **values, "file_name": f"{prefix}/{values['file_name']}"}
         lines.append(_Line(place, values, tuple(problems)))
     return lines
-
-
-def _is_utf8(line: bytes) -> bool:
-    try:
-        line.decode("utf-8")
-    except UnicodeDecodeError:
-        return False
-    return True
-
-
-def _is_encodable(text: str) -> bool:
-    """False for a lone surrogate, which JSON can spell but no file name or caption can hold."""
-    return not any("\ud800" <= sign <= "\udfff" for sign in text)
 
 
 Entry = tuple[int, int, dict[str, Any], list[str]]  # first line, last line, values, problems
@@ -250,7 +233,8 @@ def _read_jsonl(text: str) -> Iterator[Entry]:
         if not wrong:
             absent = [name for name in ("file_name", "text") if not isinstance(values.get(name), str)]
             wrong = [f"expected file_name and text as strings, got none for {', '.join(absent)}"] if absent else []
-        if not wrong and any(not _is_encodable(values[name]) for name in ("file_name", "text")):
+        # JSON can spell a lone surrogate, but no file name or caption can hold it.
+        if not wrong and re.search("[\ud800-\udfff]", values["file_name"] + values["text"]):
             wrong = ["expected characters, got half of a surrogate pair"]
         yield number, number, {} if wrong else values, wrong
 
@@ -295,7 +279,7 @@ def _name_problem(folder: Path, name: str) -> str | None:
 
 
 def _check_image(path: Path) -> tuple[str, str | None]:
-    """SHA-256 of the bytes, and what is wrong with the image, if anything."""
+    """SHA-256 of the bytes; and what is wrong with the image, or None."""
     try:
         if not path.is_file():
             return "", "is missing"

@@ -1,12 +1,12 @@
 """KanjiVG: the strokes of characters, read, checked and drawn."""
 
 import hashlib
+import io
 import os
 import re
-import tempfile
 import urllib.request
 import zipfile
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from xml.etree.ElementTree import Element, ParseError
 
@@ -14,27 +14,19 @@ import numpy as np
 from PIL import Image, ImageDraw
 
 from kanjilab.core.images import SIZE_PX
-from kanjilab.core.storage import cache_folder
+from kanjilab.core.storage import cache_folder, write_bytes_atomic
 from kanjilab.data.rendering import PAPER, GlyphError, describe_character, has_ink_pixels
 
 KANJIVG_FILE = "kanjivg-r20250816-plain.zip"
-
 KANJIVG_URL = "https://github.com/KanjiVG/kanjivg/releases/download/r20250816/kanjivg-20250816-all.zip"
-
+KANJIVG_SHA256 = "332cc110f394c6583b5cf7969c9b1c3bb8c667e13308274f97f43b13d55b6304"  # see `kanjivg_content_hash`
 KANJIVG_NAME = re.compile(r"(?:.*/)?kanji/([0-9a-f]{5}\.svg)")
-
 KVG = "http://kanjivg.tagaini.net"  # namespace of its own attributes
-
 KANJIVG_BYTES_MAX = 128 * 1024 * 1024
-
 SVG_BYTES_MAX = 1024 * 1024
-
 VIEW_BOX = 109.0
-
 OVERSAMPLING = 4
-
 STEPS_PER_CURVE = 16
-
 PATH_TOKEN = re.compile(r"[MmCcSsLlHhVvQqTtZz]|[-+]?(?:\d+\.?\d*|\.\d+)(?:[eE][-+]?\d+)?")
 
 
@@ -53,26 +45,24 @@ class KanjiVG:
         """Read release r20250816 from a mirror, the user's cache, or its own home.
 
         Args:
-            path: a zip file of the release; None looks into the folder named by `KANJILAB_MIRROR`,
-                then the user's cache folder, and at last downloads the release into that cache.
+            path: a zip file of the release; None looks in the folder named by `KANJILAB_MIRROR`, then in the
+                user's cache folder, and else downloads the release into that cache.
         Raises:
-            FileNotFoundError: `path` is not there, or nothing is at hand and the download fails.
+            FileNotFoundError: `path` is not there, or no copy is on this machine and the download fails.
             ValueError: the content is not that of the release.
         """
         found = Path(path) if path is not None else local_kanjivg()
         if found is None:
-            found = _download_kanjivg(cache_folder() / KANJIVG_FILE)
-        return cls(_check_kanjivg(found))
+            return cls(_download_kanjivg(cache_folder() / KANJIVG_FILE))
+        return cls(_read_kanjivg(found.read_bytes(), found))
 
     def characters(self) -> set[str]:
         """Every character that has a file: Han, kana, digits and letters."""
         return {chr(int(name.removesuffix(".svg"), 16)) for name in self._files}
 
     def strokes(self, character: str) -> list[list[tuple[float, float]]]:
-        """The strokes in writing order.
+        """The strokes of a character in writing order.
 
-        Args:
-            character: one character.
         Returns:
             Per stroke a polyline of (x, y) in the 109 x 109 view box, y downwards.
         Raises:
@@ -84,8 +74,6 @@ class KanjiVG:
     def drawing(self, character: str) -> Element:
         """The file of a character, parsed; KanjiVG's own attributes carry the namespace `KVG`.
 
-        Args:
-            character: one character.
         Raises:
             GlyphError: there is no file for it, or the file is not a readable SVG.
         """
@@ -96,17 +84,12 @@ class KanjiVG:
 
 
 def local_kanjivg() -> Path | None:
-    """The release of KanjiVG as far as it is on this machine; looks, and downloads nothing.
-
-    Returns:
-        The zip file in the folder named by `KANJILAB_MIRROR`, else in the user's cache; None where neither has it.
-    """
+    """KanjiVG's zip file in the folder named by `KANJILAB_MIRROR`, else in the user's cache, else None."""
     folders = [Path(mirror)] if (mirror := os.environ.get("KANJILAB_MIRROR")) else []
     return next((p for f in [*folders, cache_folder()] if (p := f / KANJIVG_FILE).is_file()), None)
 
 
-def _download_kanjivg(target: Path) -> Path:
-    target.parent.mkdir(parents=True, exist_ok=True)
+def _download_kanjivg(target: Path) -> dict[str, bytes]:
     try:
         with urllib.request.urlopen(KANJIVG_URL, timeout=60) as answer:
             data = answer.read(KANJIVG_BYTES_MAX + 1)
@@ -115,45 +98,34 @@ def _download_kanjivg(target: Path) -> Path:
             f"KanjiVG is not on this machine ({KANJIVG_FILE} in KANJILAB_MIRROR or {target.parent}), "
             f"and {KANJIVG_URL} cannot be read: {error}"
         ) from error
-    with tempfile.NamedTemporaryFile(dir=target.parent, delete=False) as file:
-        file.write(data)
-        file.flush()
-        os.fsync(file.fileno())
-    try:
-        _check_kanjivg(Path(file.name))
-    except ValueError:
-        Path(file.name).unlink()
-        raise
-    os.replace(file.name, target)
-    return target
-
-
-def _check_kanjivg(path: Path) -> dict[str, bytes]:
-    files = _read_kanjivg(path)
-    if (content := kanjivg_content_hash(files)) != KANJIVG_SHA256:
-        raise ValueError(f"{path}: expected KanjiVG with content hash {KANJIVG_SHA256}, got {content}")
+    files = _read_kanjivg(data, KANJIVG_URL)
+    target.parent.mkdir(parents=True, exist_ok=True)
+    write_bytes_atomic(target, data)
     return files
 
 
-def _read_kanjivg(path: Path) -> dict[str, bytes]:
+def _read_kanjivg(data: bytes, source: Path | str) -> dict[str, bytes]:
+    """The stroke files in a zip file, if they are those of the release."""
     try:
-        with zipfile.ZipFile(path) as archive:
+        with zipfile.ZipFile(io.BytesIO(data)) as archive:
             wanted = {m[1]: i for i in archive.infolist() if (m := KANJIVG_NAME.fullmatch(i.filename))}
             oversized = [name for name, info in wanted.items() if info.file_size > SVG_BYTES_MAX]
             if oversized or sum(info.file_size for info in wanted.values()) > KANJIVG_BYTES_MAX:
-                raise ValueError(f"{path}: expected stroke files of a few kB each, got far larger ones {oversized[:3]}")
-            return {name: archive.read(info) for name, info in sorted(wanted.items())}
+                raise ValueError(
+                    f"{source}: expected stroke files of a few kB each, got far larger ones {oversized[:3]}"
+                )
+            files = {name: archive.read(info) for name, info in sorted(wanted.items())}
     except zipfile.BadZipFile as error:
-        raise ValueError(f"{path}: expected a zip file of KanjiVG ({error})") from error
+        raise ValueError(f"{source}: expected a zip file of KanjiVG ({error})") from error
+    if (content := kanjivg_content_hash(files)) != KANJIVG_SHA256:
+        raise ValueError(f"{source}: expected KanjiVG with content hash {KANJIVG_SHA256}, got {content}")
+    return files
 
 
 def kanjivg_content_hash(files: dict[str, bytes]) -> str:
-    """SHA-256 over the stroke files, whatever container they came in.
+    """SHA-256 of the stroke files by name, whatever container they came in.
 
-    Args:
-        files: SVG bytes by name, such as `04e9c.svg`.
-    Returns:
-        Hexadecimal digest over, sorted by name: `kanji/<name>`, a zero byte, the file's SHA-256.
+    It is taken over, sorted by name: `kanji/<name>`, a zero byte, the SHA-256 of the file.
     """
     digest = hashlib.sha256()
     for name in sorted(files):
@@ -250,19 +222,28 @@ def draw_strokes(character: str, kanjivg: KanjiVG, stroke_width: float = 5.0, si
     large = Image.new("L", (size_px * OVERSAMPLING, size_px * OVERSAMPLING), PAPER)
     canvas = ImageDraw.Draw(large)
     scale = large.width / VIEW_BOX
+    width_px = round(stroke_width * scale)
     for stroke in filter(None, strokes):
-        _draw_stroke(canvas, [(x * scale, y * scale) for x, y in stroke], round(stroke_width * scale))
+        # An ellipse includes its edge, so its radius is half a pixel less.
+        draw_line(canvas, [(x * scale, y * scale) for x, y in stroke], width_px, (width_px - 1) / 2, ink=0)
     image = large.reduce(OVERSAMPLING)
     if not has_ink_pixels(image):
         raise GlyphError(f"KanjiVG's strokes of {describe_character(character)} leave no ink")
     return image
 
 
-def _draw_stroke(canvas: ImageDraw.ImageDraw, points: list[tuple[float, float]], width_px: int) -> None:
-    canvas.line(points, fill=0, width=width_px)
-    radius = (width_px - 1) / 2  # an ellipse includes its edge
-    for x, y in points:  # at every joint: in a tight curve the pieces of a wide line would stand apart like teeth
-        canvas.ellipse((x - radius, y - radius, x + radius, y + radius), fill=0)
+def draw_line(
+    canvas: ImageDraw.ImageDraw, points: Sequence[tuple[float, float]], width_px: int, radius_px: float, ink: int
+) -> None:
+    """A polyline with round joints and ends.
 
-
-KANJIVG_SHA256 = "332cc110f394c6583b5cf7969c9b1c3bb8c667e13308274f97f43b13d55b6304"
+    Args:
+        canvas: where to draw.
+        points: (x, y) in pixels.
+        width_px: of the line.
+        radius_px: of the disc at every point: in a tight curve the pieces of a wide line would stand apart like teeth.
+        ink: gray level.
+    """
+    canvas.line(points, fill=ink, width=width_px)
+    for x, y in points:
+        canvas.ellipse((x - radius_px, y - radius_px, x + radius_px, y + radius_px), fill=ink)

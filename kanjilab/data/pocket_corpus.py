@@ -1,4 +1,4 @@
-"""The world's other scripts: the glyphs and captions that the pocket base is trained on.
+"""The pocket corpus: glyphs and captions of the world's other scripts, which the pocket base is trained on.
 
 No Han character, radical or stroke is among them, nor a codepoint that decomposes to one, nor kana
 and bopomofo (cut from Han characters), nor pictures that show one (mahjong tiles, xiangqi pieces).
@@ -14,7 +14,9 @@ import numpy as np
 import pandas as pd
 from PIL import Image, ImageDraw, ImageFont
 
-SIZE_PX = 128
+from kanjilab.core.images import SIZE_PX
+from kanjilab.data.components import consecutive_runs
+
 LONGEST_SIDE_PX = 112
 HELD_OUT_EVERY = 50  # one codepoint in fifty is kept for the held-out loss
 
@@ -78,7 +80,7 @@ def touches_han(codepoint: int) -> bool:
 
 
 def unicode_caption(codepoint: int) -> str | None:
-    """The lower-case Unicode name, as a caption; None where there is nothing to draw or say."""
+    """The lower-case Unicode name, as a caption; None for what has no glyph or no name."""
     if _within(codepoint, TANGUT):
         return "tangut character"
     character = chr(codepoint)
@@ -89,15 +91,11 @@ def unicode_caption(codepoint: int) -> str | None:
 
 
 def common_name(caption: str) -> str:
-    """What people call a letter or sign: its name without script and kind.
+    """The name of a letter or sign without its script and kind: 'hebrew letter alef' -> 'alef'.
 
-    'hebrew letter alef' -> 'alef', 'castle' -> 'castle'. Syllables of the large block scripts keep
-    theirs: 'gag' alone is not what anyone would call 'hangul syllable gag'.
+    Syllables of the large block scripts keep theirs: nobody calls 'hangul syllable gag' just 'gag'.
     """
-    if BLOCK_SCRIPTS.match(caption):
-        return caption
-    short = SIGN_WORDS.sub("", caption)
-    return short or caption
+    return caption if BLOCK_SCRIPTS.match(caption) else SIGN_WORDS.sub("", caption) or caption
 
 
 @dataclass(frozen=True)
@@ -116,7 +114,7 @@ def list_glyphs(font_folders: Iterable[Path]) -> list[CorpusGlyph]:
         font_folders: folders searched through for the Debian packages `fonts-noto-core`,
             `fonts-noto-extra`, `fonts-nanum` and `fonts-symbola`.
     Raises:
-        FileNotFoundError: a font that the corpus stands on (Tangut, Hangul, symbols) is missing.
+        FileNotFoundError: a font that the corpus needs (Tangut, Hangul) is missing.
     """
     fonts = {path.name: path for folder in font_folders for path in sorted(Path(folder).rglob("*.?t[fc]"))}
     needed = ("NotoSerifTangut-Regular.ttf", HANGUL_FONTS[0])
@@ -188,7 +186,7 @@ def sampling_weight(codepoint: int) -> float:
 
 
 def build_corpus(font_folders: Iterable[Path], folder: Path) -> pd.DataFrame:
-    """Draws the corpus into `folder/images.npy` with `folder/glyphs.csv` beside it.
+    """Draw the corpus into `folder/images.npy`, with `folder/glyphs.csv` beside it.
 
     Args:
         font_folders: as for `list_glyphs`.
@@ -203,7 +201,7 @@ def build_corpus(font_folders: Iterable[Path], folder: Path) -> pd.DataFrame:
 
 
 def draw_corpus(glyphs: Iterable[CorpusGlyph], folder: Path) -> pd.DataFrame:
-    """Draws given glyphs as `build_corpus` does; blank ones and repeated pictures of one caption are left out.
+    """Draw given glyphs as `build_corpus` does; blank ones and repeated pictures of one caption are left out.
 
     Args:
         glyphs: what to draw, in order.
@@ -236,15 +234,8 @@ def corpus_list(table: pd.DataFrame) -> dict[str, list[list[int]]]:
     Returns:
         Font file -> [[first, last], ...], ascending stretches of codepoints, both ends included.
     """
-    contents: dict[str, list[list[int]]] = {}
-    for font, rows in table.groupby("font", sort=True):
-        ranges = contents.setdefault(str(font), [])
-        for codepoint in sorted(map(int, rows["codepoint"].unique())):
-            if ranges and ranges[-1][1] == codepoint - 1:
-                ranges[-1][1] = codepoint
-            else:
-                ranges.append([codepoint, codepoint])
-    return contents
+    fonts = table.groupby("font", sort=True)["codepoint"]
+    return {str(font): consecutive_runs(sorted(map(int, found.unique()))) for font, found in fonts}
 
 
 def expand_corpus_list(contents: Mapping[str, Sequence[Sequence[int]]]) -> pd.DataFrame:

@@ -1,4 +1,4 @@
-"""Radicals: where they stand, how evenly a set covers them, and the rules that select a set."""
+"""Radicals: where they are in a character, and how evenly a set of characters covers them."""
 
 import unicodedata
 from collections import Counter
@@ -14,13 +14,11 @@ from kanjilab.data.dictionary import rows_of
 RADICALS = 214
 FIRST_KANGXI_CODEPOINT = 0x2F00
 RADICALS_WANTED = 16
-PER_RADICAL = 100
-BATCH_MULTIPLE = 8
 
 
 @dataclass(frozen=True)
 class LeftForm:
-    """A radical as it stands on the left: classical number, its shape there, strokes of it, meaning."""
+    """A radical on the left of a character: classical number, its shape there, strokes of it, meaning."""
 
     number: int
     form: str
@@ -55,9 +53,9 @@ RADICALS16 = tuple(left.number for left in LEFT_FORMS[:RADICALS_WANTED])
 NOT_ON_THE_LEFT = frozenset(
     "以"  # one shape, no parts
     "从"  # a whole person on either side
-    "修倏倐"  # 攸 stands there, with a person of its own
-    "灎"  # 澧 stands there
-    "纇"  # 糸 stands under 米
+    "修倏倐"  # 攸 is there, with a person of its own
+    "灎"  # 澧 is there
+    "纇"  # 糸 is under 米
     "㣺"  # the radical heart itself
 )
 
@@ -75,7 +73,7 @@ def radical_character(number: int) -> str:
 
 
 def visible_position(character: str, radical: int, skip: str | None) -> str:
-    """Where the classical radical shows, as far as dictionary facts tell.
+    """Where in a character its classical radical is, as far as the dictionary shows it.
 
     Args:
         character: the character.
@@ -83,8 +81,8 @@ def visible_position(character: str, radical: int, skip: str | None) -> str:
         skip: SKIP code, such as "1-3-4".
     Returns:
         "left" where the character divides left from right after exactly the strokes of one of the
-        18 known left forms; else what kind of layout it is: "beside" (divided left and right, the
-        radical elsewhere or unknown), "above or below", "around", "whole", or "unknown".
+        18 known left forms; else the kind of layout: "beside" (left and right, the radical
+        elsewhere or unknown), "above or below", "around", "whole", or "unknown".
     Source: SKIP codes by Jack Halpern, in KANJIDIC2; CC BY-SA 4.0.
     """
     layout, _, rest = (skip or "").partition("-")
@@ -95,7 +93,7 @@ def visible_position(character: str, radical: int, skip: str | None) -> str:
 
 
 def left_radical(row: Any) -> int | None:
-    """The radical's number if it stands on the left, else None.
+    """The radical's number if it is on the left, else None.
 
     Args:
         row: a row of the character table (as from `itertuples`, or a Series), indexed by character.

@@ -1,6 +1,5 @@
-"""Draw a character black on white, from a font file or from the strokes of KanjiVG."""
+"""Rendering: a character in a font, black on white."""
 
-import importlib.util
 from collections.abc import Callable, Iterable
 from functools import cache, lru_cache
 from pathlib import Path
@@ -8,12 +7,12 @@ from pathlib import Path
 from PIL import Image, ImageChops, ImageFont
 
 from kanjilab.core.images import SIZE_PX
+from kanjilab.core.storage import package_file
 
 FONT_SHARE = 120 / 128  # font size over image size
 INK_MAX = 200  # a pixel darker than this counts as ink
 INK_PIXELS_MIN = 8  # of 128 x 128; the lightest character of IPAexGothic has 758
 PAPER = 255
-DEFAULT_FONT_PACKAGE = "matplotlib_fontja"
 
 
 class GlyphError(ValueError):
@@ -30,11 +29,9 @@ def default_font() -> Path:
         FileNotFoundError: the package is not installed.
     Source: IPAex Font, IPA Font License 1.0.
     """
-    spec = importlib.util.find_spec(DEFAULT_FONT_PACKAGE)
-    for folder in (spec.submodule_search_locations or []) if spec else []:
-        if (path := Path(folder) / "fonts" / "ipaexg.ttf").is_file():
-            return path
-    raise FileNotFoundError("no default font: expected the package matplotlib-fontja with fonts/ipaexg.ttf")
+    if (font := package_file("matplotlib_fontja", "fonts/ipaexg.ttf")) is None:
+        raise FileNotFoundError("no default font: expected the package matplotlib-fontja with fonts/ipaexg.ttf")
+    return font
 
 
 @lru_cache(maxsize=8)
@@ -68,7 +65,7 @@ def draw_font(character: str, font: Path, size_px: int = SIZE_PX) -> Image.Image
 
 
 def _draw_font(character: str, font: Path, size_px: int) -> Image.Image:
-    # Drawn first, measured then: a text's bounding box counts the white beside its glyph too.
+    # Drawn first and measured then: a text's bounding box includes the white beside its glyph.
     drawn = _load_font(font, round(size_px * FONT_SHARE)).getmask(character, mode="L")
     ink = Image.new("L", drawn.size)  # 255 ink
     ink.im.paste(drawn, (0, 0, *drawn.size))
@@ -108,7 +105,7 @@ def describe_character(character: str) -> str:
 
 
 def draws(character: str, font: Path) -> bool:
-    """Whether a font draws a character whole, judged by its ink and not by its cmap."""
+    """Whether a font draws a character whole, by the ink that it leaves: a font may list a glyph that is blank."""
     try:
         draw_font(character, font)
     except GlyphError:
@@ -125,8 +122,6 @@ def drawable_characters(
         characters: single characters.
         font: a font file.
         on_progress: called with (done, total) characters.
-    Returns:
-        A subset of them.
     Raises:
         GlyphError: the font file cannot be read.
     """

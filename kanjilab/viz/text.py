@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib.util
 import unicodedata
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -13,6 +12,7 @@ from typing import Any
 from matplotlib.ft2font import FT2Font
 from PIL import ImageDraw, ImageFont
 
+from kanjilab.core.storage import package_file
 from kanjilab.data.rendering import default_font
 
 MAX_TEXT_CHARACTERS = 300
@@ -77,12 +77,10 @@ def _system_font(character: str) -> Path | None:
 
 def _latin_font(bold: bool = False) -> Path:
     """DejaVu Sans as matplotlib carries it: Latin, Greek, Cyrillic, Arabic, Hebrew and many symbols."""
-    spec = importlib.util.find_spec("matplotlib")
-    for folder in (spec.submodule_search_locations or []) if spec else []:
-        path = Path(folder) / "mpl-data" / "fonts" / "ttf" / ("DejaVuSans-Bold.ttf" if bold else "DejaVuSans.ttf")
-        if path.is_file():
-            return path
-    raise FileNotFoundError("matplotlib has no DejaVuSans.ttf: expected it in matplotlib/mpl-data/fonts/ttf")
+    name = "DejaVuSans-Bold.ttf" if bold else "DejaVuSans.ttf"
+    if (font := package_file("matplotlib", f"mpl-data/fonts/ttf/{name}")) is None:
+        raise FileNotFoundError(f"matplotlib has no {name}: expected it in matplotlib/mpl-data/fonts/ttf")
+    return font
 
 
 @dataclass(frozen=True)

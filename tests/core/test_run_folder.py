@@ -13,7 +13,8 @@ import torch
 from safetensors.torch import load_file
 
 from kanjilab.core import run_folder as runs
-from kanjilab.core.run_folder import RunError, RunExists, RunFolder, RunLocked, find_runs
+from kanjilab.core.run_errors import RunError, RunExists, RunLocked
+from kanjilab.core.run_folder import RunFolder, find_runs
 from kanjilab.core.storage import write_json_atomic
 
 SETTINGS = {"rank": 64, "base": "pocket", "prompt": "女王 <img onerror=1>"}
@@ -73,7 +74,7 @@ def test_writing_needs_the_lock(run):
     assert not (run.path / "log.jsonl").exists() and run.checkpoints() == []
 
 
-def test_second_writer_is_told_the_first_ones_process(run):
+def test_second_writer_learns_the_first_ones_process(run):
     with run.lock():
         with pytest.raises(RunLocked, match=rf"process {os.getpid()}$"), RunFolder.open(run.path).lock():
             pass
@@ -115,7 +116,7 @@ def test_log_keeps_every_value_and_order(run):
     assert table.norm[1] == math.inf and table.low[1] == -math.inf
 
 
-def testtorn_last_line_is_ignored_then_cut_and_an_inner_one_reported(run):
+def test_torn_last_line_is_ignored_then_cut_and_an_inner_one_reported(run):
     assert len(run.read_log()) == 0
     log = run.path / "log.jsonl"
     log.write_bytes(b'{"step": 1}\n{"step": 2')

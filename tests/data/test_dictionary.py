@@ -86,7 +86,7 @@ def test_cleaning_twice_changes_nothing_more(characters):
     assert {m for m in once if "radical" not in m} <= again
 
 
-def test_no_apparatus_is_left_anywhere(characters):
+def test_no_remarks_are_left_anywhere(characters):
     glosses = {gloss for meanings in characters["meanings"] for gloss in meanings}
     assert not [gloss for gloss in glosses if set("()[]{};*") & set(gloss)]
     assert not [gloss for gloss in glosses if gloss != gloss.strip() or "  " in gloss or "kokuji" in gloss]

@@ -357,14 +357,14 @@ def test_the_datasets_library_reads_it(left16, tmp_path):
 
 
 def test_a_build_tells_of_characters_and_of_images(tmp_path):
-    told: list[tuple[int, int]] = []
+    counts: list[tuple[int, int]] = []
     table = small_table()
     images = build_dataset(
-        EveryCharacter(), tmp_path / "set", characters=table, on_progress=lambda *count: told.append(count)
+        EveryCharacter(), tmp_path / "set", characters=table, on_progress=lambda *count: counts.append(count)
     )
     tried = sum(map(bool, table["meanings_raw"]))
-    assert told[:tried] == [(done, tried) for done in range(1, tried + 1)]
-    assert told[tried:] == [(done, len(images)) for done in range(1, len(images) + 1)]
+    assert counts[:tried] == [(done, tried) for done in range(1, tried + 1)]
+    assert counts[tried:] == [(done, len(images)) for done in range(1, len(images) + 1)]
 
 
 def test_a_second_build_reads_what_is_there(left16, monkeypatch):

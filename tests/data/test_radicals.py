@@ -72,7 +72,7 @@ def test_positions_of_characters_known_by_sight(characters):
     assert seen["海"] == seen["情"] == "left"
     assert seen["思"] == seen["想"] == "above or below"
     assert seen["道"] == "around"
-    assert seen["和"] == "beside"  # its mouth stands on the right
+    assert seen["和"] == "beside"  # its mouth is on the right
     assert visible_position("海", 85, None) == "unknown"
 
 

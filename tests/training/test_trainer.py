@@ -19,7 +19,8 @@ from safetensors.torch import load_file
 from torch.testing import assert_close
 
 from kanjilab.core.config import Arm
-from kanjilab.core.run_folder import RunFolder, RunLocked
+from kanjilab.core.run_errors import RunLocked
+from kanjilab.core.run_folder import RunFolder
 from kanjilab.models.adapters import StackedLora
 from kanjilab.models.loading import load_base
 from kanjilab.models.sampling import Sampling, sample
