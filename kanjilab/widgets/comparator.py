@@ -9,7 +9,7 @@ from __future__ import annotations
 import base64
 import json
 import tempfile
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
@@ -183,20 +183,15 @@ class StripComparator(Panel):
 
     def _answer(self, _widget: Any, message: dict[str, Any], _buffers: Any) -> None:
         """Answer a message of the browser."""
+        numbers = [number for number in message.get("wanted", ()) if 0 <= number < len(self._images)]
         if message.get("kind") == "frames":
-            numbers = self._known(message["wanted"])
-            self._view.send(
-                {"kind": "frames", "numbers": numbers}, buffers=[png_bytes(self._images[number]) for number in numbers]
-            )
+            pictures = [png_bytes(self._images[number]) for number in numbers]
+            self._view.send({"kind": "frames", "numbers": numbers}, buffers=pictures)
         elif message.get("kind") == "read":
-            numbers = self._known(message["wanted"])
             for start in range(0, len(numbers), READ_AT_ONCE):
                 self._reader.submit(self._read, message["judge"], numbers[start : start + READ_AT_ONCE])
         elif message.get("kind") == "file":
             self._send_file(message["ending"])
-
-    def _known(self, numbers: Iterable[int]) -> list[int]:
-        return [number for number in numbers if 0 <= number < len(self._images)]
 
     def _read(self, judge: str, numbers: Sequence[int]) -> None:
         new = [number for number in numbers if (judge, number) not in self._readings]

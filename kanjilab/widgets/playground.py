@@ -128,13 +128,8 @@ class Playground(Panel):
         """
         run, arm = self._drawn_by
         step = None if run is None else self._steps[min(self.checkpoint.index or 0, len(self._steps) - 1)]
-        sampling = Sampling(
-            str(self.sampler.value),
-            int(self.steps.value),
-            float(self.guidance.value),
-            str(self.negative.value),
-            str(self.prefix.value),
-        )
+        boxes: Any = (self.sampler, self.steps, self.guidance, self.negative, self.prefix)
+        sampling = Sampling(*(box.value for box in boxes))
         count = min(int(self.count.value), self._limits.glyphs + 1)  # a public page may send any number
         seeds = tuple(range(int(self.seed.value), int(self.seed.value) + count))
         parts = tuple(dict.fromkeys(sign for sign in self.parts.value if not sign.isspace()))
