@@ -1,7 +1,7 @@
 """The ablation panel: a study from its axes to its verdict, with what is stored, what the rest costs, and its images.
 
 A thin shell over `experiments.run_study`: jobs run in a thread of the kernel (`worker.py`), and all that is shown is
-read from the study's folder (`study_state.py`).
+read from the study's folder (`stored_studies.py`).
 """
 
 from __future__ import annotations
@@ -41,7 +41,7 @@ from kanjilab.widgets.common import (
     python_call,
     stacked,
 )
-from kanjilab.widgets.study_state import (
+from kanjilab.widgets.stored_studies import (
     AXES,
     StudyPlan,
     StudyState,

@@ -19,7 +19,7 @@ from kanjilab.experiments.run_study import ablate
 from kanjilab.experiments.study import Study
 from kanjilab.widgets import AblationPanel, work_panel
 from kanjilab.widgets.ablation import FREE, study_code
-from kanjilab.widgets.study_state import (
+from kanjilab.widgets.stored_studies import (
     StudyState,
     free_study,
     numbers_from_text,
