@@ -1,6 +1,6 @@
-"""Serve the playground as a page of its own, without asking any other machine: `make app`.
+"""Serve the playground as a public page, without any request to another machine: `make app`.
 
-Arguments are handed on to Voilà, such as --port=8866, or --Voila.ip=0.0.0.0 for a page that others can reach.
+Arguments are passed to Voilà, such as --port=8866, or --Voila.ip=0.0.0.0 for a page that others can reach.
 $KANJILAB_RUNS names the folder with the trained runs (default: runs/).
 """
 
@@ -14,7 +14,7 @@ APP = Path(__file__).parent.resolve()
 
 
 def serve(arguments: list[str]) -> None:
-    """Run Voilà on the page's notebook, with this folder's settings and template."""
+    """Run Voilà on playground.ipynb, with the settings and template of this folder."""
     os.environ["JUPYTER_PATH"] = os.pathsep.join(filter(None, [str(APP), os.environ.get("JUPYTER_PATH")]))
     os.environ["JUPYTER_CONFIG_PATH"] = str(APP / "config")
     os.environ.setdefault("KANJILAB_RUNS", str(APP.parent / "runs"))

@@ -1,11 +1,11 @@
-"""How `make app` serves the playground to strangers: Voilà's settings, found through app/serve.py."""
+"""Settings of Voilà for the public playground (`make app`); app/serve.py points Voilà to them."""
 
 from tornado.web import HTTPError
 
-MOST_VISITORS = 8  # each has a kernel, of up to 1 GB once it has drawn
+MOST_VISITORS = 8  # each has a kernel of up to 1 GB
 IDLE_SECONDS = 600
 
-# The browser refuses whatever would leave this server, whoever asked for it.
+# The browser blocks every request to another server.
 CONTENT_POLICY = {
     "default-src": "'none'",
     "script-src": "'self' 'unsafe-inline' 'unsafe-eval' blob:",
@@ -20,9 +20,9 @@ CONTENT_POLICY = {
 
 
 def refuse_a_crowd(request, notebook, cwd):
-    """Called before a kernel is started: no more visitors than this machine can hold."""
+    """Refuse a visitor, before a kernel is started, when this machine is full."""
     if len(request.kernel_manager.list_kernel_ids()) >= MOST_VISITORS:
-        raise HTTPError(503, reason="All places are taken, please come back in some minutes")
+        raise HTTPError(503, reason="All places are taken. Please come back in a few minutes.")
 
 
 c = get_config()  # noqa: F821  (given by Voilà)
@@ -40,7 +40,7 @@ c.VoilaConfiguration.allow_template_override = "NO"
 c.VoilaConfiguration.allow_theme_override = "NO"
 c.VoilaConfiguration.strip_sources = True
 c.VoilaConfiguration.show_tracebacks = False
-c.VoilaConfiguration.file_allowlist = []  # no file of this folder is given away
+c.VoilaConfiguration.file_allowlist = []  # no file of this folder is served
 c.VoilaConfiguration.prelaunch_hook = refuse_a_crowd
 c.MappingKernelManager.cull_idle_timeout = IDLE_SECONDS
 c.MappingKernelManager.cull_interval = 60

@@ -1,9 +1,13 @@
-"""Panels for JupyterLab and Voilà: thin shells over stored runs, each with the call that reproduces what it shows."""
+"""Panels for JupyterLab and Voilà: thin shells over stored runs, each with the code that reproduces what it shows.
+
+Show one by naming it last in a cell: `StripComparator("runs")`, `Playground("runs")`, `DatasetBrowser(folder)`,
+`TrainingPanel(folder)` or `AblationPanel(folder)`.
+"""
 
 from importlib import import_module
 from typing import Any
 
-# Which file holds each panel; it is imported when first asked for, so that one panel does not wait for the others.
+# The module of each panel, imported on first use, so that one panel does not wait for the imports of the others.
 PANELS = {
     "AblationPanel": "ablation",
     "DatasetBrowser": "dataset_browser",

@@ -1,12 +1,13 @@
 """The ablation panel: a study from its axes to its verdict, with what is stored, what the rest costs, and its images.
 
-A thin shell over `kanjilab.experiments.run_study` and stored studies: the work goes on in a thread of the kernel (`worker.py`), and
-what is shown is read from the study's folder (`study_state.py`).
+A thin shell over `experiments.run_study`: jobs run in a thread of the kernel (`worker.py`), and all that is shown is
+read from the study's folder (`stored_studies.py`).
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+import dataclasses
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -23,27 +24,28 @@ from kanjilab.evaluation.metrics import expected_part_hits, expected_radical_hit
 from kanjilab.experiments.context import open_study
 from kanjilab.experiments.designs import BUDGETS, DESIGNS, make_study
 from kanjilab.experiments.packs import plan
-from kanjilab.experiments.results import Hits, Judge
+from kanjilab.experiments.results import Hits, Judge, kept_arms
 from kanjilab.experiments.run_study import ablate, own_share
 from kanjilab.experiments.study import Study
 from kanjilab.viz.strip import draw_strip, encode_png
 from kanjilab.widgets.common import (
     FOLDER,
+    WRAP,
     Code,
-    CodeBox,
     changed_fields,
     escape,
-    html_text,
+    label_of,
     labelled,
     picture_html,
     progress_html,
     python_call,
     stacked,
 )
-from kanjilab.widgets.study_state import (
+from kanjilab.widgets.stored_studies import (
     AXES,
     StudyPlan,
     StudyState,
+    find_kept,
     free_study,
     numbers_from_text,
     rate_points,
@@ -57,18 +59,18 @@ from kanjilab.widgets.study_state import (
 from kanjilab.widgets.work_panel import WorkPanel
 from kanjilab.widgets.worker import Worker
 
-FREE, GIVEN, NONE = "free axes", "the given study", "none"
+FREE, GIVEN, NONE = "my own axes", "the given study", "none"
 BLANK = np.full((1, 64, 64), 255, dtype=np.uint8)
 WIDE = widgets.Layout(width="24em")
 
 
 class RatePoints(anywidget.AnyWidget):
-    """Rates with intervals, a row a variant; a click, or Enter, selects one.
+    """Rates with intervals, one variant per row; a click, or Enter, selects one.
 
     Attributes:
-        points: as `rate_points` gives them.
+        points: of `rate_points`.
         title: above them; untrusted.
-        selected: label of the variant.
+        selected: label of the selected variant.
     """
 
     _esm = FOLDER / "rate_points.js"
@@ -79,7 +81,7 @@ class RatePoints(anywidget.AnyWidget):
 
 
 def check_reading(judge: Judge, hits: Hits) -> None:
-    """Try out on a blank image whether hits can be told from what a judge reads.
+    """Try on a blank image whether the hits can be computed from the judge's readings.
 
     Raises:
         ValueError: they cannot.
@@ -87,16 +89,16 @@ def check_reading(judge: Judge, hits: Hits) -> None:
     try:
         hits(judge.read(BLANK), [frozenset()])
     except (LookupError, ValueError) as error:
-        raise ValueError(f"expected hits that fit the judge, as expected_part_hits do A and B: {error}") from error
+        raise ValueError(f"expected hits that fit the judge, as expected_part_hits fits A and B: {error}") from error
 
 
 def reading_code(judge: Judge | None, name: str, hits: Hits) -> tuple[list[str], dict[str, Any]]:
-    """Who reads a study's images, as Python.
+    """The judge of a study's images, as Python.
 
     Args:
         judge, name, hits: as for `ablate`.
     Returns:
-        imports, and keyword arguments of `ablate`; what the package does not hold is called `judge` or `hits` there.
+        Imports, and keyword arguments of `ablate`; the user's own judge or hits are called `judge` and `hits`.
     """
     imports, options = [], {}
     if isinstance(judge, PartsJudge) and judge.report == load_judge(judge.name).report:
@@ -121,73 +123,83 @@ def study_code(
     judge: Judge | None = None,
     name: str = "radicals",
     hits: Hits = expected_radical_hits,
+    kept: Path | None = None,
 ) -> str:
-    """Python that does the same study without a panel, in the same folder.
+    """Python that runs the same study without a panel, in the same folder.
 
     Args:
-        study: what is asked.
+        study: the question.
         folder: of the study.
-        named: design and scale of which it is made, or None.
-        judge, name, hits: as for `ablate`; see `reading_code`.
+        named: design and scale that `make_study` makes it from, or None.
+        judge, name, hits, kept: as for `ablate`; see `reading_code`.
     """
     imports, reading = reading_code(judge, name, hits)
+    reading |= {"kept": kept} if kept else {}
     lines = ["from pathlib import Path", "", "from kanjilab.experiments.run_study import ablate", *imports]
     if named and make_study(*named, seeds=study.seeds) == study:
         seeds = {} if make_study(*named) == study else {"seeds": study.seeds}
         lines.append("from kanjilab.experiments.designs import make_study")
         made = python_call("make_study", *named, **seeds)
     else:
-        lines += ["from kanjilab.models.sampling import Sampling", "from kanjilab.core.config import Arm"]
-        lines.append("from kanjilab.experiments.study import Study, Variant")
+        lines += ["from kanjilab.core.config import Arm", "from kanjilab.experiments.study import Study, Variant"]
+        lines.append("from kanjilab.models.sampling import Sampling")
         made = python_call("Study", **changed_fields(study))
     answered = python_call("ablate", Code("study"), folder, **reading)
     return "\n".join([*lines, "", f"study = {made}", f"report = {answered}"])
 
 
-def plan_study(study: Study, folder: Path, worker: Worker) -> None:
-    """A job: open the study, measure its packs where that is not done yet, and take note of them."""
+def plan_study(study: Study, folder: Path, kept: Path | None, name: str, worker: Worker) -> None:
+    """A job: open the study, measure the cost of its packs, and store both in its folder.
+
+    Args:
+        study: the question.
+        folder: of the study.
+        kept, name: as for `ablate`.
+        worker: to report progress to.
+    """
     worker.tell("load the base and the data")
     with own_share() as share:
         lab = open_study(study, folder, share.device, progress=False)
-        worker.tell("measure what the packs cost")
+        lab = dataclasses.replace(lab, kept=kept_arms(lab, kept, name) if kept else {})
+        worker.tell("measure the cost")
         write_plan(study, folder, StudyPlan.of(lab, plan(lab)))
     worker.check()
 
 
-def answer_study(study: Study, folder: Path, worker: Worker, **reading: Any) -> None:
-    """A job: plan, then train, draw and read whatever is not stored, pack by pack, to the end or to a stop.
+def answer_study(study: Study, folder: Path, kept: Path | None, worker: Worker, **reading: Any) -> None:
+    """A job: plan, then train, draw and judge what is not stored, pack by pack, to the end or to a stop.
 
     Args:
-        study: what is asked.
+        study: the question.
         folder: of the study.
-        worker: told how far it has come.
+        kept: as for `ablate`.
+        worker: to report progress to.
         **reading: judge, name and hits, as for `ablate`.
     """
-    plan_study(study, folder, worker)
-
-    def on_progress(stage: str, done: int, total: int) -> None:
-        worker.tell(stage, done, total)
-
+    plan_study(study, folder, kept, reading["name"], worker)
     worker.tell("train")
-    ablate(study, folder, progress=False, on_progress=on_progress, say=lambda line: None, **reading)
+    ablate(study, folder, kept=kept, progress=False, on_progress=worker.tell, say=lambda line: None, **reading)
 
 
 class AblationPanel(WorkPanel):
-    """A study from its axes to its verdict: what is stored, what the rest costs, run it, look at each variant.
+    """A study from its axes to its verdict: choose it, see what is stored and what the rest costs, run it, compare.
 
-    Everything lies in the folder, each study in a subfolder by its name, as `kanjilab sweep` puts it. A panel that is
-    built again shows the same, and goes on with what was stopped or killed.
+    Each study is stored in a subfolder of its name, as by `kanjilab sweep`. A panel that is rebuilt shows the same, and
+    resumes what was stopped or killed.
 
     Args:
         folder: of studies, such as runs/studies.
-        study: one to begin with, in place of a design by name.
-        design: one of `kanjilab.experiments.designs.DESIGNS`. scale: one of `BUDGETS`.
-        seeds: blocks in place of the scale's.
-        judge: who reads the images; the first judge by default.
+        study: shown first, in place of a design by name.
+        design: one of `kanjilab.experiments.designs.DESIGNS`.
+        scale: one of `BUDGETS`.
+        seeds: training seeds, in place of the scale's.
+        judge: of the images; the first judge by default.
         name: of the judge, for its files.
         hits: which of its readings show what was expected; `expected_part_hits` for judges A and B.
+        kept: folder of finished studies, which are shown too, and whose arms are not trained again; by default
+            figures/studies of the clone in which the notebook is.
     Raises:
-        ValueError: the hits cannot be told from what the judge reads.
+        ValueError: the hits cannot be computed from the judge's readings.
     """
 
     def __init__(
@@ -201,39 +213,42 @@ class AblationPanel(WorkPanel):
         judge: Judge | None = None,
         name: str = "radicals",
         hits: Hits = expected_radical_hits,
+        kept: Path | str | None = None,
     ):
-        super().__init__()
+        super().__init__("This study as code")
         if judge is not None:
             check_reading(judge, hits)
         self.root, self.given = Path(folder), study
+        self.kept = Path(kept) if kept else find_kept()
         self.reading: dict[str, Any] = {"judge": judge, "name": name, "hits": hits}
         self.study = study or make_study(design, scale, seeds)
-        self._problem, self._shown = "", ()
+        self._shown: tuple[Any, ...] = ()
         self._make_inputs(design, scale, seeds)
         self._make_outputs()
         self.widget = self._laid_out()
         self._show_axes()
         self.refresh()
 
-    # ------------------------------------------------------------------------------------------ what stands where
-
     def _make_inputs(self, design: str, scale: str, seeds: Sequence[int]) -> None:
         designs = [GIVEN] * (self.given is not None) + [*DESIGNS, FREE]
         self.design: Any = widgets.Dropdown(options=designs, value=GIVEN if self.given else design, layout=WIDE)
         self.scale: Any = widgets.Dropdown(options=list(BUDGETS), value=scale, layout=WIDE)
         given = ", ".join(map(str, seeds))
-        self.seeds: Any = widgets.Text(value=given, placeholder="the scale's", continuous_update=False, layout=WIDE)
+        self.seeds: Any = widgets.Text(
+            value=given, placeholder="those of the scale", continuous_update=False, layout=WIDE
+        )
         budget = BUDGETS[scale].images_seen
         self.images: Any = widgets.BoundedIntText(value=budget, min=1, max=10**9, layout=WIDE)
+        axes = [(label_of(axis), axis) for axis in AXES]
         self.axes: Any = [
-            widgets.Dropdown(options=[*AXES], value="rank", layout=WIDE),
-            widgets.Dropdown(options=[NONE, *AXES], value=NONE, layout=WIDE),
+            widgets.Dropdown(options=axes, value="rank", layout=WIDE),
+            widgets.Dropdown(options=[(NONE, NONE), *axes], value=NONE, layout=WIDE),
         ]
-        self.chips = [widgets.Box(layout=widgets.Layout(flex_flow="row wrap")) for _ in self.axes]
-        self.further = [widgets.Text(placeholder="and Enter", continuous_update=False, layout=WIDE) for _ in self.axes]
-        labels = {"study": self.design, "scale": self.scale, "training seeds": self.seeds, "images seen": self.images}
-        labels |= {"first axis": self.axes[0], "second axis": self.axes[1]}
-        labels |= {"further value of the first": self.further[0], "further value of the second": self.further[1]}
+        self.chips = [widgets.HBox(layout=WRAP) for _ in self.axes]
+        self.further = [widgets.Text(placeholder="then Enter", continuous_update=False, layout=WIDE) for _ in self.axes]
+        labels = {"Study": self.design, "Scale": self.scale, "Training seeds": self.seeds, "Images seen": self.images}
+        labels |= {"First axis": self.axes[0], "Second axis": self.axes[1]}
+        labels |= {"Another value of the first": self.further[0], "Another value of the second": self.further[1]}
         for label, box in labels.items():
             labelled(box, label)
         for box in (self.design, self.seeds, self.images):
@@ -245,8 +260,9 @@ class AblationPanel(WorkPanel):
             further.observe(lambda change, number=number: self._add(number, change["new"]), "value")
 
     def _offer(self, number: int) -> None:
-        """Chips for the values of an axis, the first two chosen."""
+        """Check boxes for the values of an axis, the first two checked."""
         axis = self.axes[number].value
+        self.further[number].disabled = axis == NONE
         self.chips[number].children = tuple(
             self._chip(value, place < 2) for place, value in enumerate(AXES.get(axis, ()))
         )
@@ -260,40 +276,29 @@ class AblationPanel(WorkPanel):
     def _add(self, number: int, text: str) -> None:
         if not text.strip():
             return
-        try:
+
+        def change() -> None:
             value = value_from_text(self.axes[number].value, text)
-        except (ValueError, KeyError) as error:
-            self._problem = f"Not possible: {error}"
-            return self.refresh()
-        self.chips[number].children += (self._chip(value, True),)
-        self.further[number].value = ""
-        self._changed(None)
+            self.chips[number].children += (self._chip(value, True),)
+            self.further[number].value = ""
+            self.study = self._read()
+
+        self._try(change)
 
     def _make_outputs(self) -> None:
-        self.start_button = widgets.Button(description="Run", button_style="primary")
-        self.stop_button = widgets.Button(description="Stop", tooltip="Run goes on from there")
-        self.plan_button = widgets.Button(description="Plan", tooltip="What is stored, and what the rest costs")
-        self.start_button.on_click(lambda _: self.start())
-        self.stop_button.on_click(lambda _: self.stop())
-        self.plan_button.on_click(lambda _: self.plan())
-        self.claim, self.cost, self.status = html_text("", "b"), html_text(""), html_text("")
-        self.progress, self.cells, self.sentences = widgets.HTML(), widgets.HTML(), widgets.HTML()
+        self.claim, self.cells, self.sentences = widgets.HTML(), widgets.HTML(), widgets.HTML()
         self.points, self.figure = RatePoints(), widgets.HTML()
         self.strip = widgets.HTML(layout={"max_height": "44em", "overflow": "auto"})  # a study may have many prompts
         self.points.observe(lambda _: self._show_strip(), "selected")
-        self.code_box = CodeBox(label="This study as code")
 
     def _laid_out(self) -> widgets.VBox:
-        wrap = widgets.Layout(flex_flow="row wrap")
-        self.free = widgets.VBox(
-            [
-                widgets.VBox([widgets.Box([axis, further], layout=wrap), chips])
-                for axis, further, chips in zip(self.axes, self.further, self.chips, strict=True)
-            ]
-            + [self.images]
-        )
-        asked = widgets.Box([self.design, self.scale, self.seeds], layout=wrap)
-        buttons = widgets.Box([self.start_button, self.stop_button, self.plan_button], layout=wrap)
+        rows = [
+            widgets.VBox([widgets.HBox([axis, further], layout=WRAP), chips])
+            for axis, further, chips in zip(self.axes, self.further, self.chips, strict=True)
+        ]
+        self.free = widgets.VBox([*rows, self.images])
+        asked = widgets.HBox([self.design, self.scale, self.seeds], layout=WRAP)
+        buttons = self._button_row("Plan", "Shows what is stored and what the rest costs", self.plan)
         shown = [self.claim, self.cost, buttons, self.status, self.progress, self.cells]
         results = [self.sentences, self.points, self.strip, self.figure]
         return widgets.VBox([asked, self.free, *shown, *results, self.code_box])
@@ -303,7 +308,7 @@ class AblationPanel(WorkPanel):
         self.scale.disabled = self.seeds.disabled = self.design.value == GIVEN
 
     def _read(self) -> Study:
-        """The study that the inputs show."""
+        """The study that the inputs describe."""
         seeds = numbers_from_text(self.seeds.value)
         if self.design.value == GIVEN and self.given is not None:
             return self.given
@@ -316,44 +321,36 @@ class AblationPanel(WorkPanel):
                 chosen[axis.value] = [value_from_text(axis.value, text) for text in texts]
         return free_study(chosen, self.scale.value, seeds or BUDGETS[self.scale.value].seeds, self.images.value)
 
-    # ------------------------------------------------------------------------------------------ what people do
-
     def _changed(self, _change: Any) -> None:
         self._show_axes()
-        try:
-            self.study, self._problem = self._read(), ""
-        except ValueError as error:
-            self._problem = f"Not possible: {error}"
-        self.refresh()
+        self._try(lambda: setattr(self, "study", self._read()))
 
     def _scaled(self, change: Any) -> None:
         self.images.value = BUDGETS[change["new"]].images_seen
         self._changed(change)
 
     def start(self) -> Worker:
-        """Train, draw and read whatever is not stored; it goes on in the background.
+        """Train, draw and judge, in the background, what is not stored.
 
         Raises:
-            WorkerBusy: this kernel is at this study already.
+            WorkerBusy: a job of this kernel is running on the study.
         """
         study, folder, reading = self.study, self.folder, self.reading
-        return self._begin(lambda worker: answer_study(study, folder, worker, **reading))
+        return self._begin(lambda worker: answer_study(study, folder, self.kept, worker, **reading))
 
     def plan(self) -> Worker:
-        """Find out, in the background, what is stored and what the rest will cost."""
-        study, folder = self.study, self.folder
-        return self._begin(lambda worker: plan_study(study, folder, worker))
-
-    # ------------------------------------------------------------------------------------------ what is shown
+        """Find out, in the background, what is stored and what the rest costs."""
+        study, folder, name = self.study, self.folder, self.reading["name"]
+        return self._begin(lambda worker: plan_study(study, folder, self.kept, name, worker))
 
     @property
     def folder(self) -> Path:
-        """Of the study that is shown."""
+        """Of the shown study."""
         return self.root / self.study.name
 
     @property
-    def going_on_elsewhere(self) -> bool:
-        """Whether processes, of this kernel or others, write packs of the study."""
+    def running_elsewhere(self) -> bool:
+        """Whether any process is writing packs of the study."""
         return bool(self.state.writers)
 
     def _stop_elsewhere(self) -> None:
@@ -363,18 +360,18 @@ class AblationPanel(WorkPanel):
 
     @property
     def state(self) -> StudyState:
-        """How far the study has come."""
-        return read_study(self.study, self.folder, self.reading["name"])
+        """What is stored of the study."""
+        return read_study(self.study, self.folder, self.reading["name"], self.kept)
 
     @property
     def code(self) -> str:
-        """Python that does the same study without a panel."""
+        """Python that runs the same study without a panel."""
         design = self.design.value
         named = (design, self.scale.value) if design in DESIGNS else None
-        return study_code(self.study, self.folder, named, **self.reading)
+        return study_code(self.study, self.folder, named, **self.reading, kept=self.kept)
 
     def picture(self) -> Image.Image:
-        """The study's figure, and below it what the selected variant drew.
+        """The study's figure above the glyphs that the selected variant drew.
 
         Raises:
             ValueError: the study is not finished.
@@ -382,32 +379,28 @@ class AblationPanel(WorkPanel):
         state = self.state
         if state.report is None:
             raise ValueError(
-                f"{self.folder}: the study is not finished, {state.stored} of {state.arms} arms are stored"
+                f"{self.folder}: the study is not finished; {state.stored} of {state.arms} arms are stored"
             )
-        pictures = [Image.open(self._figure_path)] if self._figure_path.exists() else []
-        strip = self._strip(state.report)
+        path = self._figure_path(state)
+        pictures = [Image.open(path)] if path.exists() else []
+        strip = self._strip(state)
         return stacked(pictures + ([draw_strip(strip)] if strip else []))
 
     def refresh(self) -> None:
-        """Show what the study's folder tells now; while work goes on this repeats itself every second."""
+        """Show the present state of the study's folder, and again every second while a job runs."""
         with self._lock:
-            worker, state = self.worker, self.state
-            busy = worker is not None and worker.alive
-            going_on = busy or bool(state.writers)
-            self.start_button.description = "Running" if going_on else state.button
-            self.start_button.disabled = going_on or bool(self._problem)
-            self.stop_button.disabled = not going_on
-            self.plan_button.disabled = going_on or bool(self._problem) or state.report is not None
-            study = self.study
+            worker, state, study = self.worker, self.state, self.study
+            running = bool(state.writers) or worker is not None and worker.alive
+            self._show_buttons(state.button, running, state.report is not None)
             seeds = f"{len(study.seeds)} training seeds"
             self.claim.value = f"<b>{escape(study.claim)}</b>: {len(study.variants)} variants × {seeds}"
             self.cost.value = escape(study_cost_text(state))
-            self.status.value = f'<span role="status">{escape(self._problem or _status(state, worker))}</span>'
+            self._say(_status(state, worker))
             self.progress.value = _progress(worker)
             self._show_cells()
-            self._show_results(state.report)
-            self.code_box.set(self.code)
-            self._watch_while(going_on)
+            self._show_results(state)
+            self.code_box.code = self.code
+            self._watch_while(running)
 
     def _show_cells(self) -> None:
         rows = table_of_cells(self.study, self.folder)
@@ -417,14 +410,14 @@ class AblationPanel(WorkPanel):
             for label, cells in rows
         )
         table = f"<table><tr><th></th>{head}</tr>{body}</table>" if rows else ""
-        self.cells.value = f"<details><summary>what is stored</summary>{table}</details>" if table else ""
+        self.cells.value = f"<details><summary>Stored trainings</summary>{table}</details>" if table else ""
 
-    @property
-    def _figure_path(self) -> Path:
-        return self.folder / f"figure-{self.reading['name']}.png"
+    def _figure_path(self, state: StudyState) -> Path:
+        return (state.source or self.folder) / f"figure-{self.reading['name']}.png"
 
-    def _show_results(self, report: Mapping[str, Any] | None) -> None:
-        shown = (self.folder, report["hash"] if report else None)
+    def _show_results(self, state: StudyState) -> None:
+        report = state.report
+        shown = (self.folder, state.source, report["hash"] if report else None)
         if shown == self._shown:
             return
         self._shown = shown
@@ -438,25 +431,26 @@ class AblationPanel(WorkPanel):
             for sentence in sentences
         ]
         self.sentences.value = f"<ul>{''.join(lines)}</ul>"
-        path = self._figure_path
-        told = f"{report['study']['claim']}: rates and differences with 95% intervals"
-        self.figure.value = picture_html(path.read_bytes(), told, "48em") if path.exists() else ""
-        self.points.title = "images with the expected radical, 95% interval; choose one to see what it drew"
+        path = self._figure_path(state)
+        alternative = f"{report['study']['claim']}: rates and differences with 95% intervals"
+        self.figure.value = picture_html(path.read_bytes(), alternative, "48em") if path.exists() else ""
+        self.points.title = "Images with the expected radical, 95% interval. Select a variant to see what it drew."
         self.points.points = rate_points(report)
         self.points.selected = report["study"]["variants"][0]["label"]
         self._show_strip()
 
-    def _strip(self, report: Mapping[str, Any]) -> Any:
-        return variant_strip(report, self.folder, self.points.selected) if self.points.selected else None
+    def _strip(self, state: StudyState) -> Any:
+        if state.report is None or state.source is None or not self.points.selected:
+            return None
+        return variant_strip(state.report, state.source, self.points.selected)
 
     def _show_strip(self) -> None:
-        if not self.points.selected or (report := self.state.report) is None:
-            return
-        if (strip := self._strip(report)) is None:
-            self.strip.value = escape(f"The images of {self.points.selected} are not stored in {self.folder}.")
-            return
-        told = f"What {self.points.selected} drew: {', '.join(strip.row_labels)}"
-        self.strip.value = picture_html(encode_png(draw_strip(strip)), told)
+        state, selected = self.state, self.points.selected
+        if (strip := self._strip(state)) is not None:
+            alternative = f"What {selected} drew: {', '.join(strip.row_labels)}"
+            self.strip.value = picture_html(encode_png(draw_strip(strip)), alternative)
+        elif state.report is not None and selected:
+            self.strip.value = escape(f"The images of {selected} are not stored in {state.source}.")
 
 
 def _progress(worker: Worker | None) -> str:
@@ -466,12 +460,12 @@ def _progress(worker: Worker | None) -> str:
 
 def _status(state: StudyState, worker: Worker | None) -> str:
     if worker is not None and worker.alive:
-        stopping = "; it stops at the next step, and Resume goes on from there" if worker.stopping else ""
+        stopping = "; it stops at the next step, and Resume continues from there" if worker.stopping else ""
         return f"In this kernel: {worker.stage}{stopping}."
     if worker is not None and worker.error is not None:
         return f"Failed: {type(worker.error).__name__}: {worker.error}"
     if state.writers:
-        return f"Going on in process {', '.join(state.writers)}."
+        return f"Running in process {', '.join(state.writers)}."
     if state.report is not None:
         return "Finished."
-    return "Stopped; Resume goes on." if state.stored or worker and worker.stopped else "Not begun."
+    return "Stopped; Resume continues." if state.stored or worker and worker.stopped else "Not started."

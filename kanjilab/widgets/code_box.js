@@ -5,14 +5,14 @@ async function copy(area) {
     await navigator.clipboard.writeText(area.value);
     return true;
   } catch {
-    // Without https, or without leave: the older way, which works on a selection.
+    // Without https or permission: the older way, which copies a selection.
     area.select();
     return document.execCommand("copy");
   }
 }
 
 function render({ model, el }) {
-  // At random, for anywidget loads this file anew for every box: a counter would begin at 0 in each.
+  // Random, because anywidget loads this file again for every box: a counter would restart in each.
   const id = `kanjilab-code-${Math.random().toString(36).slice(2)}`;
   const label = document.createElement("label");
   label.htmlFor = id;
@@ -22,7 +22,7 @@ function render({ model, el }) {
   area.spellcheck = false;
   const button = document.createElement("button");
   button.type = "button";
-  button.textContent = "Copy state as code";
+  button.textContent = "Copy";
   const status = document.createElement("span");
   status.setAttribute("role", "status");
   const head = document.createElement("div");
@@ -37,7 +37,7 @@ function render({ model, el }) {
     status.textContent = "";
   };
   button.addEventListener("click", async () => {
-    status.textContent = (await copy(area)) ? "copied" : "select the text and copy it";
+    status.textContent = (await copy(area)) ? "Copied." : "Select the text and copy it.";
   });
   el.addEventListener("keydown", (event) => event.stopPropagation());
   model.on("change", show);

@@ -1,4 +1,4 @@
-"""What all panels share: escaped text, pictures as bytes, accessible names, and the state as a Python call."""
+"""What all panels share: escaped text, pictures as PNG, labelled inputs, and the state as a Python call."""
 
 from __future__ import annotations
 
@@ -8,7 +8,8 @@ import html
 import io
 import math
 from abc import ABC, abstractmethod
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path, PurePath
 from typing import Any, TypeVar
 
@@ -24,8 +25,17 @@ from kanjilab.viz.charts import figure_png
 FOLDER = Path(__file__).parent
 AnyInput = TypeVar("AnyInput", bound=widgets.DOMWidget)
 LINE_CHARACTERS = 100  # a longer call is broken, one argument a line
-COLOURS = 64  # of a static picture: notebooks keep them
-# ipywidgets ties the description of these to their input by <label for>: it is their accessible name.
+COLOURS = 64  # of a static picture, which is stored in notebooks
+WRAP = {"flex_flow": "row wrap", "align_items": "center"}  # layout of a row of inputs
+LABELS = {  # of settings whose own name says too little; others are shown by their name
+    "targets": "Trained layers",
+    "batch": "Batch size",
+    "peak_lr": "Peak learning rate",
+    "seed": "Training seed",
+    "data": "Training data",
+    "checkpoints": "Strip columns",
+}
+# ipywidgets makes the description of these a <label> of their input, so it is their accessible name.
 NAMED_BY_DESCRIPTION = (
     widgets.Text,
     widgets.Textarea,
@@ -41,43 +51,35 @@ NAMED_BY_DESCRIPTION = (
 )
 
 
-# ---------------------------------------------------------------------------------------------- text
-
-
 def escape(text: object) -> str:
-    """Anything as text that HTML shows and never obeys, also inside an attribute's quotes."""
+    """Text that HTML shows and never interprets, also inside the quotes of an attribute."""
     return html.escape(str(text), quote=True)
 
 
-def html_text(text: object, tag: str = "span", role: str = "") -> widgets.HTML:
-    """A widget that shows untrusted text; set its `value` only to something escaped again.
-
-    Args:
-        text: anything, from anybody.
-        tag: element around it, such as "p" or "b"; not from outside.
-        role: accessible role, such as "status" for what a screen reader should announce; "" for none.
-    """
-    announced = f' role="{escape(role)}"' if role else ""
-    return widgets.HTML(f"<{tag}{announced}>{escape(text)}</{tag}>")
+def status_html(text: object) -> str:
+    """Untrusted text for `widgets.HTML` that a screen reader announces when it changes."""
+    return f'<span role="status">{escape(text)}</span>'
 
 
-# ---------------------------------------------------------------------------------------------- code
+def label_of(setting: str) -> str:
+    """The name of a setting for readers: "peak_lr" is "Peak learning rate"."""
+    return LABELS.get(setting, setting.replace("_", " ").capitalize())
 
 
 class Code(str):
-    """Python source, which `python_call` writes as it stands."""
+    """Python source, which `python_call` copies unchanged."""
 
 
 def python_call(name: str, /, *args: Any, **options: Any) -> str:
     """A call as Python source: `StripComparator(Path("runs/a"), seed=3)`.
 
     Args:
-        name: of what is called.
-        *args: positional arguments: numbers, text, paths, containers of these, NumPy scalars, dataclasses (of which
-            only what differs from the default is written), None, and `Code`.
-        **options: keyword arguments, likewise.
+        name: of the function or class.
+        *args: positional arguments: numbers, text, paths, containers of these, NumPy scalars, None, `Code`, and
+            dataclasses, of which only the fields that differ from their defaults are written.
+        **options: keyword arguments of the same kinds.
     Returns:
-        one line, or one argument a line where it would be longer than 100 characters.
+        One line; with one argument a line where that would be longer than 100 characters.
     """
     words = _words(args, options)
     line = f"{name}({', '.join(words)})"
@@ -113,12 +115,12 @@ def _source(value: Any) -> str:
 
 
 def _quoted(text: str) -> str:
-    """A string literal in double quotes where that needs no more escapes than `repr`."""
+    """A string literal, in double quotes unless it contains quotes."""
     return f'"{repr(text)[1:-1]}"' if '"' not in text and "'" not in text else repr(text)
 
 
 def changed_fields(value: Any) -> dict[str, Any]:
-    """Fields of a dataclass that differ from their defaults, or have none: what has to be written to make it again."""
+    """Fields of a dataclass that differ from their defaults, or have none: what a call must give to make it again."""
     changed = {}
     for field in dataclasses.fields(value):
         made = field.default_factory is not dataclasses.MISSING
@@ -129,10 +131,10 @@ def changed_fields(value: Any) -> dict[str, Any]:
 
 
 class CodeBox(anywidget.AnyWidget):
-    """The call that reproduces a panel's state, in a labelled read-only box with a button that copies it.
+    """A labelled read-only box with the call that reproduces a panel's state, and a button that copies it.
 
     Args:
-        code: Python source; later changes through `set`.
+        code: Python source; it can be set later.
         label: accessible name of the box.
     """
 
@@ -144,16 +146,9 @@ class CodeBox(anywidget.AnyWidget):
     def __init__(self, code: str = "", label: str = "This state as code"):
         super().__init__(code=code, label=label)
 
-    def set(self, code: str) -> None:
-        """Show another call."""
-        self.code = code
-
-
-# ---------------------------------------------------------------------------------------------- pictures
-
 
 def png_bytes(picture: Figure | Image.Image | np.ndarray) -> bytes:
-    """A figure, picture or array as PNG; no pyplot, so that callbacks and threads may call it.
+    """A figure, picture or array as PNG; without pyplot, so callbacks and threads may call it.
 
     Args:
         picture: matplotlib figure, PIL image, or (H, W) or (H, W, 3) uint8, 0 = black.
@@ -172,20 +167,20 @@ def png_bytes(picture: Figure | Image.Image | np.ndarray) -> bytes:
 
 
 def picture_html(png: bytes, alternative: str, width: str = "100%") -> str:
-    """A PNG as an <img> for `widgets.HTML`, with the alternative text that `widgets.Image` cannot have.
+    """A PNG as an <img> for `widgets.HTML`, with alternative text, which `widgets.Image` does not offer.
 
     Args:
         png: the file's bytes.
         alternative: what it shows, in words; untrusted.
-        width: largest width on the page, in CSS.
+        width: greatest width on the page, in CSS.
     """
     data = base64.b64encode(png).decode()
-    style = f"max-width:min(100%,{escape(width)});height:auto"  # never beyond a narrow or zoomed window
+    style = f"max-width:min(100%,{escape(width)});height:auto"  # no wider than a narrow or zoomed window
     return f'<img src="data:image/png;base64,{data}" alt="{escape(alternative)}" style="{style}">'
 
 
 def stacked(pictures: Sequence[Image.Image]) -> Image.Image:
-    """Pictures below each other, each at most as wide as the first, and on its own paper where it is narrower."""
+    """Pictures below each other, at most as wide as the first; beside a narrower one its own background goes on."""
     width = pictures[0].width
     fitting = [p if p.width <= width else p.resize((width, round(p.height * width / p.width))) for p in pictures]
     sheet = Image.new("RGB", (width, sum(picture.height for picture in fitting)))
@@ -197,9 +192,6 @@ def stacked(pictures: Sequence[Image.Image]) -> Image.Image:
     return sheet.quantize(COLOURS)
 
 
-# ---------------------------------------------------------------------------------------------- names
-
-
 def labelled(widget: AnyInput, label: str) -> AnyInput:
     """Give an input its visible label, which is its accessible name too.
 
@@ -207,15 +199,15 @@ def labelled(widget: AnyInput, label: str) -> AnyInput:
         widget: a text, number, drop-down, select or check box of ipywidgets.
         label: in words; untrusted.
     Returns:
-        the same widget.
+        The same widget.
     Raises:
-        TypeError: a widget that ipywidgets gives no accessible name (sliders, Play, IntProgress, ToggleButtons,
-            RadioButtons); says what to take instead.
+        TypeError: a widget to which ipywidgets gives no accessible name (sliders, Play, IntProgress, ToggleButtons,
+            RadioButtons); the message names alternatives.
     """
     if not isinstance(widget, NAMED_BY_DESCRIPTION):
         raise TypeError(
-            f"{type(widget).__name__} has no accessible name in ipywidgets: take a number box or a drop-down, "
-            "progress_html for progress, or a native input inside an anywidget"
+            f"{type(widget).__name__} has no accessible name in ipywidgets: use a number box, a drop-down, "
+            "progress_html, or a native input in an anywidget"
         )
     widget.description_allow_html = False
     widget.description = label
@@ -224,37 +216,44 @@ def labelled(widget: AnyInput, label: str) -> AnyInput:
 
 
 def progress_html(done: float, total: float, label: str) -> str:
-    """A progress bar for `widgets.HTML`, named and readable without colour: label, bar, "3 of 12".
+    """A labelled progress bar for `widgets.HTML`, with its numbers in words: label, bar, "3 of 12".
 
     Args:
-        done: so far, in the unit of `total`.
+        done: in the unit of `total`.
         total: > 0.
-        label: what progresses; untrusted.
+        label: untrusted.
     """
     share = f"{done:,.0f} of {total:,.0f}"
     bar = f'<progress value="{done:g}" max="{total:g}" style="width:16em;vertical-align:middle">{share}</progress>'
     return f"<label>{escape(label)} {bar} {share}</label>"
 
 
-# ---------------------------------------------------------------------------------------------- panels
-
-
 class Panel(ABC):
-    """Base of all panels: shows itself where it is a cell's last value.
+    """Base of all panels: shown where it is the last value of a notebook cell.
 
-    Subclasses set `widget`, and offer `code` and `picture`.
+    Subclasses set `widget` and define `code` and `picture`.
     """
 
     widget: widgets.DOMWidget
+    _filling = False  # whether the panel itself is changing its inputs
+
+    @contextmanager
+    def _changing_inputs(self) -> Iterator[None]:
+        """Within it the panel changes its own inputs; their observers should do nothing."""
+        self._filling = True
+        try:
+            yield
+        finally:
+            self._filling = False
 
     @property
     @abstractmethod
     def code(self) -> str:
-        """The call that builds a panel which shows the same."""
+        """Python that reproduces what is shown."""
 
     @abstractmethod
     def picture(self) -> Image.Image | Figure:
-        """What is shown, as a picture for readers without a kernel."""
+        """What is shown, as a static picture for readers without a kernel."""
 
     def _repr_mimebundle_(self, **_options: Any) -> dict[str, Any]:
         bundle: Any = self.widget._repr_mimebundle_()  # anywidget's comes with metadata

@@ -1,10 +1,10 @@
-// Compares stored strips: all frames lie in the browser, so that every change shows at once, kernel busy or not.
-// Texts from outside (prompts, run names) only ever become textContent.
+// Compares stored strips. The browser holds all frames, so every change shows at once, even while the kernel is busy.
+// Untrusted texts (prompts, run names) are only set as textContent.
 
-const PLAY_MS = 700; // a checkpoint while playing
-const BLINK_MS = 500; // each of the two stands: 1 Hz, within the 2 Hz that are harmless
-const SAVE_MS = 150; // the kernel hears of changes only when they pause
-const PINNED_INK = [0, 90, 181]; // blue and orange: distinct to colour-blind eyes
+const PLAY_MS = 700; // per checkpoint
+const BLINK_MS = 500; // for each of the two glyphs: 1 Hz; up to 2 Hz is harmless
+const SAVE_MS = 150; // changes are sent to the kernel after such a pause
+const PINNED_INK = [0, 90, 181]; // blue and orange, which colour-blind readers can distinguish
 const SELECTED_INK = [220, 90, 0];
 const ZOOMS = [1, 2, 3, 4, 6];
 
@@ -21,7 +21,7 @@ function seenLabel(seen) {
   return seen ? `${seen.toLocaleString("en")} images seen` : "before training";
 }
 
-// Frames by number: PNGs become bitmaps; what the kernel holds back (many frames) is asked for when shown.
+// Frames by number, as bitmaps. If there are many, the kernel sends each one when it is first shown.
 class Frames {
   constructor(model, onArrival) {
     this.model = model;
@@ -60,7 +60,7 @@ class Comparator {
   constructor(model, el) {
     this.model = model;
     this.el = el;
-    // At random, for anywidget loads this file anew for every widget: a counter would begin at 0 in each.
+    // Random, because anywidget loads this file again for every widget: a counter would restart in each.
     this.id = `kanjilab-comparator-${Math.random().toString(36).slice(2)}`;
     this.catalogue = model.get("catalogue");
     this.state = structuredClone(model.get("state"));
@@ -93,7 +93,7 @@ class Comparator {
 
   describe([track, prompt, seed], step) {
     const entry = this.catalogue.tracks[track];
-    const seen = entry.at[step] < 0 ? "not yet drawn" : seenLabel(entry.images_seen[entry.at[step]]);
+    const seen = entry.at[step] < 0 ? "no checkpoint yet" : seenLabel(entry.images_seen[entry.at[step]]);
     return `${this.catalogue.prompts[prompt]}, ${entry.label}, seed ${this.catalogue.seeds[seed]}, ${seen}`;
   }
 
@@ -105,7 +105,7 @@ class Comparator {
 
   build() {
     this.el.classList.add("kanjilab-comparator");
-    this.el.dataset.lmSuppressShortcuts = "true"; // JupyterLab's shortcuts stay away from the keys pressed here
+    this.el.dataset.lmSuppressShortcuts = "true"; // keys pressed here trigger none of JupyterLab's shortcuts
     this.el.append(this.buildChoice(), this.buildControls());
     this.grid = node("div", { className: "grid" });
     this.detail = this.buildDetail();
@@ -115,7 +115,7 @@ class Comparator {
   buildChoice() {
     const box = node("details", { className: "choice", open: true }, node("summary", { text: "Runs, prompts, seeds" }));
     this.words = node("input", { type: "search", id: `${this.id}-words`, className: "words" });
-    const search = node("label", { htmlFor: this.words.id, text: "only prompts with " });
+    const search = node("label", { htmlFor: this.words.id, text: "Only prompts with " });
     const seeds = this.catalogue.seeds.map((seed) => `seed ${seed}`);
     box.append(
       this.buildChecks("Runs", "tracks", this.catalogue.tracks.map((track) => track.label)),
@@ -179,7 +179,7 @@ class Comparator {
       const radio = node("input", { type: "radio", name: `${this.id}-compare`, value: mode, data: { mode } });
       modes.append(node("label", {}, radio, node("span", { text: mode })));
     }
-    this.calmNote = node("p", { className: "note", text: "Blinking is off: your system asks for less motion." });
+    this.calmNote = node("p", { className: "note", text: "Blinking is off, because your system asks for reduced motion." });
     const zoom = node("select", { id: `${this.id}-zoom`, className: "zoom" });
     zoom.append(...ZOOMS.map((times) => node("option", { value: times, text: `${times} ×` })));
     zoom.value = this.zoom;
@@ -223,7 +223,7 @@ class Comparator {
     this.fileStatus = node("span", { role: "status" });
     this.files.append(this.fileStatus);
     this.files.hidden = this.model.get("alone");
-    const keys = "In the grid: arrow keys move, Enter pins, comma and full stop step through the checkpoints.";
+    const keys = "In the grid, arrow keys move, Enter pins, and comma and full stop step through the checkpoints.";
     return node("div", { className: "foot" }, this.legend, node("p", { className: "note", text: keys }), this.files);
   }
 
@@ -252,7 +252,7 @@ class Comparator {
   }
 
   onKey(event) {
-    if (!event.ctrlKey && !event.metaKey) event.stopPropagation(); // else arrows collapse headings, "d d" deletes
+    if (!event.ctrlKey && !event.metaKey) event.stopPropagation(); // otherwise arrows collapse headings, and "d d" deletes the cell
     const cell = event.target.closest(".cell");
     if (!cell || event.ctrlKey || event.metaKey || event.altKey) return;
     const moves = { ArrowLeft: [0, -1], ArrowRight: [0, 1], ArrowUp: [-1, 0], ArrowDown: [1, 0] };
@@ -384,7 +384,7 @@ class Comparator {
       const seen = this.catalogue.timeline[step];
       return node("th", { scope: "col", text: seen ? seen.toLocaleString("en") : "before", data: { step } });
     });
-    table.append(node("caption", { text: "images seen, from left to right" }));
+    table.append(node("caption", { text: "Images seen, from left to right" }));
     table.append(node("thead", {}, node("tr", {}, node("td"), ...heads)));
     const body = node("tbody");
     let row = 0;
@@ -432,7 +432,7 @@ class Comparator {
     );
   }
 
-  // A cell that was shown before goes on as it is painted: making a hundred anew takes a tenth of a second.
+  // A cell that was shown before is used again: building a hundred new ones takes a tenth of a second.
   placeCell(place, step, row, column) {
     const cell = this.before.get(this.cellKey(place, step)) ?? this.buildCell(place, step);
     Object.assign(cell, { row, column });
@@ -490,7 +490,7 @@ class Comparator {
     if (cell.reading.textContent !== text) cell.reading.textContent = text;
   }
 
-  // One cell alone can be reached by Tab: the selected one, else the first.
+  // Only one cell is reached by Tab: the selected one, or else the first.
   settleFocus() {
     const target = this.cells.find((cell) => cell.button.classList.contains("selected")) ?? this.cells[0];
     for (const cell of this.cells) cell.button.tabIndex = cell === target ? 0 : -1;
@@ -569,7 +569,7 @@ class Comparator {
     const mean = (total / (width * height)).toFixed(1);
     title.textContent = "Difference:";
     caption.textContent = canvas.ariaLabel = `mean ${mean} of 255 gray levels`;
-    const legend = "Blue: ink of the pinned glyph alone. Orange: of the selected one alone. Gray: of both.";
+    const legend = "Blue: ink of the pinned glyph only. Orange: ink of the selected glyph only. Gray: ink of both.";
     const names = `Pinned: ${this.describe(this.state.pinned.slice(0, 3), this.state.pinned[3])}. Selected: `;
     this.note.textContent = `${legend} ${names}${this.describe(this.state.selected, this.state.step)}.`;
   }
@@ -583,7 +583,7 @@ class Comparator {
   askReadings() {
     const { judge } = this.state;
     this.legend.textContent = judge
-      ? `Judge ${judge} reads: the parts it sees (– none), ≈ the character it takes the glyph for, ✓ well-formed.`
+      ? `Judge ${judge} reads the parts (– for none), ≈ a character that the glyph resembles, ✓ a well-formed glyph.`
       : "";
     if (!judge || this.model.get("alone")) return;
     const wanted = this.cells
@@ -596,7 +596,7 @@ class Comparator {
 
   askFile(kind) {
     this.save();
-    this.fileStatus.textContent = "writing …";
+    this.fileStatus.textContent = "Writing …";
     this.model.send({ kind: "file", ending: kind });
   }
 
@@ -610,7 +610,7 @@ class Comparator {
       const link = node("a", { href: URL.createObjectURL(new Blob(buffers)), download: message.name });
       link.click();
       setTimeout(() => URL.revokeObjectURL(link.href), 10_000);
-      this.fileStatus.textContent = `${message.name} saved`;
+      this.fileStatus.textContent = `Saved ${message.name}.`;
     } else if (message.kind === "refused") {
       this.fileStatus.textContent = message.reason;
     }

@@ -1,7 +1,7 @@
 """The strip comparator: stored samples of runs, scrubbed, pinned and compared in the browser.
 
-Every frame lies in the browser, so a change shows at once, whether the kernel is busy or not. Looking never retrains
-and never draws anew: what is not stored is left blank.
+The browser holds every frame, so a change shows at once even while the kernel is busy. Nothing is trained or drawn: a
+cell without stored samples is blank.
 """
 
 from __future__ import annotations
@@ -9,7 +9,7 @@ from __future__ import annotations
 import base64
 import json
 import tempfile
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
@@ -39,12 +39,13 @@ from kanjilab.widgets.tracks import (
     catalogue,
     changed_options,
     checked_view,
-    chosen,
     first_view,
     frame_images,
+    frame_names,
     name_runs,
     read_tracks,
     seen_label,
+    some_chosen,
     state_of,
     timeline,
     view_of,
@@ -52,9 +53,9 @@ from kanjilab.widgets.tracks import (
     with_chosen_cell,
 )
 
-SENT_AT_ONCE_BYTES = 20_000_000  # above it the browser asks for the frames it shows
-TRIED_FRAMES = 32  # whose size tells that of all
-READ_AT_ONCE = 24  # about half a second of one core, so that readings appear bit by bit
+SENT_AT_ONCE_BYTES = 20_000_000  # above it the browser asks for frames when it shows them
+TRIED_FRAMES = 32  # their size estimates that of all
+READ_AT_ONCE = 24  # about half a second of one core, so that readings appear gradually
 MOST_PARTS = 3  # of a reading below a glyph
 STYLE, SCRIPT = FOLDER / "comparator.css", FOLDER / "comparator.js"
 
@@ -65,9 +66,10 @@ class ComparatorView(anywidget.AnyWidget):
     Attributes:
         catalogue: of `tracks.catalogue`.
         state: of `tracks.state_of`; both sides write it.
-        frames: all frames as PNG, in the catalogue's order; none where `lazy`.
+        frames: all frames as PNG, in the catalogue's order; [] where `lazy`.
         frame_shape: (H, W) of a frame.
-        readings: "judge/frame" -> text, of a page without a kernel.
+        readings: "judge/frame" -> text, for a page without a kernel.
+        lazy: the browser asks for the frames it shows.
         alone: no kernel answers.
     """
 
@@ -83,24 +85,24 @@ class ComparatorView(anywidget.AnyWidget):
 
 
 class StripComparator(Panel):
-    """Compares what runs drew, checkpoint by checkpoint, from their stored samples.
+    """Compares the stored samples of runs, checkpoint by checkpoint.
 
     Args:
-        runs: names with run folders; or run folders; or one folder, of a run or with runs below it.
-        tracks, prompts, seeds: what is chosen at first; by default the newest samples of each run, all prompts (of
-            many the first twelve), the first seed.
+        runs: run folders by name; or a list of run folders; or one folder, of a run or with runs below it.
+        tracks, prompts, seeds: the first choice; by default the newest samples of each run, at most twelve prompts, and
+            the first seed.
         columns: "checkpoints" (a strip), or "runs" (runs and seeds side by side, at one checkpoint).
-        images_seen: the checkpoint at first; the last by default.
+        images_seen: the first checkpoint of the slider; by default the last.
         selected: (track, prompt, seed) of the enlarged glyph.
         pinned: (track, prompt, seed, images seen) of the glyph that it is compared with.
         compare: "side by side", "blink" or "difference".
-        judge: whose readings stand below the glyphs: "A", "B" or "" for none.
+        judge: whose readings are below the glyphs: "A", "B" or "" for none.
         cell_px: edge of a cell, 32 to 256.
     Attributes:
-        tracks: all that is stored in the runs.
-        widget: what is shown.
+        tracks: all samples that are stored in the runs.
+        widget: the panel's widget.
     Raises:
-        ValueError: a run without stored samples, or a choice that is not there; tells what is.
+        ValueError: a run without stored samples, or an unknown choice; the message names the known ones.
     """
 
     def __init__(
@@ -132,12 +134,12 @@ class StripComparator(Panel):
         self._view = _browser_view(self.tracks, view, self._images)
         self._code = CodeBox(self.code)
         self.widget = widgets.VBox([self._view, self._code])
-        self._view.observe(lambda _: self._code.set(self.code), "state")
+        self._view.observe(lambda _: setattr(self._code, "code", self.code), "state")
         self._view.on_msg(self._answer)
 
     @property
     def view(self) -> View:
-        """What is shown now."""
+        """What is shown at present."""
         return view_of(self._view.state, self.tracks)
 
     @view.setter
@@ -146,7 +148,7 @@ class StripComparator(Panel):
 
     @property
     def code(self) -> str:
-        """The call that shows the same again."""
+        """The call that shows the same."""
         return python_call("StripComparator", self._runs, **changed_options(self.view, self.tracks))
 
     def picture(self, cell_px: int = 96) -> Image.Image:
@@ -161,11 +163,11 @@ class StripComparator(Panel):
         """Write what is shown to a file.
 
         Args:
-            path: ends in .png (the strip) or .gif (the selected glyph over the checkpoints), each with a JSON beside
-                it that says what it shows; or .html (this comparator as one page that needs no kernel and no network).
+            path: ends in .png (the strip), .gif (the selected glyph over the checkpoints), or .html (this comparator as
+                one page that needs no kernel and no network). Pictures get a JSON of what they show beside them.
             title: above it.
         Returns:
-            the path.
+            The path.
         Raises:
             ValueError: another ending, nothing chosen, or a picture over 500 kB.
         """
@@ -179,24 +181,17 @@ class StripComparator(Panel):
             return write_bytes_atomic(path, page.encode())
         raise ValueError(f"expected a path ending in .png, .gif or .html, got {str(path)!r}")
 
-    # ------------------------------------------------------------------------------------------ browser
-
     def _answer(self, _widget: Any, message: dict[str, Any], _buffers: Any) -> None:
-        """Do what the browser asks for."""
+        """Answer a message of the browser."""
+        numbers = [number for number in message.get("wanted", ()) if 0 <= number < len(self._images)]
         if message.get("kind") == "frames":
-            numbers = self._known(message["wanted"])
-            self._view.send(
-                {"kind": "frames", "numbers": numbers}, buffers=[png_bytes(self._images[number]) for number in numbers]
-            )
+            pictures = [png_bytes(self._images[number]) for number in numbers]
+            self._view.send({"kind": "frames", "numbers": numbers}, buffers=pictures)
         elif message.get("kind") == "read":
-            numbers = self._known(message["wanted"])
             for start in range(0, len(numbers), READ_AT_ONCE):
                 self._reader.submit(self._read, message["judge"], numbers[start : start + READ_AT_ONCE])
         elif message.get("kind") == "file":
             self._send_file(message["ending"])
-
-    def _known(self, numbers: Iterable[int]) -> list[int]:
-        return [number for number in numbers if 0 <= number < len(self._images)]
 
     def _read(self, judge: str, numbers: Sequence[int]) -> None:
         new = [number for number in numbers if (judge, number) not in self._readings]
@@ -235,8 +230,8 @@ def reading_texts(judge: str, images: Sequence[np.ndarray]) -> list[str]:
         judge: "A" or "B".
         images: each (H, W) or (H, W, 3) uint8, 0 = ink; all of one shape.
     Returns:
-        For each the parts ("–" for none), then "≈" and a character where it is near enough to be taken for that, then
-        "✓" where it is well-formed; "blank" where there is no ink.
+        For each glyph its parts ("–" for none), "≈" and a character if it is near enough to count as that, and "✓" if
+        it is well-formed; "blank" for a glyph without ink.
     """
     glyphs = np.stack([grayscale(image) if image.ndim == 3 else image for image in images])
     _, _, has_ink = frame_glyphs(glyphs)
@@ -249,7 +244,7 @@ def reading_texts(judge: str, images: Sequence[np.ndarray]) -> list[str]:
 
 
 def _save_glyph(tracks: Sequence[Track], view: View, path: Path, title: str) -> Path:
-    """The selected cell over its checkpoints, as an animation."""
+    """Write the selected cell over its checkpoints, as an animation."""
     label, prompt, seed = view.selected
     track = next(track for track in tracks if track.label == label)
     frames = track.cell(prompt, seed)
@@ -261,8 +256,6 @@ def _save_glyph(tracks: Sequence[Track], view: View, path: Path, title: str) -> 
     labels = [f"{seen_label(seen)} images" if seen else "before training" for seen in track.images_seen]
     return save_animation(frames, labels, path, title=title or prompt, facts=facts)
 
-
-# ---------------------------------------------------------------------------------------------- page
 
 PAGE = """<!doctype html>
 <html lang="en">
@@ -296,21 +289,19 @@ render({{ model, el: document.getElementById("comparator") }});
 
 
 def page_html(tracks: Sequence[Track], view: View, readings: dict[tuple[str, int], str], title: str = "") -> str:
-    """The comparator with what is chosen, as one page: it asks no kernel and no other machine.
+    """The comparator with the chosen frames, as one page that needs no kernel and no other machine.
 
     Args:
-        tracks: all there are; only the chosen tracks, prompts and seeds go into the page.
-        view: what is shown at first.
-        readings: (judge, number of the frame among all tracks) -> text; those of chosen frames go along.
+        tracks: all tracks; the page gets the chosen ones, with the chosen prompts and seeds.
+        view: shown at first.
+        readings: (judge, number of the frame among all tracks) -> text; the page gets those of its frames.
         title: of the page; "" for one that names the runs.
     Returns:
         HTML.
     Raises:
         ValueError: nothing is chosen.
     """
-    shown = chosen(tracks, view)
-    if not shown:
-        raise ValueError("expected a run, a prompt and a seed chosen; nothing is")
+    shown = some_chosen(tracks, view)
     values = {
         "catalogue": catalogue(shown),
         "state": state_of(_within(view, shown), shown),
@@ -324,13 +315,13 @@ def page_html(tracks: Sequence[Track], view: View, readings: dict[tuple[str, int
         title=escape(title or f"Checkpoint strips of {', '.join(track.label for track in shown)}"),
         style=STYLE.read_text(encoding="utf-8"),
         script=SCRIPT.read_text(encoding="utf-8"),
-        values=json.dumps(values).replace("<", "\\u003c"),  # no text can end the script
+        values=json.dumps(values).replace("<", "\\u003c"),  # so that no text can end the script
     )
 
 
 def _within(view: View, shown: Sequence[Track]) -> View:
     """The view, restricted to the chosen tracks."""
-    first, steps, names = first_view(shown), timeline(shown), set(_frame_names(shown))
+    first, steps, names = first_view(shown), timeline(shown), set(frame_names(shown))
     cells = {name[:3] for name in names}
     return replace(
         view,
@@ -346,20 +337,9 @@ def _within(view: View, shown: Sequence[Track]) -> View:
 def _kept_readings(
     tracks: Sequence[Track], shown: Sequence[Track], readings: dict[tuple[str, int], str]
 ) -> dict[str, str]:
-    """The readings of the shown frames, by the numbers that these have among the shown tracks alone."""
-    before, after = _frame_names(tracks), _frame_names(shown)
+    """The readings of the shown frames, by their numbers among the shown tracks alone."""
+    before, after = frame_names(tracks), frame_names(shown)
     number = {name: place for place, name in enumerate(after)}
     return {
         f"{judge}/{number[before[place]]}": text for (judge, place), text in readings.items() if before[place] in number
     }
-
-
-def _frame_names(tracks: Sequence[Track]) -> list[Frame]:
-    """(track, prompt, seed, images seen) of each frame, in the order of `frame_images`."""
-    return [
-        (track.label, prompt, seed, seen)
-        for track in tracks
-        for prompt in track.prompts
-        for seed in track.seeds
-        for seen in track.images_seen
-    ]

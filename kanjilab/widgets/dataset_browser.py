@@ -1,4 +1,4 @@
-"""The dataset browser: filter an image folder by dictionary facts and captions, and look at single glyphs."""
+"""The dataset browser: filter an image folder by captions and dictionary facts, and look at single glyphs."""
 
 from __future__ import annotations
 
@@ -23,14 +23,15 @@ from kanjilab.evaluation.judges.nearest_character import Neighbours
 from kanjilab.models.loading import cache_folder
 from kanjilab.viz.charts import draw_glyph_sheet, draw_radical_balance
 from kanjilab.widgets.common import (
+    WRAP,
     CodeBox,
     Panel,
     escape,
-    html_text,
     labelled,
     picture_html,
     png_bytes,
     python_call,
+    status_html,
 )
 from kanjilab.widgets.glyph_grid import NONE, GlyphGrid
 
@@ -38,7 +39,7 @@ PAGE_GLYPHS = 40
 PAGE_COLUMNS = 8
 NEAREST = 8
 THUMBNAIL_PX = 128
-CHART_AFTER_SECONDS = 0.3  # a chart takes longer to draw than a page of glyphs, and is not drawn at every key
+CHART_AFTER_SECONDS = 0.3  # a chart is slower to draw than a page of glyphs, so it waits for a pause in typing
 MOST_STROKES = 99
 ANY = "any"
 BALANCE_BARS = 40
@@ -46,16 +47,16 @@ BALANCE_BARS = 40
 
 @dataclass(frozen=True)
 class Filter:
-    """Which glyphs to show; each condition that is left as it is lets everything pass.
+    """Which glyphs to show. Each default lets every glyph pass.
 
     Args:
-        text: what the caption contains, in any case.
+        text: words in the caption; upper and lower case are the same.
         radicals: any of these, such as ("水", "木").
-        positions: where the radical shows, any of these, such as ("left",).
+        positions: of the radical, any of these, such as ("left",).
         splits: any of these, such as ("train",).
         strokes: fewest and most strokes.
     Raises:
-        ValueError: more strokes at least than at most.
+        ValueError: fewest is greater than most.
     """
 
     text: str = ""
@@ -74,11 +75,11 @@ def filter_table(table: pd.DataFrame, chosen: Filter) -> NDArray[np.intp]:
 
     Args:
         table: of a `Dataset`.
-        chosen: what to let pass.
+        chosen: the filter.
     Returns:
         (N,) positions in the table, ascending.
     Raises:
-        ValueError: a condition on a column that the table does not have; names it.
+        ValueError: a condition on a column that the table lacks; the message names it.
     """
     passed = np.ones(len(table), dtype=bool)
     for column, wanted in (("radical_character", chosen.radicals), ("position", chosen.positions)):
@@ -100,14 +101,14 @@ def _column(table: pd.DataFrame, name: str) -> Any:
 
 
 def balance_table(table: pd.DataFrame, rows: NDArray[np.intp]) -> pd.DataFrame:
-    """How many glyphs each radical has among some rows, ready for `draw_radical_balance`.
+    """Number of glyphs of each radical among some rows, for `draw_radical_balance`.
 
     Args:
         table: of a `Dataset`.
         rows: (N,) positions in it.
     Returns:
-        the most frequent radicals in rows, columns "on the left" and "elsewhere"; where the dataset names no
-        radicals, its splits in rows and the column "glyphs".
+        The most frequent radicals in rows, columns "on the left" and "elsewhere"; of a dataset without radicals, its
+        splits in rows and the column "glyphs".
     """
     some = table.iloc[rows]
     if "radical_character" not in table or "position" not in table:
@@ -118,11 +119,11 @@ def balance_table(table: pd.DataFrame, rows: NDArray[np.intp]) -> pd.DataFrame:
 
 
 def same_caption(table: pd.DataFrame, row: int) -> NDArray[np.intp]:
-    """The other glyphs that a caption does not tell from this one.
+    """The other glyphs that have the same caption as this one, or nearly.
 
     Args:
-        table: of a `Dataset`; its column `group` is used where there is one: variants of each other, and
-            characters that share their first meaning.
+        table: of a `Dataset`; its column `group`, where it has one, joins variants and characters that share their
+            first meaning.
         row: position of the glyph.
     Returns:
         (N,) positions: of the same group, or without groups, of the same caption in any case.
@@ -140,7 +141,7 @@ def entry_facts(row: pd.Series, characters: pd.DataFrame) -> dict[str, str]:
         row: of a dataset's table.
         characters: the dictionary, as from `load_characters`.
     Returns:
-        name -> value, both for people: of the dataset first, then of the dictionary, if it has the character.
+        name -> value, as text: of the dataset first, then of the dictionary, if it has the character.
     """
     facts = {"caption": str(row["text"]), "split": str(row["split"]), "file": str(row["file_name"])}
     character = str(row.get("character", ""))
@@ -166,12 +167,12 @@ def _number(value: Any) -> str:
 
 
 def pages(count: int) -> int:
-    """How many pages a number of glyphs fills; at least one."""
+    """Number of pages that so many glyphs fill, at least one."""
     return max(1, -(-count // PAGE_GLYPHS))
 
 
 def small_png(image: NDArray[np.uint8]) -> bytes:
-    """A glyph as PNG, no larger than the pocket base's own.
+    """A glyph as PNG of at most 128 px.
 
     Args:
         image: (H, W) uint8.
@@ -182,16 +183,20 @@ def small_png(image: NDArray[np.uint8]) -> bytes:
 
 
 class DatasetBrowser(Panel):
-    """Filter a dataset, page through its glyphs, and choose one for its entry, neighbours and caption group.
+    """Filter a dataset, page through its glyphs, and select one to see its entry, neighbours and caption group.
 
     Args:
-        dataset: as from `build_dataset` or `open_dataset`; or its folder, which is opened.
-        chosen: the filter to start with.
-        page: the page to start with, from 1.
-        selected: file name of the glyph to start with; "" for the first.
+        dataset: of `build_dataset` or `open_dataset`, or its folder.
+        chosen: the first filter.
+        page: the first page, from 1.
+        selected: file name of the first selected glyph; "" for the first glyph.
+    Attributes:
+        filter: the present filter.
+        rows: (N,) positions in the dataset's table of the glyphs that pass it.
+        selected: position in that table of the selected glyph.
     Raises:
-        DatasetError: the folder does not hold a dataset.
-        ValueError: no such glyph, or a filter on what this dataset does not say.
+        DatasetError: the folder holds no dataset.
+        ValueError: no such glyph, or a filter on a column that this dataset lacks.
     """
 
     def __init__(
@@ -202,47 +207,29 @@ class DatasetBrowser(Panel):
         self._characters = load_characters()
         self._pictures: dict[int, bytes] = {}
         self._neighbours: Neighbours | None = None
-        self._filter = chosen or Filter()
-        self._rows = filter_table(self._table, self._filter)
-        self._page = min(max(1, page), pages(len(self._rows)))
-        self._selected = self._row_of(selected) if selected else (int(self._rows[0]) if len(self._rows) else 0)
+        self.filter = chosen or Filter()
+        self.rows = filter_table(self._table, self.filter)
+        self._page = min(max(1, page), pages(len(self.rows)))
+        self.selected = self._row_of(selected) if selected else (int(self.rows[0]) if len(self.rows) else 0)
         self._timer: threading.Timer | None = None
-        self._silent = False
         self._make_inputs()
         self._make_layout()
         self._show_page()
         self._show_entry()
         self._draw_chart()
 
-    # ------------------------------------------------------------------------------------------ state
-
-    @property
-    def filter(self) -> Filter:
-        """The filter as it is set."""
-        return self._filter
-
-    @property
-    def rows(self) -> NDArray[np.intp]:
-        """(N,) positions in the dataset's table of all glyphs that pass the filter."""
-        return self._rows
-
-    @property
-    def selected(self) -> int:
-        """Position in the dataset's table of the glyph whose entry is shown."""
-        return self._selected
-
     @property
     def code(self) -> str:
         """The call that builds a browser which shows the same."""
         options: dict[str, Any] = {} if self._page == 1 else {"page": self._page}
-        name = str(self._table["file_name"].iloc[self._selected])
-        return python_call("DatasetBrowser", self.dataset.folder, self._filter, **options, selected=name)
+        name = str(self._table["file_name"].iloc[self.selected])
+        return python_call("DatasetBrowser", self.dataset.folder, self.filter, **options, selected=name)
 
     def picture(self) -> Figure:
-        """This page of glyphs over their captions, for readers without a kernel."""
+        """This page of glyphs with their captions, for readers without a kernel."""
         shown = self._on_page()
         if not len(shown):
-            raise ValueError("no glyph passes the filter: there is nothing to draw")
+            raise ValueError("no glyph passes the filter, so there is nothing to draw")
         captions = [str(text).split(";")[0] for text in self._table["text"].iloc[shown]]
         images = self.dataset.images(shown)
         return draw_glyph_sheet(images, captions, columns=PAGE_COLUMNS, title=self._tally())
@@ -255,15 +242,13 @@ class DatasetBrowser(Panel):
 
     def _on_page(self) -> NDArray[np.intp]:
         first = (self._page - 1) * PAGE_GLYPHS
-        return self._rows[first : first + PAGE_GLYPHS]
+        return self.rows[first : first + PAGE_GLYPHS]
 
     def _tally(self) -> str:
-        return f"{len(self._rows):,} of {len(self._table):,} glyphs, page {self._page:,} of {pages(len(self._rows)):,}"
-
-    # ------------------------------------------------------------------------------------------ widgets
+        return f"{len(self.rows):,} of {len(self._table):,} glyphs, page {self._page:,} of {pages(len(self.rows)):,}"
 
     def _make_inputs(self) -> None:
-        chosen, has = self._filter, self._table.columns
+        chosen, has = self.filter, self._table.columns
         self.text = widgets.Text(value=chosen.text, continuous_update=True, layout={"width": "19em"})
         labelled(self.text, "Caption contains")
         known = list(dict.fromkeys(self._table["radical_character"])) if "radical_character" in has else []
@@ -284,7 +269,7 @@ class DatasetBrowser(Panel):
             widget.observe(lambda _: self._refilter(), "value")
 
     def _choice(self, label: str, column: str, wanted: tuple[str, ...]) -> widgets.Dropdown:
-        """One of a column's values, or any; a filter of several from code is an option of its own."""
+        """A drop-down of a column's values; several values, which only code can give, are one more option."""
         known = sorted(map(str, set(self._table[column]))) if column in self._table else []
         options = [(ANY, ()), *((name, (name,)) for name in known)]
         if wanted not in [value for _, value in options]:
@@ -294,7 +279,7 @@ class DatasetBrowser(Panel):
         return box
 
     def _make_layout(self) -> None:
-        self.status = html_text("", role="status")
+        self.status = widgets.HTML()
         self.previous, self.next = widgets.Button(description="Previous page"), widgets.Button(description="Next page")
         self.clear = widgets.Button(description="Clear filters")
         self.previous.on_click(lambda _: self._turn(-1))
@@ -302,29 +287,27 @@ class DatasetBrowser(Panel):
         self.clear.on_click(lambda _: self._clear())
         self.grid = GlyphGrid("Glyphs", columns=PAGE_COLUMNS, empty="No glyph passes the filter.")
         self.same = GlyphGrid("Same caption, first meaning or variant", columns=6, cell_px=48, empty="None.")
-        self.nearest = GlyphGrid("Most alike in shape", columns=4, cell_px=48, empty="")
-        self.seek = widgets.Button(description="Find the glyphs most alike", layout={"width": "16em"})
+        self.nearest = GlyphGrid("Most similar in shape", columns=4, cell_px=48, empty="")
+        self.seek = widgets.Button(description="Find similar glyphs", layout={"width": "16em"})
         self.seek.on_click(lambda _: self._find_nearest())
         self.seek.disabled = "character" not in self._table
         self.entry, self.chart, self.box = widgets.HTML(), widgets.HTML(), CodeBox(label="This view as code")
         for grid in (self.grid, self.same, self.nearest):
             grid.observe(lambda _, grid=grid: self._choose(grid), "selected")
-        wrap, column = {"flex_flow": "row wrap", "align_items": "flex-start"}, {"flex": "1 1 20em", "min_width": "16em"}
+        wrap, column = WRAP | {"align_items": "flex-start"}, {"flex": "1 1 20em", "min_width": "16em"}
         filters = widgets.HBox([*self._inputs, self.clear], layout=wrap)
         turning = widgets.HBox([self.previous, self.next, self.status], layout={"align_items": "center"})
         entry = widgets.VBox([self.entry, self.same, self.seek, self.nearest], layout=column)
         glyphs = widgets.VBox([turning, self.grid], layout={"flex": "2 1 42em", "min_width": "16em"})
         self.widget = widgets.VBox([filters, widgets.HBox([glyphs, entry], layout=wrap), self.chart, self.box])
 
-    # ------------------------------------------------------------------------------------------ events
-
     def _refilter(self) -> None:
-        if self._silent:
+        if self._filling:
             return
         strokes = (self.fewest.value, max(self.fewest.value, self.most.value))
         radicals, positions, splits = (tuple(box.value or ()) for box in (self.radicals, self.position, self.split))
-        self._filter = Filter(self.text.value, radicals, positions, splits, strokes)
-        self._rows, self._page = filter_table(self._table, self._filter), 1
+        self.filter = Filter(self.text.value, radicals, positions, splits, strokes)
+        self.rows, self._page = filter_table(self._table, self.filter), 1
         self._show_page()
         if self._timer is not None:
             self._timer.cancel()
@@ -333,50 +316,45 @@ class DatasetBrowser(Panel):
         self._timer.start()
 
     def _clear(self) -> None:
-        self._silent = True
-        self.text.value, self.radicals.value, self.position.value, self.split.value = "", (), (), ()
-        self.fewest.value, self.most.value = 0, MOST_STROKES
-        self._silent = False
+        with self._changing_inputs():
+            self.text.value, self.radicals.value, self.position.value, self.split.value = "", (), (), ()
+            self.fewest.value, self.most.value = 0, MOST_STROKES
         self._refilter()
 
     def _turn(self, pages_on: int) -> None:
-        self._page = min(max(1, self._page + pages_on), pages(len(self._rows)))
+        self._page = min(max(1, self._page + pages_on), pages(len(self.rows)))
         self._show_page()
 
     def _choose(self, grid: GlyphGrid) -> None:
-        if grid.choice is None or self._silent:
+        if grid.choice is None or self._filling:
             return
         rows = {id(self.grid): self._on_page(), id(self.same): self._same_rows, id(self.nearest): self._nearest_rows}
-        self._selected = int(rows[id(grid)][grid.choice])
+        self.selected = int(rows[id(grid)][grid.choice])
         self._show_entry()
         self._mark()
-
-    # ------------------------------------------------------------------------------------------ what is shown
 
     def _show_page(self) -> None:
         shown = self._on_page()
         self._fill(self.grid, shown, [str(text).split(";")[0] for text in self._table["text"].iloc[shown]])
-        self.box.set(self.code)
-        self.status.value = f'<span role="status">{escape(self._tally())}</span>'
+        self.box.code = self.code
+        self.status.value = status_html(self._tally())
         self.previous.disabled = self._page == 1
-        self.next.disabled = self._page == pages(len(self._rows))
+        self.next.disabled = self._page == pages(len(self.rows))
 
     def _mark(self) -> None:
-        """Show which glyph of the page is the selected one, and the code for what is seen."""
-        self._silent = True
-        self.grid.selected = self._place_of_selected(self._on_page())
-        self._silent = False
-        self.box.set(self.code)
+        """Mark the selected glyph on the page, and show the code of this view."""
+        with self._changing_inputs():
+            self.grid.selected = self._place_of_selected(self._on_page())
+        self.box.code = self.code
 
     def _place_of_selected(self, rows: NDArray[np.intp]) -> int:
-        at = np.flatnonzero(rows == self._selected)
+        at = np.flatnonzero(rows == self.selected)
         return int(at[0]) if len(at) else NONE
 
     def _fill(self, grid: GlyphGrid, rows: NDArray[np.intp], captions: Sequence[str]) -> None:
-        self._silent = True
         names = [self._name(row) for row in rows]
-        grid.fill(self._thumbnails(rows), captions, names, self._place_of_selected(rows))
-        self._silent = False
+        with self._changing_inputs():
+            grid.fill(self._thumbnails(rows), captions, names, self._place_of_selected(rows))
 
     def _name(self, row: int) -> str:
         text, character = self._table["text"].iloc[row], self._table.get("character")
@@ -389,16 +367,16 @@ class DatasetBrowser(Panel):
         return [self._pictures[int(row)] for row in rows]
 
     def _show_entry(self) -> None:
-        row = self._table.iloc[self._selected]
+        row = self._table.iloc[self.selected]
         facts = entry_facts(row, self._characters)
         lines = "".join(
             f'<tr><th scope="row" style="text-align:left;vertical-align:top;padding-right:.8em">{escape(name)}</th>'
             f'<td style="text-align:left;overflow-wrap:anywhere">{escape(value)}</td></tr>'
             for name, value in facts.items()
         )
-        large = picture_html(png_bytes(self.dataset.images([self._selected])[0]), self._name(self._selected), "128px")
+        large = picture_html(png_bytes(self.dataset.images([self.selected])[0]), self._name(self.selected), "128px")
         self.entry.value = f'{large}<table style="line-height:1.35">{lines}</table>'
-        self._same_rows = same_caption(self._table, self._selected)[:PAGE_GLYPHS]
+        self._same_rows = same_caption(self._table, self.selected)[:PAGE_GLYPHS]
         self._fill(self.same, self._same_rows, list(map(str, self._table["split"].iloc[self._same_rows])))
         self._nearest_rows = np.zeros(0, dtype=np.intp)
         self._fill(self.nearest, self._nearest_rows, [])
@@ -406,16 +384,16 @@ class DatasetBrowser(Panel):
             self._find_nearest()
 
     def _find_nearest(self) -> None:
-        """The dataset's own glyphs that look most like the selected one; the first time takes some seconds."""
+        """Show the glyphs of the dataset that look most like the selected one; the first time takes some seconds."""
         if self._neighbours is None:
-            self.seek.disabled, self.seek.description = True, "Comparing all, once …"
+            self.seek.disabled, self.seek.description = True, "Measuring all glyphs, once …"
             threading.Thread(target=self._fit_neighbours, daemon=True).start()
             return
-        image = self.dataset.images([self._selected])
+        image = self.dataset.images([self.selected])
         names = self._neighbours.characters
         order, distances = self._neighbours.nearest(image, min(NEAREST + 1, len(names)))
         first_row = dict(zip(reversed(list(self._table["character"])), reversed(range(len(self._table))), strict=True))
-        own = self._table["character"].iloc[self._selected]
+        own = self._table["character"].iloc[self.selected]
         found = [(names[i], d) for i, d in zip(order[0], distances[0], strict=True) if names[i] != own][:NEAREST]
         self._nearest_rows = np.array([first_row[name] for name, _ in found], dtype=np.intp)
         self._fill(self.nearest, self._nearest_rows, [f"distance {distance:.2f}" for _, distance in found])
@@ -425,17 +403,17 @@ class DatasetBrowser(Panel):
         try:
             self._neighbours = Neighbours.load_or_fit(cache_folder() / "judges", names, default_font())
         except ValueError as error:
-            self.seek.description = "Not comparable"
+            self.seek.description = "No comparison possible"
             self.seek.tooltip = str(error)
             return
         self.seek.layout.display = "none"
         self._find_nearest()
 
     def _draw_chart(self) -> None:
-        table = balance_table(self._table, self._rows)
+        table = balance_table(self._table, self.rows)
         if not len(table):
             self.chart.value = ""
             return
-        figure = draw_radical_balance(table, title="Glyphs by radical among those that pass the filter")
-        told = ", ".join(f"{name} {count:,}" for name, count in table.sum(axis=1).items())
-        self.chart.value = picture_html(png_bytes(figure), f"Bars: {told}", "60em")
+        figure = draw_radical_balance(table, title="Radicals of the glyphs that pass the filter")
+        counts = ", ".join(f"{name} {count:,}" for name, count in table.sum(axis=1).items())
+        self.chart.value = picture_html(png_bytes(figure), f"Bars: {counts}", "60em")

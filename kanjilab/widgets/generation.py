@@ -1,4 +1,4 @@
-"""Draw a prompt, choose among the glyphs, explain the choice: what the playground does, without a widget."""
+"""Draw a prompt, rank the glyphs and explain one: what the playground does, without widgets."""
 
 from __future__ import annotations
 
@@ -35,31 +35,28 @@ from kanjilab.training.presets import DEMO_SAMPLING
 from kanjilab.viz.charts import draw_glyph_sheet
 from kanjilab.widgets.common import png_bytes, stacked
 
-CHOOSER, REPORTER = "A", "B"  # one judge chooses, the other reports, so that no score praises its own choice
+CHOOSER, REPORTER = "A", "B"  # one judge chooses and the other reports, so that no judge scores its own choice
 FRAMES_SHOWN = 12
-COLUMNS = 6  # of a static picture: no wider than a glyph explained
+COLUMNS = 6  # of a static picture, which is then no wider than the explanation above it
 BASE_ALONE = "the base alone, before any training"
 WAIT_SECONDS = 0.2
 
 
-# ---------------------------------------------------------------------------------------------- what to draw
-
-
 @dataclass(frozen=True)
 class Request:
-    """What to draw, completely: the same request gives the same glyphs.
+    """All settings of a drawing: the same request gives the same glyphs.
 
     Args:
-        prompt: the text; must not be blank.
+        prompt: the text; not blank.
         seeds: one glyph is drawn for each.
         sampling: sampler, steps, guidance, negative prompt, prefix.
         run: folder of a trained run; None for the base alone.
-        base: draws where there is no run: a name or a folder.
-        arm: which arm of the run.
-        step: which checkpoint; None for the last.
-        parts: that a glyph should show, such as ("水",); () for those that the prompt names.
+        base: used where there is no run: a name or a folder.
+        arm: index of the run's arm.
+        step: of the checkpoint; None for the last.
+        parts: expected in a glyph, such as ("水",); () for those that the prompt names.
     Raises:
-        ValueError: a blank prompt, or no seed, or one below 0 or given twice.
+        ValueError: a blank prompt, no seed, a seed below 0, or the same seed twice.
     """
 
     prompt: str
@@ -91,12 +88,12 @@ class Request:
 
 @dataclass(frozen=True)
 class Limits:
-    """The most that one request may ask for.
+    """Upper bounds on a request.
 
     Args:
         characters: of prompt, prefix and negative prompt, each.
         steps: denoising steps.
-        glyphs: seeds.
+        glyphs: number of seeds.
         guidance: classifier-free guidance scale.
     """
 
@@ -106,10 +103,10 @@ class Limits:
     guidance: float = 50.0
 
     def check(self, request: Request) -> Request:
-        """The request itself.
+        """The request itself, where it is within the bounds.
 
         Raises:
-            ValueError: it asks for more than this; says what and how much is allowed.
+            ValueError: it is not; the message names the bound.
         """
         sampling = request.sampling
         longest = max(len(text) for text in (request.prompt, sampling.prefix, sampling.negative_prompt))
@@ -123,14 +120,11 @@ class Limits:
 PUBLIC = Limits(characters=100, steps=30, glyphs=6, guidance=15.0)
 
 
-# ---------------------------------------------------------------------------------------------- models
-
-
 class Models:
-    """Loaded bases and the checkpoint used last; for one thread at a time.
+    """Loaded bases, and the checkpoint that was used last. One thread at a time may use it.
 
     Args:
-        loaded: bases that are loaded already; each draws whatever was trained on a base of its name.
+        loaded: loaded bases; each is used for runs that were trained on a base of its name.
         device: where to load others.
     """
 
@@ -141,7 +135,7 @@ class Models:
         self._used: tuple[tuple, Trainable] | None = None
 
     def load(self, request: Request) -> tuple[LatentDiffusion, Trainable | None]:
-        """Base, and adapters or None, that a request asks for.
+        """The base of a request, and its trained weights or None.
 
         Raises:
             RunError: no such run or checkpoint.
@@ -154,7 +148,7 @@ class Models:
         step = run.checkpoints()[-1] if request.step is None else request.step
         key = (run.path, run.settings["hash"], request.arm, step)
         if self._used is None or self._used[0] != key:
-            self._used = None  # a fully fine-tuned denoiser is large: not two at once
+            self._used = None  # frees the memory first: fully fine-tuned denoisers are large
             self._used = key, load_checkpoints(base, run, [step], request.arm)
         return base, self._used[1]
 
@@ -168,25 +162,23 @@ class Models:
 
 @contextmanager
 def turn(lock: Path, check: Callable[[], None], on_wait: Callable[[], None]) -> Iterator[None]:
-    """Wait until nobody else draws: of all processes that use this lock, one at a time.
+    """Wait for an exclusive lock: processes that use the same file draw one at a time.
 
     Args:
-        lock: a file, made if need be; of whichever user.
-        check: called again and again while waiting; what it raises ends the wait.
-        on_wait: called once where there is a wait.
+        lock: a file of any user; created if missing.
+        check: called repeatedly while waiting; an exception from it ends the wait.
+        on_wait: called once if there is a wait.
     """
     with suppress(FileExistsError):
         lock.touch(exist_ok=False)
-        lock.chmod(0o644)  # whatever the umask: who may read the file can wait for it
+        lock.chmod(0o644)  # other users must read the file to wait for it, whatever the umask
     with lock.open("rb") as file:
-        told = False
-        while not _taken(file):
-            if not told:
-                on_wait()
-            told = True
-            check()
-            time.sleep(WAIT_SECONDS)
-        yield  # the lock goes with the file
+        if not _taken(file):
+            on_wait()
+            while not _taken(file):
+                check()
+                time.sleep(WAIT_SECONDS)
+        yield  # closing the file releases the lock
 
 
 def _taken(file: Any) -> bool:
@@ -197,18 +189,15 @@ def _taken(file: Any) -> bool:
     return True
 
 
-# ---------------------------------------------------------------------------------------------- choices
-
-
 def run_choices(runs: Path | None) -> list[tuple[str, tuple[Path, int] | None]]:
-    """What can draw: the base alone, and every arm of every run below a folder that has a checkpoint.
+    """The models to choose from: every arm of every run with a checkpoint below a folder, and the base alone.
 
     Args:
-        runs: folder, searched to any depth; None for none.
+        runs: folder, searched to any depth; None for no runs.
     Returns:
-        (label, (run's folder, arm)), and (label, None) last for the base alone.
+        (label, (run's folder, arm)) of each, then (label, None) of the base alone.
     Raises:
-        RunError: a run's settings cannot be read.
+        RunError: the settings of a run cannot be read.
     """
     choices: list[tuple[str, tuple[Path, int] | None]] = []
     for run in find_runs(runs) if runs is not None else []:
@@ -221,14 +210,14 @@ def run_choices(runs: Path | None) -> list[tuple[str, tuple[Path, int] | None]]:
 
 
 def checkpoint_choices(run: Path | None, arm: int = 0) -> list[tuple[str, int | None]]:
-    """The checkpoints of a run, named by what they had seen: (label, step), the last first.
+    """The checkpoints of a run by images seen: (label, step), the last first.
 
     Args:
         run: its folder; None for the base alone, which has one state.
-        arm: which arm of the run.
+        arm: index of the run's arm.
     """
     if run is None:
-        return [("as it is", None)]
+        return [("untrained", None)]
     folder = RunFolder.open(run)
     choices = []
     for step in reversed(folder.checkpoints()):
@@ -237,20 +226,17 @@ def checkpoint_choices(run: Path | None, arm: int = 0) -> list[tuple[str, int | 
     return choices
 
 
-# ---------------------------------------------------------------------------------------------- drawing
-
-
 @dataclass(frozen=True, eq=False)
 class Glyphs:
-    """What a request gave.
+    """The glyphs of a request.
 
     Attributes:
-        request: as it was made.
+        request: what they were drawn from.
         images: (S, H, W) uint8, one glyph per seed.
         latents: (steps, S, C, h, w), after each denoising step.
-        base: that decodes the latents.
-        ranking: of `rank_glyphs`, S rows, by the judge that chooses.
-        expected: parts that were wanted.
+        base: decodes the latents.
+        ranking: of `rank_glyphs`, S rows, by judge A.
+        expected: the parts that were expected.
     """
 
     request: Request
@@ -262,18 +248,18 @@ class Glyphs:
 
     @property
     def best(self) -> int:
-        """Index of the first in rank; where all were rejected, of the most nearly well-formed."""
+        """Index of the first in rank; where all are rejected, of the most nearly well-formed."""
         return int(np.argmin(self.ranking["order"].to_numpy()))
 
     def forming(self, index: int) -> tuple[NDArray[np.uint8], list[int]]:
-        """How a glyph formed: (F, H, W) uint8 after some of its steps, evenly chosen up to the last; and which."""
+        """A glyph after some of its steps, evenly spaced up to the last: (F, H, W) uint8, and the F steps."""
         steps = len(self.latents)
         shown = sorted({round(step) for step in np.linspace(1, steps, min(steps, FRAMES_SHOWN))})
         frames = self.base.decode(self.latents[[step - 1 for step in shown], index].to(self.base.device))
         return glyphs_of(frames[None]), shown
 
     def picture(self, index: int | None = None) -> Image.Image:
-        """One glyph explained, how it formed, and all others with their ranks; None for the best."""
+        """One glyph explained (None for the best), how it formed, and all glyphs with their ranks."""
         index = self.best if index is None else index
         frames, steps = self.forming(index)
         labels = [f"step {step}" for step in steps]
@@ -293,10 +279,10 @@ def draw_glyphs(
 
     Args:
         request: what to draw.
-        models: that keep what they loaded; None for new ones.
-        on_step: called after each denoising step with the latents (S, C, h, w); what it raises ends the drawing.
+        models: where loaded models are kept; None to load them for this drawing alone.
+        on_step: called after each denoising step with the latents (S, C, h, w); an exception ends the drawing.
     Raises:
-        RunError, ValueError, FileNotFoundError: there is no such run, checkpoint or base.
+        RunError, ValueError, FileNotFoundError: no such run, checkpoint or base.
     """
     base, trainable = (models or Models()).load(request)
     latents: list[Tensor] = []
@@ -323,19 +309,19 @@ def draw_glyphs(
 
 @cache
 def glosses() -> dict[str, str]:
-    """English names of parts, as from `part_glosses`."""
+    """English names of parts, see `part_glosses`."""
     return part_glosses(load_characters())
 
 
 def named_parts(prompt: str, parts: Sequence[str], names: Mapping[str, str] | None = None) -> tuple[str, ...]:
-    """The parts that a prompt names in so many words.
+    """The parts whose English names are in a prompt.
 
     Args:
         prompt: such as "fire fish".
-        parts: known ones, in order of preference where two have the same name.
+        parts: known parts; of two with the same name the first counts.
         names: part -> English name; None for `glosses`.
     Returns:
-        such as ("火", "魚"), in the order of the prompt.
+        Such as ("火", "魚"), in the order of the prompt.
     """
     names = glosses() if names is None else names
     by_words: dict[tuple[str, ...], str] = {}
@@ -352,18 +338,17 @@ def named_parts(prompt: str, parts: Sequence[str], names: Mapping[str, str] | No
 
 
 def rank_glyphs(readings: pd.DataFrame, expected: Sequence[str]) -> pd.DataFrame:
-    """Reject what is no glyph, and put the others in order.
+    """Reject glyphs that are not well-formed, and rank the others.
 
-    First by how many of the expected parts are seen, then those that are no existing character, then by how
-    well-formed they are.
+    They are ranked by the number of expected parts found, then new before existing characters, then by how well-formed
+    they are.
 
     Args:
         readings: of `Judge.read`, N rows.
-        expected: parts that were wanted.
+        expected: parts that a glyph should show.
     Returns:
-        N rows in the same order: found (expected parts that are seen), rejected (why, "" where it is kept), order
-        (0 the best; rejected ones come last), rank (1 the best of those kept, 0 where it is rejected), exists,
-        codepoint and nearest as read.
+        N rows in the same order: found (expected parts that were read), rejected (the reason, or ""), order (0 is the
+        best; rejected ones come last), rank (1 is the best; 0 if rejected), exists, codepoint and nearest as read.
     """
     found = [tuple(part for part in expected if part in seen) for seen in readings["parts"]]
     rejected = [
@@ -386,22 +371,22 @@ def rank_glyphs(readings: pd.DataFrame, expected: Sequence[str]) -> pd.DataFrame
 
 
 def short_caption(ranked: Any, seed: int) -> str:
-    """A glyph's place among the others, in a few letters: `1. seed 7`, or `out: seed 7`.
+    """A glyph's rank as a short caption: `1. seed 7`, or `rejected: seed 7`.
 
     Args:
         ranked: row of `rank_glyphs`.
         seed: of the glyph.
     """
-    return f"{ranked['rank']}. seed {seed}" if ranked["rank"] else f"out: seed {seed}"
+    return f"{ranked['rank']}. seed {seed}" if ranked["rank"] else f"rejected: seed {seed}"
 
 
 def placing(ranked: Any, seed: int, expected: Sequence[str]) -> str:
-    """Why a glyph has its place among the others, in words.
+    """A glyph's rank and the reasons for it, in words.
 
     Args:
         ranked: row of `rank_glyphs`.
         seed: of the glyph.
-        expected: parts that were wanted.
+        expected: parts that a glyph should show.
     """
     if ranked["rejected"]:
         return f"seed {seed}: rejected by judge {CHOOSER}, {ranked['rejected']}"
@@ -415,10 +400,10 @@ def describe(reading: Any, names: Mapping[str, str], characters: pd.DataFrame) -
 
     Args:
         reading: row of `Judge.read`.
-        names: part -> English name, as from `glosses`.
+        names: part -> English name, such as `glosses()`.
         characters: the dictionary.
     Returns:
-        such as "Well-formed (0.98), left and right. Parts: 人 person (0.99), 木 tree (0.99). Already exists as
+        Such as "Well-formed (0.98), left and right. Parts: 人 person (0.99), 木 tree (0.99). Already exists as
         U+4F11 休 (rest)."
     """
     legal = "Well-formed" if reading["legal"] else "Not well-formed"
@@ -431,10 +416,8 @@ def describe(reading: Any, names: Mapping[str, str], characters: pd.DataFrame) -
     known = reading["nearest"] in characters.index
     meanings = "; ".join(characters.loc[reading["nearest"], "meanings"][:3]) if known else ""
     nearest += f" ({meanings})" if meanings else ""
-    novelty = (
-        f"Already exists as {nearest}."
-        if reading["exists"]
-        else (f"In no list of characters; the nearest is {nearest}, at distance {distance}.")
-    )
-    parts = f"Parts: {', '.join(seen)}." if seen else "No part that is known."
+    novelty = f"In no list of characters; the nearest is {nearest}, at distance {distance}."
+    if reading["exists"]:
+        novelty = f"Already exists as {nearest}."
+    parts = f"Parts: {', '.join(seen)}." if seen else "No known part."
     return f"{legal} ({reading['legal_probability']:.2f}), {layout}. {parts} {novelty}"

@@ -1,9 +1,9 @@
-// Glyphs as a group of radio buttons: names, arrow keys and focus are the browser's own.
+// Glyphs as a group of native radio buttons, so that the browser handles names, arrow keys and focus.
 
 const ROWS = { ArrowUp: -1, ArrowDown: 1 };
 
 function render({ model, el }) {
-  // Every widget loads this file anew, so a counter here would give all of them the same name.
+  // Random, because every widget loads this file again: a counter would give all of them the same name.
   const group = `kanjilab-glyphs-${Math.random()}`;
   const box = document.createElement("fieldset");
   const legend = document.createElement("legend");
@@ -29,7 +29,7 @@ function render({ model, el }) {
     image.alt = model.get("names")[index];
     const caption = document.createElement("span");
     caption.textContent = model.get("captions")[index];
-    caption.setAttribute("aria-hidden", "true"); // the picture's name says it, and more
+    caption.setAttribute("aria-hidden", "true"); // the name of the picture contains it
     label.append(input, image, caption);
     return label;
   };
@@ -66,7 +66,7 @@ function render({ model, el }) {
     model.set("selected", Number(event.target.value));
     model.save_changes();
   });
-  // Up and down mean rows here; left and right are the radio group's own. JupyterLab must see none of them.
+  // Up and down move by rows; left and right are those of the radio group. No key reaches JupyterLab.
   el.addEventListener("keydown", (event) => {
     event.stopPropagation();
     if (!(event.key in ROWS) || event.target.type !== "radio") return;
@@ -89,7 +89,7 @@ function render({ model, el }) {
     }
     check();
   };
-  model.on("change", show); // once, however much of it changes
+  model.on("change", show); // called once for all changes of a message
   show();
   return () => {
     model.off("change", show);

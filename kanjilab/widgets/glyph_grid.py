@@ -1,27 +1,27 @@
-"""Pictures to choose from: a group of native radio buttons, each a glyph with its caption."""
+"""Glyphs to choose from: a group of native radio buttons, each a picture with its caption."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from pathlib import Path
 
 import anywidget
 import traitlets
 
-FOLDER = Path(__file__).parent
+from kanjilab.widgets.common import FOLDER
+
 NONE = -1  # nothing chosen
 
 
 class GlyphGrid(anywidget.AnyWidget):
-    """Glyphs in a grid, chosen by mouse, or by the arrow keys as any radio group.
+    """Glyphs in a grid, chosen by mouse or by arrow keys, as in any radio group.
 
-    Observe `selected`; it also changes when `fill` shows other glyphs.
+    Observe `selected`, which also changes when `fill` shows other glyphs.
 
     Args:
         label: accessible name of the group, shown above it.
-        columns: glyphs a row, where there is room.
+        columns: glyphs in a row, where the page is wide enough.
         cell_px: side of a glyph on the page.
-        empty: what to say where there are no glyphs; "" hides the group then.
+        empty: text in place of glyphs; "" hides a group without glyphs.
     """
 
     _esm = FOLDER / "glyph_grid.js"
@@ -35,8 +35,8 @@ class GlyphGrid(anywidget.AnyWidget):
     names = traitlets.List(traitlets.Unicode()).tag(sync=True)
     selected = traitlets.Int(NONE).tag(sync=True)
 
-    def __init__(self, label: str, *, columns: int = 8, cell_px: int = 64, empty: str = "nothing to show"):
-        shape = {"max_width": "100%"}  # beside something else it would stick out of a narrow window
+    def __init__(self, label: str, *, columns: int = 8, cell_px: int = 64, empty: str = "Nothing to show."):
+        shape = {"max_width": "100%"}  # beside other widgets it would overflow a narrow window
         super().__init__(label=label, columns=columns, cell_px=cell_px, empty=empty, layout=shape)
 
     def fill(
@@ -46,23 +46,23 @@ class GlyphGrid(anywidget.AnyWidget):
 
         Args:
             pictures: N files, PNG.
-            captions: N lines to show below them; untrusted.
-            names: N texts for screen readers and the tooltip; () for the captions.
-            selected: the one chosen, or -1 for none.
+            captions: N lines below them; untrusted.
+            names: N texts for screen readers and tooltips; () for the captions.
+            selected: index of the chosen one, or -1.
         Raises:
-            ValueError: lists of different lengths, or a choice among fewer glyphs.
+            ValueError: lists of different lengths, or an index out of range.
         """
         names = list(names) or list(captions)
         if not len(pictures) == len(captions) == len(names) or not NONE <= selected < len(pictures):
             raise ValueError(
-                f"expected as many pictures as captions and names, and one of them or none chosen, got "
+                "expected as many pictures as captions and names, and the index of one of them or -1, got "
                 f"{len(pictures)}, {len(captions)}, {len(names)} and {selected}"
             )
-        with self.hold_sync():  # one message: the page never sees pictures without their captions
+        with self.hold_sync():  # one message, so that the page never shows pictures without their captions
             self.pictures, self.captions, self.names = list(pictures), list(captions), names
             self.selected = selected
 
     @property
     def choice(self) -> int | None:
-        """The chosen glyph, or None; a number from elsewhere that is none of them counts as None."""
+        """Index of the chosen glyph; None for none, or where the page sent an index out of range."""
         return self.selected if 0 <= self.selected < len(self.pictures) else None

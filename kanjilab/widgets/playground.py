@@ -1,4 +1,4 @@
-"""The playground: type a prompt, see glyphs form, and read what the judges say of them."""
+"""The playground: type a prompt, watch glyphs form, and read what the judges see in them."""
 
 from __future__ import annotations
 
@@ -25,15 +25,16 @@ from kanjilab.models.diffusion import FlowDiffusion, LatentDiffusion, UNetDiffus
 from kanjilab.models.loading import cache_folder
 from kanjilab.models.sampling import SAMPLERS, Sampling
 from kanjilab.widgets.common import (
+    WRAP,
     CodeBox,
     Panel,
     escape,
-    html_text,
     labelled,
     picture_html,
     png_bytes,
     progress_html,
     python_call,
+    status_html,
 )
 from kanjilab.widgets.generation import (
     FRAMES_SHOWN,
@@ -56,28 +57,32 @@ from kanjilab.widgets.glyph_grid import NONE, GlyphGrid
 from kanjilab.widgets.saved_glyphs import Kept, kept_glyph, load_history, save_history
 from kanjilab.widgets.worker import POLL_SECONDS, Stopped, Worker
 
-NEIGHBOURS_LOCK = threading.Lock()  # panels of one kernel fit them once
+NEIGHBOURS_LOCK = threading.Lock()  # so that the panels of one kernel fit the neighbours once
 SEED_MOST = 2**31
-HISTORY_MOST = 24  # glyphs that the panel keeps; the oldest go first
+HISTORY_MOST = 24  # glyphs that the panel keeps; the oldest are dropped
 FRAME_EVERY_SECONDS = 0.25
 NEAREST = 5
 LOCK = Path(tempfile.gettempdir()) / "kanjilab-playground.lock"
 
 
 class Playground(Panel):
-    """Draw a prompt with a trained run, choose among several glyphs, and keep what is liked.
+    """Draw a prompt with a trained run, choose among several glyphs, and save a history of them.
 
-    Drawing goes on in a thread; the kernel stays free. Without any run the base itself draws.
+    Drawing runs in a thread, so the kernel stays free. Without a trained run the base itself draws.
 
     Args:
         runs: folder with trained runs, at any depth; None for the base alone.
-        request: to start with; nothing is drawn yet.
-        base: draws where no run is chosen: a name, a folder, or loaded already.
+        request: fills the inputs at first; it is not drawn yet.
+        base: draws where no run is chosen: a name, a folder, or a loaded base.
         device: where to load models.
-        public: for strangers: bounded requests, one drawing at a time on this machine, no code, no paths.
-        history: folder to save glyphs in; strangers save nothing.
+        public: for a public page: bounded requests, one drawing at a time on this machine, no code, no paths, no
+            saving.
+        history: folder to save glyphs in.
+    Attributes:
+        glyphs: the latest drawing, or None.
+        history: the glyphs that are kept, the latest last.
     Raises:
-        RunError: a run's settings cannot be read.
+        RunError: the settings of a run cannot be read.
     """
 
     def __init__(
@@ -95,16 +100,15 @@ class Playground(Panel):
         self._base = base.name if isinstance(base, LatentDiffusion) else str(base)
         self._models = Models(*([base] if isinstance(base, LatentDiffusion) else []), device=device)
         self._choices = run_choices(self._runs)
-        if public:  # the arms of a study have names that tell a stranger nothing
+        if public:  # hashes name the arms of a study
             self._choices = [choice for choice in self._choices if "/packs/" not in choice[0]]
         self._neighbours: Neighbours | None = None
         self._worker: Worker | None = None
-        self._glyphs: Glyphs | None = None
+        self.glyphs: Glyphs | None = None
         self._explained: tuple[np.ndarray, str] | None = None  # a glyph and its prompt
         self._order: list[int] = []
-        self._kept: list[Kept] = []
-        self._filling = False
-        self._told = ""  # what was said of it
+        self.history: list[Kept] = []
+        self._verdict = ""  # on the explained glyph
         self._lock = threading.Lock()  # over models and figures: one glyph is drawn or explained at a time
         self._make_inputs()
         self._make_outputs()
@@ -115,25 +119,18 @@ class Playground(Panel):
         self._set_inputs(request or Request("fish king", seeds=(0, 1, 2, 3), run=run, arm=arm))
         self._show_code()
 
-    # ------------------------------------------------------------------------------------------ state
-
     @property
     def request(self) -> Request:
-        """What the inputs ask for.
+        """The request that the inputs describe.
 
         Raises:
-            ValueError: an input is out of bounds; says which.
+            ValueError: an input is out of bounds; the message names it.
         """
         run, arm = self._drawn_by
         step = None if run is None else self._steps[min(self.checkpoint.index or 0, len(self._steps) - 1)]
-        sampling = Sampling(
-            str(self.sampler.value),
-            int(self.steps.value),
-            float(self.guidance.value),
-            str(self.negative.value),
-            str(self.prefix.value),
-        )
-        count = min(int(self.count.value), self._limits.glyphs + 1)  # a page may claim anything
+        boxes: Any = (self.sampler, self.steps, self.guidance, self.negative, self.prefix)
+        sampling = Sampling(*(box.value for box in boxes))
+        count = min(int(self.count.value), self._limits.glyphs + 1)  # a public page may send any number
         seeds = tuple(range(int(self.seed.value), int(self.seed.value) + count))
         parts = tuple(dict.fromkeys(sign for sign in self.parts.value if not sign.isspace()))
         return self._limits.check(Request(self.prompt.value, seeds, sampling, run, self._base, arm, step, parts))
@@ -144,44 +141,32 @@ class Playground(Panel):
         return self._choices[index or 0][1] or (None, 0)
 
     @property
-    def glyphs(self) -> Glyphs | None:
-        """What was drawn last."""
-        return self._glyphs
-
-    @property
-    def history(self) -> tuple[Kept, ...]:
-        """What was drawn before, the latest last."""
-        return tuple(self._kept)
-
-    @property
     def code(self) -> str:
-        """The call that draws what is shown: the same glyphs, as a picture; strangers are not told."""
+        """The call that draws the same glyphs, as a picture; "" on a public page."""
         if self._public:
             return ""
-        request = self._glyphs.request if self._glyphs else self.request
+        request = self.glyphs.request if self.glyphs else self.request
         return f"{python_call('draw_glyphs', request)}.picture()"
 
     def picture(self) -> Image.Image:
-        """The last glyphs, explained; see `Glyphs.picture`."""
-        if self._glyphs is None:
-            raise ValueError("nothing is drawn yet: call draw()")
-        return self._glyphs.picture()
-
-    # ------------------------------------------------------------------------------------------ widgets
+        """The latest glyphs, explained; see `Glyphs.picture`."""
+        if self.glyphs is None:
+            raise ValueError("nothing is drawn yet; call draw()")
+        return self.glyphs.picture()
 
     def _make_inputs(self) -> None:
         most = self._limits
         self.prompt = labelled(widgets.Text(layout={"width": "24em"}), "Prompt")
-        self.model = labelled(widgets.Dropdown(options=[label for label, _ in self._choices]), "Drawn by")
+        self.model = labelled(widgets.Dropdown(options=[label for label, _ in self._choices]), "Model")
         self.checkpoint = labelled(widgets.Dropdown(), "Checkpoint")
         self.sampler = labelled(widgets.Dropdown(options=SAMPLERS), "Sampler")
         self.steps = self._number("Steps", 1, most.steps)
         self.guidance = self._number("Guidance", 1.0, most.guidance)
         self.seed = self._number("First seed", 0, SEED_MOST - most.glyphs)
-        self.count = self._number("Glyphs, to choose the best of", 1, most.glyphs)
-        self.prefix = labelled(widgets.Text(placeholder="put before the prompt"), "Style")
-        self.negative = labelled(widgets.Text(placeholder="what to avoid"), "Not")
-        self.parts = labelled(widgets.Text(placeholder="from the words of the prompt"), "Expected parts")
+        self.count = self._number("Glyphs to draw", 1, most.glyphs)
+        self.prefix = labelled(widgets.Text(placeholder="words before the prompt"), "Style")
+        self.negative = labelled(widgets.Text(placeholder="words to avoid"), "Negative prompt")
+        self.parts = labelled(widgets.Text(placeholder="those that the prompt names"), "Expected parts")
         self._fill_checkpoints()
         self.model.observe(lambda _: self._fill_checkpoints(), "index")
         inputs = (self.prompt, self.model, self.checkpoint, self.sampler, self.steps, self.guidance)
@@ -205,7 +190,7 @@ class Playground(Panel):
         self.prefix.value, self.negative.value = sampling.prefix, sampling.negative_prompt
 
     def _asks_as(self, request: Request) -> bool:
-        """Whether the inputs name the model of a request, and its sampling."""
+        """Whether the inputs select the same model and sampling as a request."""
         names = ("run", "arm", "step", "base", "sampling")
         return all(getattr(self.request, name) == getattr(request, name) for name in names)
 
@@ -232,19 +217,19 @@ class Playground(Panel):
         self.stop_button = widgets.Button(description="Stop", disabled=True)
         self.button.on_click(lambda _: self.start())
         self.stop_button.on_click(lambda _: self.stop())
-        self.status, self.progress = html_text("", role="status"), widgets.HTML()
+        self.status, self.progress = widgets.HTML(), widgets.HTML()
         self.about = widgets.HTML(self._about())
-        self.candidates = GlyphGrid("Glyphs, the best first", columns=6, cell_px=96, empty="Nothing is drawn yet.")
+        self.candidates = GlyphGrid("Glyphs, best first", columns=6, cell_px=96, empty="Nothing is drawn yet.")
         self.forming = GlyphGrid("How it formed, step by step", columns=FRAMES_SHOWN, cell_px=64, empty="")
         self.verdict, self.reasons = widgets.HTML(), widgets.HTML()
-        self.past = GlyphGrid("History", columns=12, cell_px=64, empty="Empty so far.")
+        self.past = GlyphGrid("History", columns=12, cell_px=64, empty="No glyphs yet.")
         self.candidates.observe(lambda _: self._explain_choice(), "selected")
         self.forming.observe(lambda _: self._enlarge(), "selected")
         self.past.observe(lambda _: self._recall(), "selected")
         self.enlarged, self.box = widgets.HTML(), CodeBox(label="These glyphs as code")
 
     def _make_saving(self, history: Path) -> None:
-        """Never where strangers are: a page reaches every widget that there is, shown or not."""
+        """Not on a public page, which can reach every widget, shown or not."""
         self.folder = labelled(widgets.Text(value=str(history)), "Folder")
         self.save_button = widgets.Button(description="Save history")
         self.load_button = widgets.Button(description="Load history")
@@ -254,30 +239,25 @@ class Playground(Panel):
     def _about(self) -> str:
         if len(self._choices) > 1:
             return ""
-        told = "There is no trained run here: the base itself draws."
+        text = "There is no trained run here, so the base itself draws."
         if self._base == "pocket":
-            told += " It has never seen a kanji: its glyphs look like other scripts, and the prompt hardly matters."
-        return f"<p><b>{escape(told)}</b></p>"
+            text += " It has never seen a kanji: its glyphs look like other scripts, and hardly depend on the prompt."
+        return f"<p><b>{escape(text)}</b></p>"
 
     def _make_layout(self) -> None:
-        wrap = {"flex_flow": "row wrap", "align_items": "center"}
-        first = widgets.HBox([self.prompt, self.button, self.stop_button], layout=wrap)
-        second = widgets.HBox([self.model, self.checkpoint, self.count, self.seed], layout=wrap)
-        third = widgets.HBox([self.guidance, self.steps, self.sampler], layout=wrap)
-        fourth = widgets.HBox([self.prefix, self.negative, self.parts], layout=wrap)
-        told = widgets.HBox([self.status, self.progress], layout=wrap)
+        rows = [[self.prompt, self.button, self.stop_button], [self.model, self.checkpoint, self.count, self.seed]]
+        rows += [[self.guidance, self.steps, self.sampler], [self.prefix, self.negative, self.parts]]
+        rows.append([self.status, self.progress])
+        shown = [self.about, *(widgets.HBox(row, layout=WRAP) for row in rows), self.candidates, self.verdict]
         formed = widgets.HBox([self.forming, self.enlarged], layout={"flex_flow": "row wrap"})
-        shown = [self.about, first, second, third, fourth, told, self.candidates, self.verdict, formed]
-        shown += [self.reasons, self.past]
+        shown += [formed, self.reasons, self.past]
         if not self._public:
-            saving = widgets.HBox([self.folder, self.save_button, self.load_button], layout=wrap)
+            saving = widgets.HBox([self.folder, self.save_button, self.load_button], layout=WRAP)
             shown += [saving, self.box]
         self.widget = widgets.VBox(shown)
 
-    # ------------------------------------------------------------------------------------------ drawing
-
     def start(self) -> None:
-        """Begin to draw what the inputs ask for, in a thread; what is wrong with them is said in the panel."""
+        """Start to draw what the inputs describe, in a thread; the panel says what is wrong with them."""
         if self._worker is not None and self._worker.alive:
             return
         self._worker = None
@@ -290,15 +270,15 @@ class Playground(Panel):
         self._worker.start()
 
     def stop(self) -> None:
-        """End the drawing after its present step."""
+        """Stop the drawing after its present step."""
         if self._worker is not None:
             self._worker.stop()
 
     def draw(self) -> None:
-        """Draw, and wait for it.
+        """Draw, and wait for the end.
 
         Raises:
-            Exception: what ended the drawing too early.
+            Exception: the one that ended the drawing.
         """
         self.start()
         if self._worker is None:
@@ -309,14 +289,14 @@ class Playground(Panel):
             raise self._worker.error
 
     def _draw(self, request: Request, worker: Worker) -> None:
-        waiting = turn(LOCK, worker.check, lambda: self._say("Another drawing is going on; yours is next."))
+        waiting = turn(LOCK, worker.check, lambda: self._say("Another drawing is running; yours is next."))
         try:
             with waiting if self._public else nullcontext(), self._lock:
                 self._show_nothing()
                 self._say(f"Loading {self._base} …")
                 base, _ = self._models.load(request)
                 self._say("Drawing …")
-                glyphs = draw_glyphs(request, self._models, self._told_of_step(base, request, worker))
+                glyphs = draw_glyphs(request, self._models, self._step_display(base, request, worker))
                 self.progress.value = ""
                 self._show_glyphs(glyphs)
         except Exception as error:
@@ -326,19 +306,19 @@ class Playground(Panel):
             self.progress.value = ""
             self.button.disabled, self.stop_button.disabled = False, True
 
-    def _told_of_step(self, base: LatentDiffusion, request: Request, worker: Worker) -> Callable[[Tensor], None]:
-        """Shows the first glyph as it forms, and how far all are."""
+    def _step_display(self, base: LatentDiffusion, request: Request, worker: Worker) -> Callable[[Tensor], None]:
+        """A function, to be called after each step, that shows the first glyph as it forms, and the progress."""
         frames: list[bytes] = []
         labels: list[str] = []
-        told, done = 0.0, 0
+        shown, done = 0.0, 0  # when a frame was shown last, and steps
 
         def on_step(latents: Tensor) -> None:
-            nonlocal told, done
+            nonlocal shown, done
             worker.check()
             done += 1
-            if time.monotonic() - told < FRAME_EVERY_SECONDS:
+            if time.monotonic() - shown < FRAME_EVERY_SECONDS:
                 return
-            told = time.monotonic()
+            shown = time.monotonic()
             frames.append(png_bytes(glyphs_of(base.decode(latents[:1])[None])[0]))
             labels.append(f"step {done}")
             self._fill(self.forming, frames, labels)
@@ -347,13 +327,13 @@ class Playground(Panel):
         return on_step
 
     def _show_nothing(self) -> None:
-        self._glyphs, self._explained = None, None
+        self.glyphs, self._explained = None, None
         self._fill(self.candidates, [], [])
         self._fill(self.forming, [], [])
         self.verdict.value = self.reasons.value = self.enlarged.value = ""
 
     def _show_glyphs(self, glyphs: Glyphs) -> None:
-        self._glyphs = glyphs
+        self.glyphs = glyphs
         self._order = [int(index) for index in np.argsort(glyphs.ranking["order"])]
         seeds, ranked = glyphs.request.seeds, glyphs.ranking
         captions = [short_caption(ranked.iloc[index], seeds[index]) for index in self._order]
@@ -363,12 +343,10 @@ class Playground(Panel):
         self.reasons.value = f"<ol>{''.join(f'<li>{escape(reason)}</li>' for reason in reasons)}</ol>"
         self._say("Explaining the best …")
         self._show_one(glyphs.best)
-        self._remember(kept_glyph(glyphs, glyphs.best, self._told))
+        self._remember(kept_glyph(glyphs, glyphs.best, self._verdict))
         self._show_code()
         rejected = sum(rank == 0 for rank in ranked["rank"])
         self._say(f"{len(seeds)} drawn, {rejected} rejected as not well-formed.")
-
-    # ------------------------------------------------------------------------------------------ explaining
 
     def _explain_choice(self) -> None:
         if self._filling or (place := self.candidates.choice) is None:
@@ -376,14 +354,14 @@ class Playground(Panel):
 
         def job(_: Worker) -> None:
             with self._lock:
-                if self._glyphs is not None and self.candidates.choice == place:  # else others were chosen since
+                if self.glyphs is not None and self.candidates.choice == place:  # else others have been chosen since
                     self._show_one(self._order[place])
 
         Worker(Path("playground"), job).start()
 
     def _show_one(self, index: int) -> None:
         """Explain one of the glyphs, and show how it formed."""
-        glyphs = self._glyphs
+        glyphs = self.glyphs
         assert glyphs is not None
         frames, steps = glyphs.forming(index)
         labels = [f"step {step}" for step in steps]
@@ -394,19 +372,20 @@ class Playground(Panel):
     def _explain(self, image: np.ndarray, prompt: str) -> None:
         judge = load_judge(REPORTER)
         self._explained = image, prompt
-        self._told = describe(judge.read(image[None]).iloc[0], glosses(), load_characters())
-        figure = picture_html(png_bytes(explain(judge, image, prompt)), f"{prompt}: {self._told}", "52em")
-        self.verdict.value = f"{figure}<p>{escape(self._told)}</p><p>{escape(self._outlines(image))}</p>"
+        self._verdict = describe(judge.read(image[None]).iloc[0], glosses(), load_characters())
+        figure = picture_html(png_bytes(explain(judge, image, prompt)), f"{prompt}: {self._verdict}", "52em")
+        self.verdict.value = f"{figure}<p>{escape(self._verdict)}</p><p>{escape(self._nearest_outlines(image))}</p>"
 
-    def _outlines(self, image: np.ndarray) -> str:
-        """The third opinion, for which all characters are drawn and measured once."""
+    def _nearest_outlines(self, image: np.ndarray) -> str:
+        """The nearest characters by outline; the first time, all characters have to be drawn and measured."""
         if self._neighbours is None:
             Worker(Path("playground"), self._find_neighbours).start()
-            return "Nearest by outline alone, without a network: all characters are being compared, once …"
+            return "Nearest by outline alone, without a network: measuring all characters, once …"
         order, distances = self._neighbours.nearest(image[None], NEAREST)
         names = [self._neighbours.characters[index] for index in order[0]]
         near = ", ".join(f"{name} ({distance:.2f})" for name, distance in zip(names, distances[0], strict=True))
-        same = "the nearest counts as the same" if distances[0][0] <= self._neighbours.same_distance else "all differ"
+        is_same = distances[0][0] <= self._neighbours.same_distance
+        same = "the nearest counts as the same character" if is_same else "none counts as the same character"
         return f"Nearest by outline alone, without a network: {near}; {same}."
 
     def _find_neighbours(self, _: Worker) -> None:
@@ -420,82 +399,76 @@ class Playground(Panel):
         if (place := self.forming.choice) is not None:
             self.enlarged.value = picture_html(self.forming.pictures[place], self.forming.names[place], "192px")
 
-    # ------------------------------------------------------------------------------------------ history
-
     def save(self) -> None:
-        """Write the history into the folder that the panel names.
+        """Write the history to the folder that the panel names.
 
         Raises:
-            PermissionError: the panel is for strangers.
+            PermissionError: on a public page.
         """
-        self._refuse_strangers()
-        save_history(self._kept, Path(self.folder.value))
-        self._say(f"{len(self._kept)} glyphs saved in {self.folder.value}")
+        self._refuse_public()
+        save_history(self.history, Path(self.folder.value))
+        self._say(f"{len(self.history)} glyphs saved in {self.folder.value}")
 
     def load(self) -> None:
-        """Take the history from the folder that the panel names.
+        """Read the history from the folder that the panel names.
 
         Raises:
-            PermissionError: the panel is for strangers.
-            ValueError: there is none, or a damaged one.
+            PermissionError: on a public page.
+            ValueError: no history there, or a damaged one.
         """
-        self._refuse_strangers()
-        self._kept = load_history(Path(self.folder.value))[-HISTORY_MOST:]
+        self._refuse_public()
+        self.history = load_history(Path(self.folder.value))[-HISTORY_MOST:]
         self._show_history()
-        self._say(f"{len(self._kept)} glyphs loaded from {self.folder.value}")
+        self._say(f"{len(self.history)} glyphs loaded from {self.folder.value}")
 
-    def _refuse_strangers(self) -> None:
+    def _refuse_public(self) -> None:
         if self._public:
             raise PermissionError("a public playground neither saves nor loads a history")
 
     def _remember(self, kept: Kept) -> None:
-        self._kept = [*self._kept, kept][-HISTORY_MOST:]
+        self.history = [*self.history, kept][-HISTORY_MOST:]
         self._show_history()
 
     def _show_history(self) -> None:
-        latest = self._kept[::-1]
+        latest = self.history[::-1]
         names = [f"{one.request.prompt}, seed {one.request.seeds[0]}. {one.verdict}" for one in latest]
         self._fill(self.past, [png_bytes(one.image) for one in latest], [one.request.prompt for one in latest], names)
 
     def _recall(self) -> None:
-        """Ask again for a glyph of the history, and explain it anew."""
+        """Fill the inputs with the request of a glyph of the history, and explain the glyph again."""
         if self._filling or (place := self.past.choice) is None:
             return
-        kept = self._kept[::-1][place]
+        kept = self.history[::-1][place]
         self._set_inputs(kept.request)
-        told = "Draw draws it again" if self._asks_as(kept.request) else "what drew it is not among the choices here"
+        same = self._asks_as(kept.request)
+        hint = "Draw draws it again" if same else "the model that drew it is not among the choices here"
 
         def job(_: Worker) -> None:
             with self._lock:
                 self._show_nothing()
                 self._explain(kept.image, kept.request.prompt)
-                self._say(f"From the history; {told}.")
+                self._say(f"From the history; {hint}.")
 
         Worker(Path("playground"), job).start()
 
-    # ------------------------------------------------------------------------------------------ telling
-
     def _fill(self, grid: GlyphGrid, *content: Any, selected: int = NONE) -> None:
-        self._filling = True
-        try:
+        with self._changing_inputs():
             grid.fill(*content, selected=selected)
-        finally:
-            self._filling = False
 
     def _show_code(self) -> None:
         try:
-            self.box.set(self.code)
+            self.box.code = self.code
         except ValueError:
-            self.box.set("")
+            self.box.code = ""
 
     def _say(self, text: str) -> None:
-        self.status.value = f'<span role="status">{escape(text)}</span>'
+        self.status.value = status_html(text)
 
     def _say_failed(self, error: Exception) -> None:
         if isinstance(error, Stopped):
             self._say("Stopped.")
         elif self._public:
-            self._say("That did not work; nothing is drawn.")
+            self._say("The drawing failed. Please try again.")
         else:
             self._say(f"{type(error).__name__}: {error}")
 

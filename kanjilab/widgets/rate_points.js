@@ -1,4 +1,4 @@
-// Rates with their intervals, a row a variant; each is a button that selects it.
+// Rates with their intervals, one variant per row; each row is a button that selects its variant.
 
 function row(point, top, select) {
   const button = document.createElement("button");
@@ -23,11 +23,11 @@ function row(point, top, select) {
   dot.className = "dot";
   dot.style.left = place(point.value);
   chart.append(interval, dot);
-  const told = document.createElement("span");
-  told.className = "told";
+  const numbers = document.createElement("span");
+  numbers.className = "numbers";
   const percent = (value) => (100 * value).toFixed(1);
-  told.textContent = `${percent(point.value)}% [${percent(point.low)}, ${percent(point.high)}]`;
-  button.append(name, chart, told);
+  numbers.textContent = `${percent(point.value)}% [${percent(point.low)}, ${percent(point.high)}]`;
+  button.append(name, chart, numbers);
   button.addEventListener("click", () => select(point.label));
   return button;
 }

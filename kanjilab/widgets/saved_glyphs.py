@@ -1,4 +1,4 @@
-"""Glyphs of the playground's history: a folder of pictures, and a JSON that says how each was made."""
+"""The playground's history on disk: a folder of glyphs, and a JSON that says how each was made."""
 
 from __future__ import annotations
 
@@ -28,9 +28,9 @@ class Kept:
     """One glyph of the history.
 
     Args:
-        request: what gave it, with this glyph's seed alone.
-        image: (H, W) uint8.
-        verdict: what was said of it.
+        request: what it was drawn from, with its seed alone.
+        image: (H, W) uint8, 0 = ink.
+        verdict: what the judge read in it.
     """
 
     request: Request
@@ -39,18 +39,18 @@ class Kept:
 
 
 def kept_glyph(glyphs: Glyphs, index: int, verdict: str) -> Kept:
-    """One of the glyphs, for the history; its request draws it alone."""
+    """One of the drawn glyphs, with a request that draws it alone."""
     return Kept(replace(glyphs.request, seeds=(glyphs.request.seeds[index],)), glyphs.images[index], verdict)
 
 
 def save_history(kept: Sequence[Kept], folder: Path) -> Path:
-    """Write glyphs as PNG, and `history.json` with how each was made.
+    """Write glyphs as PNG, and `history.json`, which says how each was made.
 
     Args:
-        kept: in order.
-        folder: made if need be; a history there is replaced by this one, its pictures stay.
+        kept: the glyphs, in order.
+        folder: created if missing; an earlier `history.json` there is replaced, earlier pictures stay.
     Returns:
-        the JSON's path.
+        Path of the JSON.
     """
     folder.mkdir(parents=True, exist_ok=True)
     entries = []
@@ -64,10 +64,10 @@ def save_history(kept: Sequence[Kept], folder: Path) -> Path:
 
 
 def load_history(folder: Path) -> list[Kept]:
-    """What `save_history` wrote.
+    """Read what `save_history` wrote.
 
     Raises:
-        ValueError: there is no history, or a damaged one, or one that names files elsewhere.
+        ValueError: no history, a damaged one, or one that names files outside its folder.
     """
     path = folder / HISTORY
     try:
@@ -86,6 +86,6 @@ def _kept_of(folder: Path, entry: Mapping[str, Any]) -> Kept:
     with (folder / name).open("rb") as file:
         data = file.read(PICTURE_BYTES_MAX)
     if hashlib.sha256(data).hexdigest() != entry["sha256"]:
-        raise ValueError(f"{name} is not the picture that was saved")
+        raise ValueError(f"{name} has changed since it was saved")
     with Image.open(io.BytesIO(data), formats=["PNG"]) as image:
         return Kept(Request.from_json(entry["request"]), np.asarray(image.convert("L")), str(entry["verdict"]))

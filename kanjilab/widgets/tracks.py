@@ -1,7 +1,8 @@
-"""What the strip comparator shows, without any widget: stored samples as tracks, a view of them, and its strip."""
+"""What the strip comparator shows, without widgets: stored samples as tracks, a view of them, and its strip."""
 
 from __future__ import annotations
 
+import itertools
 from bisect import bisect_right
 from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
@@ -18,25 +19,23 @@ from kanjilab.viz.strip import Strip
 COLUMNS = ("checkpoints", "runs")
 COMPARE = ("side by side", "blink", "difference")
 JUDGES = ("", "A", "B")
-PROMPTS_AT_FIRST = 12  # more rows than these do not fit on a screen; the others wait to be chosen
+PROMPTS_AT_FIRST = 12  # more rows do not fit on a screen; the others can be chosen
 CELL_PX = (32, 256)
-
-
-# ---------------------------------------------------------------------------------------------- tracks
+SAME_IN_BROWSER = ("columns", "compare", "judge", "cell_px")  # fields of a view that the browser holds unchanged
 
 
 @dataclass(frozen=True)
 class Track:
-    """What one arm of a run drew, checkpoint by checkpoint, with one way of sampling.
+    """The samples of one arm of a run, checkpoint by checkpoint, with one setting of sampling.
 
     Args:
-        label: distinct among the tracks shown together.
-        images_seen: C numbers, ascending: how much training each checkpoint had.
+        label: unique among the tracks that are shown together.
+        images_seen: C numbers, ascending, one per checkpoint.
         prompts: P strings.
         seeds: S noise seeds.
         images: (C, P, S, H, W) or (C, P, S, H, W, 3) uint8, 0 = black.
-        facts: run, sampling and what else was stored with the images.
-        run: name of the run, for the reader.
+        facts: stored with the images: run, sampling and others.
+        run: name of the run.
     Raises:
         ValueError: the images do not fit the rest.
     """
@@ -57,11 +56,11 @@ class Track:
             raise ValueError(f"{self.label}: expected ascending images_seen, got {self.images_seen}")
 
     def checkpoint_at(self, images_seen: int) -> int:
-        """Index of the last checkpoint with no more training than that; -1 where there is none."""
+        """Index of the last checkpoint with at most so many images seen; -1 for none."""
         return bisect_right(self.images_seen, images_seen) - 1
 
     def cell(self, prompt: str, seed: int) -> np.ndarray | None:
-        """The glyph of one prompt and seed at every checkpoint, (C, H, W[, 3]); None where it was not drawn."""
+        """The glyph of one prompt and seed at every checkpoint, (C, H, W[, 3]); None if it is not stored."""
         if prompt not in self.prompts or seed not in self.seeds:
             return None
         return self.images[:, self.prompts.index(prompt), self.seeds.index(seed)]
@@ -71,12 +70,12 @@ Runs = Mapping[str, Path | str] | Sequence[Path | str] | Path | str
 
 
 def name_runs(runs: Runs) -> dict[str, Path]:
-    """Run folders with a distinct name each.
+    """Run folders by unique names.
 
     Args:
-        runs: names with folders; or folders; or one folder, of a run or with runs somewhere below it.
+        runs: folders by name; or a list of folders; or one folder, of a run or with runs somewhere below it.
     Returns:
-        names (given, or the shortest ends of the paths that tell them apart) with folders.
+        Folders by the given names, or by the shortest ends of their paths that are unique.
     Raises:
         ValueError: no run there.
     """
@@ -85,28 +84,28 @@ def name_runs(runs: Runs) -> dict[str, Path]:
     if isinstance(runs, (str, Path)):
         found = [run.path for run in find_runs(runs) if run.samples()]
         if not found:
-            raise ValueError(f"{runs}: expected a run with stored samples there, or below; found none")
+            raise ValueError(f"{runs}: expected a run with stored samples there or below, found none")
         return name_runs(found)
     paths = [Path(path) for path in runs]
-    # A run that is one folder among others of its making, as of the demo, goes by the name of the whole.
-    told = [path.parent if path.name == "run" else path for path in (path.resolve() for path in paths)]
-    for length in range(1, max((len(path.parts) for path in told), default=1)):
-        names = ["/".join(path.parts[-length:]) for path in told]
+    # A folder called "run", as the demo makes, is named by the folder that it is in.
+    named = [path.parent if path.name == "run" else path for path in (path.resolve() for path in paths)]
+    for length in range(1, max((len(path.parts) for path in named), default=1)):
+        names = ["/".join(path.parts[-length:]) for path in named]
         if len(set(names)) == len(names):
             return dict(zip(names, paths, strict=True))
     raise ValueError(f"expected distinct run folders, got {[str(path) for path in paths]}")
 
 
 def read_tracks(runs: Mapping[str, Path]) -> list[Track]:
-    """All that is stored of some runs; nothing is drawn or trained.
+    """The stored samples of some runs; nothing is drawn or trained.
 
     Args:
-        runs: names with folders.
+        runs: folders by name.
     Returns:
         The tracks of the first run, newest samples first, then those of the next run.
     Raises:
-        ValueError: a run without stored samples; says how to draw them.
-        RunError: a folder is no run.
+        ValueError: a run without stored samples; the message says how to draw them.
+        RunError: a folder is not a run.
     """
     tracks = []
     for name, path in runs.items():
@@ -121,27 +120,27 @@ def read_tracks(runs: Mapping[str, Path]) -> list[Track]:
 
 
 def _histories(run: RunFolder) -> list[Track]:
-    """Each stored `sample_history`, newest first; of those that differ in nothing that was asked, the newest alone."""
+    """Each stored `sample_history`, newest first; of several with the same settings the newest alone."""
     names = [name for name in run.samples() if name.startswith("history_")]
     names.sort(key=lambda name: (run.path / "samples" / f"{name}.safetensors").stat().st_mtime_ns, reverse=True)
     tracks: dict[str, Track] = {}
     for name in names:
         images, facts = run.read_samples(name)
         seen, prompts, seeds = (tuple(facts[key]) for key in ("images_seen", "prompts", "seeds"))
-        asked = repr([facts.get("arm"), prompts, seeds, sorted(facts["sampling"].items())])
+        settings = repr([facts.get("arm"), prompts, seeds, sorted(facts["sampling"].items())])
         kept = _moments(seen)
         seen, images = tuple(seen[at] for at in kept), images[kept]
-        tracks.setdefault(asked, Track(name, seen, prompts, seeds, images, facts))
+        tracks.setdefault(settings, Track(name, seen, prompts, seeds, images, facts))
     return list(tracks.values())
 
 
 def _moments(images_seen: Sequence[int]) -> list[int]:
-    """Where more was seen than before: an arm that ends before its run does stays as it is from then on."""
+    """Checkpoints with more images seen than before: an arm that ends before its run repeats its last one."""
     return [at for at, seen in enumerate(images_seen) if seen not in images_seen[:at]]
 
 
 def _study_samples(run: RunFolder) -> list[Track]:
-    """The arms of a study: each stored one set of images at some of its checkpoints."""
+    """The arms of a study, which stores one file of images per arm and checkpoint."""
     arms: dict[str, list[tuple[np.ndarray, dict[str, Any]]]] = defaultdict(list)
     for name in run.samples():
         if not name.startswith("history_"):
@@ -162,30 +161,28 @@ def _study_samples(run: RunFolder) -> list[Track]:
 
 
 def _labelled(name: str, tracks: Sequence[Track]) -> list[Track]:
-    """Named by their run and, where a run has several, by what tells them apart."""
+    """Named by their run and, where a run has several, by the settings in which they differ."""
     if len(tracks) == 1:
         return [replace(tracks[0], label=name, run=name)]
-    told = [_choices(track) for track in tracks]
-    differing = [key for key in told[0] if len({str(choices.get(key)) for choices in told}) > 1]
-    labels = [", ".join(_told(key, choices[key]) for key in differing if key in choices) for choices in told]
+    settings = [_settings(track) for track in tracks]
+    differing = [key for key in settings[0] if len({str(some.get(key)) for some in settings}) > 1]
+    labels = [", ".join(_setting_text(key, some[key]) for key in differing if key in some) for some in settings]
     if len(set(labels)) < len(labels):
         labels = [f"{label}, no. {number}".removeprefix(", ") for number, label in enumerate(labels, start=1)]
     return [replace(track, label=f"{name}: {label}", run=name) for track, label in zip(tracks, labels, strict=True)]
 
 
-def _told(key: str, value: Any) -> str:
-    return f"no {key}" if value == "" else f"{key} {value}"
+def _setting_text(key: str, value: Any) -> str:
+    name = key.replace("_", " ")
+    return f"no {name}" if value == "" else f"{name} {value}"
 
 
-def _choices(track: Track) -> dict[str, Any]:
-    """What may tell two tracks of a run apart."""
+def _settings(track: Track) -> dict[str, Any]:
+    """Settings in which two tracks of a run may differ."""
     arm = track.facts.get("arm", 0)
-    choices = dict(arm) if isinstance(arm, Mapping) else {"arm": arm}
+    of_arm = dict(arm) if isinstance(arm, Mapping) else {"arm": arm}
     sizes = {"prompts": len(track.prompts), "seeds": len(track.seeds)}
-    return choices | dict(track.facts.get("sampling", {})) | sizes
-
-
-# ---------------------------------------------------------------------------------------------- view
+    return of_arm | dict(track.facts.get("sampling", {})) | sizes
 
 
 Cell = tuple[str, str, int]  # track's label, prompt, seed
@@ -194,16 +191,16 @@ Frame = tuple[str, str, int, int]  # and images seen
 
 @dataclass(frozen=True)
 class View:
-    """What of the tracks is shown, and how; all in the reader's own words, so that it can be written down.
+    """Which samples are shown, and how, in names and numbers that can be written as code.
 
     Attributes:
-        tracks, prompts, seeds: what is chosen, in the order shown.
+        tracks, prompts, seeds: chosen, in the order shown.
         columns: "checkpoints" (a strip), or "runs" (runs and seeds side by side, at the checkpoint of the slider).
         images_seen: the checkpoint of the slider.
-        selected: the cell that is enlarged.
-        pinned: the frame it is compared with.
+        selected: the enlarged cell.
+        pinned: the frame that it is compared with.
         compare: "side by side", "blink" or "difference".
-        judge: whose reading stands below each glyph: "A", "B" or "" for none.
+        judge: whose readings are below the glyphs: "A", "B" or "" for none.
         cell_px: edge of a cell.
     """
 
@@ -230,16 +227,21 @@ def all_seeds(tracks: Iterable[Track]) -> tuple[int, ...]:
 
 
 def timeline(tracks: Iterable[Track]) -> tuple[int, ...]:
-    """How many images had been seen at any checkpoint of some tracks, ascending."""
+    """Images seen at all checkpoints of some tracks, each once, ascending."""
     return tuple(sorted({seen for track in tracks for seen in track.images_seen}))
 
 
+def _known(tracks: Sequence[Track]) -> tuple[tuple[str, ...], tuple[str, ...], tuple[int, ...], tuple[int, ...]]:
+    """Labels, prompts, seeds and timeline of some tracks."""
+    return tuple(track.label for track in tracks), all_prompts(tracks), all_seeds(tracks), timeline(tracks)
+
+
 def first_view(tracks: Sequence[Track], prompts: Sequence[str] = ()) -> View:
-    """What is shown before anything is chosen: the newest samples of each run, first seed, last checkpoint.
+    """The first view: the newest samples of each run, the first seed, the last checkpoint.
 
     Args:
         tracks: of `read_tracks`, at least one.
-        prompts: wished; of each run the newest samples of all of these go first. () for no wish.
+        prompts: to show; of each run the newest samples that have all of them are taken. () for any.
     """
     by_run: dict[str, list[Track]] = defaultdict(list)
     for track in tracks:
@@ -252,13 +254,12 @@ def first_view(tracks: Sequence[Track], prompts: Sequence[str] = ()) -> View:
 
 
 def checked_view(view: View, tracks: Sequence[Track]) -> View:
-    """The view itself, where it fits the tracks.
+    """The view itself, where the tracks have all that it names.
 
     Raises:
-        ValueError: it names something that is not there; tells what is.
+        ValueError: an unknown name or number; the message lists the known ones.
     """
-    labels, prompts, seeds = {track.label for track in tracks}, all_prompts(tracks), all_seeds(tracks)
-    steps = timeline(tracks)
+    labels, prompts, seeds, steps = _known(tracks)
     cells = [view.selected, *([view.pinned[:3]] if view.pinned else [])]
     for name, given, known in (
         ("tracks", view.tracks, labels),
@@ -280,13 +281,13 @@ def checked_view(view: View, tracks: Sequence[Track]) -> View:
 
 
 def with_chosen_cell(view: View, tracks: Sequence[Track]) -> View:
-    """The view with the first of its chosen cells selected, where any is chosen."""
+    """The view with the first of its chosen cells selected, if any is chosen."""
     shown = chosen(tracks, view)
     return replace(view, selected=(shown[0].label, shown[0].prompts[0], shown[0].seeds[0])) if shown else view
 
 
 def changed_options(view: View, tracks: Sequence[Track]) -> dict[str, Any]:
-    """What differs from the view that `StripComparator` would begin with, as its keyword arguments."""
+    """Keyword arguments of `StripComparator` for a view: those that differ from its defaults."""
     wished = () if view.prompts == first_view(tracks).prompts else view.prompts
     first = replace(first_view(tracks, wished), selected=with_chosen_cell(view, tracks).selected)
     names = [field.name for field in fields(View) if getattr(view, field.name) != getattr(first, field.name)]
@@ -294,21 +295,17 @@ def changed_options(view: View, tracks: Sequence[Track]) -> dict[str, Any]:
     return options | ({"prompts": view.prompts} if wished else {})
 
 
-# ---------------------------------------------------------------------------------------------- browser
-
-
 def catalogue(tracks: Sequence[Track]) -> dict[str, Any]:
-    """What the browser must know to find each frame.
+    """What the browser needs to find each frame.
 
     Args:
         tracks: at least one.
     Returns:
-        JSON-able: prompts, seeds, timeline; for each track its label, its images_seen, `at` (its checkpoint at each
+        For JSON: prompts, seeds, timeline; of each track its label, its images_seen, `at` (its checkpoint at each
         point of the timeline, -1 before its first) and `first` (prompts x seeds: number of the frame of its first
-        checkpoint, -1 where it was not drawn). Frames are numbered track by track, prompt by prompt, seed by seed,
-        checkpoint by checkpoint, as in `frame_images`.
+        checkpoint, -1 if it is not stored). Frames are numbered as in `frame_names`.
     """
-    prompts, seeds, steps = all_prompts(tracks), all_seeds(tracks), timeline(tracks)
+    _, prompts, seeds, steps = _known(tracks)
     entries, number = [], 0
     for track in tracks:
         first = [[-1] * len(seeds) for _ in prompts]
@@ -321,20 +318,28 @@ def catalogue(tracks: Sequence[Track]) -> dict[str, Any]:
     return {"prompts": list(prompts), "seeds": list(seeds), "timeline": list(steps), "tracks": entries}
 
 
+def frame_names(tracks: Sequence[Track]) -> list[Frame]:
+    """(track, prompt, seed, images seen) of each frame: by track, then prompt, seed and checkpoint."""
+    return [
+        (track.label, *name)
+        for track in tracks
+        for name in itertools.product(track.prompts, track.seeds, track.images_seen)
+    ]
+
+
 def frame_images(tracks: Sequence[Track]) -> list[np.ndarray]:
-    """All frames, each (H, W) or (H, W, 3) uint8, in the order of `catalogue`'s numbers."""
+    """All frames, each (H, W) or (H, W, 3) uint8, in the order of `frame_names`."""
     swapped = (np.moveaxis(track.images, 0, 2) for track in tracks)  # (P, S, C, H, W[, 3])
     return [frame for images in swapped for frame in images.reshape(-1, *images.shape[3:])]
 
 
 def state_of(view: View, tracks: Sequence[Track]) -> dict[str, Any]:
-    """A view as the browser holds it: places in the catalogue's lists instead of words.
+    """A view as the browser holds it: indices into the catalogue's lists instead of names and numbers.
 
     Args:
-        tracks: all that the catalogue holds.
+        tracks: all tracks of the catalogue.
     """
-    labels = [track.label for track in tracks]
-    prompts, seeds, steps = all_prompts(tracks), all_seeds(tracks), timeline(tracks)
+    labels, prompts, seeds, steps = _known(tracks)
 
     def place(cell: Cell) -> list[int]:
         return [labels.index(cell[0]), prompts.index(cell[1]), seeds.index(cell[2])]
@@ -343,13 +348,10 @@ def state_of(view: View, tracks: Sequence[Track]) -> dict[str, Any]:
         "tracks": [labels.index(label) for label in view.tracks],
         "prompts": [prompts.index(prompt) for prompt in view.prompts],
         "seeds": [seeds.index(seed) for seed in view.seeds],
-        "columns": view.columns,
         "step": steps.index(view.images_seen),
         "selected": place(view.selected),
         "pinned": [*place(view.pinned[:3]), steps.index(view.pinned[3])] if view.pinned else None,
-        "compare": view.compare,
-        "judge": view.judge,
-        "cell_px": view.cell_px,
+        **{name: getattr(view, name) for name in SAME_IN_BROWSER},
     }
 
 
@@ -358,47 +360,37 @@ def view_of(state: Mapping[str, Any], tracks: Sequence[Track]) -> View:
 
     Args:
         state: from the browser.
-        tracks: all that the catalogue holds.
+        tracks: all tracks of the catalogue.
     Raises:
-        ValueError: a place that is not there.
+        ValueError: an index out of range.
     """
-    labels = [track.label for track in tracks]
-    prompts, seeds, steps = all_prompts(tracks), all_seeds(tracks), timeline(tracks)
+    labels, prompts, seeds, steps = known = _known(tracks)
 
     def words(places: Sequence[int], known: Sequence[Any]) -> tuple[Any, ...]:
         if any(not 0 <= place < len(known) for place in places):
-            raise ValueError(f"expected places 0 to {len(known) - 1}, got {list(places)}")
+            raise ValueError(f"expected indices 0 to {len(known) - 1}, got {list(places)}")
         return tuple(known[place] for place in places)
 
     def cell(places: Sequence[int]) -> Any:
-        lists = (labels, prompts, seeds, steps)
-        return tuple(words([place], known)[0] for place, known in zip(places, lists, strict=False))
+        return tuple(words([place], some)[0] for place, some in zip(places, known, strict=False))
 
-    return checked_view(
-        View(
-            words(state["tracks"], labels),
-            words(state["prompts"], prompts),
-            words(state["seeds"], seeds),
-            state["columns"],
-            words([state["step"]], steps)[0],
-            cell(state["selected"]),
-            cell(state["pinned"]) if state["pinned"] else None,
-            state["compare"],
-            state["judge"],
-            state["cell_px"],
-        ),
-        tracks,
+    view = View(
+        tracks=words(state["tracks"], labels),
+        prompts=words(state["prompts"], prompts),
+        seeds=words(state["seeds"], seeds),
+        images_seen=words([state["step"]], steps)[0],
+        selected=cell(state["selected"]),
+        pinned=cell(state["pinned"]) if state["pinned"] else None,
+        **{name: state[name] for name in SAME_IN_BROWSER},
     )
-
-
-# ---------------------------------------------------------------------------------------------- pictures
+    return checked_view(view, tracks)
 
 
 def chosen(tracks: Sequence[Track], view: View) -> list[Track]:
-    """The chosen tracks with the chosen prompts and seeds alone, in the view's order.
+    """The chosen tracks, with the chosen prompts and seeds alone, in the view's order.
 
     Args:
-        tracks: all there are.
+        tracks: to choose from.
     """
     by_label = {track.label: track for track in tracks}
     result = []
@@ -411,21 +403,26 @@ def chosen(tracks: Sequence[Track], view: View) -> list[Track]:
     return result
 
 
+def some_chosen(tracks: Sequence[Track], view: View) -> list[Track]:
+    """`chosen`, at least one; raises ValueError for none."""
+    if shown := chosen(tracks, view):
+        return shown
+    raise ValueError("expected a run, a prompt and a seed to be chosen, got none")
+
+
 def view_strip(tracks: Sequence[Track], view: View, title: str = "") -> Strip:
-    """What is shown, as a strip to draw.
+    """A view as a strip to draw.
 
     Args:
-        tracks: all there are.
-        title: above it; "" for what tells the runs, or the checkpoint.
+        tracks: to choose from.
+        title: above it.
     Returns:
-        columns "checkpoints": checkpoints in columns; below each prompt a row for each run and seed. Columns "runs":
-        prompts in rows, runs and seeds in columns, at the slider's checkpoint.
+        For columns "checkpoints", checkpoints in columns and a row for each prompt, run and seed; for columns "runs",
+        prompts in rows and runs and seeds in columns, at the slider's checkpoint.
     Raises:
         ValueError: nothing is chosen.
     """
-    shown = chosen(tracks, view)
-    if not shown:
-        raise ValueError("expected a run, a prompt and a seed chosen; nothing is")
+    shown = some_chosen(tracks, view)
     facts = {"runs": {track.label: track.facts.get("run", "") for track in shown}}
     facts |= {"sampling": {track.label: track.facts.get("sampling", {}) for track in shown}}
     if view.columns == "checkpoints":
@@ -434,7 +431,7 @@ def view_strip(tracks: Sequence[Track], view: View, title: str = "") -> Strip:
 
 
 def seen_label(images_seen: int) -> str:
-    """How a checkpoint is called: "before" or "1,600"."""
+    """Label of a checkpoint: "before" or "1,600"."""
     return f"{images_seen:,}" if images_seen else "before"
 
 
@@ -444,7 +441,7 @@ def _checkpoint_strip(shown: Sequence[Track], view: View, title: str, facts: dic
     rows, labels, groups = [], [], []
     for prompt in view.prompts:
         before = len(rows)
-        for track, seed in ((track, seed) for track in shown for seed in view.seeds):
+        for track, seed in itertools.product(shown, view.seeds):
             glyphs = track.cell(prompt, seed)
             if glyphs is not None:
                 own = [track.images_seen.index(seen) if seen in track.images_seen else -1 for seen in steps]
@@ -462,14 +459,12 @@ def _row_label(track: Track, seed: int, shown: Sequence[Track], view: View) -> s
 
 
 def _run_strip(shown: Sequence[Track], view: View, title: str, facts: dict[str, Any]) -> Strip:
-    rows = []
+    rows, blank = [], np.full_like(shown[0].images[0, 0, 0], 255)
     for prompt in view.prompts:
         cells = []
-        for track, seed in ((track, seed) for track in shown for seed in view.seeds):
+        for track, seed in itertools.product(shown, view.seeds):
             glyphs = track.cell(prompt, seed)
-            blank = np.full_like(shown[0].images[0, 0, 0], 255)[None]
-            checkpoint = track.checkpoint_at(view.images_seen)
-            cells.append(_row(blank, [-1])[0] if glyphs is None else _row(glyphs, [checkpoint])[0])
+            cells.append(blank if glyphs is None else _row(glyphs, [track.checkpoint_at(view.images_seen)])[0])
         rows.append(_same_kind(cells))
     facts |= {"images seen": view.images_seen}
     columns = tuple(f"seed {seed}" for _ in shown for seed in view.seeds)
@@ -484,7 +479,7 @@ def _row(glyphs: np.ndarray, checkpoints: Sequence[int]) -> np.ndarray:
 
 
 def _same_kind(arrays: Sequence[np.ndarray]) -> np.ndarray:
-    """One array of all; where some are gray and others coloured, all become gray."""
+    """One array of all; all become gray where some are gray and others coloured."""
     if len({array.ndim for array in arrays}) > 1:
         fewest = min(array.ndim for array in arrays)
         arrays = [grayscale(array) if array.ndim > fewest else array for array in arrays]

@@ -1,7 +1,7 @@
 """The training panel: settings, cost, Start / Resume / Load and Stop, live curves and a growing strip.
 
-The training goes on in a thread of the kernel (`worker.py`) and lives in run folders (`recipe.py`): the panel only
-shows them, so it can be built anew at any time, in this kernel or another, and shows the same.
+The training runs in a thread of the kernel (`worker.py`) and is stored in a run folder (`training_job.py`). The panel
+only shows that folder, so it can be rebuilt at any time, in this kernel or another, and shows the same.
 """
 
 from __future__ import annotations
@@ -31,10 +31,10 @@ from kanjilab.viz.charts import DOTS_PER_INCH, draw_gradient_norm, draw_loss, fi
 from kanjilab.viz.strip import draw_strip, encode_png
 from kanjilab.viz.text import printable
 from kanjilab.widgets.common import (
-    CodeBox,
+    WRAP,
     changed_fields,
     escape,
-    html_text,
+    label_of,
     labelled,
     picture_html,
     progress_html,
@@ -65,14 +65,11 @@ FIELD = widgets.Layout(width="16em")
 WIDE = widgets.Layout(width="33em")
 
 
-# ---------------------------------------------------------------------------------------------- settings as text
-
-
 def data_from_text(text: str) -> dict[str, Any]:
-    """Which data a person means: a rule's name, a rule as JSON, or the path of an image folder.
+    """The data that a user typed: a rule's name, a rule as JSON, or the path of an image folder.
 
     Raises:
-        ValueError: nothing was given, or JSON that is no object.
+        ValueError: an empty text, or invalid JSON.
     """
     text = text.strip()
     if not text:
@@ -92,7 +89,7 @@ def text_from_data(data: Mapping[str, Any]) -> str:
 
 
 def as_data(data: Rule | Path | str | Mapping[str, Any]) -> dict[str, Any]:
-    """Data as a recipe holds them: a rule's JSON or {"folder": path}."""
+    """Data as `TrainingJob` holds them: a rule's JSON or {"folder": path}."""
     if isinstance(data, Path):
         return {"folder": str(data)}
     if isinstance(data, str):
@@ -101,12 +98,12 @@ def as_data(data: Rule | Path | str | Mapping[str, Any]) -> dict[str, Any]:
 
 
 def alpha_from_text(text: str) -> float | None:
-    """A number, or nothing for "as the rank"."""
+    """Alpha from what a user typed; None, which means the rank, from an empty text."""
     return float(text) if text.strip() else None
 
 
 def training_code(recipe: TrainingJob, workshop: Workshop) -> str:
-    """Python that does the same training without a panel, into the same folders."""
+    """Python that runs the same training without a panel, in the same folders."""
     run = python_call("Path", str(workshop.run_path(recipe)))
     data = python_call("open_data", dict(recipe.data), workshop.folder)
     device = {} if workshop.device == "cpu" else {"device": workshop.device}
@@ -114,11 +111,11 @@ def training_code(recipe: TrainingJob, workshop: Workshop) -> str:
         [
             "from pathlib import Path",
             "",
-            "from kanjilab.models.loading import load_base",
-            "from kanjilab.experiments.demo import run_training",
-            "from kanjilab.training.encoded import encode_dataset",
-            "from kanjilab.experiments.context import open_data",
             "from kanjilab.core.config import Arm",
+            "from kanjilab.experiments.context import open_data",
+            "from kanjilab.models.loading import load_base",
+            "from kanjilab.training.driver import run_training",
+            "from kanjilab.training.encoded import encode_dataset",
             "",
             f"dataset = {data}",
             f"base = {python_call('load_base', recipe.base, recipe.precision, **device)}",
@@ -129,11 +126,8 @@ def training_code(recipe: TrainingJob, workshop: Workshop) -> str:
     )
 
 
-# ---------------------------------------------------------------------------------------------- pictures
-
-
 def draw_curves(log: pd.DataFrame, title: str = "") -> Figure | None:
-    """Loss and gradient norm side by side; None where nothing was logged yet."""
+    """Loss and gradient norm side by side; None for an empty log."""
     if not len(log):
         return None
     figure = Figure(figsize=(9.6, 2.9), dpi=DOTS_PER_INCH, layout="constrained")
@@ -146,25 +140,23 @@ def draw_curves(log: pd.DataFrame, title: str = "") -> Figure | None:
     return figure
 
 
-# ---------------------------------------------------------------------------------------------- the panel
-
-
 class TrainingPanel(WorkPanel):
     """Train one arm from a notebook: settings, cost, Start / Resume / Load, Stop, live curves and strip.
 
-    Everything lies in the folder. A panel that is built again with the same arguments, after a reload, in another
-    kernel or after a crash, shows the training that was begun last and goes on with it. Changed settings are another
+    Everything is stored in the folder. A panel that is rebuilt with the same arguments, after a reload, in another
+    kernel or after a crash, shows the training that was started last, and can resume it. Changed settings are another
     training, with a run folder of its own.
 
     Args:
         folder: of this panel's data and runs; new, or of an earlier panel.
-        arm: the settings to begin with, with a budget of images_seen; those that the panel does not show stay.
-        data: a rule, a rule's JSON, or the path of anybody's image folder.
+        arm: the first settings, with a budget of images_seen; the panel keeps those that it does not show.
+        data: a rule, a rule's JSON, or the path of an image folder.
         base, precision, device: as for `load_base`.
         checkpoints: columns of the strip after "before training".
-        prompts: rows of the strip. seeds: noises; the first stands in every column.
+        prompts: rows of the strip.
+        seeds: noise seeds of the strip; the first is drawn in every column.
         sampling: how the strip is drawn.
-        save_every_seconds: what a killed kernel may lose, at most.
+        save_every_seconds: training time that a killed kernel may lose, at most.
     Raises:
         ValueError: see `panel_job`.
     """
@@ -184,20 +176,17 @@ class TrainingPanel(WorkPanel):
         sampling: Sampling = DEMO_SAMPLING,
         save_every_seconds: float = 60.0,
     ):
-        super().__init__()
+        super().__init__("This training as code")
         self.workshop = Workshop(Path(folder), device, save_every_seconds)
         self.drawing = Drawing(tuple(prompts), tuple(seeds), sampling)
         self.asked = panel_job(arm, base=str(base), precision=precision, data=as_data(data), checkpoints=checkpoints)
         self.recipe = self.workshop.last(self.asked)
         self._shown: tuple[Any, ...] = ()
-        self._filling, self._problem = False, ""
+        self.curves, self.strip = widgets.HTML(), widgets.HTML()
         self._make_inputs()
-        self._make_outputs()
         self.widget = self._laid_out()
         self._fill(self.recipe)
         self.refresh()
-
-    # ------------------------------------------------------------------------------------------ what stands where
 
     def _make_inputs(self) -> None:
         most = 10**9
@@ -206,7 +195,7 @@ class TrainingPanel(WorkPanel):
             "data": widgets.Combobox(options=RULES, continuous_update=False),
             "targets": widgets.Dropdown(options=TARGETS),
             "rank": widgets.BoundedIntText(min=1, max=4096),
-            "alpha": widgets.Text(placeholder="as the rank", continuous_update=False),
+            "alpha": widgets.Text(placeholder="the rank", continuous_update=False),
             "batch": widgets.BoundedIntText(min=1, max=65_536),
             "peak_lr": widgets.FloatText(step=1e-4),
             "schedule": widgets.Dropdown(options=SCHEDULES),
@@ -214,34 +203,19 @@ class TrainingPanel(WorkPanel):
             "seed": widgets.BoundedIntText(min=0, max=most),
             "checkpoints": widgets.BoundedIntText(min=1, max=1000),
         }
-        names = {"peak_lr": "peak rate", "images_seen": "images seen", "checkpoints": "strip columns"}
         for name, box in self.inputs.items():
-            labelled(box, names.get(name, name))
+            labelled(box, label_of(name))
             box.layout = WIDE if name in ("base", "data") else FIELD
             box.observe(self._changed, "value")
         self.runs = widgets.Dropdown(options=[("these settings", "")], layout=WIDE)
-        labelled(self.runs, "runs in this folder")
+        labelled(self.runs, "Runs in this folder")
         self.runs.observe(self._chosen, "value")
-
-    def _make_outputs(self) -> None:
-        self.start_button = widgets.Button(description="Start", button_style="primary")
-        self.stop_button = widgets.Button(description="Stop", tooltip="Leaves a checkpoint; Resume goes on from it")
-        self.measure_button = widgets.Button(description="Measure cost", tooltip="Takes a few steps nobody keeps")
-        self.start_button.on_click(lambda _: self.start())
-        self.stop_button.on_click(lambda _: self.stop())
-        self.measure_button.on_click(lambda _: self.measure())
-        self.cost = html_text("")
-        self.status = html_text("")
-        self.progress, self.curves, self.strip = widgets.HTML(), widgets.HTML(), widgets.HTML()
-        self.code_box = CodeBox(label="This training as code")
 
     def _laid_out(self) -> widgets.VBox:
         fields = [box for name, box in self.inputs.items() if name not in ("base", "data")]
-        rows = widgets.Box(fields, layout=widgets.Layout(flex_flow="row wrap"))
-        source = widgets.Box([self.inputs["base"], self.inputs["data"]], layout=widgets.Layout(flex_flow="row wrap"))
-        buttons = widgets.Box(
-            [self.start_button, self.stop_button, self.measure_button], layout=widgets.Layout(flex_flow="row wrap")
-        )
+        rows = widgets.HBox(fields, layout=WRAP)
+        source = widgets.HBox([self.inputs["base"], self.inputs["data"]], layout=WRAP)
+        buttons = self._button_row("Measure cost", "Takes a few steps and discards them", self.measure)
         shown = [self.cost, buttons, self.status, self.progress, self.curves, self.strip, self.code_box]
         return widgets.VBox([self.runs, source, rows, *shown])
 
@@ -251,15 +225,12 @@ class TrainingPanel(WorkPanel):
         values = {name: getattr(arm, name) for name in self.inputs if hasattr(arm, name)}
         values |= {"alpha": "" if arm.alpha is None else f"{arm.alpha:g}", "base": recipe.base}
         values |= {"data": text_from_data(recipe.data), "checkpoints": recipe.checkpoints}
-        self._filling = True
-        try:
+        with self._changing_inputs():
             for name, box in self.inputs.items():
                 box.value = values[name]
-        finally:
-            self._filling = False
 
     def _read(self) -> TrainingJob:
-        """The recipe that the inputs show."""
+        """The recipe that the inputs describe."""
         values = {name: box.value for name, box in self.inputs.items()}
         of_arm = {name: value for name, value in values.items() if hasattr(self.asked.arm, name)}
         of_arm["alpha"] = alpha_from_text(values["alpha"])
@@ -271,16 +242,9 @@ class TrainingPanel(WorkPanel):
             checkpoints=values["checkpoints"],
         )
 
-    # ------------------------------------------------------------------------------------------ what people do
-
     def _changed(self, _change: Any) -> None:
-        if self._filling:
-            return
-        try:
-            self.recipe, self._problem = self._read(), ""
-        except ValueError as error:
-            self._problem = f"Not possible: {error}"
-        self.refresh()
+        if not self._filling:
+            self._try(lambda: setattr(self, "recipe", self._read()))
 
     def _chosen(self, change: Any) -> None:
         known = {recipe.name: recipe for recipe in self.workshop.jobs()}
@@ -290,30 +254,28 @@ class TrainingPanel(WorkPanel):
             self.refresh()
 
     def start(self) -> Worker:
-        """Begin the training, go on with it, or load what is finished; it goes on in the background.
+        """Start the training, resume it, or load it where it is finished, in the background.
 
         Raises:
-            WorkerBusy: this kernel trains or measures it already.
+            WorkerBusy: a job of this kernel is training or measuring it.
         """
         recipe, drawing = self.recipe, self.drawing
         self.workshop.keep(recipe, self.asked)
         return self._begin(lambda worker: self.workshop.train(recipe, drawing, worker))
 
     def measure(self) -> Worker:
-        """Find out, in the background, what the training will cost."""
+        """Measure, in the background, what the training will cost."""
         recipe = self.recipe
         return self._begin(lambda worker: self.workshop.measure(recipe, worker))
 
-    # ------------------------------------------------------------------------------------------ what is shown
-
     @property
     def folder(self) -> Path:
-        """Of the run that is shown."""
+        """Of the shown run."""
         return self.workshop.run_path(self.recipe)
 
     @property
-    def going_on_elsewhere(self) -> bool:
-        """Whether a process writes the run."""
+    def running_elsewhere(self) -> bool:
+        """Whether any process is writing the run."""
         return self.state.kind == GOING_ON
 
     def _stop_elsewhere(self) -> None:
@@ -321,70 +283,55 @@ class TrainingPanel(WorkPanel):
 
     @property
     def state(self) -> RunState:
-        """How far the shown training has come."""
+        """Progress of the shown training."""
         return read_state(self.folder)
 
     @property
     def code(self) -> str:
-        """Python that does the shown training without a panel."""
+        """Python that runs the shown training without a panel."""
         return training_code(self.recipe, self.workshop)
 
     def picture(self) -> Image.Image:
-        """Curves above the strip, as far as they have come.
+        """Curves above the strip, so far.
 
         Raises:
-            ValueError: nothing was logged yet.
+            ValueError: the log is empty.
         """
         log = self._log()
         figure = draw_curves(log, self.recipe.title())
         if figure is None:
-            raise ValueError(f"{self.folder}: nothing was logged yet")
+            raise ValueError(f"{self.folder}: nothing is logged yet")
         curves = Image.open(io.BytesIO(figure_png(figure)))
         drawn = self.workshop.strip(self.recipe, self.drawing)
         return stacked([curves, draw_strip(history_strip(*drawn))] if drawn else [curves])
 
     def refresh(self) -> None:
-        """Show what the run folder tells now; while a job goes on this repeats itself every second."""
+        """Show the present state of the run folder, and again every second while a job runs."""
         with self._lock:
             recipe, worker, state = self.recipe, self.worker, self.state
             busy = worker is not None and worker.alive
-            self._set_buttons(state, busy)
-            self._set_text(self.cost, cost_text(recipe, self.workshop.cost(recipe), state))
-            self._say(self._problem or state_text(state, worker))
+            running, cost = busy or state.kind == GOING_ON, self.workshop.cost(recipe)
+            self._show_buttons(state.button, running, cost is not None or state.kind == FINISHED)
+            self.cost.value = escape(cost_text(recipe, cost, state))
+            self._say(state_text(state, worker))
             self._show_progress(state, worker if busy else None)
             self._show_pictures()
             self._list_runs()
-            self.code_box.set(self.code)
-            self._watch_while(busy or state.kind == GOING_ON)
-
-    def _set_buttons(self, state: RunState, busy: bool) -> None:
-        going_on = busy or state.kind == GOING_ON
-        self.start_button.description = "Running" if going_on else state.button
-        self.start_button.disabled = going_on or bool(self._problem)
-        self.stop_button.disabled = not going_on
-        known = self.workshop.cost(self.recipe) is not None
-        self.measure_button.disabled = going_on or known or state.kind == FINISHED or bool(self._problem)
-
-    def _say(self, text: str) -> None:
-        self._set_text(self.status, text, role="status")
-
-    @staticmethod
-    def _set_text(place: widgets.HTML, text: str, role: str = "") -> None:
-        announced = f' role="{role}"' if role else ""
-        place.value = f"<span{announced}>{escape(text)}</span>"
+            self.code_box.code = self.code
+            self._watch_while(running)
 
     def _show_progress(self, state: RunState, worker: Worker | None) -> None:
         if state.kind == NEW and worker is None:
             self.progress.value = ""
             return
         report = worker.report if worker else None
-        if report is not None:  # the log tells of every tenth step only
+        if report is not None:  # the log holds every tenth step only
             state = dataclasses.replace(state, images_seen=max(report.images_seen), seconds=report.seconds)
         if state.total_images:
-            bar = progress_html(state.images_seen, state.total_images, "images seen")
+            bar = progress_html(state.images_seen, state.total_images, "Images seen")
             pace = list(worker.pace) if worker else pace_of_log(self._log()) if state.kind == GOING_ON else []
-            told = progress_text(state, pace)
-            self.progress.value = bar + (f" · {escape(told)}" if told else "")
+            speed = progress_text(state, pace)
+            self.progress.value = bar + (f" · {escape(speed)}" if speed else "")
 
     def _show_pictures(self) -> None:
         path = self.folder
@@ -400,8 +347,8 @@ class TrainingPanel(WorkPanel):
             self.strip.value = ""
             return
         strip = history_strip(*drawn)
-        told = f"Strip: {', '.join(strip.row_labels)}; columns {', '.join(strip.column_labels)}"
-        self.strip.value = picture_html(encode_png(draw_strip(strip)), told)
+        alternative = f"Strip: {', '.join(strip.row_labels)}; columns {', '.join(strip.column_labels)}"
+        self.strip.value = picture_html(encode_png(draw_strip(strip)), alternative)
 
     def _log(self) -> pd.DataFrame:
         path = self.folder
@@ -410,11 +357,8 @@ class TrainingPanel(WorkPanel):
     def _list_runs(self) -> None:
         options = [(recipe.title(), recipe.name) for recipe in self.workshop.jobs()]
         if self.recipe.name not in {name for _, name in options}:
-            options.insert(0, ("these settings (not begun)", self.recipe.name))
-        self._filling = True
-        try:
+            options.insert(0, ("these settings (not started)", self.recipe.name))
+        with self._changing_inputs():
             if tuple(options) != tuple(self.runs.options):
                 self.runs.options = options
             self.runs.value = self.recipe.name
-        finally:
-            self._filling = False

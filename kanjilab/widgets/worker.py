@@ -1,4 +1,4 @@
-"""Long work in a thread of the kernel: one job a folder, found again by it, and stopped only at safe moments."""
+"""Long jobs in a thread of the kernel: one per folder, found again by its folder, stopped only at safe moments."""
 
 from __future__ import annotations
 
@@ -13,40 +13,40 @@ from pathlib import Path
 from kanjilab.training.trainer import StepReport
 
 POLL_SECONDS = 0.1
-SECONDS_TO_STOP = 4.0  # JupyterLab kills a kernel five seconds after it was asked to end
+SECONDS_TO_STOP = 4.0  # JupyterLab kills a kernel five seconds after it has asked it to end
 STEPS_OF_A_RATE = 50
-WORKERS: dict[Path, Worker] = {}  # of this process; a panel that is built again finds its job here
+WORKERS: dict[Path, Worker] = {}  # of this process; a panel that is rebuilt finds its job here
 
 
 class Stopped(Exception):
-    """Raised within a job at the first safe moment after a stop was asked for."""
+    """Raised in a job at the first safe moment after `stop`."""
 
 
 class WorkerBusy(RuntimeError):
-    """The folder's job is still going on."""
+    """The folder's job is still running."""
 
 
 class Worker:
-    """One job and how far it has come. Make one with `start_worker`.
+    """One job and its progress. Make one with `start_worker`.
 
     Attributes:
-        folder: that the job works on.
+        folder: where the job writes.
         stage: what it does now, in words.
-        done, total: of the stage, in any unit; total 0 where that is not known.
-        report: of the latest optimizer step, where there was one.
-        stopped: the job ended because it was asked to.
-        error: what ended the job too early, or None.
+        done, total: progress of the stage, in any unit; total is 0 where it is unknown.
+        report: of the latest optimizer step, or None.
+        stopped: whether `stop` ended the job.
+        error: the exception that ended the job, or None.
     """
 
     def __init__(self, folder: Path, job: Callable[[Worker], None]):
         self.folder = folder
-        self.stage, self.done, self.total = "begin", 0.0, 0.0
+        self.stage, self.done, self.total = "start", 0.0, 0.0
         self.report: StepReport | None = None
         self.stopped = False
         self.error: Exception | None = None
         self.pace: deque[tuple[float, float]] = deque(maxlen=STEPS_OF_A_RATE)  # images seen, seconds
         self._stop = threading.Event()
-        # A daemon: a kernel that is asked to end does not wait for the training's end.
+        # A daemon, so that a kernel that is shut down does not wait for the end of a training.
         self._thread = threading.Thread(target=self._run, args=(job,), name=f"kanjilab {folder.name}", daemon=True)
 
     def _run(self, job: Callable[[Worker], None]) -> None:
@@ -54,62 +54,58 @@ class Worker:
             job(self)
         except Stopped:
             self.stopped = True
-        except Exception as error:  # whatever it was: the panel shows it, and `finished` raises it
+        except Exception as error:  # of any kind: the panel shows it, and `finished` raises it
             self.error = error
 
     def start(self) -> None:
-        """Begin; once."""
+        """Start the job; call it once."""
         self._thread.start()
 
     @property
     def alive(self) -> bool:
-        """Whether the job is going on."""
+        """Whether the job is running."""
         return self._thread.is_alive()
 
     @property
     def stopping(self) -> bool:
-        """Whether it was asked to stop and has not yet."""
+        """Whether `stop` was called and the job still runs."""
         return self._stop.is_set() and self.alive
 
-    # ------------------------------------------------------------------------------------------ called by the job
-
     def check(self) -> None:
-        """A safe moment: raises `Stopped` where a stop was asked for."""
+        """For the job, at a safe moment: raises `Stopped` after `stop`."""
         if self._stop.is_set():
             raise Stopped
 
     def tell(self, stage: str, done: float = 0, total: float = 0) -> None:
-        """Say what is done now; a safe moment.
+        """For the job, at a safe moment: report progress.
 
         Args:
-            stage: in words.
-            done: how far it has come, in any unit.
-            total: of all, in the same; 0 where that is not known.
+            stage: what is done now, in words.
+            done: in any unit.
+            total: in the same unit; 0 where it is unknown.
         """
         self.stage, self.done, self.total = stage, done, total
         self.check()
 
     def told_of_step(self, report: StepReport) -> None:
-        """Take note of an optimizer step."""
+        """For the job: report an optimizer step."""
         self.report = report
         self.pace.append((max(report.images_seen), report.seconds))
 
-    # ------------------------------------------------------------------------------------------ called by panels
-
     def stop(self) -> None:
-        """Ask the job to end at its next safe moment."""
+        """End the job at its next safe moment."""
         self._stop.set()
 
     def join(self, seconds: float) -> bool:
-        """Wait for the job's end; whether it has come."""
+        """Wait for the end of the job, at most so long; True where it has ended."""
         self._thread.join(seconds)
         return not self.alive
 
     async def finished(self) -> None:
-        """Wait without holding up the kernel; an interrupt (■) stops the job at its next safe moment first.
+        """Wait while the kernel stays free; an interrupt (■) stops the job at its next safe moment.
 
         Raises:
-            Exception: what ended the job too early.
+            Exception: the one that ended the job.
         """
         try:
             while self.alive:
@@ -123,17 +119,17 @@ class Worker:
 
 
 def start_worker(folder: Path, job: Callable[[Worker], None]) -> Worker:
-    """Begin a folder's job.
+    """Start a folder's job.
 
     Args:
-        folder: that the job works on.
+        folder: where the job writes.
         job: called with the worker, in a thread; it should call `check` or `tell` at every safe moment.
     Raises:
-        WorkerBusy: this process does a job on that folder already.
+        WorkerBusy: a job of this process is running on that folder.
     """
     folder = folder.resolve()
     if (known := WORKERS.get(folder)) is not None and known.alive:
-        raise WorkerBusy(f"{folder}: a job is going on already ({known.stage})")
+        raise WorkerBusy(f"{folder}: a job is already running ({known.stage})")
     WORKERS[folder] = worker = Worker(folder, job)
     worker.start()
     return worker
@@ -146,10 +142,10 @@ def find_worker(folder: Path) -> Worker | None:
 
 @atexit.register
 def _stop_all() -> None:
-    """Leaves a checkpoint of every job when the kernel is shut down or restarted in the usual way."""
-    going_on = [worker for worker in WORKERS.values() if worker.alive]
-    for worker in going_on:
+    """Leave a checkpoint of every job when the kernel is shut down or restarted normally."""
+    running = [worker for worker in WORKERS.values() if worker.alive]
+    for worker in running:
         worker.stop()
     end = time.monotonic() + SECONDS_TO_STOP
-    for worker in going_on:
+    for worker in running:
         worker.join(max(0.0, end - time.monotonic()))

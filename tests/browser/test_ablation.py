@@ -86,7 +86,7 @@ def test_stop_and_go_on_after_a_restart(open_notebook, cells):
     button(place, "Run").click()
     place.get_by_role("progressbar").first.wait_for(timeout=SLOW_MS)
     button(place, "Stop").click()
-    expect(place.get_by_text("Stopped; Resume goes on.")).to_be_visible(timeout=SLOW_MS)
+    expect(place.get_by_text("Stopped; Resume continues.")).to_be_visible(timeout=SLOW_MS)
     notebook.restart()
     notebook.run_all()
     place = notebook.output(1)

@@ -1,4 +1,4 @@
-"""The playground as a page of its own, as strangers meet it (`make app`)."""
+"""The playground as a page of its own, as visitors see it (`make app`)."""
 
 import os
 import subprocess
@@ -63,7 +63,7 @@ def wait_until_it_answers(address: str, server: subprocess.Popen, log: Path) -> 
     raise RuntimeError(f"Voilà did not start within {START_SECONDS} s:\n{log.read_text()[-2000:]}")
 
 
-def test_a_stranger_draws_a_glyph(address: str, runs: Path, page: Page, screenshots: Path):
+def test_a_visitor_draws_a_glyph(address: str, runs: Path, page: Page, screenshots: Path):
     errors: list[str] = []
     page.on("pageerror", lambda error: errors.append(str(error)))
     page.on("console", lambda message: errors.append(message.text) if message.type == "error" else None)
@@ -72,11 +72,11 @@ def test_a_stranger_draws_a_glyph(address: str, runs: Path, page: Page, screensh
     draw = page.get_by_role("button", name="Draw", exact=True)
     expect(draw).to_be_enabled(timeout=SLOW_MS)
     page.get_by_label("Prompt", exact=True).fill("fire water")
-    page.get_by_label("Glyphs, to choose the best of").fill("2")
+    page.get_by_label("Glyphs to draw").fill("2")
     page.get_by_label("Steps", exact=True).fill("4")
     draw.click()
     expect(page.get_by_text("2 drawn, ")).to_be_visible(timeout=SLOW_MS)
-    glyphs = page.get_by_role("group", name="Glyphs, the best first").locator("img")
+    glyphs = page.get_by_role("group", name="Glyphs, best first").locator("img")
     assert glyphs.count() == 2
     assert pixels(glyphs.first).std() > 0 and (pixels(glyphs.first) != pixels(glyphs.last)).any()
     expect(page.get_by_role("group", name="How it formed, step by step").locator("img")).to_have_count(4)
@@ -92,7 +92,7 @@ def test_a_stranger_draws_a_glyph(address: str, runs: Path, page: Page, screensh
     expect(page.get_by_text("at most 100 characters, got 240")).to_be_visible(timeout=SLOW_MS)
     page.screenshot(path=screenshots / "app.png", full_page=True)
     shown = page.content()
-    assert str(runs) not in shown and "draw_glyphs" not in shown, "neither paths nor code for strangers"
+    assert str(runs) not in shown and "draw_glyphs" not in shown, "neither paths nor code on a public page"
     assert errors == []
 
 

@@ -1,4 +1,4 @@
-"""The playground as a person uses it: type, draw, choose, follow a glyph as it forms, save, and begin anew."""
+"""The playground as a person uses it: type, draw, choose, follow a glyph as it forms, save, and restart."""
 
 import hashlib
 import re
@@ -25,12 +25,12 @@ from pathlib import Path
 from kanjilab.data.rendering import default_font
 from kanjilab.evaluation.judges.nearest_character import Neighbours
 from kanjilab.models.sampling import Sampling, sample
-from kanjilab.widgets import Playground, drawing
+from kanjilab.widgets import Playground, generation
 from kanjilab.widgets.generation import Request
 
 few = Neighbours.fit(list("水火魚王休木人口"), default_font())
 Neighbours.load_or_fit = lambda cache: few
-drawing.sample = partial(sample, size_px=32)
+generation.sample = partial(sample, size_px=32)
 request = Request({prompt!r}, tuple(range({glyphs})), Sampling(steps={steps}), Path({run!r}))
 panel = Playground({runs!r}, request, history={history!r})
 panel
@@ -83,7 +83,7 @@ def test_type_draw_choose_and_step_through(open_notebook, cells):
     prompt.fill("fire water")
     prompt.press("Enter")  # by keyboard
     draw(place)
-    candidates, forming = group(place, "Glyphs, the best first"), group(place, "How it formed, step by step")
+    candidates, forming = group(place, "Glyphs, best first"), group(place, "How it formed, step by step")
     assert candidates.count() == GLYPHS
     page.evaluate("jupyterapp.shell.currentWidget.content.activeCellIndex = 1")
     notebook.command("notebook:run-cell")
@@ -104,7 +104,7 @@ def test_type_draw_choose_and_step_through(open_notebook, cells):
     assert not np.array_equal(pixels(forming.nth(0)), pixels(forming.nth(STEPS - 1)))
 
     first = forming.last.get_attribute("src")
-    radio(place, "Glyphs, the best first", 1).click()  # another glyph, and how that one formed
+    radio(place, "Glyphs, best first", 1).click()  # another glyph, and how that one formed
     expect(forming.last).not_to_have_attribute("src", first, timeout=SLOW_MS)
     expect(forming).to_have_count(STEPS)
     assert digest(forming.last) == shown[1]

@@ -5,6 +5,7 @@ import dataclasses
 import json
 import shutil
 import time
+from pathlib import Path
 
 import pytest
 
@@ -18,7 +19,7 @@ from kanjilab.experiments.run_study import ablate
 from kanjilab.experiments.study import Study
 from kanjilab.widgets import AblationPanel, work_panel
 from kanjilab.widgets.ablation import FREE, study_code
-from kanjilab.widgets.study_state import (
+from kanjilab.widgets.stored_studies import (
     StudyState,
     free_study,
     numbers_from_text,
@@ -48,7 +49,7 @@ def make_panel(study, tmp_path):
 
 @pytest.fixture
 def stored(finished, study, tmp_path):
-    """The folder of studies, in which the study lies finished."""
+    """The folder of studies, with the study finished."""
     shutil.copytree(finished[0], tmp_path / "studies" / study.name)
     return tmp_path / "studies"
 
@@ -86,7 +87,7 @@ def test_too_few_or_wrong_values_are_refused():
 @pytest.mark.parametrize(
     ("text", "seeds"), [("", ()), ("0, 1,2", (0, 1, 2)), ("100-103", (100, 101, 102, 103)), ("5, 4-6", (5, 4, 6))]
 )
-def test_seeds_as_somebody_wrote_them(text, seeds):
+def test_seeds_from_text(text, seeds):
     assert numbers_from_text(text) == seeds
 
 
@@ -96,7 +97,7 @@ def test_what_are_no_seeds_is_refused(text):
         numbers_from_text(text)
 
 
-def test_values_are_of_their_settings_kind():
+def test_values_have_the_type_of_their_setting():
     assert value_from_text("rank", " 8 ") == 8 and value_from_text("peak_lr", "1e-3") == 0.001
     assert value_from_text("schedule", "cosine") == "cosine"
     with pytest.raises(ValueError, match="rank: expected int, got 'many'"):
@@ -107,8 +108,8 @@ def test_the_cost_is_that_of_the_packs_which_are_left():
     state = StudyState(True, stored=4, arms=6, seconds=370, gigabytes=1.42)
     text = "4 of 6 trainings stored; 2 to train: about 6 min 10 s on this machine, 1.4 GB of memory (measured)."
     assert study_cost_text(state) == text
-    assert "press Plan" in study_cost_text(StudyState(arms=6))
-    assert "nothing is trained" in study_cost_text(StudyState(arms=6, report={}))
+    assert "Press Plan" in study_cost_text(StudyState(arms=6))
+    assert "nothing will be trained" in study_cost_text(StudyState(arms=6, report={}))
 
 
 def test_the_code_makes_the_same_study(study, tmp_path):
@@ -143,7 +144,7 @@ def test_a_finished_study_is_shown_at_once_and_nothing_is_done_again(make_panel,
     for name in ("run_training", "sample", "measure_steps"):
         monkeypatch.setattr(packs, name, lambda *_, **__: pytest.fail("done again"))
     panel, report = make_panel(), finished[1]
-    assert panel.start_button.description == "Load" and "nothing is trained" in panel.cost.value
+    assert panel.start_button.description == "Load" and "nothing will be trained" in panel.cost.value
     assert all(sentence.replace("<", "&lt;") in panel.sentences.value for sentence in report["sentences"]["held_out"])
     final = {r["variant"]: r for r in report["rates"] if r["final"] and r["split"] == "held_out"}
     assert [(p["label"], p["value"]) for p in panel.points.points] == [(v, final[v]["value"]) for v in final]
@@ -153,6 +154,25 @@ def test_a_finished_study_is_shown_at_once_and_nothing_is_done_again(make_panel,
     assert "What rank 3 drew" in panel.strip.value and panel.strip.value != first
     asyncio.run(panel.run_now())
     assert panel.state.report == as_stored(report)
+
+
+def test_a_study_that_the_clone_keeps_is_shown_and_not_trained_again(study, stored, finished, tmp_path, monkeypatch):
+    for name in ("run_training", "sample"):
+        monkeypatch.setattr(packs, name, lambda *_, **__: pytest.fail("done again"))
+    panel = AblationPanel(tmp_path / "elsewhere", study, judge=DarknessJudge(), kept=stored)
+    assert panel.start_button.description == "Load" and panel.state.source == stored / study.name
+    assert panel.status.value.count("Finished.") and panel.figure.value and "What rank 2 drew" in panel.strip.value
+    assert f"kept=Path({str(stored)!r})".replace("'", '"') in panel.code
+    asyncio.run(panel.run_now())
+    assert panel.state.source == panel.folder and panel.state.report["rates"] == as_stored(finished[1])["rates"]
+    assert {cell for _, cells in table_of_cells(study, panel.folder) for cell in cells} == {"stored"}
+
+
+def test_the_studies_of_this_clone_are_found(monkeypatch):
+    monkeypatch.chdir(Path(__file__).parents[2])
+    panel = AblationPanel("runs/studies", design="rank", scale="full")
+    assert panel.state.source == Path("figures/studies/rank-full") and panel.points.points
+    assert "not stored in figures/studies/rank-full" in panel.strip.value
 
 
 def test_the_strip_shows_what_each_seed_drew(stored, finished, study):
@@ -192,7 +212,7 @@ def test_the_picture_is_the_figure_above_what_was_drawn(make_panel, stored, stud
 
 
 def test_an_unfinished_study_has_no_picture(make_panel):
-    with pytest.raises(ValueError, match="not finished, 0 of 6"):
+    with pytest.raises(ValueError, match="not finished; 0 of 6"):
         make_panel().picture()
 
 
@@ -234,7 +254,7 @@ def test_what_another_process_does_is_shown(make_panel, stored, study):
     run = find_runs(stored)[0]
     with RunFolder.open(run.path).lock():
         panel.refresh()
-        assert panel.start_button.disabled and "Going on in process" in panel.status.value
+        assert panel.start_button.disabled and "Running in process" in panel.status.value
         panel.stop()
         assert run.stop_requested()
     panel.refresh()
@@ -244,7 +264,7 @@ def test_what_another_process_does_is_shown(make_panel, stored, study):
 def wait_for(condition, seconds=10):
     end = time.monotonic() + seconds
     while not condition():
-        assert time.monotonic() < end, "it never came"
+        assert time.monotonic() < end, "it never happened"
         time.sleep(0.01)
 
 
@@ -277,14 +297,14 @@ def test_judges_of_parts_read_with_their_own_hits(stored, study, monkeypatch):
     assert (table["hit"] == expected_part_hits(table, list(map(set, table["expected"])))).all()
 
 
-def test_hits_that_a_judge_does_not_tell_are_refused_before_anything_is_done(study, tmp_path):
+def test_hits_that_do_not_fit_the_judge_are_refused_at_once(study, tmp_path):
     with pytest.raises(ValueError, match="expected hits that fit the judge.*radical and abstain"):
         AblationPanel(tmp_path, study, judge=load_judge("B"), name="judge-b")
     with pytest.raises(ValueError, match="expected hits that fit the judge"):
         AblationPanel(tmp_path, study, judge=DarknessJudge(), hits=lambda readings, expected: readings["parts"])
 
 
-def test_a_failure_is_told_and_raised(make_panel, monkeypatch):
+def test_a_failure_is_shown_and_raised(make_panel, monkeypatch):
     def failing(*_, **__):
         raise OSError(f"no room for {HOSTILE}")
 

@@ -82,16 +82,16 @@ def test_several_histories_of_a_run_are_told_apart_by_their_sampling(tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("told", "labels"),
+    ("several", "labels"),
     [
         ([{"arm": 0}, {"arm": 1}], ["a: arm 0", "a: arm 1"]),
         ([{"arm": {"alpha": None}}, {"arm": {"alpha": 8.0}}], ["a: alpha 8.0", "a: alpha None"]),
         ([{"sampling": {"prefix": ""}}, {"sampling": {"prefix": "ink"}}], ["a: no prefix", "a: prefix ink"]),
     ],
 )
-def test_nought_nothing_and_no_text_tell_tracks_apart_too(tmp_path, told, labels):
+def test_zero_none_and_empty_text_distinguish_tracks_too(tmp_path, several, labels):
     run = RunFolder.create(tmp_path / "a", {})
-    for number, facts in enumerate(told):
+    for number, facts in enumerate(several):
         stored = {"images_seen": [0], "prompts": ["water"], "seeds": [0], "sampling": {}} | facts
         run.write_samples(f"history_{number}", distinct_glyphs((1, 1, 1), number), stored)
     assert sorted(track.label for track in read_tracks({"a": run.path})) == labels
@@ -252,7 +252,7 @@ def test_a_strip_of_runs_holds_the_last_checkpoint_so_far(tracks):
     assert strip.images[0, 3].min() == strip.images[1, 2].min() == 255, "seed 1, and tree, it never drew"
 
 
-def test_gray_and_coloured_tracks_stand_in_one_strip(tracks):
+def test_gray_and_coloured_tracks_fit_in_one_strip(tracks):
     coloured = np.stack([tracks[1].images] * 3, axis=-1)
     mixed = [tracks[0], replace(tracks[1], images=coloured)]
     view = replace(first_view(tracks), columns="runs", images_seen=150)
@@ -261,10 +261,10 @@ def test_gray_and_coloured_tracks_stand_in_one_strip(tracks):
         assert np.array_equal(view_strip(mixed, replace(view, columns=columns)).images, plain.images)
 
 
-def test_nothing_chosen_is_said(tracks):
+def test_an_empty_choice_is_refused(tracks):
     view = replace(first_view(tracks), seeds=())
     assert chosen(tracks, view) == [] and checked_view(view, tracks) is view
-    with pytest.raises(ValueError, match="nothing is"):
+    with pytest.raises(ValueError, match="got none"):
         view_strip(tracks, view)
 
 
@@ -338,7 +338,7 @@ def test_a_file_that_cannot_be_is_refused_in_words(runs, monkeypatch):
     panel.view = replace(panel.view, prompts=())
     panel._answer(None, {"kind": "file", "ending": "png"}, [])
     assert sent[0][0] == {"kind": "file", "name": "strip.png"} and sent[0][1][0].startswith(b"\x89PNG")
-    assert sent[1][0]["kind"] == "refused" and "nothing is" in sent[1][0]["reason"]
+    assert sent[1][0]["kind"] == "refused" and "got none" in sent[1][0]["reason"]
 
 
 def test_a_judge_reads_in_few_characters():

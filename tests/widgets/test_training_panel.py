@@ -106,7 +106,7 @@ def final_weights(run):
 
 
 def assert_same_training(one, other):
-    """Bit for bit, but for the clock."""
+    """Bit for bit, except for the seconds."""
     first, second = final_weights(one), final_weights(other)
     assert first.keys() == second.keys()
     assert all(torch.equal(first[name], second[name]) for name in first)
@@ -118,33 +118,33 @@ def hold_at(monkeypatch, step):
     """Makes the first worker that has done so many steps wait: an event that it has, and one that lets it go on."""
     reached, leave = threading.Event(), threading.Event()
 
-    def told(self, report):
+    def record(self, report):
         original(self, report)
         if report.step == step and not reached.is_set():
             reached.set()
             assert leave.wait(60)
 
     original = Worker.told_of_step
-    monkeypatch.setattr(Worker, "told_of_step", told)
+    monkeypatch.setattr(Worker, "told_of_step", record)
     return reached, leave
 
 
 def stop_after(monkeypatch, step):
     """Asks the panel's own worker to stop once it has done so many steps."""
 
-    def told(self, report):
+    def record(self, report):
         original(self, report)
         if report.step == step:
             self.stop()
 
     original = Worker.told_of_step
-    monkeypatch.setattr(Worker, "told_of_step", told)
+    monkeypatch.setattr(Worker, "told_of_step", record)
 
 
 # ---------------------------------------------------------------------------------- pure functions
 
 
-def test_durations_as_people_say_them():
+def test_durations_in_words():
     assert [duration(s) for s in (0.4, 59.4, 60, 370, 3600, 7500)] == [
         "0 s",
         "59 s",
@@ -189,7 +189,7 @@ def test_data_go_to_text_and_back(given, held, text):
 
 
 @pytest.mark.parametrize("text", ["", "  ", "{name: left16}"])
-def test_data_that_mean_nothing_are_refused(text):
+def test_text_that_names_no_data_is_refused(text):
     with pytest.raises(ValueError):
         data_from_text(text)
 
@@ -208,7 +208,7 @@ def test_a_recipe_survives_json_and_refuses_epochs():
 # ---------------------------------------------------------------------------------- the writer of a run
 
 
-def test_a_run_tells_who_writes_it(tmp_path):
+def test_a_run_names_the_process_that_writes_it(tmp_path):
     run = RunFolder.create(tmp_path / "run", {})
     assert run.writer() is None
     with run.lock():
@@ -242,7 +242,7 @@ def test_one_job_a_folder_and_a_stop_at_the_next_safe_moment(tmp_path):
     assert start_worker(tmp_path, lambda worker: None) is not worker
 
 
-def test_a_failed_job_is_told_to_who_waits(tmp_path):
+def test_a_failed_job_raises_for_its_waiter(tmp_path):
     def job(worker):
         raise KeyError("lost")
 
@@ -294,11 +294,11 @@ def test_the_strip_has_a_column_for_each_checkpoint_and_grows(make_panel, monkey
     widths = []
     write = RunFolder.write_samples
 
-    def told(run, name, pixels, facts):
+    def record(run, name, pixels, facts):
         widths.append((len(pixels), facts["steps"]))
         return write(run, name, pixels, facts)
 
-    monkeypatch.setattr(RunFolder, "write_samples", told)
+    monkeypatch.setattr(RunFolder, "write_samples", record)
     panel = make_panel()
     asyncio.run(panel.run_now())
     columns = run_of(panel).checkpoints()
@@ -417,7 +417,7 @@ def test_measuring_trains_nothing_and_is_remembered(make_panel):
     asyncio.run(panel.measure().finished())
     panel.refresh()
     assert panel.state.kind == "new" and "12 steps ≈" in panel.cost.value and "GB" in panel.cost.value
-    assert panel.measure_button.disabled
+    assert panel.cost_button.disabled
     panel.inputs["images_seen"].value = 48
     assert "24 steps ≈" in panel.cost.value, "a longer training has the same steps"
     panel.inputs["rank"].value = 3
@@ -426,7 +426,7 @@ def test_measuring_trains_nothing_and_is_remembered(make_panel):
 
 
 def test_the_picture_shows_curves_and_strip(make_panel, make_finished):
-    with pytest.raises(ValueError, match="nothing was logged yet"):
+    with pytest.raises(ValueError, match="nothing is logged yet"):
         make_panel().picture()
     panel = make_finished()
     picture, curves = panel.picture(), training.draw_curves(run_of(panel).read_log())
@@ -442,7 +442,9 @@ def test_the_picture_shows_curves_and_strip(make_panel, make_finished):
 def processes():
     """Processes that start from a server which has imported everything: torch does not survive a plain fork."""
     context = multiprocessing.get_context("forkserver")
-    context.set_forkserver_preload(["kanjilab.widgets.training", "tests.tiny_study", "tests.test_widgets_training"])
+    context.set_forkserver_preload(
+        ["kanjilab.widgets.training", "tests.tiny_study", "tests.widgets.test_training_panel"]
+    )
     return context
 
 
@@ -452,13 +454,13 @@ STEP_SECONDS = 0.05  # at least: some lives reach the first save, and steps lie 
 
 
 def live(place, base, images, diary):
-    """A kernel's life: the panel is built, and trains on. Each step done is told in the diary."""
+    """A kernel's life: the panel is built, and trains. Each step is written to the diary."""
     torch.set_num_threads(1)
     make_small(pytest.MonkeyPatch())
-    told = Worker.told_of_step
+    record = Worker.told_of_step
 
     def telling(self, report):
-        told(self, report)
+        record(self, report)
         with open(diary, "a") as file:
             file.write(f"{report.step} {int(report.checkpoint)}\n")
         time.sleep(STEP_SECONDS)
@@ -550,7 +552,7 @@ def test_whatever_a_killed_beginning_leaves_can_be_opened_and_gone_on_with(make_
     assert again.state.kind == "finished"
 
 
-def test_what_no_training_leaves_is_told(make_finished):
+def test_damaged_settings_are_named(make_finished):
     path = run_of(make_finished()).path
     (path / "settings.json").write_text("{")
     with pytest.raises(RunError, match="settings.json"):

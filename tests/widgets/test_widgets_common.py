@@ -1,4 +1,4 @@
-"""What all panels share: text that stays text, calls that evaluate to what they show, names for inputs."""
+"""What all panels share: text that stays text, code that evaluates to what it shows, and labels of inputs."""
 
 import ast
 import io
@@ -17,12 +17,13 @@ from kanjilab.widgets.common import (
     CodeBox,
     Panel,
     escape,
-    html_text,
+    label_of,
     labelled,
     picture_html,
     png_bytes,
     progress_html,
     stacked,
+    status_html,
 )
 from kanjilab.widgets.common import python_call as call
 
@@ -57,7 +58,7 @@ def test_a_call_writes_plain_numbers_and_only_changes():
     assert np.isnan(evaluated(call("f", float("nan")))[0][0])
 
 
-def test_source_is_written_as_it_stands():
+def test_source_is_written_unchanged():
     assert call("f", Code("study"), judge=Code('load("B")'), word="study") == 'f(study, judge=load("B"), word="study")'
 
 
@@ -71,7 +72,7 @@ def test_a_long_call_is_broken_one_argument_a_line():
 
 def test_hostile_text_stays_text_everywhere():
     assert escape(HOSTILE) == "&lt;img src=x onerror=&quot;alert(&#x27;1&#x27;)&quot;&gt;"
-    assert html_text(HOSTILE, "p", role="status").value == f'<p role="status">{escape(HOSTILE)}</p>'
+    assert status_html(HOSTILE) == f'<span role="status">{escape(HOSTILE)}</span>'
     for source in (picture_html(b"", HOSTILE), progress_html(1, 2, HOSTILE)):
         assert escape(HOSTILE) in source and HOSTILE not in source
     box = labelled(widgets.IntText(), HOSTILE)
@@ -100,7 +101,7 @@ def test_stacked_pictures_are_as_wide_as_the_first_each_on_its_own_paper():
     assert page.tolist() == [[255] * 4] * 2 + [[90] * 4] + [[30] * 4]
 
 
-def test_progress_says_itself_in_words_too():
+def test_progress_is_in_words_too():
     assert progress_html(3, 12, "images") == (
         '<label>images <progress value="3" max="12" style="width:16em;vertical-align:middle">3 of 12</progress>'
         " 3 of 12</label>"
@@ -109,9 +110,17 @@ def test_progress_says_itself_in_words_too():
 
 def test_code_box_holds_what_was_set():
     box = CodeBox("f(1)")
-    box.set("f(2)")
+    box.code = "f(2)"
     assert box.get_state(["code"])["code"] == "f(2)"
     assert box.label == "This state as code"
+
+
+def test_settings_have_labels_for_readers():
+    assert [label_of(name) for name in ("peak_lr", "rank", "caption_dropout")] == [
+        "Peak learning rate",
+        "Rank",
+        "Caption dropout",
+    ]
 
 
 def test_a_panel_shows_its_widget_and_its_code():

@@ -1,7 +1,7 @@
-"""What an ablation panel shows, read from a study's folder: no base is loaded, and nothing is trained.
+"""What an ablation panel shows, read from a study's folder without loading a base or training.
 
-A job writes `panel/<hash of the study>.json` beside the study's own files: which arm each variant is in each block, and
-the packs with their cost. From then on anybody sees by the stored results how far the study has come.
+A planning job writes `panel/<hash of the study>.json` beside the study's own files: the arm of each variant in each
+block, and the packs with their cost. With it, the stored results say how much of the study is done.
 """
 
 from __future__ import annotations
@@ -29,7 +29,8 @@ from kanjilab.training.cost import duration
 from kanjilab.viz.strip import Strip
 
 SAMPLES = re.compile(r"(?P<key>[0-9a-f]{16})-(?P<step>\d{6,})-[0-9a-f]{16}")
-AXES: dict[str, tuple[Any, ...]] = {  # what is offered; any other value can be added
+KEPT = (Path("figures/studies"), Path("../figures/studies"))  # of a clone, from its root and from its notebooks
+AXES: dict[str, tuple[Any, ...]] = {  # the values offered; others can be added
     "rank": (1, 4, 16, 64, 256),
     "batch": (1, 4, 8, 16, 64),
     "peak_lr": (1.7e-4, 5e-4, 1.5e-3, 4.5e-3),
@@ -40,19 +41,16 @@ AXES: dict[str, tuple[Any, ...]] = {  # what is offered; any other value can be 
 }
 
 
-# ---------------------------------------------------------------------------------------------- free axes
-
-
 def free_study(axes: Mapping[str, Sequence[Any]], scale: str, seeds: Sequence[int], images_seen: int) -> Study:
-    """A study of all combinations of some settings' values.
+    """A study of all combinations of the values of some settings.
 
     Args:
-        axes: setting -> values, of which the first combination is the reference.
-        scale: one of `BUDGETS`: gives data, prompts and sampling.
-        seeds: blocks.
+        axes: setting -> values; the first combination is the reference.
+        scale: one of `BUDGETS`; it gives data, prompts and sampling.
+        seeds: training seeds.
         images_seen: budget of each training, unless it is an axis.
     Raises:
-        ValueError: fewer than two combinations, or a value that the setting does not take.
+        ValueError: fewer than two combinations, or a value that a setting does not allow.
     """
     combinations = [dict(zip(axes, values, strict=True)) for values in itertools.product(*axes.values())]
     if len(combinations) < 2:
@@ -74,10 +72,10 @@ def free_study(axes: Mapping[str, Sequence[Any]], scale: str, seeds: Sequence[in
 
 
 def value_from_text(axis: str, text: str) -> Any:
-    """A value of a setting, as somebody wrote it.
+    """A value of a setting from what a user typed.
 
     Raises:
-        ValueError: not of the setting's kind.
+        ValueError: not of the setting's type.
     """
     kind = type(AXES[axis][0])
     try:
@@ -87,7 +85,7 @@ def value_from_text(axis: str, text: str) -> Any:
 
 
 def numbers_from_text(text: str) -> tuple[int, ...]:
-    """Seeds as somebody wrote them: "0, 1, 2" or "100-107"; nothing for none.
+    """Seeds from what a user typed: "0, 1, 2" or "100-107"; () from an empty text.
 
     Raises:
         ValueError: anything else.
@@ -102,74 +100,74 @@ def numbers_from_text(text: str) -> tuple[int, ...]:
     return tuple(dict.fromkeys(found))
 
 
-# ---------------------------------------------------------------------------------------------- how far it has come
-
-
 @dataclass(frozen=True)
 class StudyPlan:
-    """A study cut into packs, as its panel remembers it.
+    """A study cut into packs, as a planning job stores it.
 
     Attributes:
         cells: (variant's label, seed, key of the arm) of every variant in every block.
         drawing: identity of what is drawn, see `StudyContext.drawing`.
         packs: with their cost.
+        kept: keys of the arms that finished studies hold, which no pack trains.
     """
 
     cells: tuple[tuple[str, int, str], ...]
     drawing: str
     packs: tuple[Pack, ...]
+    kept: tuple[str, ...] = ()
 
     @classmethod
     def of(cls, lab: StudyContext, packs: Sequence[Pack]) -> StudyPlan:
         """The plan of an open lab."""
         cells = tuple((variant.label, seed, lab.key(variant, seed)) for variant, seed in lab.study.cells())
-        return cls(cells, lab.drawing, tuple(packs))
+        kept = sorted({key for _, _, key in cells} & lab.kept.keys())
+        return cls(cells, lab.drawing, tuple(packs), tuple(kept))
 
 
-def plan_path(study: Study, folder: Path) -> Path:
-    """Where the panel keeps a study's plan."""
+def _plan_path(study: Study, folder: Path) -> Path:
     return folder / "panel" / f"{study.hash}.json"
 
 
 def write_plan(study: Study, folder: Path, plan: StudyPlan) -> None:
     """Store a plan."""
-    path = plan_path(study, folder)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    write_json_atomic(path, dataclasses.asdict(plan))
+    _plan_path(study, folder).parent.mkdir(parents=True, exist_ok=True)
+    write_json_atomic(_plan_path(study, folder), dataclasses.asdict(plan))
 
 
 def read_plan(study: Study, folder: Path) -> StudyPlan | None:
-    """The plan that an earlier job stored, or None."""
-    path = plan_path(study, folder)
+    """The stored plan, or None."""
+    path = _plan_path(study, folder)
     if not path.exists():
         return None
     values = json.loads(path.read_text())
     packs = tuple(Pack(**pack | {"keys": tuple(pack["keys"])}) for pack in values["packs"])
-    return StudyPlan(tuple((label, seed, key) for label, seed, key in values["cells"]), values["drawing"], packs)
+    cells = tuple((label, seed, key) for label, seed, key in values["cells"])
+    return StudyPlan(cells, values["drawing"], packs, tuple(values.get("kept", ())))
 
 
 def stored_keys(folder: Path, drawing: str) -> set[str]:
-    """Keys of the arms whose results lie in a study's folder."""
+    """Keys of the arms whose results are in a study's folder."""
     files = folder.rglob(f"results/{drawing}.json")
     return {moment["key"] for file in files for moment in json.loads(file.read_text())}
 
 
 def writers(folder: Path) -> list[str]:
-    """Processes that train packs of a study at this moment."""
+    """Processes that are training packs of a study."""
     return sorted({writer for run in find_runs(folder / "packs") if (writer := run.writer()) is not None})
 
 
 @dataclass(frozen=True)
 class StudyState:
-    """How far a study has come.
+    """How much of a study is done.
 
     Attributes:
         planned: whether its arms and cost are known.
-        stored, arms: different trainings that are stored, and all of them.
-        seconds: that the rest will take, as measured.
-        gigabytes: of memory that it will take.
-        writers: processes that are at it.
+        stored, arms: number of different trainings that are stored, and of all.
+        seconds: measured cost of the rest.
+        gigabytes: of memory that the rest needs.
+        writers: processes that are training its packs.
         report: of the finished study, or None.
+        source: folder of the report, or None.
     """
 
     planned: bool = False
@@ -179,69 +177,73 @@ class StudyState:
     gigabytes: float = 0.0
     writers: tuple[str, ...] = ()
     report: Mapping[str, Any] | None = None
+    source: Path | None = None
 
     @property
     def button(self) -> str:
-        """What the panel's button says."""
+        """Label of the panel's main button."""
         if self.report is not None:
             return "Load"
         return "Running" if self.writers else "Resume" if self.stored else "Run"
 
 
-def read_study(study: Study, folder: Path, judge: str = "radicals") -> StudyState:
-    """What a study's folder tells, at any moment.
+def find_kept() -> Path | None:
+    """The folder of finished studies of the clone in which this process runs, or None."""
+    return next((path for path in KEPT if path.is_dir()), None)
+
+
+def read_study(study: Study, folder: Path, judge: str = "radicals", kept: Path | None = None) -> StudyState:
+    """Read the present state of a study from its folder.
 
     Args:
+        study: the question.
         folder: of the study; it need not exist.
-        judge: name of whose readings count.
+        judge: name of the judge whose report counts.
+        kept: holds the folders of finished studies; its report counts where `folder` has none.
     """
-    path = folder / f"report-{judge}.json"
-    report = json.loads(path.read_text()) if path.exists() else None
-    if report is not None and report["hash"] != study.hash:
-        report = None
-    arms, at_it = len(study.cells()), tuple(writers(folder))
+    report = source = None
+    for place in [folder, *([kept / study.name] if kept else [])]:
+        path = place / f"report-{judge}.json"
+        if report is None and path.exists() and (found := json.loads(path.read_text()))["hash"] == study.hash:
+            report, source = found, place
+    arms, busy = len(study.cells()), tuple(writers(folder))
     if (plan := read_plan(study, folder)) is None:
-        return StudyState(stored=arms if report else 0, arms=arms, writers=at_it, report=report)
-    keys, stored = {key for _, _, key in plan.cells}, stored_keys(folder, plan.drawing)
+        return StudyState(stored=arms if report else 0, arms=arms, writers=busy, report=report, source=source)
+    keys, stored = {key for _, _, key in plan.cells}, stored_keys(folder, plan.drawing) | {*plan.kept}
     left = [pack for pack in plan.packs if not stored.issuperset(pack.keys)]
     seconds = sum(pack.seconds for pack in left)
     gigabytes = max((pack.gigabytes for pack in left), default=0.0)
-    return StudyState(True, len(keys & stored), len(keys), seconds, gigabytes, at_it, report)
+    return StudyState(True, len(keys & stored), len(keys), seconds, gigabytes, busy, report, source)
 
 
 def study_cost_text(state: StudyState) -> str:
     """What is stored, what is left and how long it takes, in a sentence."""
     if state.report is not None:
-        return f"All {state.arms} trainings are stored: nothing is trained again."
+        return f"All {state.arms} trainings are stored; nothing will be trained."
     if not state.planned:
-        return (
-            f"{state.arms} trainings; what of them is stored and what the rest costs: press Plan (Run does it first)."
-        )
+        return f"{state.arms} trainings. Press Plan to see how many are stored and what the rest costs."
     left = state.arms - state.stored
     cost = f"about {duration(state.seconds)} on this machine, {state.gigabytes:.1f} GB of memory (measured)"
     return f"{state.stored} of {state.arms} trainings stored; {left} to train: {cost}."
 
 
 def table_of_cells(study: Study, folder: Path) -> list[tuple[str, list[str]]]:
-    """Each variant with "stored" or "to train" for each block; empty where the study is not planned yet."""
+    """Each variant with "stored" or "to train" for each seed; [] for a study without a plan."""
     if (plan := read_plan(study, folder)) is None:
         return []
-    stored = stored_keys(folder, plan.drawing)
+    stored = stored_keys(folder, plan.drawing) | {*plan.kept}
     known = {(label, seed): "stored" if key in stored else "to train" for label, seed, key in plan.cells}
     return [(v.label, [known[v.label, seed] for seed in study.seeds]) for v in study.variants]
 
 
-# ---------------------------------------------------------------------------------------------- what came out
-
-
 def rate_points(report: Mapping[str, Any], split: str | None = None) -> list[dict[str, Any]]:
-    """The variants at the end of training, as points with intervals.
+    """The rates of the variants at the end of training, as points with intervals.
 
     Args:
         report: of a study.
-        split: of the prompts; by default the first, which verdicts are about.
+        split: of the prompts; by default the first, which the verdict is about.
     Returns:
-        One a variant, in the study's order: label, value, low, high, blocks.
+        One per variant, in the study's order: label, value, low, high, blocks.
     """
     split = split or next(iter(report["sentences"]))
     rows = [rate for rate in report["rates"] if rate["final"] and rate["split"] == split]
@@ -250,15 +252,15 @@ def rate_points(report: Mapping[str, Any], split: str | None = None) -> list[dic
 
 
 def variant_strip(report: Mapping[str, Any], folder: Path, label: str, split: str | None = None) -> Strip | None:
-    """What a variant drew at the end: prompts in rows, training seeds in columns, all in one noise.
+    """What a variant drew at the end of training: prompts in rows, training seeds in columns, one noise seed.
 
     Args:
         report: of the study.
-        folder: of the study, where its packs' images may lie.
+        folder: of the study, in which the images of its packs may be stored.
         label: of the variant.
         split: of the prompts; the first by default.
     Returns:
-        None where its images are not stored there.
+        The strip; None where the images are not stored.
     """
     split = split or next(iter(report["sentences"]))
     columns, seeds, rows = [], [], []
@@ -283,7 +285,7 @@ def variant_strip(report: Mapping[str, Any], folder: Path, label: str, split: st
 
 
 def _final_images(folder: Path, keys: set[str], drawing: str) -> tuple[np.ndarray, dict[str, Any]] | None:
-    """(P, S, H, W) uint8 of an arm's latest moment, and its facts; drawing "*" for whatever was drawn."""
+    """(P, S, H, W) uint8 of an arm's latest checkpoint, and its facts; drawing "*" for any."""
     paths = [path for key in sorted(keys) for path in folder.rglob(f"samples/{key}-*-{drawing}.safetensors")]
     steps = {path: int(match["step"]) for path in paths if (match := SAMPLES.fullmatch(path.stem))}
     if not steps:
