@@ -241,7 +241,8 @@ def test_kernels_are_offline_and_their_home_is_temporary(tmp_path):
 def test_a_run_leaves_no_bar_and_a_bar_is_a_sign(tmp_path, monkeypatch):
     silence = Silence()
     silence.listen(monkeypatch)
-    work = "from time import process_time\nfrom kanjilab.core.progress import bar\n{}\nwhile (now := process_time()) < 2:\n    {}"
+    work = "from time import process_time\nfrom kanjilab.core.progress import bar\n"
+    work += "{}\nwhile (now := process_time()) < 2:\n    {}"
     source = small_notebook(
         work.format("show = bar('work')", "show(int(100 * now), 200)") + "\nshow(200, 200)\nprint('done')",
         work.replace("2:", "4:").format("", "pass"),
