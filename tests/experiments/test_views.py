@@ -5,7 +5,7 @@ from pathlib import Path
 import pandas as pd
 import pytest
 
-from kanjilab.experiments.study_views import StudyView, studies_folder, table_html
+from kanjilab.experiments.views import StudyView, studies_folder, table_html
 
 STUDIES = Path(__file__).parents[2] / "figures" / "studies"
 
