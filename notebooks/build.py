@@ -44,7 +44,7 @@ ABOUT = {
     "12_ablate_layers": "which layers need a LoRA?",
     "13_compare_strips": "what captions teach: a run with its own captions beside one with shuffled ones",
     "14_fine_tune_every_weight": "every weight or a LoRA: cost and result",
-    "15_sd35_and_comfyui": "SD 1.5 and SD 3.5, and the export to ComfyUI",
+    "15_sd35_and_comfyui": "a LoRA on SD 3.5, from one command to a picture in ComfyUI",
     "16_ablate_the_data": "which kanji to train on: balance, place, two radicals at once",
     "90_build_pocket_base": "how the base model was built without a single kanji",
 }
