@@ -28,6 +28,27 @@ STRIP = (
     "metadata.widgets metadata.papermill cell.metadata.papermill cell.metadata.execution",
 )
 
+# What each notebook is about, for the contents.
+ABOUT = {
+    "01_curate_kanji": "the dictionary, the choice of characters, their images; the dataset browser",
+    "02_balance_radicals": "how many kanji each radical has, and where it is in them",
+    "03_caption_and_split": "captions, held-out characters, and what the text alone predicts",
+    "04_look_at_latents": "what the autoencoder keeps of a glyph, and what noise does to it",
+    "05_train_one_lora": "the training loop, step by step; the training panel",
+    "06_read_checkpoint_strips": "what a training learns and when; the comparator",
+    "07_judge_a_glyph": "which parts a glyph has, whether it is new; how to read a study; the playground",
+    "08_ablate_rank": "does a higher rank draw better? A study from question to verdict; the ablation panel",
+    "09_ablate_batch": "does batch 1 keep the strokes?",
+    "10_ablate_epochs": "are many epochs needed, and do they copy?",
+    "11_ablate_scheduler": "is a cosine better than a constant rate?",
+    "12_ablate_layers": "which layers need a LoRA?",
+    "13_compare_strips": "what captions teach: a run with its own captions beside one with shuffled ones",
+    "14_fine_tune_every_weight": "every weight or a LoRA: cost and result",
+    "15_sd35_and_comfyui": "a LoRA on SD 3.5, from one command to a picture in ComfyUI",
+    "16_ablate_the_data": "which kanji to train on: balance, place, two radicals at once",
+    "90_build_pocket_base": "how the base model was built without a single kanji",
+}
+
 
 def notebook_paths(folder: Path = FOLDER) -> list[Path]:
     """The numbered notebooks of a folder, in reading order."""
@@ -48,8 +69,9 @@ def navigation(paths: Sequence[Path], index: int) -> str:
 
 
 def contents(paths: Sequence[Path]) -> str:
-    """The list of all later notebooks, for the first one."""
-    return "\n".join(["## Contents", "", *(f"- {markdown_link(path)}" for path in paths[1:])])
+    """The list of all later notebooks, each with its half line, for the first one."""
+    lines = [f"- {markdown_link(path)}: {ABOUT[path.stem]}" for path in paths[1:]]
+    return "\n".join(["## Contents", "", *lines])
 
 
 def linked(notebook: NotebookNode, paths: Sequence[Path], index: int) -> NotebookNode:

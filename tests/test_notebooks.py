@@ -96,6 +96,20 @@ def test_the_apps_page_is_one_clean_run():
     assert outcome_faults(page) == [] and [fault for cell in code_cells(page) for fault in cell_faults(cell)] == []
 
 
+@pytest.mark.parametrize(
+    ("number", "study"),
+    [("08", "rank-full"), ("09", "batch-full"), ("10", "epochs-full"), ("11", "schedule-full")]
+    + [("12", "targets-full"), ("14", "full-full"), ("16", "balance-broad"), ("16", "position-full")],
+)
+def test_an_ablation_opens_with_the_stored_result(number, study):
+    path = next(path for path in PATHS if path.name.startswith(number))
+    opening = nbformat.read(path, as_version=4).cells[0].source
+    report = json.loads((FOLDER.parent / "figures" / "studies" / study / "report-radicals.json").read_text())
+    value, low, high = (100 * value for value in report["contrasts"]["held_out"][0]["difference"])
+    assert f"{abs(value):.1f} points" in opening and f"[{low:.1f}, {high:.1f}]" in opening
+    assert all((FOLDER / picture).is_file() for picture in re.findall(r"!\[.+\]\((.+)\)", opening))
+
+
 def test_numbers_are_distinct():
     numbers = [path.name[:2] for path in PATHS]
     assert len(set(numbers)) == len(numbers)
@@ -188,12 +202,12 @@ def test_outcome_rule_sees_warnings_and_swallowed_errors():
 
 
 def test_links_name_the_neighbours():
-    paths = [Path("00_start_here.ipynb"), Path("01_curate_kanji.ipynb"), Path("02_radical_balance.ipynb")]
+    paths = [Path("00_start_here.ipynb"), Path("01_curate_kanji.ipynb"), Path("02_balance_radicals.ipynb")]
     first, middle, last = (build.linked(small_notebook(), paths, index) for index in range(3))
     assert first.cells[-1].source == "[01 curate kanji →](01_curate_kanji.ipynb)"
     assert first.cells[-2].source.splitlines()[2:] == [
-        "- [01 curate kanji](01_curate_kanji.ipynb)",
-        "- [02 radical balance](02_radical_balance.ipynb)",
+        f"- [01 curate kanji](01_curate_kanji.ipynb): {build.ABOUT['01_curate_kanji']}",
+        f"- [02 balance radicals](02_balance_radicals.ipynb): {build.ABOUT['02_balance_radicals']}",
     ]
     start, curate, balance = (f"({path.name})" for path in paths)
     assert re.findall(r"\(\S+\)", middle.cells[-1].source) == [start, start, balance]
@@ -227,7 +241,8 @@ def test_kernels_are_offline_and_their_home_is_temporary(tmp_path):
 def test_a_run_leaves_no_bar_and_a_bar_is_a_sign(tmp_path, monkeypatch):
     silence = Silence()
     silence.listen(monkeypatch)
-    work = "from time import process_time\nfrom kanjilab.core.progress import bar\n{}\nwhile (now := process_time()) < 2:\n    {}"
+    work = "from time import process_time\nfrom kanjilab.core.progress import bar\n"
+    work += "{}\nwhile (now := process_time()) < 2:\n    {}"
     source = small_notebook(
         work.format("show = bar('work')", "show(int(100 * now), 200)") + "\nshow(200, 200)\nprint('done')",
         work.replace("2:", "4:").format("", "pass"),
