@@ -75,9 +75,9 @@ class Arm:
         rslora: scale alpha / sqrt(r) in place of alpha / r (arXiv:2312.03732).
         dora: train the length of each output's weights apart from their direction, which the LoRA turns
             (arXiv:2402.09353); not of `full`, and not over 8-bit or 4-bit weights.
-        text_encoder: `frozen`; `lora`, a LoRA of the same kind on the attention of the base's one text encoder, and with
-            `attention+feed-forward` or `all` on its feed-forward (not beside `full`); or `full`, every weight of it. Not
-            of SD 3, which has three.
+        text_encoder: `frozen`; `lora`, a LoRA of the same kind on the attention of the base's one text encoder, and
+            with `attention+feed-forward` or `all` on its feed-forward (not beside `full`); or `full`, every weight of
+            it. Not of SD 3, which has three.
         condition_encoder: likewise of the encoder of what prompts carry beside text, where the base has one.
         peak_lr: the highest learning rate.
         schedule: one of `SCHEDULES`; see `kanjilab.training.schedules.lr_factor`.

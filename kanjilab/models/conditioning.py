@@ -1,4 +1,4 @@
-"""What a denoiser is conditioned on: prompts, which may carry arrays beside their text, and what encoders make of them."""
+"""What a denoiser is conditioned on: prompts, which may carry arrays, and what encoders make of them."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field

@@ -32,8 +32,8 @@ class LatentDiffusion(ABC):
         vae: the autoencoder.
         text: the text encoders.
         scheduler_config: diffusers' configuration of the noise schedule.
-        condition_encoder: of the arrays that prompts may carry, beside the text: called with the text's `Conditioning` and
-            the arrays (N, ...) by name, it gives the `Conditioning` that the denoiser reads. None for text alone.
+        condition_encoder: of the arrays that prompts may carry: called with the text's `Conditioning` and the arrays
+            (N, ...) by name, it gives the `Conditioning` that the denoiser reads. None for text alone.
         precision: in which the denoiser computes, or is stored: one of `settings.PRECISIONS`.
     """
 

@@ -102,7 +102,8 @@ def sample(
     """Draws every prompt with every seed, for every arm.
 
     Args:
-        prompts: P prompts, text or text with arrays; guidance's empty prompt has zeros for arrays. seeds: S seeds; the same seed is the same noise everywhere.
+        prompts: P prompts, text alone or with arrays; guidance's empty prompt has zeros for arrays.
+        seeds: S seeds; the same seed is the same noise everywhere.
         sampling: sampler, steps, guidance; `default_sampling` of the base's family if none is given.
         trainable: adapters to draw with, K arms (see `load_checkpoints`); None for the base alone.
         batch: images at a time; it does not change the images beyond rounding.

@@ -143,7 +143,7 @@ class Trainable:
             why = {
                 "text_encoder": "a text encoder can be trained where it is the base's only one and stays loaded, as in "
                 "SD 1.x and pocket; SD 3 loads each of three for a while and keeps what it says",
-                "condition_encoder": "this base has no condition encoder; see `models.diffusion.with_condition_encoder`",
+                "condition_encoder": "this base has no condition encoder (see `with_condition_encoder`)",
             }
             raise ValueError(f"{why[name]}: expected {name} 'frozen', got {self.arms[0].parts[name]!r}")
         return module

@@ -72,7 +72,7 @@ class Encoded:
         for name, values in arrays.items():
             if len(values) != len(self):
                 raise ValueError(f"{name}: expected one entry for each of {len(self)} images, got {len(values)}")
-        digests = {name: hashlib.sha256(np.ascontiguousarray(values)).hexdigest() for name, values in arrays.items()}
+        digests = {name: hashlib.sha256(values.tobytes()).hexdigest() for name, values in arrays.items()}
         return replace(self, arrays={**self.arrays, **arrays}, identity=settings_hash([self.identity, digests]))
 
     def prompts(self, rows: np.ndarray, captions: np.ndarray, device: torch.device) -> Prompts:
@@ -81,6 +81,7 @@ class Encoded:
         Args:
             rows: (B,) images, whose arrays the prompts carry.
             captions: (B,) rows of `tokens`.
+            device: of the arrays.
         """
         kept = captions != self.empty
         arrays = {

@@ -88,7 +88,8 @@ def test_a_value_out_of_range_is_refused_by_name(name, value):
 def test_every_named_choice_is_accepted():
     for targets in TARGETS:
         for schedule in SCHEDULES:
-            assert Arm(targets=targets, schedule=schedule, warmup_steps=1).schedule == schedule
+            reads = "full" if targets == "none" else "frozen"
+            assert Arm(targets=targets, schedule=schedule, warmup_steps=1, text_encoder=reads).schedule == schedule
 
 
 def test_a_periodic_schedule_needs_its_half_period():
@@ -125,14 +126,24 @@ def test_hash_is_that_of_the_contents():
         settings_hash({"lr": math.nan})
 
 
-@pytest.mark.parametrize("name", ADDED_LATER)
-def test_runs_from_before_a_setting_keep_their_hash(name):
+@pytest.mark.parametrize(
+    ("name", "off", "on"),
+    [("dora", False, True), ("text_encoder", "frozen", "full"), ("condition_encoder", "frozen", "lora")],
+)
+def test_runs_from_before_a_setting_keep_their_hash(name, off, on):
     assert settings_hash(Arm()) == "62b24f2acd28dfe4"  # of the commit before the first of them
-    assert name not in Arm().to_json()
-    assert Arm.from_json(Arm().to_json() | {name: False}) == Arm() == Arm.from_json(Arm().to_json())
-    with_it = Arm(**{name: True})
+    assert name in ADDED_LATER and name not in Arm().to_json()
+    assert Arm.from_json(Arm().to_json() | {name: off}) == Arm() == Arm.from_json(Arm().to_json())
+    with_it = Arm(**{name: on})
     assert Arm.from_json(json.loads(json.dumps(with_it.to_json()))) == with_it
     assert settings_hash(with_it) != settings_hash(Arm())
+
+
+def test_a_lora_on_the_text_encoder_is_stored_under_its_first_name():
+    arm = Arm(rank=2, text_encoder="lora")
+    assert arm.to_json().get("train_text_encoder") is True and "text_encoder" not in arm.to_json()
+    assert Arm.from_json(arm.to_json()) == arm
+    assert Arm.from_json(Arm().to_json() | {"train_text_encoder": False}) == Arm()
 
 
 def test_full_is_stored_under_its_first_name():

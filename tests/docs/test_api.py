@@ -11,6 +11,7 @@ import kanjilab
 from kanjilab.data.dictionary import load_characters
 from kanjilab.evaluation.judges import radical_judge
 from kanjilab.experiments import packs
+from kanjilab.training.cost import Cost
 from tests.docs.pages import DOCS, ROOT, examples, run_examples
 
 PAGE = (DOCS / "api.md").read_text(encoding="utf-8")
@@ -56,7 +57,7 @@ def test_every_example_runs(tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
     # A judge of every character, and a measured plan, would take most of the time; both have tests of their own.
     monkeypatch.setattr(radical_judge, "load_characters", lambda: load_characters().iloc[::4])
-    monkeypatch.setattr(packs, "measure_steps", lambda *arguments, **options: (1.0, 1.0))
+    monkeypatch.setattr(packs, "measure_steps", lambda *arguments, **options: Cost(1.0, 1.0))
     names = run_examples(examples(PAGE), "api.md")
     printed = capsys.readouterr().out
     for line in ("64 (1, 128, 128)", "(1, 2, 2, 128, 128)", "1.0 4", "unet epsilon"):

@@ -1,4 +1,4 @@
-"""A run that an earlier version stored: it reads, draws the images that it drew then, and is the run of its settings."""
+"""A run that an earlier version stored: it reads, and draws the images that it drew then."""
 
 import shutil
 from pathlib import Path

@@ -357,8 +357,8 @@ def test_sampling_between_steps_neither_sees_nor_disturbs_the_training(base, dat
 
 def watch_draws(base, monkeypatch):
     """What each call of the noising step got: (latents, noise, timesteps)."""
-    seen, noised = [], base.noised
-    monkeypatch.setattr(base, "noised", lambda *arguments: seen.append(arguments) or noised(*arguments))
+    seen, add_noise = [], base.add_noise
+    monkeypatch.setattr(base, "add_noise", lambda *arguments: seen.append(arguments) or add_noise(*arguments))
     return seen
 
 
