@@ -24,8 +24,8 @@ if TYPE_CHECKING:
     from kanjilab.experiments.run_study import ablate as ablate
     from kanjilab.experiments.study import Study as Study
     from kanjilab.experiments.study import Variant as Variant
-    from kanjilab.export.checkpoint import to_comfyui as to_comfyui
-    from kanjilab.export.checkpoint import to_diffusers as to_diffusers
+    from kanjilab.export.conversion import to_comfyui as to_comfyui
+    from kanjilab.export.conversion import to_diffusers as to_diffusers
     from kanjilab.models.loading import load_base as load_base
     from kanjilab.models.sampling import Sampling as Sampling
     from kanjilab.models.sampling import sample as sample
@@ -56,7 +56,7 @@ _MODULES = {
     "experiments.report": "StoredStudy",
     "experiments.run_study": "ablate",
     "experiments.study": "Study Variant",
-    "export.checkpoint": "to_comfyui to_diffusers",
+    "export.conversion": "to_comfyui to_diffusers",
     "models.loading": "load_base",
     "models.sampling": "Sampling sample",
     "training.checkpoints": "load_checkpoints",

@@ -136,7 +136,7 @@ def export(
     public: Annotated[bool, typer.Option(help="A new repository is for all to see.")] = False,
 ) -> None:
     """Write a checkpoint as a file that diffusers, ComfyUI, kohya's scripts or PEFT load, or as a whole pipeline."""
-    from kanjilab.export.checkpoint import ABOUT_DORA, push_to_hub
+    from kanjilab.export.conversion import ABOUT_DORA, push_to_hub
     from kanjilab.export.release import Handover, hand_over
 
     run = open_training(folder)

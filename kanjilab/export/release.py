@@ -8,8 +8,8 @@ from typing import Any
 import numpy as np
 
 from kanjilab.core.run_folder import RunFolder
-from kanjilab.export.checkpoint import LORA_FORMS, to_pipeline, write_card
 from kanjilab.export.comfyui import Drawing, workflow_for, write_workflow
+from kanjilab.export.conversion import LORA_FORMS, to_pipeline, write_card
 from kanjilab.models.loading import LatentDiffusion
 from kanjilab.models.sampling import Sampling, fitting
 from kanjilab.training.history import history_strip, sample_history
@@ -56,12 +56,12 @@ def hand_over(run: RunFolder, step: int, arm: int, path: Path, handover: Handove
     """Writes one arm's checkpoint for others.
 
     Args:
-        run, step, arm: as for `kanjilab.export.checkpoint.to_diffusers`.
+        run, step, arm: as for `kanjilab.export.conversion.to_diffusers`.
         path: a folder; of the form `pipeline` a new one.
     Returns:
         What was written, the weights first.
     Raises:
-        ValueError, RunError, FileExistsError: as `kanjilab.export.checkpoint`.
+        ValueError, RunError, FileExistsError: as `kanjilab.export.conversion`.
     """
     if handover.form == "pipeline":
         written = [to_pipeline(run, step, arm, path)]

@@ -16,7 +16,7 @@ from transformers import CLIPTextConfig, CLIPTextModel
 from kanjilab.core.config import Arm
 from kanjilab.core.run_folder import RunFolder
 from kanjilab.data.image_folder import open_dataset
-from kanjilab.export.checkpoint import LORA_FORMS, read_arm, to_comfyui, to_diffusers, to_peft, to_pipeline
+from kanjilab.export.conversion import LORA_FORMS, read_arm, to_comfyui, to_diffusers, to_peft, to_pipeline
 from kanjilab.export.lora_formats import Lora, LowRank, comfyui_tensors, read_lora, stack_of
 from kanjilab.models.adapters import TEXT, text_layers
 from kanjilab.models.conditioning import Prompts

@@ -16,7 +16,7 @@ from torch.testing import assert_close
 
 from kanjilab.core.config import Arm
 from kanjilab.core.run_folder import RunError, RunFolder
-from kanjilab.export.checkpoint import (
+from kanjilab.export.conversion import (
     LORA_FORMS,
     model_card,
     push_to_hub,
