@@ -129,15 +129,15 @@ class StackedLora(nn.Module):
             weight = with_row_norms(weight, magnitude[arm])
         if not isinstance(base, nn.Conv2d):
             return F.linear(x, weight, base.bias)
-        kernel = weight.view(base.weight.shape)
-        return F.conv2d(x, kernel, base.bias, base.stride, base.padding, base.dilation)
+        return F.conv2d(x, weight.view(base.weight.shape), base.bias, base.stride, base.padding, base.dilation)
 
     def _beside(self, x: Tensor, arms: Sequence[int]) -> Tensor:
         """The base's output plus the low-rank part, for equal stretches of the given arms."""
         whole = list(arms) == list(range(len(self.factors)))
-        pair = self.trained[:2]
-        down, up = pair if whole else (part[list(arms)] for part in pair)  # (K, r, in), (K, out, r)
-        scales = (self.scales if whole else self.scales[list(arms)]).view(-1, 1, 1)
+        down, up, _ = self.trained  # (K, r, in), (K, out, r)
+        scales = self.scales.view(-1, 1, 1)
+        if not whole:
+            down, up, scales = down[list(arms)], up[list(arms)], scales[list(arms)]
         y = self.base(x)
         if not isinstance(self.base, nn.Conv2d):
             stacked = x.reshape(len(arms), -1, x.shape[-1])  # (K, n, in)
@@ -165,7 +165,7 @@ def matrix_shape(layer: nn.Linear | nn.Conv2d) -> tuple[int, int]:
 
 
 def target_layers(denoiser: nn.Module, targets: str) -> dict[str, nn.Linear | nn.Conv2d]:
-    """The layers that a choice of targets names, by their full names, in the model's order.
+    """The layers that a choice of targets names, by their full names, in the model's order; `all` fits any module.
 
     Raises:
         ValueError: the denoiser has no such layer, or no such attention.
@@ -187,15 +187,6 @@ def text_layers(text_encoder: nn.Module, targets: str) -> dict[str, nn.Linear | 
     wide = targets in ("attention+feed-forward", "all")
     pattern = re.compile(f"{TEXT_ATTENTION}|{TEXT_FEED_FORWARD}" if wide else TEXT_ATTENTION)
     return _layers_named(text_encoder, pattern, targets)
-
-
-def every_layer(module: nn.Module, targets: str) -> dict[str, nn.Linear | nn.Conv2d]:
-    """All layers of a module that can be adapted, whatever the targets in the denoiser.
-
-    Raises:
-        ValueError: it has none.
-    """
-    return _layers_named(module, re.compile(""), targets)
 
 
 def _layers_named(model: nn.Module, pattern: re.Pattern[str], targets: str) -> dict[str, nn.Linear | nn.Conv2d]:
@@ -289,8 +280,7 @@ class LoraPart:
             down = views[f"{name}.lora_A"]
             for k, arm in enumerate(self.arms):
                 if self.covered[name][k]:
-                    values = initial_down(name, (arm.rank, down.shape[2]), arm.seed)
-                    down[k, : arm.rank] = torch.from_numpy(values)
+                    down[k, : arm.rank] = torch.from_numpy(initial_down(name, (arm.rank, down.shape[2]), arm.seed))
                 if self.decomposed[name][k]:
                     views[f"{name}.{MAGNITUDE}"][k] = row_norms(layer.weight)
 

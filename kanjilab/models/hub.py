@@ -43,18 +43,16 @@ def quiet_diffusers() -> Iterator[None]:
     from diffusers.utils import logging as diffusers_logging
     from transformers.utils import logging as transformers_logging
 
-    levels = diffusers_logging.get_verbosity(), transformers_logging.get_verbosity()
-    diffusers_logging.set_verbosity_error()
-    transformers_logging.set_verbosity_error()
-    diffusers_logging.disable_progress_bar()
-    transformers_logging.disable_progress_bar()
+    levels = {logging: logging.get_verbosity() for logging in (diffusers_logging, transformers_logging)}
+    for logging in levels:
+        logging.set_verbosity_error()
+        logging.disable_progress_bar()
     try:
         yield
     finally:
-        diffusers_logging.set_verbosity(levels[0])
-        transformers_logging.set_verbosity(levels[1])
-        diffusers_logging.enable_progress_bar()
-        transformers_logging.enable_progress_bar()
+        for logging, level in levels.items():
+            logging.set_verbosity(level)
+            logging.enable_progress_bar()
 
 
 def model_folder(name: str) -> Path:

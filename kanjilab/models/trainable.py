@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from kanjilab.core.config import Arm
-from kanjilab.models.adapters import TEXT, LoraPart, compute_dtype, every_layer, target_layers, text_layers
+from kanjilab.models.adapters import TEXT, LoraPart, compute_dtype, target_layers, text_layers
 from kanjilab.models.conditioning import Conditioning, Prompts
 from kanjilab.models.full import WholePart
 from kanjilab.models.parameters import ArmSlices, FlatParameters, Slot, swapped_entries
@@ -30,11 +30,9 @@ class TrainedPart(Protocol):
 
     def initialise(self, rows: FlatParameters) -> None:
         """Sets the numbers that training begins with."""
-        ...
 
     def attach(self, rows: FlatParameters) -> list[Slot]:
         """What takes the place of what in the module, while attached; may put other leaves into `rows.leaves`."""
-        ...
 
     def state(self, k: int, views: Mapping[str, Tensor]) -> dict[str, Tensor]:
         """A copy of one arm's tensors as checkpoints hold them; empty where the arm does not train the part.
@@ -42,19 +40,15 @@ class TrainedPart(Protocol):
         Args:
             views: name -> (K, *shape), the numbers of all arms.
         """
-        ...
 
     def load_state(self, k: int, tensors: Mapping[str, Tensor], views: Mapping[str, Tensor]) -> None:
         """The inverse of `state`; other names among the tensors are left alone."""
-        ...
 
     def config(self, k: int) -> dict[str, Any]:
         """What is stored beside one arm's tensors."""
-        ...
 
     def squared_update(self, views: Mapping[str, Tensor]) -> Tensor:
         """(K,) squared distance of each arm's weights from the base's."""
-        ...
 
 
 class Trainable:
@@ -88,8 +82,7 @@ class Trainable:
         self.size_px: int | None = None  # of the images that were trained on, where that is known
         self.adapted = {name: self._adapted(name) for name in self.modules}
         self.whole = {name: self._whole(name) for name in self.modules}
-        both = (*self.adapted.values(), *self.whole.values())
-        self.parts: list[TrainedPart] = [part for part in both if part is not None]
+        self.parts: list[TrainedPart] = [part for part in (*self.adapted.values(), *self.whole.values()) if part]
         shapes = {name: shape for part in self.parts for name, shape in part.shapes.items()}
         exact = {name for part in self.parts for name in part.exact}
         dtype = torch.float32 if exact == shapes.keys() else compute_dtype(denoiser)
@@ -111,9 +104,7 @@ class Trainable:
     @property
     def layers(self) -> dict[str, nn.Linear | nn.Conv2d]:
         """The layers that some arm adapts, by name."""
-        return {
-            name: layer for part in self.adapted.values() if part is not None for name, layer in part.layers.items()
-        }
+        return {name: layer for part in self.adapted.values() if part for name, layer in part.layers.items()}
 
     @property
     def trains_encoders(self) -> bool:
@@ -124,8 +115,12 @@ class Trainable:
         if not self.arms_that("lora", name):
             return None
         module = self._required(name)
-        find = {"denoiser": target_layers, "text_encoder": text_layers, "condition_encoder": every_layer}[name]
-        layers = [find(module, arm.targets) if arm.parts[name] == "lora" else {} for arm in self.arms]
+        find = text_layers if name == "text_encoder" else target_layers
+        targets = ["all" if name == "condition_encoder" else arm.targets for arm in self.arms]
+        layers = [
+            find(module, wanted) if arm.parts[name] == "lora" else {}
+            for arm, wanted in zip(self.arms, targets, strict=True)
+        ]
         return LoraPart(module, PREFIXES[name], layers, self.arms, self.slices[name])
 
     def _whole(self, name: str) -> WholePart | None:
@@ -224,10 +219,9 @@ class Trainable:
         expected = {name: value.shape for name, value in self.state(k).items()}
         found = {name: value.shape for name, value in tensors.items()}
         if expected != found:
-            wrong = sorted(name for name in expected.keys() | found.keys() if expected.get(name) != found.get(name))
-            first = wrong[0]
+            first, *others = sorted(n for n in expected.keys() | found.keys() if expected.get(n) != found.get(n))
             raise ValueError(
-                f"{len(wrong)} tensors do not fit what this arm trains; {first}: "
+                f"{1 + len(others)} tensors do not fit what this arm trains; {first}: "
                 f"expected {expected.get(first)}, got {found.get(first)}"
             )
         views = self.rows.views(self.rows.values)

@@ -20,6 +20,8 @@ from kanjilab.training.encoded import Encoded
 from kanjilab.training.schedules import checkpoint_steps
 from kanjilab.training.trainer import StepReport, Trainer
 
+NOT_HASHED = ("family", "prediction", "size_px", "versions")  # the first three follow from base_identity and data
+
 
 def run_settings(base: LatentDiffusion, data: Encoded, arms: Sequence[Arm], checkpoints: int) -> dict[str, Any]:
     """What `settings.json` of a run holds; `hash` identifies the training."""
@@ -33,11 +35,9 @@ def run_settings(base: LatentDiffusion, data: Encoded, arms: Sequence[Arm], chec
         "checkpoints": checkpoints,
     }
     settings["hash"] = settings_hash(settings)
-    # Not hashed: they follow from base_identity and data; drawing and export use them.
-    size_px = data.mean.shape[-1] * base.latent_px
-    settings |= {"family": base.family, "prediction": base.prediction, "size_px": size_px}
-    settings["versions"] = {"kanjilab": __version__, "torch": torch.__version__}
-    return settings
+    versions = {"kanjilab": __version__, "torch": torch.__version__}
+    values = base.family, base.prediction, data.mean.shape[-1] * base.latent_px, versions
+    return settings | dict(zip(NOT_HASHED, values, strict=True))
 
 
 def train(
@@ -128,7 +128,7 @@ def between_steps() -> Iterator[Callable[[], None]]:
 def _differences(stored: Any, asked: Any, name: str = "") -> Iterator[str]:
     """Each setting in which a stored run and the one asked for differ, with both values."""
     if isinstance(stored, dict) and isinstance(asked, dict):
-        for key in sorted((stored.keys() | asked.keys()) - {"hash", "versions", "family", "prediction", "size_px"}):
+        for key in sorted((stored.keys() | asked.keys()) - {"hash", *NOT_HASHED}):
             yield from _differences(stored.get(key), asked.get(key), f"{name}.{key}".lstrip("."))
     elif isinstance(stored, list) and isinstance(asked, list) and len(stored) == len(asked):
         for index, pair in enumerate(zip(stored, asked, strict=True)):
@@ -190,7 +190,7 @@ def _steps(
 def _report(trainer: Trainer, losses: list[float], norms: list[float], rates: list[float], saved: bool) -> StepReport:
     return StepReport(
         step=trainer.step,
-        images_seen=tuple(p.steps * p.arm.images_per_step for p in trainer.progress),
+        images_seen=tuple(p.images_seen for p in trainer.progress),
         loss=tuple(losses),
         gradient_norm=tuple(norms),
         lr=tuple(rates),
