@@ -15,6 +15,7 @@ from kanjilab.core.config import Arm
 from kanjilab.core.rng import counted_rng
 from kanjilab.models.parameters import ArmSlices, FlatParameters, Slot
 
+Layer = nn.Linear | nn.Conv2d
 # The second half are the text's in an MMDiT, whose attention is over image and text together.
 ATTENTION = r"(to_(q|k|v|out\.0)|add_[qkv]_proj|to_add_out)$"
 TARGET_PATTERNS = {
@@ -81,7 +82,7 @@ class StackedLora(nn.Module):
 
     def __init__(
         self,
-        base: nn.Linear | nn.Conv2d,
+        base: Layer,
         down: nn.Parameter,
         up: nn.Parameter,
         scales: Tensor,
@@ -157,14 +158,14 @@ def compute_dtype(denoiser: nn.Module) -> torch.dtype:
     return next(value.dtype for value in denoiser.parameters() if value.is_floating_point())
 
 
-def matrix_shape(layer: nn.Linear | nn.Conv2d) -> tuple[int, int]:
+def matrix_shape(layer: Layer) -> tuple[int, int]:
     """(out, in) of a layer as a matrix, (out, in·kh·kw) of a convolution; packed weights have another shape."""
     if isinstance(layer, nn.Linear):
         return layer.out_features, layer.in_features
     return layer.weight.shape[0], layer.weight[0].numel()
 
 
-def target_layers(denoiser: nn.Module, targets: str) -> dict[str, nn.Linear | nn.Conv2d]:
+def target_layers(denoiser: nn.Module, targets: str) -> dict[str, Layer]:
     """The layers that a choice of targets names, by their full names, in the model's order; `all` fits any module.
 
     Raises:
@@ -178,7 +179,7 @@ def target_layers(denoiser: nn.Module, targets: str) -> dict[str, nn.Linear | nn
     return _layers_named(denoiser, TARGET_PATTERNS[targets], targets)
 
 
-def text_layers(text_encoder: nn.Module, targets: str) -> dict[str, nn.Linear | nn.Conv2d]:
+def text_layers(text_encoder: nn.Module, targets: str) -> dict[str, Layer]:
     """As `target_layers`, of a text encoder: its attention, and its feed-forward where targets have the denoiser's.
 
     Raises:
@@ -189,12 +190,8 @@ def text_layers(text_encoder: nn.Module, targets: str) -> dict[str, nn.Linear | 
     return _layers_named(text_encoder, pattern, targets)
 
 
-def _layers_named(model: nn.Module, pattern: re.Pattern[str], targets: str) -> dict[str, nn.Linear | nn.Conv2d]:
-    layers = {
-        name: layer
-        for name, layer in model.named_modules()
-        if isinstance(layer, nn.Linear | nn.Conv2d) and pattern.search(name)
-    }
+def _layers_named(model: nn.Module, pattern: re.Pattern[str], targets: str) -> dict[str, Layer]:
+    layers = {name: layer for name, layer in model.named_modules() if isinstance(layer, Layer) and pattern.search(name)}
     if not layers:
         raise ValueError(f"targets {targets!r} name no layer of {type(model).__name__}")
     return layers
@@ -243,7 +240,7 @@ class LoraPart:
         self,
         module: nn.Module,
         prefix: str,
-        layers: Sequence[Mapping[str, nn.Linear | nn.Conv2d]],
+        layers: Sequence[Mapping[str, Layer]],
         arms: Sequence[Arm],
         slices: ArmSlices,
     ):
@@ -252,8 +249,8 @@ class LoraPart:
         self.layers = {prefix + name: layer for adapted in layers for name, layer in adapted.items()}
         self.covered = {name: [name.removeprefix(prefix) in adapted for adapted in layers] for name in self.layers}
         self.decomposed = {
-            name: [arm.dora and covers for arm, covers in zip(arms, self.covered[name], strict=True)]
-            for name in self.layers
+            name: [arm.dora and here for arm, here in zip(arms, covered, strict=True)]
+            for name, covered in self.covered.items()
         }
         self.scales = torch.tensor([arm.scale for arm in arms])
         self.shapes = self._shapes()

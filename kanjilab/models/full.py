@@ -39,7 +39,7 @@ class WholePart:
         self.rows = rows
         if len(self.trains) > 1:
             return []
-        slots = []
+        slots: list[Slot] = []
         for name in self.shapes:
             rows.leaves[name] = nn.Parameter(rows.views(rows.values)[name][0])
             owner, _, leaf = name.removeprefix(self.prefix).rpartition(".")

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from kanjilab.core.config import Arm
-from kanjilab.models.adapters import TEXT, LoraPart, compute_dtype, target_layers, text_layers
+from kanjilab.models.adapters import TEXT, Layer, LoraPart, compute_dtype, target_layers, text_layers
 from kanjilab.models.conditioning import Conditioning, Prompts
 from kanjilab.models.full import WholePart
 from kanjilab.models.parameters import ArmSlices, FlatParameters, Slot, swapped_entries
@@ -102,7 +102,7 @@ class Trainable:
         return [k for k, arm in enumerate(self.arms) if arm.parts[part] == how]
 
     @property
-    def layers(self) -> dict[str, nn.Linear | nn.Conv2d]:
+    def layers(self) -> dict[str, Layer]:
         """The layers that some arm adapts, by name."""
         return {name: layer for part in self.adapted.values() if part for name, layer in part.layers.items()}
 
@@ -116,10 +116,9 @@ class Trainable:
             return None
         module = self._required(name)
         find = text_layers if name == "text_encoder" else target_layers
-        targets = ["all" if name == "condition_encoder" else arm.targets for arm in self.arms]
+        every = name == "condition_encoder"  # the targets are the denoiser's; here all layers are adapted
         layers = [
-            find(module, wanted) if arm.parts[name] == "lora" else {}
-            for arm, wanted in zip(self.arms, targets, strict=True)
+            find(module, "all" if every else arm.targets) if arm.parts[name] == "lora" else {} for arm in self.arms
         ]
         return LoraPart(module, PREFIXES[name], layers, self.arms, self.slices[name])
 

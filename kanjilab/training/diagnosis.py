@@ -57,32 +57,29 @@ class Diagnosis:
         return sum(any(first <= step <= last for first, last in self.rising) for step in self.steps[self.spikes])
 
 
-def running_median(values: np.ndarray, window: int = WINDOW) -> np.ndarray:
-    """Median of the finite values before each one.
+def running_median(values: np.ndarray) -> np.ndarray:
+    """Median of the finite values among the `WINDOW` before each one.
 
     Args:
         values: (N,) float.
-        window: how many at most.
     Returns:
         (N,) float; NaN where fewer than five are known.
     """
     earlier = pd.Series(np.where(np.isfinite(values), values, np.nan)).shift(1)
-    return earlier.rolling(window, min_periods=FEWEST).median().to_numpy()
+    return earlier.rolling(WINDOW, min_periods=FEWEST).median().to_numpy()
 
 
-def find_spikes(values: np.ndarray, window: int = WINDOW, factor: float = SPIKE) -> np.ndarray:
+def find_spikes(values: np.ndarray, factor: float = SPIKE) -> np.ndarray:
     """Where a value is far above the running median, or no number at all.
 
     Args:
         values: (N,) float.
-        window: of the median.
         factor: in medians.
     Returns:
         (S,) int, ascending.
     """
-    median = running_median(values, window)
-    known = np.isfinite(median)
-    return np.flatnonzero(known & (~np.isfinite(values) | (values > factor * median)))
+    median = running_median(values)
+    return np.flatnonzero(np.isfinite(median) & (~np.isfinite(values) | (values > factor * median)))
 
 
 def rising_phases(steps: np.ndarray, rate: np.ndarray) -> tuple[tuple[int, int], ...]:
@@ -249,14 +246,18 @@ def draw_diagnosis(found: Diagnosis, samples: tuple[Sequence[int], np.ndarray] |
     for ax in axes:
         ax.sharex(rate)
         for number, (first, last) in enumerate(found.rising):
-            ax.axvspan(
-                first, last, color=PALETTE[5], alpha=0.18, linewidth=0, label="" if number else "rate rises again"
-            )
+            label = "" if number else "rate rises again"
+            ax.axvspan(first, last, color=PALETTE[5], alpha=0.18, linewidth=0, label=label)
     rate.plot(found.steps, found.rate, color=INK, linewidth=1.4)
     _draw_norm(norm, found)
     size.plot(found.steps, found.update_norm, color=INK, linewidth=1.4)
     for ax, label in zip(axes, ("rate", "gradient norm", "update ‖ΔW‖"), strict=True):
-        _quiet(ax, label)
+        ax.set_ylabel(label, color=INK, fontsize=9, fontfamily=list(font_families()))
+        ax.spines[["top", "right"]].set_visible(False)
+        ax.spines[["left", "bottom"]].set_color(SOFT)
+        ax.grid(axis="y", color=FAINT, linewidth=0.6)
+        ax.set_axisbelow(True)
+        ax.tick_params(colors=SOFT, labelsize=8)
     figure.align_ylabels(axes)
     norm.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
     norm.yaxis.set_minor_formatter(NullFormatter())
@@ -290,12 +291,3 @@ def _draw_samples(ax: Axes, found: Diagnosis, steps: Sequence[int], images: np.n
         color = PALETTE[1] if spiked else SOFT
         ax.text(place + 0.5, 1.08, f"{steps[index]:,}", ha="center", fontsize=7.5, color=color)
     ax.set(xlim=(0, MOST_SAMPLES), ylim=(0, 1.35), aspect="equal")
-
-
-def _quiet(ax: Axes, label: str) -> None:
-    ax.set_ylabel(label, color=INK, fontsize=9, fontfamily=list(font_families()))
-    ax.spines[["top", "right"]].set_visible(False)
-    ax.spines[["left", "bottom"]].set_color(SOFT)
-    ax.grid(axis="y", color=FAINT, linewidth=0.6)
-    ax.set_axisbelow(True)
-    ax.tick_params(colors=SOFT, labelsize=8)

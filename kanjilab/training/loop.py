@@ -164,14 +164,15 @@ def _steps(
 
     while any(progress.active for progress in trainer.progress):
         started, stopped_before = time.perf_counter(), trainer.stopped
-        losses, norms, rates = trainer.advance()
+        losses, norms, rates = map(tuple, trainer.advance())
         trainer.seconds += time.perf_counter() - started
         finished = not any(progress.active for progress in trainer.progress)
         due = time.monotonic() - last_saved > save_every_seconds
         stopping = trainer.any_process(run.stop_requested())
         column = trainer.step in columns or finished
         saved = column or due or stopping
-        report = _report(trainer, losses, norms, rates, saved)
+        seen = tuple(progress.images_seen for progress in trainer.progress)
+        report = StepReport(trainer.step, seen, losses, norms, rates, trainer.stopped, trainer.seconds, saved)
         # What is logged depends on the step alone, so that an interrupted run leaves the same log.
         if writes and (trainer.step % log_every == 0 or column or report.stopped != stopped_before):
             run.log(_record(report, trainer))
@@ -187,26 +188,10 @@ def _steps(
             return
 
 
-def _report(trainer: Trainer, losses: list[float], norms: list[float], rates: list[float], saved: bool) -> StepReport:
-    return StepReport(
-        step=trainer.step,
-        images_seen=tuple(p.images_seen for p in trainer.progress),
-        loss=tuple(losses),
-        gradient_norm=tuple(norms),
-        lr=tuple(rates),
-        stopped=trainer.stopped,
-        seconds=trainer.seconds,
-        checkpoint=saved,
-    )
-
-
 def _record(report: StepReport, trainer: Trainer) -> dict[str, Any]:
     return {
         "step": report.step,
-        "images_seen": list(report.images_seen),
-        "loss": list(report.loss),
-        "gradient_norm": list(report.gradient_norm),
-        "lr": list(report.lr),
+        **{name: list(getattr(report, name)) for name in ("images_seen", "loss", "gradient_norm", "lr")},
         "update_norm": trainer.trainable.update_norm().tolist(),
         "stopped": list(report.stopped),
         "seconds": round(report.seconds, 3),

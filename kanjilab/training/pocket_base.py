@@ -26,6 +26,7 @@ from kanjilab.data.pocket_corpus import build_corpus, corpus_list
 from kanjilab.models.loading import assemble_pipeline
 from kanjilab.models.minilm import TOKENS, minilm_folder
 from kanjilab.models.noise import min_snr_weight, velocity_weight
+from kanjilab.models.text_encoders import padded_tokens
 
 VAE_CONFIG: dict[str, Any] = dict(
     in_channels=1,
@@ -330,8 +331,7 @@ def encode_captions(captions: Sequence[str], path: Path, batch: int = 128) -> np
         temporary = path.with_suffix(".tmp")
         states = np.lib.format.open_memmap(temporary, "w+", np.float16, (len(captions), TOKENS, 384))
         for start in open_bar(range(0, len(captions), batch), desc="captions"):
-            texts = list(captions[start : start + batch])
-            tokens = tokenizer(texts, padding="max_length", max_length=TOKENS, truncation=True, return_tensors="pt")
+            tokens = padded_tokens(tokenizer, list(captions[start : start + batch]), TOKENS)
             with torch.autocast("cpu", torch.bfloat16):
                 hidden = model.eval()(tokens.input_ids, attention_mask=tokens.attention_mask).last_hidden_state
             states[start : start + batch] = hidden.half().numpy()

@@ -69,7 +69,6 @@ REPO_ARM = dataclasses.replace(
 SD35_ARM = Arm(
     targets="attention", rank=768, alpha=768.0, batch=6, images_seen=36_000 * 6, schedule="cosine", peak_lr=1.05e-3
 )
-SD35_PERIODIC = dataclasses.replace(SD35_ARM, schedule="periodic", warmup_steps=500)
 
 
 @dataclass(frozen=True)
@@ -109,8 +108,6 @@ class Preset:
         ]
 
 
-SEED16 = "kanjilab data data/seed16 --rule seed16"
-EVERY = "kanjilab data data/all --rule all --strokes 5"
 SD1_SAMPLING = Sampling("ddim", steps=50, guidance=7.5)
 SD1_DRAWING = {"sampler, steps and guidance": "ddim, 50, 7.5 (diffusers' defaults for SD 1.x, but for the sampler)"}
 SAMPLING_TEXTS = {"style prefix": f"{TEMPLATE_PREFIX!r}, from the captions' template", "negative prompt": "none"}
@@ -125,7 +122,11 @@ SD35_DEFAULTS = {
 
 
 INSTANTKANJI: dict[str, Any] = dict(
-    precision="bf16", images=EVERY, training_images=6_413, prompts=("mountains",), checkpoints=8
+    precision="bf16",
+    images="kanjilab data data/all --rule all --strokes 5",
+    training_images=6_413,
+    prompts=("mountains",),
+    checkpoints=8,
 )
 
 
@@ -143,7 +144,7 @@ def _instantkanji_sd35(about: str, arm: Arm, further: Mapping[str, str]) -> Pres
 GENERATIVE_KANJI: dict[str, Any] = dict(
     base="sd14",
     precision="fp32",
-    images=SEED16,
+    images="kanjilab data data/seed16 --rule seed16",
     training_images=1_600,
     prompts=("queen", "one axe", "crown box", "Elon Musk"),
     sampling=SD1_SAMPLING,
@@ -204,7 +205,7 @@ PRESETS: dict[str, Preset] = {
     "instantkanji-sd35-lora-periodic": _instantkanji_sd35(
         "The same with the cosine that SimpleTuner ran by that name: down over the warm-up steps and up again, for "
         "ever, which is where the author's exploding phases may come from",
-        SD35_PERIODIC,
+        dataclasses.replace(SD35_ARM, schedule="periodic", warmup_steps=500),
         {"half a period, which are the warm-up steps": "500"},
     ),
 }
