@@ -104,9 +104,10 @@ class StackedLora(nn.Module):
         pairs = self.slices.pairs
         if not pairs:
             return self.base(x)
-        arms, chunks = self.slices.arms, x.split([count for _, count in pairs])
+        arms, counts = zip(*pairs, strict=True)
+        chunks = x.split(counts)
         merging = [self.decomposed[arm] or self._merging_pays(chunk) for chunk, arm in zip(chunks, arms, strict=True)]
-        if self.slices.even and not any(merging):
+        if len(set(counts)) == 1 and not any(merging):
             return self._beside(x, arms)
         ways = [self._merged if merges else self._beside for merges in merging]
         outputs = [way(chunk, [arm]) for way, chunk, arm in zip(ways, chunks, arms, strict=True)]
@@ -156,13 +157,6 @@ class StackedLora(nn.Module):
 def compute_dtype(denoiser: nn.Module) -> torch.dtype:
     """In which a denoiser computes: that of its first floating-point weights, since packed ones are whole numbers."""
     return next(value.dtype for value in denoiser.parameters() if value.is_floating_point())
-
-
-def matrix_shape(layer: Layer) -> tuple[int, int]:
-    """(out, in) of a layer as a matrix, (out, in·kh·kw) of a convolution; packed weights have another shape."""
-    if isinstance(layer, nn.Linear):
-        return layer.out_features, layer.in_features
-    return layer.weight.shape[0], layer.weight[0].numel()
 
 
 def target_layers(denoiser: nn.Module, targets: str) -> dict[str, Layer]:
@@ -261,7 +255,10 @@ class LoraPart:
         """Of one arm's tensors, by name."""
         rank, shapes = max(arm.rank for arm in self.arms), {}
         for name, layer in self.layers.items():
-            height, width = matrix_shape(layer)
+            if isinstance(layer, nn.Linear):
+                height, width = layer.out_features, layer.in_features  # quantised weights have another shape
+            else:
+                height, width = layer.weight.flatten(1).shape
             shapes[f"{name}.lora_A"] = (rank, width)
             shapes[f"{name}.lora_B"] = (height, rank)
             if any(self.decomposed[name]):

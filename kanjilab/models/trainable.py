@@ -30,9 +30,11 @@ class TrainedPart(Protocol):
 
     def initialise(self, rows: FlatParameters) -> None:
         """Sets the numbers that training begins with."""
+        ...
 
     def attach(self, rows: FlatParameters) -> list[Slot]:
         """What takes the place of what in the module, while attached; may put other leaves into `rows.leaves`."""
+        ...
 
     def state(self, k: int, views: Mapping[str, Tensor]) -> dict[str, Tensor]:
         """A copy of one arm's tensors as checkpoints hold them; empty where the arm does not train the part.
@@ -40,15 +42,19 @@ class TrainedPart(Protocol):
         Args:
             views: name -> (K, *shape), the numbers of all arms.
         """
+        ...
 
     def load_state(self, k: int, tensors: Mapping[str, Tensor], views: Mapping[str, Tensor]) -> None:
         """The inverse of `state`; other names among the tensors are left alone."""
+        ...
 
     def config(self, k: int) -> dict[str, Any]:
         """What is stored beside one arm's tensors."""
+        ...
 
     def squared_update(self, views: Mapping[str, Tensor]) -> Tensor:
         """(K,) squared distance of each arm's weights from the base's."""
+        ...
 
 
 class Trainable:

@@ -353,7 +353,6 @@ def encode_glyphs(vae: AutoencoderKL, table: pd.DataFrame, images: np.ndarray, f
     """
     captions = sorted({"", *table["caption"], *table["common_name"]})
     row = {caption: index for index, caption in enumerate(captions)}
-    text = encode_captions(captions, folder / "text.npy")
     path = folder / "latents.safetensors"
     if not path.exists():
         mean, log_variance = encode_corpus(vae, images)
@@ -365,7 +364,7 @@ def encode_glyphs(vae: AutoencoderKL, table: pd.DataFrame, images: np.ndarray, f
     return EncodedCorpus(
         mean=latents["mean"] * factor,
         std=(0.5 * latents["log_variance"]).exp() * factor,
-        text=text,
+        text=encode_captions(captions, folder / "text.npy"),
         caption=np.array([row[caption] for caption in table["caption"]]),
         common_name=np.array([row[name] for name in table["common_name"]]),
         empty=row[""],

@@ -111,14 +111,6 @@ class Preset:
 SD1_SAMPLING = Sampling("ddim", steps=50, guidance=7.5)
 SD1_DRAWING = {"sampler, steps and guidance": "ddim, 50, 7.5 (diffusers' defaults for SD 1.x, but for the sampler)"}
 SAMPLING_TEXTS = {"style prefix": f"{TEMPLATE_PREFIX!r}, from the captions' template", "negative prompt": "none"}
-SD35_DEFAULTS = {
-    **SAMPLING_TEXTS,
-    "targets": "attention (SimpleTuner's default)",
-    "caption dropout": "0.1 (SimpleTuner's default)",
-    "AdamW's betas, weight decay, clipping": "kanjilab's defaults",
-    "sampler, steps and guidance": "flow-euler, 28, 3.5",
-    "number of checkpoints": "8",
-}
 
 
 INSTANTKANJI: dict[str, Any] = dict(
@@ -136,7 +128,15 @@ def _instantkanji_sd35(about: str, arm: Arm, further: Mapping[str, str]) -> Pres
         base="sd35-large",
         arms=tuple(dataclasses.replace(arm, peak_lr=rate) for rate in (1.05e-3, 9.5e-4)),
         sampling=Sampling("flow-euler", steps=28, guidance=3.5, prefix=TEMPLATE_PREFIX),
-        defaults={**SD35_DEFAULTS, **further},
+        defaults={
+            **SAMPLING_TEXTS,
+            "targets": "attention (SimpleTuner's default)",
+            "caption dropout": "0.1 (SimpleTuner's default)",
+            "AdamW's betas, weight decay, clipping": "kanjilab's defaults",
+            "sampler, steps and guidance": "flow-euler, 28, 3.5",
+            "number of checkpoints": "8",
+            **further,
+        },
         **INSTANTKANJI,
     )
 
@@ -239,7 +239,7 @@ def arms_of(
     Raises:
         ValueError: an unknown setting, or a value outside its range.
     """
-    variants = [{**changes, axis: value} for value in values] if axis else [changes]
+    variants = [{**changes, axis: value} for value in values] if axis else [dict(changes)]
     arms = []
     for arm in start:
         for asked in variants:

@@ -197,19 +197,19 @@ class Trainer:
         """The micro-batch's (arm, examples), of which several processes take equal stretches."""
         items = []
         for k in arms:
-            arm = self.progress[k].arm
-            first = self.progress[k].steps * arm.images_per_step + micro * arm.batch
-            items += [(k, index) for index in range(first, first + arm.batch)]
+            batch = self.progress[k].arm.batch
+            first = self.progress[k].images_seen + micro * batch
+            items += [(k, index) for index in range(first, first + batch)]
         rank, processes = self.accelerator.process_index, self.accelerator.num_processes
         mine = items[rank * len(items) // processes : (rank + 1) * len(items) // processes]
         shape, memory = self.data.mean.shape[1:], {}
-        batch: dict[int, list[Draw]] = {}
+        share: dict[int, list[Draw]] = {}
         for k, index in mine:
             seed = self.progress[k].arm.seed
             if (seed, index) not in memory:  # arms of one seed share their draws
                 memory[seed, index] = draw_example(seed, index, len(self.data), shape, self.base.timesteps)
-            batch.setdefault(k, []).append(memory[seed, index])
-        return list(batch.items())
+            share.setdefault(k, []).append(memory[seed, index])
+        return list(share.items())
 
     def _errors(self, pairs: list[tuple[int, int]], draws: list[Draw]) -> Tensor:
         """(N,) weighted squared error of each example, the arms side by side."""
@@ -254,8 +254,7 @@ class Trainer:
         if self.average is None:
             return
         for k in active:
-            progress = self.progress[k]
-            if not progress.stopped:
+            if not (progress := self.progress[k]).stopped:
                 # The usual warm-up: a long memory is of no use before there is something to remember.
                 decay = min(progress.arm.ema_decay or 0.0, (1 + progress.steps) / (10 + progress.steps))
                 self.average[k].lerp_(self.rows.values[k], 1 - decay)
