@@ -15,6 +15,7 @@ from kanjilab.core.config import Arm
 from kanjilab.core.rng import counted_rng
 from kanjilab.models.parameters import ArmSlices, FlatParameters, Slot
 
+Layer = nn.Linear | nn.Conv2d
 # The second half are the text's in an MMDiT, whose attention is over image and text together.
 ATTENTION = r"(to_(q|k|v|out\.0)|add_[qkv]_proj|to_add_out)$"
 TARGET_PATTERNS = {
@@ -81,7 +82,7 @@ class StackedLora(nn.Module):
 
     def __init__(
         self,
-        base: nn.Linear | nn.Conv2d,
+        base: Layer,
         down: nn.Parameter,
         up: nn.Parameter,
         scales: Tensor,
@@ -103,9 +104,10 @@ class StackedLora(nn.Module):
         pairs = self.slices.pairs
         if not pairs:
             return self.base(x)
-        arms, chunks = self.slices.arms, x.split([count for _, count in pairs])
+        arms, counts = zip(*pairs, strict=True)
+        chunks = x.split(counts)
         merging = [self.decomposed[arm] or self._merging_pays(chunk) for chunk, arm in zip(chunks, arms, strict=True)]
-        if self.slices.even and not any(merging):
+        if len(set(counts)) == 1 and not any(merging):
             return self._beside(x, arms)
         ways = [self._merged if merges else self._beside for merges in merging]
         outputs = [way(chunk, [arm]) for way, chunk, arm in zip(ways, chunks, arms, strict=True)]
@@ -129,15 +131,15 @@ class StackedLora(nn.Module):
             weight = with_row_norms(weight, magnitude[arm])
         if not isinstance(base, nn.Conv2d):
             return F.linear(x, weight, base.bias)
-        kernel = weight.view(base.weight.shape)
-        return F.conv2d(x, kernel, base.bias, base.stride, base.padding, base.dilation)
+        return F.conv2d(x, weight.view(base.weight.shape), base.bias, base.stride, base.padding, base.dilation)
 
     def _beside(self, x: Tensor, arms: Sequence[int]) -> Tensor:
         """The base's output plus the low-rank part, for equal stretches of the given arms."""
         whole = list(arms) == list(range(len(self.factors)))
-        pair = self.trained[:2]
-        down, up = pair if whole else (part[list(arms)] for part in pair)  # (K, r, in), (K, out, r)
-        scales = (self.scales if whole else self.scales[list(arms)]).view(-1, 1, 1)
+        down, up, _ = self.trained  # (K, r, in), (K, out, r)
+        scales = self.scales.view(-1, 1, 1)
+        if not whole:
+            down, up, scales = down[list(arms)], up[list(arms)], scales[list(arms)]
         y = self.base(x)
         if not isinstance(self.base, nn.Conv2d):
             stacked = x.reshape(len(arms), -1, x.shape[-1])  # (K, n, in)
@@ -157,15 +159,8 @@ def compute_dtype(denoiser: nn.Module) -> torch.dtype:
     return next(value.dtype for value in denoiser.parameters() if value.is_floating_point())
 
 
-def matrix_shape(layer: nn.Linear | nn.Conv2d) -> tuple[int, int]:
-    """(out, in) of a layer as a matrix, (out, in·kh·kw) of a convolution; packed weights have another shape."""
-    if isinstance(layer, nn.Linear):
-        return layer.out_features, layer.in_features
-    return layer.weight.shape[0], layer.weight[0].numel()
-
-
-def target_layers(denoiser: nn.Module, targets: str) -> dict[str, nn.Linear | nn.Conv2d]:
-    """The layers that a choice of targets names, by their full names, in the model's order.
+def target_layers(denoiser: nn.Module, targets: str) -> dict[str, Layer]:
+    """The layers that a choice of targets names, by their full names, in the model's order; `all` fits any module.
 
     Raises:
         ValueError: the denoiser has no such layer, or no such attention.
@@ -178,7 +173,7 @@ def target_layers(denoiser: nn.Module, targets: str) -> dict[str, nn.Linear | nn
     return _layers_named(denoiser, TARGET_PATTERNS[targets], targets)
 
 
-def text_layers(text_encoder: nn.Module, targets: str) -> dict[str, nn.Linear | nn.Conv2d]:
+def text_layers(text_encoder: nn.Module, targets: str) -> dict[str, Layer]:
     """As `target_layers`, of a text encoder: its attention, and its feed-forward where targets have the denoiser's.
 
     Raises:
@@ -189,21 +184,8 @@ def text_layers(text_encoder: nn.Module, targets: str) -> dict[str, nn.Linear | 
     return _layers_named(text_encoder, pattern, targets)
 
 
-def every_layer(module: nn.Module, targets: str) -> dict[str, nn.Linear | nn.Conv2d]:
-    """All layers of a module that can be adapted, whatever the targets in the denoiser.
-
-    Raises:
-        ValueError: it has none.
-    """
-    return _layers_named(module, re.compile(""), targets)
-
-
-def _layers_named(model: nn.Module, pattern: re.Pattern[str], targets: str) -> dict[str, nn.Linear | nn.Conv2d]:
-    layers = {
-        name: layer
-        for name, layer in model.named_modules()
-        if isinstance(layer, nn.Linear | nn.Conv2d) and pattern.search(name)
-    }
+def _layers_named(model: nn.Module, pattern: re.Pattern[str], targets: str) -> dict[str, Layer]:
+    layers = {name: layer for name, layer in model.named_modules() if isinstance(layer, Layer) and pattern.search(name)}
     if not layers:
         raise ValueError(f"targets {targets!r} name no layer of {type(model).__name__}")
     return layers
@@ -252,7 +234,7 @@ class LoraPart:
         self,
         module: nn.Module,
         prefix: str,
-        layers: Sequence[Mapping[str, nn.Linear | nn.Conv2d]],
+        layers: Sequence[Mapping[str, Layer]],
         arms: Sequence[Arm],
         slices: ArmSlices,
     ):
@@ -261,8 +243,8 @@ class LoraPart:
         self.layers = {prefix + name: layer for adapted in layers for name, layer in adapted.items()}
         self.covered = {name: [name.removeprefix(prefix) in adapted for adapted in layers] for name in self.layers}
         self.decomposed = {
-            name: [arm.dora and covers for arm, covers in zip(arms, self.covered[name], strict=True)]
-            for name in self.layers
+            name: [arm.dora and here for arm, here in zip(arms, covered, strict=True)]
+            for name, covered in self.covered.items()
         }
         self.scales = torch.tensor([arm.scale for arm in arms])
         self.shapes = self._shapes()
@@ -273,7 +255,10 @@ class LoraPart:
         """Of one arm's tensors, by name."""
         rank, shapes = max(arm.rank for arm in self.arms), {}
         for name, layer in self.layers.items():
-            height, width = matrix_shape(layer)
+            if isinstance(layer, nn.Linear):
+                height, width = layer.out_features, layer.in_features  # quantised weights have another shape
+            else:
+                height, width = layer.weight.flatten(1).shape
             shapes[f"{name}.lora_A"] = (rank, width)
             shapes[f"{name}.lora_B"] = (height, rank)
             if any(self.decomposed[name]):
@@ -289,8 +274,7 @@ class LoraPart:
             down = views[f"{name}.lora_A"]
             for k, arm in enumerate(self.arms):
                 if self.covered[name][k]:
-                    values = initial_down(name, (arm.rank, down.shape[2]), arm.seed)
-                    down[k, : arm.rank] = torch.from_numpy(values)
+                    down[k, : arm.rank] = torch.from_numpy(initial_down(name, (arm.rank, down.shape[2]), arm.seed))
                 if self.decomposed[name][k]:
                     views[f"{name}.{MAGNITUDE}"][k] = row_norms(layer.weight)
 

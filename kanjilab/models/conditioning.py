@@ -26,6 +26,10 @@ class Conditioning(NamedTuple):
         """The states of some prompts, by index."""
         return Conditioning(*(None if states is None else states[rows] for states in self))  # type: ignore[arg-type]
 
+    def to(self, device: torch.device) -> "Conditioning":
+        """The same states on a device."""
+        return Conditioning(*(None if states is None else states.to(device) for states in self))  # type: ignore[arg-type]
+
     @classmethod
     def cat(cls, parts: "Sequence[Conditioning]") -> "Conditioning":
         """The states of several batches as one."""

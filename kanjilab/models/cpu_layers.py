@@ -37,6 +37,8 @@ class PackedLayer(nn.Module):
 
     weight: Tensor
     bias: Tensor | None
+    _there: Tensor
+    _back: Tensor
 
     def _take(self, layer: nn.Linear | nn.Conv2d) -> Tensor:
         self.weight, self.bias = layer.weight, layer.bias
@@ -52,11 +54,15 @@ class PackedLayer(nn.Module):
 
     def output(self, x: Tensor) -> Tensor:
         """(N, out, h, w) or (N, ..., out), outside of autograd; x is contiguous."""
-        raise NotImplementedError
+        return self._product(x, self._there, self.bias)
 
     def input_gradient(self, gradient: Tensor, shape: torch.Size) -> Tensor:
         """(N, in, h, w) or (N, ..., in), the gradient by an input of this shape; that by the output is contiguous."""
-        raise NotImplementedError
+        return self._product(gradient, self._back, None)
+
+    def _product(self, x: Tensor, packed: Tensor, bias: Tensor | None) -> Tensor:
+        """(..., out) of (..., in)."""
+        return torch.ops.mkldnn._linear_pointwise(x, packed, bias, "none", [], "")
 
 
 class PackedLinear(PackedLayer, nn.Linear):
@@ -67,14 +73,6 @@ class PackedLinear(PackedLayer, nn.Linear):
         weight = self._take(layer)
         self._there, self._back = _packed_matrix(weight), _packed_matrix(weight.T)
 
-    def output(self, x: Tensor) -> Tensor:
-        """(..., out) of (..., in)."""
-        return _product(x, self._there, self.bias)
-
-    def input_gradient(self, gradient: Tensor, shape: torch.Size) -> Tensor:
-        """(..., in) of (..., out)."""
-        return _product(gradient, self._back, None)
-
 
 class PackedPointwise(PackedLayer, nn.Conv2d):
     """A 1 x 1 convolution: the same linear layer at each position. See `PackedLayer`."""
@@ -84,17 +82,9 @@ class PackedPointwise(PackedLayer, nn.Conv2d):
         weight = self._take(layer).flatten(1)
         self._there, self._back = _packed_matrix(weight), _packed_matrix(weight.T)
 
-    def output(self, x: Tensor) -> Tensor:
-        """(N, out, h, w) of (N, in, h, w)."""
-        return self._at_positions(x, self._there, self.bias)
-
-    def input_gradient(self, gradient: Tensor, shape: torch.Size) -> Tensor:
-        """(N, in, h, w) of (N, out, h, w)."""
-        return self._at_positions(gradient, self._back, None)
-
-    def _at_positions(self, x: Tensor, packed: Tensor, bias: Tensor | None) -> Tensor:
+    def _product(self, x: Tensor, packed: Tensor, bias: Tensor | None) -> Tensor:
         rows = x.flatten(2).mT.contiguous()  # (N, h·w, C)
-        return _product(rows, packed, bias).mT.unflatten(2, x.shape[2:]).contiguous()
+        return super()._product(rows, packed, bias).mT.unflatten(2, x.shape[2:]).contiguous()
 
 
 class PackedConv2d(PackedLayer, nn.Conv2d):
@@ -122,10 +112,6 @@ class PackedConv2d(PackedLayer, nn.Conv2d):
 
 def _packed_matrix(weight: Tensor) -> Tensor:
     return torch.ops.mkldnn._reorder_linear_weight(weight.contiguous(), None)
-
-
-def _product(x: Tensor, packed: Tensor, bias: Tensor | None) -> Tensor:
-    return torch.ops.mkldnn._linear_pointwise(x, packed, bias, "none", [], "")
 
 
 def _geometry(stride: int) -> Any:

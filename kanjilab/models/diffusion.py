@@ -123,8 +123,7 @@ class LatentDiffusion(ABC):
 
     def latent_shape(self, size_px: int) -> tuple[int, int, int]:
         """(C, h, w) of the latents of a square image."""
-        edge = size_px // self.latent_px
-        return self.vae.config.latent_channels, edge, edge
+        return self.vae.config.latent_channels, size_px // self.latent_px, size_px // self.latent_px
 
     @torch.no_grad()
     def encode_images(self, pixels: np.ndarray) -> tuple[Tensor, Tensor]:
@@ -166,9 +165,7 @@ class LatentDiffusion(ABC):
         Args:
             captions: B strings; what is longer than the model's length is cut.
         """
-        states = self.text.states(captions)
-        pooled = None if states.pooled is None else states.pooled.to(self.device)
-        return Conditioning(states.tokens.to(self.device), pooled)
+        return self.text.states(captions).to(self.device)
 
     def condition(self, prompts: Prompts, states: Conditioning) -> Conditioning:
         """What the base itself makes of prompts.
@@ -212,8 +209,7 @@ class UNetDiffusion(LatentDiffusion):
         """The denoiser's input, and the noise or the velocity to predict, (B, C, h, w) each.
 
         Args:
-            latents, noise: (B, C, h, w).
-            timesteps: (B,) int64.
+            latents, noise, timesteps: as for `LatentDiffusion.add_noise`.
         """
         signal = self.alpha_bar[timesteps].view(-1, 1, 1, 1)
         noisy = signal.sqrt() * latents + (1 - signal).sqrt() * noise
@@ -225,35 +221,22 @@ class UNetDiffusion(LatentDiffusion):
         """(B,) weight of each image's squared error.
 
         Args:
-            timesteps: (B,) int64.
-            gamma: of min-SNR weighting; None for none.
-            velocity: count errors as velocity errors, whatever the base predicts.
+            timesteps, gamma, velocity: as for `LatentDiffusion.loss_weight`.
         """
         if gamma is None and not velocity:
             return torch.ones(len(timesteps), device=self.device)
         alpha_bar = self.alpha_bar[timesteps]
         if self.prediction == "v_prediction":
             alpha_bar = alpha_bar.clamp(min=1e-8)  # 0 at pure noise, where the product below is 1 all the same
-        if velocity:
-            weight = velocity_weight(alpha_bar, gamma)
-        else:
-            assert gamma is not None
-            weight = min_snr_weight(alpha_bar, gamma)
+        weight = velocity_weight(alpha_bar, gamma) if velocity or gamma is None else min_snr_weight(alpha_bar, gamma)
         # The error of a velocity prediction carries a factor SNR + 1 itself, of which SNR is the noise error's.
         return weight * alpha_bar if self.prediction == "v_prediction" else weight
 
     def denoise(self, noisy: Tensor, model_timestep: Tensor, text: Conditioning) -> Tensor:
-        """The denoiser's prediction, (B, C, h, w) float32.
-
-        Args:
-            noisy: (B, C, h, w).
-            model_timestep: (B,) of `model_timestep`, or of a sampler.
-            text: B captions' states.
-        """
+        """See `LatentDiffusion.denoise`, (B, C, h, w) float32."""
         dtype = compute_dtype(self.denoiser)
-        return self.denoiser(
-            noisy.to(dtype), model_timestep, text.tokens.to(dtype), encoder_attention_mask=text.mask
-        ).sample.float()
+        tokens = text.tokens.to(dtype)
+        return self.denoiser(noisy.to(dtype), model_timestep, tokens, encoder_attention_mask=text.mask).sample.float()
 
 
 class FlowDiffusion(LatentDiffusion):
@@ -291,11 +274,7 @@ class FlowDiffusion(LatentDiffusion):
         return f"{self.identity}-{self.precision}-{self.text.shape[0]}"
 
     def latent_shape(self, size_px: int) -> tuple[int, int, int]:
-        """(C, h, w) of the latents of a square image, which the transformer cuts into patches.
-
-        Raises:
-            ValueError: the patches do not fill the image.
-        """
+        """See `LatentDiffusion.latent_shape`; ValueError where the transformer's patches do not fill the image."""
         channels, height, width = super().latent_shape(size_px)
         patch: Any = self.denoiser.config.patch_size  # type: ignore[union-attr]
         edge_px = size_px // height * patch
@@ -311,8 +290,7 @@ class FlowDiffusion(LatentDiffusion):
         """The denoiser's input, and noise - latents to predict, (B, C, h, w) each.
 
         Args:
-            latents, noise: (B, C, h, w).
-            timesteps: (B,) int64.
+            latents, noise, timesteps: as for `LatentDiffusion.add_noise`.
         """
         sigma = self.sigmas[timesteps].view(-1, 1, 1, 1)
         return (1 - sigma) * latents + sigma * noise, noise - latents
@@ -328,13 +306,7 @@ class FlowDiffusion(LatentDiffusion):
         return torch.ones(len(timesteps), device=self.device)
 
     def denoise(self, noisy: Tensor, model_timestep: Tensor, text: Conditioning) -> Tensor:
-        """The denoiser's prediction, (B, C, h, w) float32.
-
-        Args:
-            noisy: (B, C, h, w).
-            model_timestep: (B,) of `model_timestep`, or of a sampler.
-            text: B captions' states.
-        """
+        """See `LatentDiffusion.denoise`, (B, C, h, w) float32."""
         assert text.pooled is not None and text.mask is None
         dtype = compute_dtype(self.denoiser)
         predicted = self.denoiser(

@@ -21,8 +21,10 @@ HUB_BASES: dict[str, tuple[str, str | None]] = {
     "sd35-medium": ("stabilityai/stable-diffusion-3.5-medium", None),
     "sd35-large": ("stabilityai/stable-diffusion-3.5-large", None),
 }
-WANTED_FILES = ["model_index.json", "*/*.json", "*/*.txt", "*/*.model", "*/*.safetensors"]
-UNWANTED_FILES = ["*.fp16*", "*.fp8*", "*.bf16*", "*non_ema*", "safety_checker/*", "feature_extractor/*"]
+HUB_FILES: dict[str, Any] = dict(
+    allow_patterns=["model_index.json", "*/*.json", "*/*.txt", "*/*.model", "*/*.safetensors"],
+    ignore_patterns=["*.fp16*", "*.fp8*", "*.bf16*", "*non_ema*", "safety_checker/*", "feature_extractor/*"],
+)
 PICKLES = (".bin", ".ckpt", ".pt", ".pth")
 CONVERSION = (
     "a pickle can run anything when it is opened. Convert it where you trust it: "
@@ -43,18 +45,16 @@ def quiet_diffusers() -> Iterator[None]:
     from diffusers.utils import logging as diffusers_logging
     from transformers.utils import logging as transformers_logging
 
-    levels = diffusers_logging.get_verbosity(), transformers_logging.get_verbosity()
-    diffusers_logging.set_verbosity_error()
-    transformers_logging.set_verbosity_error()
-    diffusers_logging.disable_progress_bar()
-    transformers_logging.disable_progress_bar()
+    levels = {logging: logging.get_verbosity() for logging in (diffusers_logging, transformers_logging)}
+    for logging in levels:
+        logging.set_verbosity_error()
+        logging.disable_progress_bar()
     try:
         yield
     finally:
-        diffusers_logging.set_verbosity(levels[0])
-        transformers_logging.set_verbosity(levels[1])
-        diffusers_logging.enable_progress_bar()
-        transformers_logging.enable_progress_bar()
+        for logging, level in levels.items():
+            logging.set_verbosity(level)
+            logging.enable_progress_bar()
 
 
 def model_folder(name: str) -> Path:
@@ -106,11 +106,7 @@ def _hub_folder(name: str, repository: str, revision: str | None) -> Path:
 
     page = f"https://huggingface.co/{repository}"
     try:
-        return Path(
-            snapshot_download(
-                repository, revision=revision, allow_patterns=WANTED_FILES, ignore_patterns=UNWANTED_FILES
-            )
-        )
+        return Path(snapshot_download(repository, revision=revision, **HUB_FILES))
     except GatedRepoError as error:
         raise PermissionError(
             f"{name}: {repository} is gated. Log in at {page} and accept its licence there; then make a token with "

@@ -15,13 +15,7 @@ from kanjilab.core.config import PRECISIONS, QUANTISED
 from kanjilab.core.storage import PACKAGE_WEIGHTS, appearing_folder, cache_folder, sha256_file
 from kanjilab.models.cpu_layers import pack_layers
 from kanjilab.models.diffusion import FlowDiffusion, LatentDiffusion, UNetDiffusion
-from kanjilab.models.hub import (
-    UNUSED_PARTS,
-    family_of,
-    folder_digest,
-    model_folder,
-    quiet_diffusers,
-)
+from kanjilab.models.hub import UNUSED_PARTS, family_of, folder_digest, model_folder, quiet_diffusers
 from kanjilab.models.minilm import TOKENS, minilm_folder
 from kanjilab.models.text_encoders import OneEncoder, ThreeEncoders
 

@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+import math
 import os
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, nullcontext
@@ -134,16 +135,10 @@ class Memory:
         return max(self.training, self.encoding)
 
     def __str__(self) -> str:
-        parts = {
-            "denoiser": self.denoiser,
-            "trained": self.trained,
-            "activations": self.activations,
-            "autoencoder": self.autoencoder,
-            "text encoders": self.text_encoders,
-        }
+        names = ("denoiser", "trained", "activations", "autoencoder", "text_encoders")
         unit, digits, size_of_unit = ("GB", 1, GIGABYTE) if self.peak >= GIGABYTE / 10 else ("MB", 0, MEGABYTE)
-        listed = ", ".join(f"{name} {size / size_of_unit:.{digits}f}" for name, size in parts.items())
-        return f"{self.peak / size_of_unit:.{digits}f} {unit} ({listed})"
+        sizes = [f"{name.replace('_', ' ')} {getattr(self, name) / size_of_unit:.{digits}f}" for name in names]
+        return f"{self.peak / size_of_unit:.{digits}f} {unit} ({', '.join(sizes)})"
 
 
 @dataclass(frozen=True)
@@ -188,11 +183,7 @@ def _stored_parameters(folder: Path) -> int:
     total = 0
     for file in folder.glob("*.safetensors"):
         with safe_open(file, "pt") as opened:
-            for name in opened.keys():
-                size = 1
-                for edge in opened.get_slice(name).get_shape():
-                    size *= edge
-                total += size
+            total += sum(math.prod(opened.get_slice(name).get_shape()) for name in opened.keys())
     return total
 
 
@@ -228,17 +219,18 @@ def memory_needed(of: Architecture, setting: Setting, size_px: int = 128, device
         size_px: height and width of the images.
         device: where it is to run; on a processor some weights are held in further layouts.
     """
-    denoiser = meta_denoiser(of, DTYPES[setting.precision])
-    trainable = Trainable(denoiser, setting.arms, meta_text_encoder(of, setting.arms))
-    activations = _activation_bytes(denoiser, trainable, of, setting, size_px)
-    weights = _weights_needed(of, setting, denoiser, trainable, device)
-    return dataclasses.replace(weights, activations=activations)
+    trainable = _meta_trainable(of, setting)
+    activations = _activation_bytes(trainable, of, setting, size_px)
+    return dataclasses.replace(_weights_needed(of, setting, trainable, device), activations=activations)
 
 
-def _weights_needed(
-    of: Architecture, setting: Setting, denoiser: nn.Module, trainable: Trainable, device: torch.device | None
-) -> Memory:
+def _meta_trainable(of: Architecture, setting: Setting) -> Trainable:
+    return Trainable(meta_denoiser(of, DTYPES[setting.precision]), setting.arms, meta_text_encoder(of, setting.arms))
+
+
+def _weights_needed(of: Architecture, setting: Setting, trainable: Trainable, device: torch.device | None) -> Memory:
     """All but the activations."""
+    denoiser = trainable.denoiser
     packed = of.family == "unet" and setting.precision == "bf16" and device is not None and device.type == "cpu"
     text_bytes = 4 if of.family == "unet" else DTYPES[setting.precision].itemsize
     return Memory(
@@ -252,8 +244,7 @@ def _weights_needed(
 
 
 def _frozen_bytes(denoiser: nn.Module, precision: str) -> int:
-    every = [*denoiser.parameters(), *denoiser.buffers()]
-    total = sum(value.numel() * value.element_size() for value in every)
+    total = sum(value.nbytes for value in (*denoiser.parameters(), *denoiser.buffers()))
     if precision in QUANTISED:
         packed = sum(layer.weight.numel() for layer in denoiser.modules() if isinstance(layer, nn.Linear))
         total += int(packed * (BYTES[precision] - BYTES["bf16"]))
@@ -273,15 +264,15 @@ def _trained_bytes(trainable: Trainable, setting: Setting) -> int:
     return numbers * (4 + 4 + 8 + copies + averages)
 
 
-def _activation_bytes(denoiser: Any, trainable: Trainable, of: Architecture, setting: Setting, size_px: int) -> int:
+def _activation_bytes(trainable: Trainable, of: Architecture, setting: Setting, size_px: int) -> int:
+    denoiser: Any = trainable.denoiser
     images = sum(arm.batch for arm in setting.arms)
     dtype = DTYPES[setting.precision]
     edge = size_px // of.factor
     noisy = torch.empty(images, of.latent_channels, edge, edge, device="meta", dtype=dtype)
     model_timestep = torch.empty(images, device="meta")
     text = torch.empty(images, *of.text, device="meta", dtype=dtype)
-    text_encoder = trainable.modules["text_encoder"]
-    models = [model for model in (denoiser, text_encoder) if model is not None]
+    models = [model for model in trainable.modules.values() if model is not None]
     frozen = [value for model in models for value in (*model.parameters(), *model.buffers())]
     kept = _Kept([*frozen, *trainable.leaves])
     if setting.gradient_checkpointing:
@@ -340,8 +331,7 @@ class _Kept:
         before = self.total
         with self.counting():
             output = module(*inputs)
-        self.largest = max(self.largest, self.total - before)
-        self.total = before
+        self.largest, self.total = max(self.largest, self.total - before), before
         return output
 
 
@@ -406,12 +396,7 @@ def _halved_batch(arm: Arm) -> Arm:
 
 
 def require_memory(
-    name: str | Path,
-    setting: Setting,
-    device: torch.device,
-    *,
-    size_px: int = 128,
-    available: int | None = None,
+    name: str | Path, setting: Setting, device: torch.device, *, size_px: int = 128, available: int | None = None
 ) -> Memory:
     """What a training needs, if the device has it.
 
@@ -431,9 +416,7 @@ def require_memory(
         return needed
     message = f"{name}: this training needs {needed}, and {available / GIGABYTE:.1f} GB are free on {device.type}. "
     for what, smaller in smaller_settings(setting, device):
-        denoiser = meta_denoiser(of, DTYPES[smaller.precision])
-        trainable = Trainable(denoiser, smaller.arms, meta_text_encoder(of, smaller.arms))
-        if _weights_needed(of, smaller, denoiser, trainable, device).peak > available:
+        if _weights_needed(of, smaller, _meta_trainable(of, smaller), device).peak > available:
             continue
         found = memory_needed(of, smaller, size_px, device)
         if found.peak <= available:

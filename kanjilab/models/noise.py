@@ -22,8 +22,7 @@ def min_snr_weight(alpha_bar: Tensor, gamma: float) -> Tensor:
         raise ValueError(f"gamma must be > 0, got {gamma}")
     if not ((alpha_bar >= 0) & (alpha_bar <= 1)).all():
         raise ValueError("alpha_bar must lie in [0, 1]")
-    noise_to_signal = (1 - alpha_bar) / alpha_bar  # inf at pure noise
-    return (gamma * noise_to_signal).clamp(max=1)
+    return (gamma * ((1 - alpha_bar) / alpha_bar)).clamp(max=1)  # inf before the clamp at pure noise
 
 
 def velocity_weight(alpha_bar: Tensor, gamma: float | None = None) -> Tensor:
@@ -42,13 +41,10 @@ def velocity_weight(alpha_bar: Tensor, gamma: float | None = None) -> Tensor:
         ValueError: gamma <= 0, or an alpha_bar outside (0, 1] or NaN.
     Source: Salimans and Ho 2022, arXiv:2202.00512, section 4 ("SNR + 1").
     """
-    if gamma is not None and gamma <= 0:
-        raise ValueError(f"gamma must be > 0, got {gamma}")
     if not ((alpha_bar > 0) & (alpha_bar <= 1)).all():
         raise ValueError("alpha_bar must lie in (0, 1]")
-    noise_to_signal = (1 - alpha_bar) / alpha_bar
-    share = 1.0 if gamma is None else (gamma * noise_to_signal).clamp(max=1)  # min(SNR, gamma) / SNR
-    return share + noise_to_signal
+    share = 1.0 if gamma is None else min_snr_weight(alpha_bar, gamma)
+    return share + (1 - alpha_bar) / alpha_bar
 
 
 def flow_sigmas(levels: int, shift: float) -> np.ndarray:

@@ -88,16 +88,6 @@ class ArmSlices:
         finally:
             self.pairs = before
 
-    @property
-    def arms(self) -> list[int]:
-        """The arms in order of their stretches."""
-        return [arm for arm, _ in self.pairs]
-
-    @property
-    def even(self) -> bool:
-        """Whether all stretches are of the same length."""
-        return len({count for _, count in self.pairs}) == 1
-
 
 Slot = tuple[dict[str, Any], str, Any]  # a module's dictionary, a key in it, and what takes that entry's place
 

@@ -1,9 +1,8 @@
 """From checkpoints, prompts and seeds to images: the same noise everywhere."""
 
-import itertools
 import warnings
-from collections.abc import Callable, Sequence
-from contextlib import nullcontext
+from collections.abc import Callable, Generator, Sequence
+from contextlib import closing, nullcontext
 from dataclasses import asdict, dataclass, replace
 from typing import Any
 
@@ -134,9 +133,13 @@ def sample(
         text = states.select(torch.tensor(rows, device=base.device))
         latents = noise[[s for _, _, s in chunk]]
         owners = [k for k, _, _ in chunk]
-        after_step = _with_progress(on_latents, on_progress, (start, len(chunk), len(items)), sampling.steps)
-        drawn = _denoise_all(base, latents, text, owners, sampling, trainable, after_step)
-        images.append(base.decode(drawn))
+        # Closed at once where a callback raises: until then the base computes with the adapters.
+        with closing(_denoising(base, latents, text, owners, sampling, trainable)) as denoising:
+            for taken, latents in enumerate(denoising, 1):
+                on_latents(latents)
+                # One step more than there are: a batch is not done before it is decoded.
+                on_progress(start + len(chunk) * taken // (sampling.steps + 1), len(items))
+        images.append(base.decode(latents))
         on_progress(start + len(chunk), len(items))
     pixels = np.concatenate(images)
     return pixels.reshape(arms, len(prompts), len(seeds), *pixels.shape[1:])
@@ -156,49 +159,28 @@ def _states(base: LatentDiffusion, prompts: Prompts, trainable: Trainable | None
     return Conditioning.cat(every), count
 
 
-def _with_progress(
-    on_latents: Callable[[Tensor], None],
-    on_progress: Callable[[int, int], None],
-    images: tuple[int, int, int],
-    steps: int,
-) -> Callable[[Tensor], None]:
-    """An `on_latents` that also reports progress; `images`: drawn before this batch, in it, and of all."""
-    before, here, total = images
-    taken = itertools.count(1)
-
-    def report(latents: Tensor) -> None:
-        on_latents(latents)
-        # One step more than there are: a batch is not done before it is decoded.
-        on_progress(before + here * next(taken) // (steps + 1), total)
-
-    return report
-
-
 @torch.no_grad()
-def _denoise_all(
+def _denoising(
     base: LatentDiffusion,
     latents: Tensor,
     text: Conditioning,
     owners: list[int],
     sampling: Sampling,
     trainable: Trainable | None,
-    on_latents: Callable[[Tensor], None],
-) -> Tensor:
-    """The denoising loop for one batch; the images of each arm are side by side."""
+) -> Generator[Tensor]:
+    """The latents of one batch after each denoising step; the images of each arm are side by side."""
     scheduler = sampling.scheduler(base)
     with warnings.catch_warnings():  # diffusers' DPM-Solver makes an array of a tensor as numpy 2 deprecates
         warnings.filterwarnings("ignore", "__array__ implementation", DeprecationWarning)
         scheduler.set_timesteps(sampling.steps, device=base.device)
-    guided = sampling.guidance > 1
-    copies = 2 if guided else 1
+    copies = 2 if sampling.guidance > 1 else 1
     pairs = [(k, copies * owners.count(k)) for k in dict.fromkeys(owners)]
     with trainable.attached(pairs) if trainable else nullcontext():
         for timestep in scheduler.timesteps:
             noisy = latents.repeat_interleave(copies, 0)  # none of these samplers scales the denoiser's input
             predicted = base.denoise(noisy, timestep.expand(len(noisy)), text)
-            if guided:
+            if copies == 2:
                 empty, conditional = predicted[0::2], predicted[1::2]
                 predicted = empty + sampling.guidance * (conditional - empty)
             latents = scheduler.step(predicted, timestep, latents).prev_sample
-            on_latents(latents)
-    return latents
+            yield latents

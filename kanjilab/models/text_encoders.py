@@ -145,10 +145,8 @@ class ThreeEncoders(TextEncoders):
     @torch.no_grad()
     def parts(self, captions: Sequence[str], batch: int) -> Iterator[EncodedPart]:
         """See `TextEncoders.parts`. Each encoder is in memory only while its parts are taken."""
-        for number in range(2):
-            yield from self._clip_parts(number, captions, batch)
-        if self.passes == 3:
-            yield from self._t5_parts(captions, batch)
+        for number in range(self.passes):
+            yield from self._parts_of(number, captions, batch)
 
     @torch.no_grad()
     def states(self, captions: Sequence[str]) -> Conditioning:
@@ -166,29 +164,22 @@ class ThreeEncoders(TextEncoders):
         pooled = [states.pooled for states in chosen if states.pooled is not None]
         return Conditioning(torch.cat([states.tokens for states in chosen]), torch.cat(pooled))
 
-    def _clip_parts(self, number: int, captions: Sequence[str], batch: int) -> Iterator[EncodedPart]:
-        suffix = ("", "_2")[number]
-        widths = _following(self.clip_widths, number)
-        pooled_widths = _following(self.pooled_widths, number)
-        tokenizer = self._tokenizer(f"tokenizer{suffix}")
-        encoder = self._encoder(f"text_encoder{suffix}")
+    def _parts_of(self, number: int, captions: Sequence[str], batch: int) -> Iterator[EncodedPart]:
+        """Of one encoder: the two CLIPs are numbers 0 and 1, T5 is number 2."""
+        suffix, length = ("", "_2", "_3")[number], (self.clip_tokens, self.clip_tokens, T5_TOKENS)[number]
+        tokenizer, encoder = self._tokenizer(f"tokenizer{suffix}"), self._encoder(f"text_encoder{suffix}")
         for start in range(0, len(captions), batch):
             chunk = list(captions[start : start + batch])
-            ids = padded_tokens(tokenizer, chunk, self.clip_tokens).input_ids.to(self.device)
-            found = encoder(ids, output_hidden_states=True)
-            tokens, pooled = found.hidden_states[-2].float(), found.text_embeds.float()
+            ids = padded_tokens(tokenizer, chunk, length).input_ids.to(self.device)
             rows = slice(start, start + len(chunk))
-            yield EncodedPart(rows, slice(0, self.clip_tokens), widths, tokens, pooled, pooled_widths)
-
-    def _t5_parts(self, captions: Sequence[str], batch: int) -> Iterator[EncodedPart]:
-        tokenizer = self._tokenizer("tokenizer_3")
-        positions = slice(self.clip_tokens, self.clip_tokens + T5_TOKENS)
-        encoder = self._encoder("text_encoder_3")
-        for start in range(0, len(captions), batch):
-            chunk = list(captions[start : start + batch])
-            ids = padded_tokens(tokenizer, chunk, T5_TOKENS).input_ids.to(self.device)
-            rows = slice(start, start + len(chunk))
-            yield EncodedPart(rows, positions, slice(0, self.shape[1]), encoder(ids)[0].float())
+            if number == 2:
+                positions = slice(self.clip_tokens, self.shape[0])
+                yield EncodedPart(rows, positions, slice(0, self.shape[1]), encoder(ids)[0].float())
+            else:
+                found = encoder(ids, output_hidden_states=True)
+                tokens, pooled = found.hidden_states[-2].float(), found.text_embeds.float()
+                widths, pooled_widths = _following(self.clip_widths, number), _following(self.pooled_widths, number)
+                yield EncodedPart(rows, slice(0, self.clip_tokens), widths, tokens, pooled, pooled_widths)
 
     def _has(self, name: str) -> bool:
         return bool((self.index.get(name) or [None])[0])

@@ -40,7 +40,8 @@ def _miniature(t5: bool, seed: int) -> Any:
         transformer, vae = _transformer(), _autoencoder()
         tokenizers = [_letters_tokenizer("<|endoftext|>"), _letters_tokenizer("!")]
         clips = [_clip(tokenizer, *widths) for tokenizer, widths in zip(tokenizers, [(12, 10), (16, 14)], strict=True)]
-        words = T5Tokenizer(vocab=_t5_vocabulary(), extra_ids=0)
+        vocabulary = [("<pad>", 0.0), ("</s>", 0.0), ("<unk>", 0.0), *((f"\u2581{word}", -1.0) for word in WORDS)]
+        words = T5Tokenizer(vocab=vocabulary, extra_ids=0)
         config = T5Config(vocab_size=len(words), d_model=32, d_kv=8, d_ff=32, num_layers=1, num_heads=2)
         encoder = T5EncoderModel(config) if t5 else None
         _grow(transformer, vae, *clips, *([encoder] if encoder else []))
@@ -131,7 +132,3 @@ def _clip(tokenizer: Any, width: int, pooled: int) -> Any:
             eos_token_id=tokenizer.eos_token_id,
         )
     )
-
-
-def _t5_vocabulary() -> list[tuple[str, float]]:
-    return [("<pad>", 0.0), ("</s>", 0.0), ("<unk>", 0.0), *((f"\u2581{word}", -1.0) for word in WORDS)]

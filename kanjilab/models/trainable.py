@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from kanjilab.core.config import Arm
-from kanjilab.models.adapters import TEXT, LoraPart, compute_dtype, every_layer, target_layers, text_layers
+from kanjilab.models.adapters import TEXT, Layer, LoraPart, compute_dtype, target_layers, text_layers
 from kanjilab.models.conditioning import Conditioning, Prompts
 from kanjilab.models.full import WholePart
 from kanjilab.models.parameters import ArmSlices, FlatParameters, Slot, swapped_entries
@@ -88,8 +88,7 @@ class Trainable:
         self.size_px: int | None = None  # of the images that were trained on, where that is known
         self.adapted = {name: self._adapted(name) for name in self.modules}
         self.whole = {name: self._whole(name) for name in self.modules}
-        both = (*self.adapted.values(), *self.whole.values())
-        self.parts: list[TrainedPart] = [part for part in both if part is not None]
+        self.parts: list[TrainedPart] = [part for part in (*self.adapted.values(), *self.whole.values()) if part]
         shapes = {name: shape for part in self.parts for name, shape in part.shapes.items()}
         exact = {name for part in self.parts for name in part.exact}
         dtype = torch.float32 if exact == shapes.keys() else compute_dtype(denoiser)
@@ -109,11 +108,9 @@ class Trainable:
         return [k for k, arm in enumerate(self.arms) if arm.parts[part] == how]
 
     @property
-    def layers(self) -> dict[str, nn.Linear | nn.Conv2d]:
+    def layers(self) -> dict[str, Layer]:
         """The layers that some arm adapts, by name."""
-        return {
-            name: layer for part in self.adapted.values() if part is not None for name, layer in part.layers.items()
-        }
+        return {name: layer for part in self.adapted.values() if part for name, layer in part.layers.items()}
 
     @property
     def trains_encoders(self) -> bool:
@@ -124,8 +121,11 @@ class Trainable:
         if not self.arms_that("lora", name):
             return None
         module = self._required(name)
-        find = {"denoiser": target_layers, "text_encoder": text_layers, "condition_encoder": every_layer}[name]
-        layers = [find(module, arm.targets) if arm.parts[name] == "lora" else {} for arm in self.arms]
+        find = text_layers if name == "text_encoder" else target_layers
+        every = name == "condition_encoder"  # the targets are the denoiser's; here all layers are adapted
+        layers = [
+            find(module, "all" if every else arm.targets) if arm.parts[name] == "lora" else {} for arm in self.arms
+        ]
         return LoraPart(module, PREFIXES[name], layers, self.arms, self.slices[name])
 
     def _whole(self, name: str) -> WholePart | None:
@@ -224,10 +224,9 @@ class Trainable:
         expected = {name: value.shape for name, value in self.state(k).items()}
         found = {name: value.shape for name, value in tensors.items()}
         if expected != found:
-            wrong = sorted(name for name in expected.keys() | found.keys() if expected.get(name) != found.get(name))
-            first = wrong[0]
+            first, *others = sorted(n for n in expected.keys() | found.keys() if expected.get(n) != found.get(n))
             raise ValueError(
-                f"{len(wrong)} tensors do not fit what this arm trains; {first}: "
+                f"{1 + len(others)} tensors do not fit what this arm trains; {first}: "
                 f"expected {expected.get(first)}, got {found.get(first)}"
             )
         views = self.rows.views(self.rows.values)

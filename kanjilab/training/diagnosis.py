@@ -7,7 +7,6 @@ exploding gradients" that were reported of SimpleTuner's cosine.
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -58,32 +57,29 @@ class Diagnosis:
         return sum(any(first <= step <= last for first, last in self.rising) for step in self.steps[self.spikes])
 
 
-def running_median(values: np.ndarray, window: int = WINDOW) -> np.ndarray:
-    """Median of the finite values before each one.
+def running_median(values: np.ndarray) -> np.ndarray:
+    """Median of the finite values among the `WINDOW` before each one.
 
     Args:
         values: (N,) float.
-        window: how many at most.
     Returns:
         (N,) float; NaN where fewer than five are known.
     """
     earlier = pd.Series(np.where(np.isfinite(values), values, np.nan)).shift(1)
-    return earlier.rolling(window, min_periods=FEWEST).median().to_numpy()
+    return earlier.rolling(WINDOW, min_periods=FEWEST).median().to_numpy()
 
 
-def find_spikes(values: np.ndarray, window: int = WINDOW, factor: float = SPIKE) -> np.ndarray:
+def find_spikes(values: np.ndarray, factor: float = SPIKE) -> np.ndarray:
     """Where a value is far above the running median, or no number at all.
 
     Args:
         values: (N,) float.
-        window: of the median.
         factor: in medians.
     Returns:
         (S,) int, ascending.
     """
-    median = running_median(values, window)
-    known = np.isfinite(median)
-    return np.flatnonzero(known & (~np.isfinite(values) | (values > factor * median)))
+    median = running_median(values)
+    return np.flatnonzero(np.isfinite(median) & (~np.isfinite(values) | (values > factor * median)))
 
 
 def rising_phases(steps: np.ndarray, rate: np.ndarray) -> tuple[tuple[int, int], ...]:
@@ -96,9 +92,8 @@ def rising_phases(steps: np.ndarray, rate: np.ndarray) -> tuple[tuple[int, int],
     """
     known = np.isfinite(rate)
     steps, rate = steps[known], rate[known]
-    change = np.sign(np.diff(rate))
-    fallen = np.cumsum(change < 0) > 0
-    growing = (change > 0) & fallen
+    change = np.diff(rate)
+    growing = (change > 0) & (np.cumsum(change < 0) > 0)
     edges = np.flatnonzero(np.diff(np.concatenate([[False], growing, [False]]).astype(int)))
     return tuple((int(steps[first]), int(steps[last])) for first, last in zip(edges[::2], edges[1::2], strict=True))
 
@@ -128,13 +123,12 @@ def diagnose_log(log: pd.DataFrame, settings: Arm, arm: int = 0) -> Diagnosis:
     steps = log["step"].to_numpy(int)
     columns = {name: arm_values(log, name)[:, arm] for name in ("lr", "gradient_norm", "update_norm", "loss")}
     reason = log["stopped"].iloc[-1][arm]
-    norms = columns["gradient_norm"]
     if reason is None:  # an arm at its end, while others go on, leaves blanks: no spikes
-        known = np.isfinite(norms)
-        steps, columns, norms = steps[known], {name: v[known] for name, v in columns.items()}, norms[known]
+        kept = np.isfinite(columns["gradient_norm"])
     else:
-        last = int(np.flatnonzero([entry[arm] is not None for entry in log["stopped"]])[0]) + 1
-        steps, columns, norms = steps[:last], {name: v[:last] for name, v in columns.items()}, norms[:last]
+        kept = slice(int(np.flatnonzero([entry[arm] is not None for entry in log["stopped"]])[0]) + 1)
+    steps, columns = steps[kept], {name: values[kept] for name, values in columns.items()}
+    norms = columns["gradient_norm"]
     return Diagnosis(
         arm=settings,
         steps=steps,
@@ -149,28 +143,21 @@ def diagnose_log(log: pd.DataFrame, settings: Arm, arm: int = 0) -> Diagnosis:
     )
 
 
-# ---------------------------------------------------------------------------------------------- words
-
-
 def explain(found: Diagnosis) -> tuple[list[str], list[str]]:
     """What happened, and what to try: sentences."""
-    happened = [*_about_the_end(found), *_about_spikes(found), *_about_clipping(found)]
-    happened += [*_about_update(found), *_about_loss(found)]
+    happened = [f"It stopped early: {found.stopped}."] if found.stopped else []
+    for about in (_about_spikes, _about_clipping, _about_update, _about_loss):
+        happened += about(found)
     if not happened:
         return ["Nothing here looks like an explosion."], []
     return happened, _advice(found)
-
-
-def _about_the_end(found: Diagnosis) -> list[str]:
-    return [f"It stopped early: {found.stopped}."] if found.stopped else []
 
 
 def _about_spikes(found: Diagnosis) -> list[str]:
     count = len(found.spikes)
     if not count:
         return []
-    times = f"{count} time{'s' if count > 1 else ''}"
-    first = found.steps[found.spikes[0]]
+    times, first = f"{count} time{'s' if count > 1 else ''}", found.steps[found.spikes[0]]
     lines = [f"The gradient norm was over {SPIKE:g} times its running median {times}, first at step {first:,}."]
     if found.rising:
         lines.append(
@@ -221,13 +208,10 @@ def _advice(found: Diagnosis) -> list[str]:
         lines.append(f"Warm up: warmup_steps={max(1, int(found.steps[-1]) // 20):,}.")
     if arm.targets != "full" and arm.rank >= 128 and not arm.rslora and arm.scale >= 1:
         lines.append(f"Scale a high rank down: alpha={arm.rank // 4} at rank {arm.rank}.")
-    early = found.steps[found.spikes[0]] if len(found.spikes) else None
-    if early is not None:
+    if len(found.spikes):
+        early = found.steps[found.spikes[0]]
         lines.append(f"Go back to a checkpoint before step {early:,}: its strip shows what was learned until then.")
     return lines
-
-
-# ---------------------------------------------------------------------------------------------- picture
 
 
 def stored_samples(run: RunFolder, arm: int = 0) -> tuple[list[int], np.ndarray] | None:
@@ -262,14 +246,18 @@ def draw_diagnosis(found: Diagnosis, samples: tuple[Sequence[int], np.ndarray] |
     for ax in axes:
         ax.sharex(rate)
         for number, (first, last) in enumerate(found.rising):
-            ax.axvspan(
-                first, last, color=PALETTE[5], alpha=0.18, linewidth=0, label="" if number else "rate rises again"
-            )
+            label = "" if number else "rate rises again"
+            ax.axvspan(first, last, color=PALETTE[5], alpha=0.18, linewidth=0, label=label)
     rate.plot(found.steps, found.rate, color=INK, linewidth=1.4)
     _draw_norm(norm, found)
     size.plot(found.steps, found.update_norm, color=INK, linewidth=1.4)
     for ax, label in zip(axes, ("rate", "gradient norm", "update ‖ΔW‖"), strict=True):
-        _quiet(ax, label)
+        ax.set_ylabel(label, color=INK, fontsize=9, fontfamily=list(font_families()))
+        ax.spines[["top", "right"]].set_visible(False)
+        ax.spines[["left", "bottom"]].set_color(SOFT)
+        ax.grid(axis="y", color=FAINT, linewidth=0.6)
+        ax.set_axisbelow(True)
+        ax.tick_params(colors=SOFT, labelsize=8)
     figure.align_ylabels(axes)
     norm.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
     norm.yaxis.set_minor_formatter(NullFormatter())
@@ -296,21 +284,10 @@ def _draw_norm(ax: Axes, found: Diagnosis) -> None:
 def _draw_samples(ax: Axes, found: Diagnosis, steps: Sequence[int], images: np.ndarray) -> None:
     """Side by side in the order of steps, each with its step: early checkpoints are too close for a true axis."""
     chosen = np.unique(np.linspace(0, len(steps) - 1, min(len(steps), MOST_SAMPLES)).round().astype(int))
-    ax.set(xlim=(0, MOST_SAMPLES), ylim=(0, 1.35), aspect="equal")
     ax.axis("off")
     for place, index in enumerate(chosen):
-        options: dict[str, Any] = {"cmap": "gray", "vmin": 0, "vmax": 255}
-        ax.imshow(images[index], extent=(place + 0.03, place + 0.97, 0.03, 0.97), **options)
+        ax.imshow(images[index], extent=(place + 0.03, place + 0.97, 0.03, 0.97), cmap="gray", vmin=0, vmax=255)
         spiked = any(steps[index - 1] < step <= steps[index] for step in found.steps[found.spikes]) if index else False
         color = PALETTE[1] if spiked else SOFT
         ax.text(place + 0.5, 1.08, f"{steps[index]:,}", ha="center", fontsize=7.5, color=color)
-    ax.set(xlim=(0, MOST_SAMPLES), ylim=(0, 1.35))
-
-
-def _quiet(ax: Axes, label: str) -> None:
-    ax.set_ylabel(label, color=INK, fontsize=9, fontfamily=list(font_families()))
-    ax.spines[["top", "right"]].set_visible(False)
-    ax.spines[["left", "bottom"]].set_color(SOFT)
-    ax.grid(axis="y", color=FAINT, linewidth=0.6)
-    ax.set_axisbelow(True)
-    ax.tick_params(colors=SOFT, labelsize=8)
+    ax.set(xlim=(0, MOST_SAMPLES), ylim=(0, 1.35), aspect="equal")

@@ -92,11 +92,9 @@ class Encoded:
 
     def text(self, captions: np.ndarray, device: torch.device) -> Conditioning:
         """Text states of rows of `tokens`, (B, L, D) float32."""
-        tokens = torch.from_numpy(self.tokens[captions].astype(np.float32)).to(device)
-        pooled = None
-        if self.pooled is not None:
-            pooled = torch.from_numpy(self.pooled[captions].astype(np.float32)).to(device)
-        return Conditioning(tokens, pooled)
+        tokens = torch.from_numpy(self.tokens[captions].astype(np.float32))
+        pooled = None if self.pooled is None else torch.from_numpy(self.pooled[captions].astype(np.float32))
+        return Conditioning(tokens, pooled).to(device)
 
 
 def encode_dataset(

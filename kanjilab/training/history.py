@@ -56,8 +56,11 @@ def sample_history(
     facts = {"base": base.name, "run": run.settings["hash"], "arm": arm}
     asked = {"prompts": list(prompts), "seeds": list(seeds), "sampling": sampling.to_json()}
     wanted, name = _wanted(run, arm, steps), _name(run, prompts, seeds, sampling, arm)
-    stored = stored_history(run, prompts, seeds, sampling, arm=arm)
-    columns = _stored_columns(run, *stored) if stored else {}
+    columns: dict[int, Column] = {}
+    if stored := stored_history(run, prompts, seeds, sampling, arm=arm):
+        (images, earlier), there = stored, run.checkpoints()
+        shown = zip(earlier["steps"], map(Column, earlier["images_seen"], images), strict=True)
+        columns = {step: column for step, column in shown if step in there}
 
     def stacked(shown: dict[int, Column]) -> tuple[np.ndarray, dict[str, Any]]:
         seen = [column.images_seen for column in shown.values()]
@@ -125,13 +128,6 @@ def _load(
             if set(there) <= set(run.checkpoints()):
                 raise
     return None
-
-
-def _stored_columns(run: RunFolder, images: np.ndarray, facts: dict[str, Any]) -> dict[int, Column]:
-    """What was drawn of the checkpoints that are still there."""
-    columns = map(Column, facts["images_seen"], images)
-    there = run.checkpoints()
-    return {step: column for step, column in zip(facts["steps"], columns, strict=True) if step in there}
 
 
 def _drawn_together(run: RunFolder, arm: int) -> int:

@@ -20,6 +20,8 @@ from kanjilab.training.encoded import Encoded
 from kanjilab.training.schedules import checkpoint_steps
 from kanjilab.training.trainer import StepReport, Trainer
 
+NOT_HASHED = ("family", "prediction", "size_px", "versions")  # the first three follow from base_identity and data
+
 
 def run_settings(base: LatentDiffusion, data: Encoded, arms: Sequence[Arm], checkpoints: int) -> dict[str, Any]:
     """What `settings.json` of a run holds; `hash` identifies the training."""
@@ -33,11 +35,9 @@ def run_settings(base: LatentDiffusion, data: Encoded, arms: Sequence[Arm], chec
         "checkpoints": checkpoints,
     }
     settings["hash"] = settings_hash(settings)
-    # Not hashed: they follow from base_identity and data; drawing and export use them.
-    size_px = data.mean.shape[-1] * base.latent_px
-    settings |= {"family": base.family, "prediction": base.prediction, "size_px": size_px}
-    settings["versions"] = {"kanjilab": __version__, "torch": torch.__version__}
-    return settings
+    versions = {"kanjilab": __version__, "torch": torch.__version__}
+    values = base.family, base.prediction, data.mean.shape[-1] * base.latent_px, versions
+    return settings | dict(zip(NOT_HASHED, values, strict=True))
 
 
 def train(
@@ -128,7 +128,7 @@ def between_steps() -> Iterator[Callable[[], None]]:
 def _differences(stored: Any, asked: Any, name: str = "") -> Iterator[str]:
     """Each setting in which a stored run and the one asked for differ, with both values."""
     if isinstance(stored, dict) and isinstance(asked, dict):
-        for key in sorted((stored.keys() | asked.keys()) - {"hash", "versions", "family", "prediction", "size_px"}):
+        for key in sorted((stored.keys() | asked.keys()) - {"hash", *NOT_HASHED}):
             yield from _differences(stored.get(key), asked.get(key), f"{name}.{key}".lstrip("."))
     elif isinstance(stored, list) and isinstance(asked, list) and len(stored) == len(asked):
         for index, pair in enumerate(zip(stored, asked, strict=True)):
@@ -164,14 +164,15 @@ def _steps(
 
     while any(progress.active for progress in trainer.progress):
         started, stopped_before = time.perf_counter(), trainer.stopped
-        losses, norms, rates = trainer.advance()
+        losses, norms, rates = map(tuple, trainer.advance())
         trainer.seconds += time.perf_counter() - started
         finished = not any(progress.active for progress in trainer.progress)
         due = time.monotonic() - last_saved > save_every_seconds
         stopping = trainer.any_process(run.stop_requested())
         column = trainer.step in columns or finished
         saved = column or due or stopping
-        report = _report(trainer, losses, norms, rates, saved)
+        seen = tuple(progress.images_seen for progress in trainer.progress)
+        report = StepReport(trainer.step, seen, losses, norms, rates, trainer.stopped, trainer.seconds, saved)
         # What is logged depends on the step alone, so that an interrupted run leaves the same log.
         if writes and (trainer.step % log_every == 0 or column or report.stopped != stopped_before):
             run.log(_record(report, trainer))
@@ -187,26 +188,10 @@ def _steps(
             return
 
 
-def _report(trainer: Trainer, losses: list[float], norms: list[float], rates: list[float], saved: bool) -> StepReport:
-    return StepReport(
-        step=trainer.step,
-        images_seen=tuple(p.steps * p.arm.images_per_step for p in trainer.progress),
-        loss=tuple(losses),
-        gradient_norm=tuple(norms),
-        lr=tuple(rates),
-        stopped=trainer.stopped,
-        seconds=trainer.seconds,
-        checkpoint=saved,
-    )
-
-
 def _record(report: StepReport, trainer: Trainer) -> dict[str, Any]:
     return {
         "step": report.step,
-        "images_seen": list(report.images_seen),
-        "loss": list(report.loss),
-        "gradient_norm": list(report.gradient_norm),
-        "lr": list(report.lr),
+        **{name: list(getattr(report, name)) for name in ("images_seen", "loss", "gradient_norm", "lr")},
         "update_norm": trainer.trainable.update_norm().tolist(),
         "stopped": list(report.stopped),
         "seconds": round(report.seconds, 3),

@@ -26,6 +26,7 @@ from kanjilab.data.pocket_corpus import build_corpus, corpus_list
 from kanjilab.models.loading import assemble_pipeline
 from kanjilab.models.minilm import TOKENS, minilm_folder
 from kanjilab.models.noise import min_snr_weight, velocity_weight
+from kanjilab.models.text_encoders import padded_tokens
 
 VAE_CONFIG: dict[str, Any] = dict(
     in_channels=1,
@@ -124,20 +125,10 @@ def random_crops(images: np.ndarray, rng: np.random.Generator, batch: int, size_
     return np.stack(crops)
 
 
-def vae_loss(vae: AutoencoderKL, images: Tensor, generator: torch.Generator, kl_weight: float) -> Tensor:
-    """L1 + half the squared error + a small Kullback-Leibler term, all as means.
-
-    Args:
-        vae: the autoencoder.
-        images: (B, 1, H, W) in [-1, 1].
-        generator: of the sample that is decoded.
-        kl_weight: of the last term.
-    Returns:
-        scalar.
-    """
-    model: Any = vae  # diffusers' annotations know only its tuples
-    posterior = model.encode(images).latent_dist
-    error = model.decode(posterior.sample(generator=generator)).sample - images
+def _vae_loss(vae: Any, images: Tensor, generator: torch.Generator, kl_weight: float) -> Tensor:
+    """L1 + half the squared error + a small Kullback-Leibler term, all as means over images (B, 1, H, W)."""
+    posterior = vae.encode(images).latent_dist
+    error = vae.decode(posterior.sample(generator=generator)).sample - images
     kl = 0.5 * (posterior.mean**2 + posterior.var - 1 - posterior.logvar).mean()
     return error.abs().mean() + 0.5 * error.square().mean() + kl_weight * kl
 
@@ -164,7 +155,7 @@ def train_vae(images: np.ndarray, vae: AutoencoderKL, recipe: VaeRecipe) -> Iter
         warm = min(1.0, (step + 1) / recipe.warmup_steps)
         optimizer.param_groups[0]["lr"] = recipe.peak_lr * warm * 0.5 * (1 + math.cos(math.pi * step / recipe.steps))
         crops = to_model_range(random_crops(images, rng, recipe.batch, recipe.crop_px))
-        loss = vae_loss(vae, crops, torch.Generator().manual_seed(step), recipe.kl_weight)
+        loss = _vae_loss(vae, crops, torch.Generator().manual_seed(step), recipe.kl_weight)
         loss.backward()
         torch.nn.utils.clip_grad_norm_(vae.parameters(), 1.0)
         optimizer.step()
@@ -179,11 +170,9 @@ def encode_corpus(vae: AutoencoderKL, images: np.ndarray, batch: int = 64) -> tu
     Returns:
         Two (N, 4, 16, 16) float32 tensors.
     """
-    model: Any = vae
-    moments = [
-        model.encode(to_model_range(images[start : start + batch])).latent_dist.parameters
-        for start in range(0, len(images), batch)
-    ]
+    model: Any = vae  # diffusers' annotations know only its tuples
+    batches = (to_model_range(images[start : start + batch]) for start in range(0, len(images), batch))
+    moments = [model.encode(pixels).latent_dist.parameters for pixels in batches]
     mean, log_variance = torch.cat(moments).chunk(2, dim=1)
     return mean, log_variance.clamp(-30, 20)
 
@@ -211,8 +200,7 @@ class EncodedCorpus:
         captions = np.where(draws[0] < recipe.common_name_share, self.common_name[rows], self.caption[rows])
         captions = np.where(draws[1] < recipe.caption_dropout, self.empty, captions)
         noise = torch.from_numpy(rng.standard_normal((len(rows), *self.mean.shape[1:]), dtype=np.float32))
-        latents = self.mean[rows] + self.std[rows] * noise
-        return latents, torch.from_numpy(self.text[captions].astype(np.float32))
+        return self.mean[rows] + self.std[rows] * noise, torch.from_numpy(self.text[captions].astype(np.float32))
 
 
 def unet_errors(
@@ -246,8 +234,7 @@ class UnetTraining:
     """The denoiser with its averaged weights and optimizer; can be stored and taken up again."""
 
     def __init__(self, recipe: UnetRecipe):
-        self.recipe = recipe
-        self.step = 0
+        self.recipe, self.step = recipe, 0
         with torch.random.fork_rng():
             torch.manual_seed(recipe.seed)
             self.unet = UNet2DConditionModel(**UNET_CONFIG)
@@ -285,8 +272,7 @@ class UnetTraining:
         """
         if not corpus.held_out.any():
             return None
-        unet = averaged_unet(self)
-        rows, losses = np.flatnonzero(corpus.held_out), []
+        unet, rows, losses = averaged_unet(self), np.flatnonzero(corpus.held_out), []
         fixed = UnetRecipe(caption_dropout=0, common_name_share=0)
         for start in range(0, len(rows), 64):
             rng = np.random.Generator(np.random.Philox(key=[1, start]))
@@ -307,11 +293,10 @@ class UnetTraining:
         """Takes up what `save` stored."""
         state = load_file(path)
         self.unet.load_state_dict({n: state[f"unet.{n}"] for n in self.parameters})
+        numbers = ("step", "exp_avg", "exp_avg_sq")
         for name, parameter in self.parameters.items():
             self.average[name].copy_(state[f"average.{name}"])
-            self.optimizer.state[parameter] = {
-                key: state[f"optimizer.{key}.{name}"] for key in ("step", "exp_avg", "exp_avg_sq")
-            }
+            self.optimizer.state[parameter] = {key: state[f"optimizer.{key}.{name}"] for key in numbers}
             self.step = int(state[f"optimizer.step.{name}"].item())
 
 
@@ -324,8 +309,7 @@ def averaged_unet(training: UnetTraining) -> UNet2DConditionModel:
 
 def train_unet(corpus: EncodedCorpus, training: UnetTraining) -> Iterator[tuple[int, float]]:
     """Trains the denoiser to the end of its recipe; yields (step, unweighted loss) after every step."""
-    weight = np.where(corpus.held_out, 0.0, corpus.weight)
-    cumulative_weight = np.cumsum(weight)
+    cumulative_weight = np.cumsum(np.where(corpus.held_out, 0.0, corpus.weight))
     while training.step < training.recipe.steps:
         yield training.step, training.advance(corpus, cumulative_weight)
 
@@ -347,8 +331,7 @@ def encode_captions(captions: Sequence[str], path: Path, batch: int = 128) -> np
         temporary = path.with_suffix(".tmp")
         states = np.lib.format.open_memmap(temporary, "w+", np.float16, (len(captions), TOKENS, 384))
         for start in open_bar(range(0, len(captions), batch), desc="captions"):
-            texts = list(captions[start : start + batch])
-            tokens = tokenizer(texts, padding="max_length", max_length=TOKENS, truncation=True, return_tensors="pt")
+            tokens = padded_tokens(tokenizer, list(captions[start : start + batch]), TOKENS)
             with torch.autocast("cpu", torch.bfloat16):
                 hidden = model.eval()(tokens.input_ids, attention_mask=tokens.attention_mask).last_hidden_state
             states[start : start + batch] = hidden.half().numpy()
@@ -370,7 +353,6 @@ def encode_glyphs(vae: AutoencoderKL, table: pd.DataFrame, images: np.ndarray, f
     """
     captions = sorted({"", *table["caption"], *table["common_name"]})
     row = {caption: index for index, caption in enumerate(captions)}
-    text = encode_captions(captions, folder / "text.npy")
     path = folder / "latents.safetensors"
     if not path.exists():
         mean, log_variance = encode_corpus(vae, images)
@@ -382,7 +364,7 @@ def encode_glyphs(vae: AutoencoderKL, table: pd.DataFrame, images: np.ndarray, f
     return EncodedCorpus(
         mean=latents["mean"] * factor,
         std=(0.5 * latents["log_variance"]).exp() * factor,
-        text=text,
+        text=encode_captions(captions, folder / "text.npy"),
         caption=np.array([row[caption] for caption in table["caption"]]),
         common_name=np.array([row[name] for name in table["common_name"]]),
         empty=row[""],

@@ -69,7 +69,6 @@ REPO_ARM = dataclasses.replace(
 SD35_ARM = Arm(
     targets="attention", rank=768, alpha=768.0, batch=6, images_seen=36_000 * 6, schedule="cosine", peak_lr=1.05e-3
 )
-SD35_PERIODIC = dataclasses.replace(SD35_ARM, schedule="periodic", warmup_steps=500)
 
 
 @dataclass(frozen=True)
@@ -109,43 +108,43 @@ class Preset:
         ]
 
 
-SEED16 = "kanjilab data data/seed16 --rule seed16"
-EVERY = "kanjilab data data/all --rule all --strokes 5"
 SD1_SAMPLING = Sampling("ddim", steps=50, guidance=7.5)
 SD1_DRAWING = {"sampler, steps and guidance": "ddim, 50, 7.5 (diffusers' defaults for SD 1.x, but for the sampler)"}
-SAMPLING_TEXTS = {
-    "style prefix": f"{TEMPLATE_PREFIX!r}, from the captions' template",
-    "negative prompt": "none",
-}
-SD35_DEFAULTS = {
-    **SAMPLING_TEXTS,
-    "targets": "attention (SimpleTuner's default)",
-    "caption dropout": "0.1 (SimpleTuner's default)",
-    "AdamW's betas, weight decay, clipping": "kanjilab's defaults",
-    "sampler, steps and guidance": "flow-euler, 28, 3.5",
-    "number of checkpoints": "8",
-}
+SAMPLING_TEXTS = {"style prefix": f"{TEMPLATE_PREFIX!r}, from the captions' template", "negative prompt": "none"}
+
+
+INSTANTKANJI: dict[str, Any] = dict(
+    precision="bf16",
+    images="kanjilab data data/all --rule all --strokes 5",
+    training_images=6_413,
+    prompts=("mountains",),
+    checkpoints=8,
+)
 
 
 def _instantkanji_sd35(about: str, arm: Arm, further: Mapping[str, str]) -> Preset:
     return Preset(
         about=about,
         base="sd35-large",
-        precision="bf16",
         arms=tuple(dataclasses.replace(arm, peak_lr=rate) for rate in (1.05e-3, 9.5e-4)),
-        images=EVERY,
-        training_images=6_413,
-        prompts=("mountains",),
         sampling=Sampling("flow-euler", steps=28, guidance=3.5, prefix=TEMPLATE_PREFIX),
-        checkpoints=8,
-        defaults={**SD35_DEFAULTS, **further},
+        defaults={
+            **SAMPLING_TEXTS,
+            "targets": "attention (SimpleTuner's default)",
+            "caption dropout": "0.1 (SimpleTuner's default)",
+            "AdamW's betas, weight decay, clipping": "kanjilab's defaults",
+            "sampler, steps and guidance": "flow-euler, 28, 3.5",
+            "number of checkpoints": "8",
+            **further,
+        },
+        **INSTANTKANJI,
     )
 
 
 GENERATIVE_KANJI: dict[str, Any] = dict(
     base="sd14",
     precision="fp32",
-    images=SEED16,
+    images="kanjilab data data/seed16 --rule seed16",
     training_images=1_600,
     prompts=("queen", "one axe", "crown box", "Elon Musk"),
     sampling=SD1_SAMPLING,
@@ -187,13 +186,9 @@ PRESETS: dict[str, Preset] = {
     "instantkanji-sd15-full": Preset(
         about="InstantKanji on SD 1.5: every weight of the U-Net, captions by the template",
         base="sd15",
-        precision="bf16",
         arms=(Arm(targets="full", peak_lr=1e-5, schedule="constant", batch=4, epochs=30.0, ema_decay=0.9999),),
-        images=EVERY,
-        training_images=6_413,
-        prompts=("mountains",),
         sampling=dataclasses.replace(SD1_SAMPLING, prefix=TEMPLATE_PREFIX),
-        checkpoints=8,
+        **INSTANTKANJI,
         defaults={
             "rate, schedule and averaging": "1e-5, constant, EMA 0.9999 (diffusers' example of a full fine-tune)",
             "batch and epochs": "4 and 30",
@@ -210,7 +205,7 @@ PRESETS: dict[str, Preset] = {
     "instantkanji-sd35-lora-periodic": _instantkanji_sd35(
         "The same with the cosine that SimpleTuner ran by that name: down over the warm-up steps and up again, for "
         "ever, which is where the author's exploding phases may come from",
-        SD35_PERIODIC,
+        dataclasses.replace(SD35_ARM, schedule="periodic", warmup_steps=500),
         {"half a period, which are the warm-up steps": "500"},
     ),
 }
@@ -244,11 +239,10 @@ def arms_of(
     Raises:
         ValueError: an unknown setting, or a value outside its range.
     """
-    variants = [{axis: value} for value in values] if axis else [{}]
+    variants = [{**changes, axis: value} for value in values] if axis else [dict(changes)]
     arms = []
     for arm in start:
-        for variant in variants:
-            asked = {**changes, **variant}
+        for asked in variants:
             budget = {"images_seen": None} if "epochs" in asked and "images_seen" not in asked else {}
             arms.append(Arm.from_json(arm.to_json() | budget | asked))
     return tuple(arms)

@@ -105,6 +105,11 @@ class ArmProgress:
         """Whether the arm still trains."""
         return self.stopped is None and self.steps < self.total_steps
 
+    @property
+    def images_seen(self) -> int:
+        """Images that the arm was trained on, repeats counted."""
+        return self.steps * self.arm.images_per_step
+
     def fault(self, loss: float, norm: float) -> str | None:
         """Why this step must not be taken, or None."""
         if not (np.isfinite(loss) and np.isfinite(norm)):
@@ -139,8 +144,7 @@ class Trainer:
         self.average = self.rows.values.clone() if any(arm.ema_decay for arm in arms) else None
         self.captions = [captions_of(arm, data) for arm in arms]
         # Whole weights are kept in fp32, so that only their use is in bf16.
-        whole = any(arm.parts["denoiser"] == "full" for arm in arms)
-        self.autocast = whole and base.precision == "bf16"
+        self.autocast = bool(self.trainable.arms_that("full", "denoiser")) and base.precision == "bf16"
 
     @property
     def stopped(self) -> tuple[str | None, ...]:
@@ -182,34 +186,30 @@ class Trainer:
             return
         pairs = [(k, len(draws)) for k, draws in batch]
         draws = [draw for _, drawn in batch for draw in drawn]
-        weights = np.concatenate(
-            [np.full(n, 1 / self.progress[k].arm.images_per_step, dtype=np.float32) for k, n in pairs]
-        )
-        with self.trainable.attached(
-            pairs
-        ):  # and not for longer: between two steps the caller may sample from the base
-            errors = self._errors(pairs, draws) * torch.from_numpy(weights).to(self.base.device)
+        owners = [k for k, drawn in batch for _ in drawn]
+        weights = torch.tensor([1 / self.progress[k].arm.images_per_step for k in owners], device=self.base.device)
+        with self.trainable.attached(pairs):  # no longer than this: between two steps the caller may sample
+            errors = self._errors(pairs, draws) * weights
             self.rows.take_gradients(self.trainable.leaves, errors.sum(), add=micro > 0)
-        owner = torch.tensor([k for k, n in pairs for _ in range(n)], device=self.base.device)
-        losses.index_add_(0, owner, errors.detach())
+        losses.index_add_(0, torch.tensor(owners, device=self.base.device), errors.detach())
 
     def _share_of_this_process(self, arms: list[int], micro: int) -> list[tuple[int, list[Draw]]]:
         """The micro-batch's (arm, examples), of which several processes take equal stretches."""
         items = []
         for k in arms:
-            arm = self.progress[k].arm
-            first = self.progress[k].steps * arm.images_per_step + micro * arm.batch
-            items += [(k, index) for index in range(first, first + arm.batch)]
+            batch = self.progress[k].arm.batch
+            first = self.progress[k].images_seen + micro * batch
+            items += [(k, index) for index in range(first, first + batch)]
         rank, processes = self.accelerator.process_index, self.accelerator.num_processes
         mine = items[rank * len(items) // processes : (rank + 1) * len(items) // processes]
         shape, memory = self.data.mean.shape[1:], {}
-        batch: dict[int, list[Draw]] = {}
+        share: dict[int, list[Draw]] = {}
         for k, index in mine:
             seed = self.progress[k].arm.seed
             if (seed, index) not in memory:  # arms of one seed share their draws
                 memory[seed, index] = draw_example(seed, index, len(self.data), shape, self.base.timesteps)
-            batch.setdefault(k, []).append(memory[seed, index])
-        return list(batch.items())
+            share.setdefault(k, []).append(memory[seed, index])
+        return list(share.items())
 
     def _errors(self, pairs: list[tuple[int, int]], draws: list[Draw]) -> Tensor:
         """(N,) weighted squared error of each example, the arms side by side."""
@@ -218,15 +218,12 @@ class Trainer:
         dropped = np.array([draw.dropout < arm.caption_dropout for draw, arm in zip(draws, arms, strict=True)])
         captions = np.array([self.captions[k][draw.row] for k, draw in zip(owners, draws, strict=True)])
         captions = np.where(dropped, self.data.empty, captions)
-        mixed = torch.autocast(self.base.device.type, torch.bfloat16) if self.autocast else nullcontext()
-        with mixed:
+        with torch.autocast(self.base.device.type, torch.bfloat16) if self.autocast else nullcontext():
             errors, timesteps = denoising_errors(self.base, self.data, draws, captions, self.trainable, pairs)
-        start, weights = 0, []
-        for k, count in pairs:
+        weights = []
+        for (k, _), mine in zip(pairs, timesteps.split([count for _, count in pairs]), strict=True):
             arm = self.progress[k].arm
-            mine = timesteps[start : start + count]
             weights.append(self.base.loss_weight(mine, arm.min_snr_gamma, arm.velocity_weight))
-            start += count
         return errors * torch.cat(weights)
 
     def _update(
@@ -238,8 +235,8 @@ class Trainer:
             if k not in active:
                 losses[k] = norms[k] = float("nan")
                 continue
-            progress.stopped = progress.fault(losses[k], norms[k])
-            if progress.stopped:
+            if reason := progress.fault(losses[k], norms[k]):
+                progress.stopped = reason
                 continue
             rates[k] = progress.arm.peak_lr * lr_factor(progress.arm, progress.steps, progress.total_steps)
             self.optimizer.param_groups[k]["lr"] = rates[k]
@@ -257,8 +254,7 @@ class Trainer:
         if self.average is None:
             return
         for k in active:
-            progress = self.progress[k]
-            if not progress.stopped:
+            if not (progress := self.progress[k]).stopped:
                 # The usual warm-up: a long memory is of no use before there is something to remember.
                 decay = min(progress.arm.ema_decay or 0.0, (1 + progress.steps) / (10 + progress.steps))
                 self.average[k].lerp_(self.rows.values[k], 1 - decay)
@@ -276,19 +272,11 @@ class Trainer:
             for name, value in self.optimizer.state[vector].items():
                 tensors[f"optimizer.{k}.{name}"] = value
         files["state.safetensors"] = tensors
-        files["state.json"] = {
-            "step": self.step,
-            "seconds": self.seconds,
-            "arms": [
-                {
-                    "steps": p.steps,
-                    "images_seen": p.steps * p.arm.images_per_step,
-                    "stopped": p.stopped,
-                    "norms": p.norms,
-                }
-                for p in self.progress
-            ],
-        }
+        arms = [
+            {"steps": p.steps, "images_seen": p.images_seen, "stopped": p.stopped, "norms": p.norms}
+            for p in self.progress
+        ]
+        files["state.json"] = {"step": self.step, "seconds": self.seconds, "arms": arms}
         return files
 
     @torch.no_grad()
@@ -299,8 +287,7 @@ class Trainer:
         if self.average is not None:
             self.average.copy_(tensors["average"])
         for k, (progress, stored) in enumerate(zip(self.progress, state["arms"], strict=True)):
-            progress.steps, progress.stopped = stored["steps"], stored["stopped"]
-            progress.norms = stored["norms"]
+            progress.steps, progress.stopped, progress.norms = stored["steps"], stored["stopped"], stored["norms"]
             prefix = f"optimizer.{k}."
             for name, value in tensors.items():
                 if name.startswith(prefix):
