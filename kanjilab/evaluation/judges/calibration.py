@@ -51,9 +51,6 @@ SAMPLE_PER_FONT = 16
 SAMPLE_PER_NEGATIVE = 6
 
 
-# ---------------------------------------------------------------- the network's outputs
-
-
 class Logits(NamedTuple):
     """A network's outputs for N glyphs: embedding (N, D), presence (N, P), layout (N, L + 1), well_formed (N,)."""
 
@@ -88,9 +85,6 @@ def present_parts(glyphs: Glyphs, vocabulary: int) -> NDArray[np.bool_]:
     present = np.zeros((len(glyphs), vocabulary), dtype=bool)
     present[glyphs.parts[:, 0].astype(int), glyphs.parts[:, 1].astype(int)] = True
     return present
-
-
-# ---------------------------------------------------------------- thresholds
 
 
 def temperature_of(logits: NDArray[np.float32], truth: NDArray[np.bool_]) -> float:
@@ -182,9 +176,6 @@ def _own_distance(network: JudgeNetwork, said: Logits, glyphs: Glyphs) -> NDArra
     return 1 - (said.embedding[real] * prototypes[glyphs.character[real]]).sum(axis=1)
 
 
-# ---------------------------------------------------------------- the card
-
-
 def measure(judge: Judge, glyphs: Glyphs) -> dict[str, Any]:
     """All measurements of a judge's card, on material made with `tests=True`.
 
@@ -274,9 +265,6 @@ def _measure_reading(judge: Judge, glyphs: Glyphs, count: int = 1000) -> dict[st
         "typeset_parts_read_each": float(np.mean([len(parts) for parts in table.parts])),
         "read_seconds_per_1000": round(1000 * seconds / len(rows), 1),
     }
-
-
-# ---------------------------------------------------------------- a small sample, kept for the tests
 
 
 def make_sample(path: Path, fonts_folder: Path = FONTS_FOLDER, kanjivg: Path | None = None, seed: int = 55) -> None:

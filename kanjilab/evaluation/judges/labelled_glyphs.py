@@ -42,9 +42,6 @@ NEGATIVES = KINDS[3:]
 WITHOUT_PARTS = ("scribble", "jumbled strokes", "blob", "noise", "letter")  # the other negatives may show some
 
 
-# ---------------------------------------------------------------- fonts
-
-
 @dataclass(frozen=True)
 class FontFile:
     """A font, where Debian puts it below /usr/share/fonts, and the package that does."""
@@ -109,9 +106,6 @@ def recogniser_characters() -> tuple[str, ...]:
             if glosses and draws(c, default_font())
         )
     )
-
-
-# ---------------------------------------------------------------- glyphs with their truth
 
 
 @dataclass(frozen=True)
@@ -286,9 +280,6 @@ def joined(several: Sequence[Glyphs]) -> Glyphs:
     names = [field.name for field in fields(Glyphs) if field.name != "parts"]
     arrays = {name: np.concatenate([getattr(glyphs, name) for glyphs in several]) for name in names}
     return Glyphs(**arrays, parts=np.concatenate(parts))
-
-
-# ---------------------------------------------------------------- all of it
 
 
 @dataclass(frozen=True)
