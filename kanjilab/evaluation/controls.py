@@ -244,8 +244,7 @@ def half_swapped(training: Images, count: int, rng: np.random.Generator) -> Imag
         edges = training[first, :, cut - 1] < 128, training[second, :, cut] < 128  # (CUTS, H) each
         torn = np.minimum((edges[0] & ~edges[1]).sum(axis=1), (edges[1] & ~edges[0]).sum(axis=1))
         best = int(torn.argmax())
-        columns = np.arange(width) < cut[best]
-        mixed.append(np.where(columns, training[first[best]], training[second[best]]))
+        mixed.append(np.where(np.arange(width) < cut[best], training[first[best]], training[second[best]]))
     return np.stack(mixed)
 
 

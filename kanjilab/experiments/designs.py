@@ -278,7 +278,6 @@ def make_study(name: str, scale: str = "full", seeds: Sequence[int] = ()) -> Stu
         design = at_every_rate(design)
     elif budget.phase == "confirm" and (tuned := TUNED.get(name)):
         design = with_tuned_rates(design, tuned)
-    phase = "explore" if budget.phase == "confirm" and name not in CLAIMS else budget.phase
     return Study(
         name=f"{name}-{scale}",
         claim=design.claim,
@@ -290,7 +289,7 @@ def make_study(name: str, scale: str = "full", seeds: Sequence[int] = ()) -> Stu
         prompts_per_radical=budget.prompts_per_radical,
         sampling=budget.sampling,
         loss_images=budget.loss_images,
-        phase=phase,
+        phase="explore" if budget.phase == "confirm" and name not in CLAIMS else budget.phase,
     )
 
 

@@ -141,8 +141,7 @@ def _room(
 
     def room(arm: Arm, data: Encoded) -> int:
         if (shape := arm.step_shape) not in known:
-            two = [arm, dataclasses.replace(arm, seed=arm.seed + 1)]
-            peak = measure_steps(base, data, two, steps=0).gigabytes
+            peak = measure_steps(base, data, [arm, dataclasses.replace(arm, seed=arm.seed + 1)], steps=0).gigabytes
             known[shape] = max(1, min(most_arms, int((limit - idle) / max(1e-9, (peak - idle) / 2))))
         return known[shape]
 

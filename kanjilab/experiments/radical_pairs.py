@@ -154,8 +154,7 @@ def run_pairs(
     images = np.stack([draw(base, run, prompts, range(scale.noises), sampling, k) for k in range(len(arms))])
     save_strip(pair_strip(asked, images[0, :, 0], run), folder / "strip.png")
     tables = {judge.name: read_pairs(judge, asked, scale.seeds, images) for judge in judges}
-    table = pd.concat(tables, names=["judge"]).reset_index(level="judge")
-    write_table(table, folder / "table.parquet")
+    write_table(pd.concat(tables, names=["judge"]).reset_index(level="judge"), folder / "table.parquet")
     report = run_facts(run, dataset) | {
         "sampling": sampling.to_json(),
         "noises": scale.noises,

@@ -196,10 +196,9 @@ def rates(study: Study, table: pd.DataFrame, outcome: str = "hit") -> pd.DataFra
             for number in sorted(of_variant["checkpoint"].unique()):
                 moment = of_variant.loc[of_variant["checkpoint"] == number]
                 cells = _cells(moment, outcome)
-                estimate = two_way_bootstrap(cells, counted_rng(len(rows), "resampling", 2))
                 rows.append(
                     {"split": split, "variant": variant.label, "checkpoint": int(number)}
-                    | estimate._asdict()
+                    | two_way_bootstrap(cells, counted_rng(len(rows), "resampling", 2))._asdict()
                     | {"blocks": cells.mean(axis=1).tolist()}
                     | _means(moment.drop_duplicates("seed"))
                 )
@@ -255,7 +254,6 @@ def write_report(
     write_table(table, context.folder / f"table-{name}.parquet")
     found = {split: contrasts(study, table, split, outcome) for split in context.prompts}
     share = rates(study, table, outcome)
-    arms = table.drop_duplicates(["variant", "seed", "checkpoint"]).loc[:, list(ARM_COLUMNS)]
     report = {
         "study": study.to_json(),
         "hash": study.hash,
@@ -267,7 +265,7 @@ def write_report(
         "contrasts": {split: [c.to_json() for c in some] for split, some in found.items()},
         "rates": _records(share),
         "losses": arm_contrasts(study, table.loc[table["final"]], "held_out_loss"),
-        "arms": _records(arms),
+        "arms": _records(table.drop_duplicates(["variant", "seed", "checkpoint"]).loc[:, list(ARM_COLUMNS)]),
     }
     write_json_atomic(context.folder / f"report-{name}.json", report)
     facts = {"study": study.hash, "runs": sorted(set(table["run"])), "report": f"report-{name}.json"}

@@ -233,9 +233,8 @@ class AblationPanel(WorkPanel):
         designs = [GIVEN] * (self.given is not None) + [*DESIGNS, FREE]
         self.design: Any = widgets.Dropdown(options=designs, value=GIVEN if self.given else design, layout=WIDE)
         self.scale: Any = widgets.Dropdown(options=list(BUDGETS), value=scale, layout=WIDE)
-        given = ", ".join(map(str, seeds))
         self.seeds: Any = widgets.Text(
-            value=given, placeholder="those of the scale", continuous_update=False, layout=WIDE
+            value=", ".join(map(str, seeds)), placeholder="those of the scale", continuous_update=False, layout=WIDE
         )
         budget = BUDGETS[scale].images_seen
         self.images: Any = widgets.BoundedIntText(value=budget, min=1, max=10**9, layout=WIDE)
@@ -278,8 +277,7 @@ class AblationPanel(WorkPanel):
             return
 
         def change() -> None:
-            value = value_from_text(self.axes[number].value, text)
-            self.chips[number].children += (self._chip(value, True),)
+            self.chips[number].children += (self._chip(value_from_text(self.axes[number].value, text), True),)
             self.further[number].value = ""
             self.study = self._read()
 

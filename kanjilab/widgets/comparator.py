@@ -177,8 +177,7 @@ class StripComparator(Panel):
         if path.suffix == ".gif":
             return _save_glyph(self.tracks, self.view, path, title)
         if path.suffix == ".html":
-            page = page_html(self.tracks, self.view, self._readings, title)
-            return write_bytes_atomic(path, page.encode())
+            return write_bytes_atomic(path, page_html(self.tracks, self.view, self._readings, title).encode())
         raise ValueError(f"expected a path ending in .png, .gif or .html, got {str(path)!r}")
 
     def _answer(self, _widget: Any, message: dict[str, Any], _buffers: Any) -> None:

@@ -231,8 +231,7 @@ class DatasetBrowser(Panel):
         if not len(shown):
             raise ValueError("no glyph passes the filter, so there is nothing to draw")
         captions = [str(text).split(";")[0] for text in self._table["text"].iloc[shown]]
-        images = self.dataset.images(shown)
-        return draw_glyph_sheet(images, captions, columns=PAGE_COLUMNS, title=self._tally())
+        return draw_glyph_sheet(self.dataset.images(shown), captions, columns=PAGE_COLUMNS, title=self._tally())
 
     def _row_of(self, file_name: str) -> int:
         found = np.flatnonzero((self._table["file_name"] == file_name).to_numpy())
@@ -367,8 +366,7 @@ class DatasetBrowser(Panel):
         return [self._pictures[int(row)] for row in rows]
 
     def _show_entry(self) -> None:
-        row = self._table.iloc[self.selected]
-        facts = entry_facts(row, self._characters)
+        facts = entry_facts(self._table.iloc[self.selected], self._characters)
         lines = "".join(
             f'<tr><th scope="row" style="text-align:left;vertical-align:top;padding-right:.8em">{escape(name)}</th>'
             f'<td style="text-align:left;overflow-wrap:anywhere">{escape(value)}</td></tr>'

@@ -252,8 +252,7 @@ class Playground(Panel):
         formed = widgets.HBox([self.forming, self.enlarged], layout={"flex_flow": "row wrap"})
         shown += [formed, self.reasons, self.past]
         if not self._public:
-            saving = widgets.HBox([self.folder, self.save_button, self.load_button], layout=WRAP)
-            shown += [saving, self.box]
+            shown += [widgets.HBox([self.folder, self.save_button, self.load_button], layout=WRAP), self.box]
         self.widget = widgets.VBox(shown)
 
     def start(self) -> None:

@@ -297,8 +297,7 @@ class TrainingPanel(WorkPanel):
         Raises:
             ValueError: the log is empty.
         """
-        log = self._log()
-        figure = draw_curves(log, self.recipe.title())
+        figure = draw_curves(self._log(), self.recipe.title())
         if figure is None:
             raise ValueError(f"{self.folder}: nothing is logged yet")
         curves = Image.open(io.BytesIO(figure_png(figure)))

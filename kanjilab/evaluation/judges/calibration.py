@@ -145,11 +145,10 @@ def calibrate(network: JudgeNetwork, validation: Glyphs, characters: Sequence[st
     asked = held | (validation.legal == 0)
     legal_temperature = temperature_of(said.well_formed[asked], validation.legal[asked] == 1)
     well_formed = expit(said.well_formed[held] / legal_temperature)
-    distance = _own_distance(network, said, validation)
     return Calibration(
         {"parts": parts_temperature, "layout": float(layout_temperature), "legality": legal_temperature},
         _part_thresholds(probability, present, validation, labelled),
-        float(np.quantile(distance, KNOWN_QUANTILE)),
+        float(np.quantile(_own_distance(network, said, validation), KNOWN_QUANTILE)),
         float(np.quantile(well_formed, LEGAL_QUANTILE)),
     )
 
@@ -158,8 +157,7 @@ def _part_thresholds(
     probability: NDArray[np.float32], present: NDArray[np.bool_], validation: Glyphs, labelled: NDArray[np.bool_]
 ) -> NDArray[np.float32]:
     """(P,) the higher of two: of the pictures without any part 5% show one; and few real glyphs show a wrong one."""
-    empty = probability[validation.is_kind(*WITHOUT_PARTS)]
-    floor = np.quantile(empty.max(axis=1), 1 - FALSE_POSITIVES)
+    floor = np.quantile(probability[validation.is_kind(*WITHOUT_PARTS)].max(axis=1), 1 - FALSE_POSITIVES)
     without = np.where(present[labelled], 0.0, probability[labelled])
     return np.maximum(floor, np.quantile(without, 1 - CONFUSED_MAX, axis=0)).astype(np.float32)
 

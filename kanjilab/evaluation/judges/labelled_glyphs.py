@@ -159,16 +159,11 @@ def part_rows(parts: Sequence[Part], frame: Box, vocabulary: dict[str, int]) -> 
         Per part: index, left, top, right, bottom in [0, 1].
     """
     left, top, right, bottom = frame_of(frame)
-    rows = []
+    width, height, rows = right - left, bottom - top, []
     for part in parts:
         if part.element in vocabulary:
             a, b, c, d = part.box
-            box = (
-                (a - left) / (right - left),
-                (b - top) / (bottom - top),
-                (c - left) / (right - left),
-                (d - top) / (bottom - top),
-            )
+            box = (a - left) / width, (b - top) / height, (c - left) / width, (d - top) / height
             rows.append([float(vocabulary[part.element]), *(min(1.0, max(0.0, value)) for value in box)])
     return rows
 
@@ -256,8 +251,7 @@ def negative_glyphs(images: NDArray[np.uint8], kind: str) -> Glyphs:
 def parts_of(glyphs: Glyphs, rows: NDArray[np.int64]) -> NDArray[np.float32]:
     """The parts (M, 6) of some glyphs, renumbered: glyph 0 is the one of `rows[0]`."""
     starts = np.searchsorted(glyphs.parts[:, 0], rows)
-    stops = np.searchsorted(glyphs.parts[:, 0], rows, side="right")
-    counts = stops - starts
+    counts = np.searchsorted(glyphs.parts[:, 0], rows, side="right") - starts
     within = np.arange(counts.sum()) - np.repeat(np.cumsum(counts) - counts, counts)
     parts = glyphs.parts[np.repeat(starts, counts) + within].copy()
     parts[:, 0] = np.repeat(np.arange(len(rows)), counts)
@@ -364,10 +358,9 @@ def negative_pictures(
     Returns:
         kind -> (M, 128, 128) uint8, M at most `count`.
     """
-    listed = sorted(load_components().decompositions)
     return {
         "scribble": scribbles(count, rng),
-        "jumbled strokes": jumbled_strokes(count, kanjivg, listed, rng),
+        "jumbled strokes": jumbled_strokes(count, kanjivg, sorted(load_components().decompositions), rng),
         "blob": blobs(count // 2, rng),
         "noise": noise(count // 2, rng),
         "letter": letters(fonts, hangul_font, count, rng),

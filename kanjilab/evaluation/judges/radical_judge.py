@@ -86,8 +86,7 @@ def _other_kind(row: Any, left: int | None, radicals: Sequence[int]) -> str | No
     if layout != "1" or number in radicals or number in {LOOKALIKES.get(radical) for radical in radicals}:
         return None
     strokes = (bisect_right(FIRST_OF_STROKES, number), SHORT_FORM_STROKES.get(number))
-    on_the_left = left is not None or int(first) in strokes
-    return f"left {number}" if on_the_left else None
+    return f"left {number}" if left is not None or int(first) in strokes else None
 
 
 def _scribbles(count: int, rng: np.random.Generator) -> Ink:
