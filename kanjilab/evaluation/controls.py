@@ -100,11 +100,10 @@ def controls(
 
     Args:
         context: of the run.
-        dataset: all of its data, training and held out.
+        dataset, sampling: as for `score_criteria`.
         base: what it was trained on.
         prompts: P captions of held-out characters.
         seeds: S of them: images a prompt.
-        sampling: how models draw.
         trained: the run, to be asked with the empty prompt.
         shuffled: a run trained with shuffled captions at the same budget.
     Returns:

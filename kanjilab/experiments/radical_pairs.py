@@ -199,8 +199,7 @@ def read_real(
     """The judge's readings where both parts are certain: of real characters, none of which was trained on.
 
     Args:
-        judge: with `read`.
-        asked: the questions.
+        judge, asked: as for `read_pairs`.
         together: of `shown_together`.
     Returns:
         For each kind of two the characters that show just two of the parts, and in what share of them the judge finds

@@ -155,8 +155,7 @@ def contrasts(study: Study, table: pd.DataFrame, split: str, outcome: str = "hit
     The p values of the others are corrected among themselves (`joint_sign_flips`).
 
     Args:
-        table: of `study_table`.
-        split: of the prompts.
+        table, split: as for `outcomes`.
         outcome: a column of the table, in which more is better.
     """
     found = [
@@ -239,9 +238,7 @@ def write_report(
     """Reads the stored images and writes table-<name>.parquet, report-<name>.json and figure-<name>.png.
 
     Args:
-        judge: see `Judge`.
-        name: of the judge.
-        hits: which readings show what was expected.
+        judge, name, hits: as for `study_table`.
         outcome: the column of the table that is compared.
     Returns:
         What report-<name>.json holds.

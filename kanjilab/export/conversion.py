@@ -90,7 +90,7 @@ def to_comfyui(run: RunFolder, step: int, arm: int, path: Path | str) -> Path:
     Returns:
         The file.
     Raises:
-        ValueError, RunError: as `to_diffusers`; or a DoRA on all layers of an MMDiT, which ComfyUI would not apply right.
+        ValueError, RunError: as `to_diffusers`; or a DoRA on all layers of an MMDiT, which ComfyUI applies wrongly.
     """
     return _write_lora(run, step, arm, Path(path) / lora_name(run, step, arm), comfyui_tensors)
 

@@ -152,11 +152,7 @@ class StripComparator(Panel):
         return python_call("StripComparator", self._runs, **changed_options(self.view, self.tracks))
 
     def picture(self, cell_px: int = 96) -> Image.Image:
-        """The chosen runs, prompts and seeds as a static strip.
-
-        Args:
-            cell_px: edge of a cell.
-        """
+        """The chosen runs, prompts and seeds as a static strip."""
         return draw_strip(view_strip(self.tracks, self.view), cell_px)
 
     def save(self, path: Path | str, title: str = "") -> Path:

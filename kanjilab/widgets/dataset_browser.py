@@ -330,7 +330,9 @@ class DatasetBrowser(Panel):
         rows = {id(self.grid): self._on_page(), id(self.same): self._same_rows, id(self.nearest): self._nearest_rows}
         self.selected = int(rows[id(grid)][grid.choice])
         self._show_entry()
-        self._mark()
+        with self._changing_inputs():
+            self.grid.selected = self._place_of_selected(self._on_page())
+        self.box.code = self.code
 
     def _show_page(self) -> None:
         shown = self._on_page()
@@ -339,12 +341,6 @@ class DatasetBrowser(Panel):
         self.status.value = status_html(self._tally())
         self.previous.disabled = self._page == 1
         self.next.disabled = self._page == pages(len(self.rows))
-
-    def _mark(self) -> None:
-        """Mark the selected glyph on the page, and show the code of this view."""
-        with self._changing_inputs():
-            self.grid.selected = self._place_of_selected(self._on_page())
-        self.box.code = self.code
 
     def _place_of_selected(self, rows: NDArray[np.intp]) -> int:
         at = np.flatnonzero(rows == self.selected)

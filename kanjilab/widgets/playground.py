@@ -342,7 +342,8 @@ class Playground(Panel):
         self.reasons.value = f"<ol>{''.join(f'<li>{escape(reason)}</li>' for reason in reasons)}</ol>"
         self._say("Explaining the best …")
         self._show_one(glyphs.best)
-        self._remember(kept_glyph(glyphs, glyphs.best, self._verdict))
+        self.history = [*self.history, kept_glyph(glyphs, glyphs.best, self._verdict)][-HISTORY_MOST:]
+        self._show_history()
         self._show_code()
         rejected = sum(rank == 0 for rank in ranked["rank"])
         self._say(f"{len(seeds)} drawn, {rejected} rejected as not well-formed.")
@@ -423,10 +424,6 @@ class Playground(Panel):
     def _refuse_public(self) -> None:
         if self._public:
             raise PermissionError("a public playground neither saves nor loads a history")
-
-    def _remember(self, kept: Kept) -> None:
-        self.history = [*self.history, kept][-HISTORY_MOST:]
-        self._show_history()
 
     def _show_history(self) -> None:
         latest = self.history[::-1]

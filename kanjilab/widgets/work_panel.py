@@ -50,7 +50,7 @@ class WorkPanel(Panel):
 
     @abstractmethod
     def start(self) -> Worker:
-        """Start the job, or resume it, in the background."""
+        """Start the job, or resume it, in the background; raises `WorkerBusy` while one of this kernel runs."""
 
     @abstractmethod
     def refresh(self) -> None:

@@ -99,13 +99,8 @@ def locate(font: FontFile, folder: Path = FONTS_FOLDER) -> Path:
 def recogniser_characters() -> tuple[str, ...]:
     """The characters with an English meaning that the default font draws, by codepoint."""
     table = load_characters()
-    return tuple(
-        sorted(
-            c
-            for c, glosses in zip(table.index, table.meanings_raw, strict=True)
-            if glosses and draws(c, default_font())
-        )
-    )
+    meant = (character for character, glosses in zip(table.index, table.meanings_raw, strict=True) if glosses)
+    return tuple(sorted(character for character in meant if draws(character, default_font())))
 
 
 @dataclass(frozen=True)
@@ -352,8 +347,7 @@ def negative_pictures(
         images: (N, 128, 128) uint8 glyphs, from both ends of which some are taken to be spoilt.
         count: of each kind, half as many of blobs and of noise.
         fonts: for letters.
-        hangul_font: for letters that are no kana.
-        kanjivg: strokes to jumble.
+        hangul_font, kanjivg: as for `build_material`.
         rng: of everything.
     Returns:
         kind -> (M, 128, 128) uint8, M at most `count`.

@@ -222,8 +222,7 @@ class RadicalJudge:
             cache: folder for the judge's file, made if need be; a file there that cannot be read is replaced.
             characters: as in `fit`; None for `load_characters()`.
             font: as in `fit`; None for `default_font()`.
-            radicals: as in `fit`.
-            seed: as in `fit`.
+            radicals, seed: as in `fit`.
         Raises:
             ValueError: as in `fit`.
         """

@@ -375,10 +375,9 @@ def finish_judge(training: JudgeTraining, validation: Glyphs, test: Glyphs) -> J
         {},
     )
     recipe = training.recipe
-    images = training.step * (recipe.batch_real + recipe.batch_typeset + recipe.batch_negatives)
     report = {
         "steps": training.step,
-        "images_seen": images,
+        "images_seen": training.step * (recipe.batch_real + recipe.batch_typeset + recipe.batch_negatives),
         "training_seconds": round(training.seconds),
         "machine": f"one core, {platform.machine()}, bf16",
         "validation": measure(judge, validation),
