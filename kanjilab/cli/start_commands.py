@@ -29,8 +29,7 @@ def demo(
     rule: Annotated[RuleName, typer.Option(help="Which characters are learned.")] = RuleName.left16,
     base: Annotated[str, typer.Option(help="pocket, sd14, sd15, a Hub id or a folder.")] = "pocket",
     scale: Annotated[
-        str,
-        typer.Option(help="{kanjilab.training.presets.SCALES}: seconds, minutes, or half as long again."),
+        str, typer.Option(help="{kanjilab.training.presets.SCALES}: seconds, minutes, or half as long again.")
     ] = "demo",
     shuffled: Annotated[bool, typer.Option(help="Train with shuffled captions: the control.")] = False,
     settings: Settings = [],  # noqa: B006

@@ -100,11 +100,10 @@ def controls(
 
     Args:
         context: of the run.
-        dataset: all of its data, training and held out.
+        dataset, sampling: as for `score_criteria`.
         base: what it was trained on.
         prompts: P captions of held-out characters.
         seeds: S of them: images a prompt.
-        sampling: how models draw.
         trained: the run, to be asked with the empty prompt.
         shuffled: a run trained with shuffled captions at the same budget.
     Returns:
@@ -244,8 +243,7 @@ def half_swapped(training: Images, count: int, rng: np.random.Generator) -> Imag
         edges = training[first, :, cut - 1] < 128, training[second, :, cut] < 128  # (CUTS, H) each
         torn = np.minimum((edges[0] & ~edges[1]).sum(axis=1), (edges[1] & ~edges[0]).sum(axis=1))
         best = int(torn.argmax())
-        columns = np.arange(width) < cut[best]
-        mixed.append(np.where(columns, training[first[best]], training[second[best]]))
+        mixed.append(np.where(np.arange(width) < cut[best], training[first[best]], training[second[best]]))
     return np.stack(mixed)
 
 

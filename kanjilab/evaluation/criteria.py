@@ -44,9 +44,6 @@ ONE_STROKE = 0.5  # sides of the image: glyphs whose strokes differ by less than
 TOLERANCE_PX = 5  # at 128 px; a stroke's middle line is shared where the other glyph has one this near
 
 
-# ---------------------------------------------------------------- novelty
-
-
 def line_difference(images: Images, others: Images) -> NDArray[np.float64]:
     """Length of the strokes that one glyph has and the other has not, both ways; glyphs are not moved.
 
@@ -72,9 +69,6 @@ def _drawn(character: str, size_px: int) -> NDArray[np.uint8]:
         return np.asarray(draw_font(character, default_font(), size_px))
     except GlyphError:
         return np.full((size_px, size_px), 255, np.uint8)
-
-
-# ---------------------------------------------------------------- what is measured, and with what
 
 
 @dataclass(frozen=True)
@@ -155,9 +149,6 @@ def outer_parts(character: str, components: Components, vocabulary: Collection[s
     listed = components.of(character)
     names = [part.element for part in listed.outer] if listed else []
     return tuple(dict.fromkeys(name for name in names if name in vocabulary))
-
-
-# ---------------------------------------------------------------- judging
 
 
 def judge_images(judge: Judge, images: Images, prompts: Sequence[str], context: Context) -> pd.DataFrame:
@@ -263,9 +254,6 @@ def _with_verdicts(table: pd.DataFrame, thresholds: Thresholds) -> pd.DataFrame:
 def _legal(table: pd.DataFrame, legal: float, layout: float, slack: float) -> NDArray[np.bool_]:
     sure = (table["legal_probability"] >= legal) & (table["layout_probability"] >= layout)
     return (sure & (table["excess"] <= slack) & table["slots_attested"]).to_numpy()
-
-
-# ---------------------------------------------------------------- freezing
 
 
 def held_out_characters(judge: Judge, components: Components) -> list[str]:

@@ -47,18 +47,14 @@ def wilson_interval(hits: int, trials: int, confidence: float = 0.95) -> Estimat
     """
     if trials < 1 or not 0 <= hits <= trials:
         raise ValueError(f"expected 0 <= hits <= trials and trials >= 1, got {hits} hits of {trials}")
-    z = _normal_quantile(confidence)
+    if not 0 < confidence < 1:
+        raise ValueError(f"confidence must lie in (0, 1), got {confidence}")
+    z = NormalDist().inv_cdf((1 + confidence) / 2)
     rate = hits / trials
     shrink = 1 + z**2 / trials
     centre = (rate + z**2 / (2 * trials)) / shrink
     half = z / shrink * (rate * (1 - rate) / trials + z**2 / (4 * trials**2)) ** 0.5
     return Estimate(rate, max(0.0, min(centre - half, rate)), min(1.0, max(centre + half, rate)))
-
-
-def _normal_quantile(confidence: float) -> float:
-    if not 0 < confidence < 1:
-        raise ValueError(f"confidence must lie in (0, 1), got {confidence}")
-    return NormalDist().inv_cdf((1 + confidence) / 2)
 
 
 def expected_radical_hits(readings: pd.DataFrame, expected: Sequence[str | Collection[str]]) -> NDArray[np.bool_]:
@@ -155,8 +151,7 @@ def shuffled_prompt_rate(readings: pd.DataFrame, expected: Sequence[str | Collec
     gets the same here as in ``expected_radical_rate``.
 
     Args:
-        readings: as in ``expected_radical_hits``.
-        expected: as in ``expected_radical_hits``.
+        readings, expected: as in ``expected_radical_hits``.
     Returns:
         float in [0, 1].
     Raises:
@@ -169,8 +164,7 @@ def shuffled_prompt_rate(readings: pd.DataFrame, expected: Sequence[str | Collec
 
 
 def _require_readings(readings: pd.DataFrame, expected: Sequence[str | Collection[str]]) -> None:
-    missing = {"radical", "abstain"} - set(readings.columns)
-    if missing:
+    if missing := {"radical", "abstain"} - set(readings.columns):
         raise ValueError(f"expected the columns radical and abstain, missing {sorted(missing)}")
     if len(readings) != len(expected):
         raise ValueError(f"expected one radical per reading: {len(readings)} readings, {len(expected)} expected")
@@ -217,9 +211,7 @@ def paired_difference(
     Args:
         first: (S, P) bool or float, one run's outcomes.
         second: (S, P) the other's, cell for cell on the same seed and prompt.
-        rng: generator of the resampling.
-        resamples: number of bootstrap tables, >= 1.
-        confidence: coverage in (0, 1).
+        rng, resamples, confidence: as in ``two_way_bootstrap``.
     Returns:
         Estimate in the outcomes' unit; the two runs differ where the interval is clear of 0.
     Raises:

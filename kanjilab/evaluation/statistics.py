@@ -87,8 +87,7 @@ def joint_sign_flips(
 
     Args:
         differences: (Q, S) float, a row of block differences per contrast.
-        rng: as in `sign_flip_test`.
-        resamples: as in `sign_flip_test`.
+        rng, resamples: as in `sign_flip_test`.
     Returns:
         Q corrected p values in (0, 1], in the order of the rows.
     Raises:

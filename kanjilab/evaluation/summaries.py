@@ -97,8 +97,7 @@ def _balanced(table: pd.DataFrame, rng: np.random.Generator) -> Estimate:
 
 def _permuted_rate(table: pd.DataFrame) -> float:
     """The rate of meaning over every pairing of an image with a prompt."""
-    prompts = table.groupby("prompt")["expected"].first()
-    wanted = [set(text.split()) for text in prompts]
+    wanted = [set(text.split()) for text in table.groupby("prompt")["expected"].first()]
     shown = table["parts"].value_counts()
     hits = sum(
         int(count) * sum(bool(own & set(str(parts).split())) for own in wanted) for parts, count in shown.items()

@@ -127,10 +127,9 @@ def _branches(lines: NDArray[np.bool_], mean_width: NDArray, count: int) -> dict
     short = at_junction & tips & (length + 2 <= mean_width[owner] / 2)
     spurs = owner[1:][short[1:]]
     # A branch so short that the junction's own surroundings hold all of it counts as well.
-    swallowed = _per_image(ends & near, count)
     return {
         "ends": _per_image(ends, count),
-        "spurs": np.bincount(spurs, minlength=count) + swallowed,
+        "spurs": np.bincount(spurs, minlength=count) + _per_image(ends & near, count),
         "junctions": _count_pieces(junctions, count),
     }
 

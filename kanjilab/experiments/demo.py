@@ -153,8 +153,7 @@ def score_run(
         for when, step in (("before", steps[0]), ("after", steps[-1])):
             trained = load_checkpoints(base, run, [step], arm)
             readings, _ = score_prompts(base, judge, prompts, [0], sampling, trained)
-            share = expected_radical_share(readings)
-            rows.append((name, when, len(prompts.captions), len(readings), *share))
+            rows.append((name, when, len(prompts.captions), len(readings), *expected_radical_share(readings)))
     return pd.DataFrame(rows, columns=["captions", "training", "prompts", "images", "rate", "low", "high"])
 
 

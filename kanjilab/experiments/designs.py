@@ -174,14 +174,13 @@ def epochs_design(budget: Budget) -> Design:
 
 def schedule_design(budget: Budget) -> Design:
     """Schedules of one peak rate; the constant half of it has about the mean rate of the others."""
-    half = STUDY_ARM.peak_lr / 2
     kinds: dict[str, dict[str, Any]] = {
         "constant": {},
         "cosine": dict(schedule="cosine"),
         "linear": dict(schedule="linear"),
         "constant + cool-down": dict(schedule="constant-cooldown"),
         "constant + EMA": dict(ema_decay=STUDY_ARM.ema_decay),
-        "constant, half the rate": dict(peak_lr=half),
+        "constant, half the rate": dict(peak_lr=STUDY_ARM.peak_lr / 2),
         "periodic": dict(schedule="periodic"),
     }
     variants = [Variant(label, changes, axes=dict(schedule=label)) for label, changes in kinds.items()]
@@ -201,10 +200,9 @@ def balance_design(budget: Budget) -> Design:
 
 def position_design(budget: Budget) -> Design:
     """Radicals always on the left, or at the place of the classical radical."""
-    elsewhere = budget.of_rule("seed16", budget.per_radical)
     variants = [
         Variant("radicals on the left", {}, budget.data, axes=dict(rule="left16")),
-        Variant("radicals anywhere", {}, elsewhere, axes=dict(rule="seed16")),
+        Variant("radicals anywhere", {}, budget.of_rule("seed16", budget.per_radical), axes=dict(rule="seed16")),
     ]
     contrasts = (("radicals on the left", "radicals anywhere"),)
     return Design("radicals that keep their place are drawn better", variants, contrasts)
@@ -278,7 +276,6 @@ def make_study(name: str, scale: str = "full", seeds: Sequence[int] = ()) -> Stu
         design = at_every_rate(design)
     elif budget.phase == "confirm" and (tuned := TUNED.get(name)):
         design = with_tuned_rates(design, tuned)
-    phase = "explore" if budget.phase == "confirm" and name not in CLAIMS else budget.phase
     return Study(
         name=f"{name}-{scale}",
         claim=design.claim,
@@ -290,7 +287,7 @@ def make_study(name: str, scale: str = "full", seeds: Sequence[int] = ()) -> Stu
         prompts_per_radical=budget.prompts_per_radical,
         sampling=budget.sampling,
         loss_images=budget.loss_images,
-        phase=phase,
+        phase="explore" if budget.phase == "confirm" and name not in CLAIMS else budget.phase,
     )
 
 

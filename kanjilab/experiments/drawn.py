@@ -56,14 +56,12 @@ def variants_strip(
     asked = prompt_table(context).drop_duplicates(["split", "radical"])
     chosen = variants or study.variants
     rows = [last_images(context, variant, seed)[asked.index, 0] for variant in chosen]
-    size_px = rows[0].shape[1]
-    before = sample(context.base, list(asked["prompt"]), study.noise_seeds[:1], study.sampling, size_px=size_px)[
-        0, :, 0
-    ]
+    size_px, prompts = rows[0].shape[1], list(asked["prompt"])
+    before = sample(context.base, prompts, study.noise_seeds[:1], study.sampling, size_px=size_px)[0, :, 0]
     groups = tuple((spelled(str(split)), len(part)) for split, part in asked.groupby("split", sort=False))
     facts = {"study": study.hash, "seed": seed} | study.sampling.to_json()
     labels = ("before training", *(variant.label for variant in chosen))
-    return Strip(np.stack([before, *rows]), labels, tuple(asked["prompt"]), title, facts, column_groups=groups)
+    return Strip(np.stack([before, *rows]), labels, tuple(prompts), title, facts, column_groups=groups)
 
 
 def measure_images(

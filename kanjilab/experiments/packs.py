@@ -141,8 +141,7 @@ def _room(
 
     def room(arm: Arm, data: Encoded) -> int:
         if (shape := arm.step_shape) not in known:
-            two = [arm, dataclasses.replace(arm, seed=arm.seed + 1)]
-            peak = measure_steps(base, data, two, steps=0).gigabytes
+            peak = measure_steps(base, data, [arm, dataclasses.replace(arm, seed=arm.seed + 1)], steps=0).gigabytes
             known[shape] = max(1, min(most_arms, int((limit - idle) / max(1e-9, (peak - idle) / 2))))
         return known[shape]
 
@@ -158,8 +157,7 @@ def _measured(context: StudyContext, keys: tuple[str, ...]) -> Pack:
     images = len(keys) * context.study.checkpoints * len(context.captions) * len(context.study.noise_seeds)
     # The arms that end first leave the rest faster.
     steps = float(np.mean([arm.total_steps(len(data)) for arm in arms]))
-    seconds = cost.seconds_per_step * steps + per_image * images
-    return Pack(keys, round(seconds, 1), round(cost.gigabytes, 2))
+    return Pack(keys, round(cost.seconds_per_step * steps + per_image * images, 1), round(cost.gigabytes, 2))
 
 
 def plan_text(context: StudyContext, packs: Sequence[Pack]) -> str:
@@ -365,10 +363,7 @@ def _drawn_facts(context: StudyContext) -> dict[str, Any]:
 
 
 def _draw(context: StudyContext, trainable: Trainable) -> np.ndarray:
-    """(P, S, H, W) or (P, S, H, W, 3) uint8: every prompt in every noise.
-
-    Arms are drawn one at a time: merged weights cost less than stacked adapters, and a kill loses one arm's images.
-    """
+    """(P, S, H, W[, 3]) uint8; one arm at a time, as merged weights cost less and a kill loses one arm's images."""
     seeds, sampling = context.study.noise_seeds, context.study.sampling
     return sample(context.base, context.captions, seeds, sampling, trainable=trainable, batch=context.drawn_together)[0]
 

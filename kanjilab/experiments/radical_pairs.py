@@ -154,8 +154,7 @@ def run_pairs(
     images = np.stack([draw(base, run, prompts, range(scale.noises), sampling, k) for k in range(len(arms))])
     save_strip(pair_strip(asked, images[0, :, 0], run), folder / "strip.png")
     tables = {judge.name: read_pairs(judge, asked, scale.seeds, images) for judge in judges}
-    table = pd.concat(tables, names=["judge"]).reset_index(level="judge")
-    write_table(table, folder / "table.parquet")
+    write_table(pd.concat(tables, names=["judge"]).reset_index(level="judge"), folder / "table.parquet")
     report = run_facts(run, dataset) | {
         "sampling": sampling.to_json(),
         "noises": scale.noises,
@@ -200,8 +199,7 @@ def read_real(
     """The judge's readings where both parts are certain: of real characters, none of which was trained on.
 
     Args:
-        judge: with `read`.
-        asked: the questions.
+        judge, asked: as for `read_pairs`.
         together: of `shown_together`.
     Returns:
         For each kind of two the characters that show just two of the parts, and in what share of them the judge finds

@@ -168,11 +168,7 @@ def _is_candidate(character: str, characters: pd.DataFrame, components: Componen
 
 
 def _item_of(
-    character: str,
-    characters: pd.DataFrame,
-    components: Components,
-    glosses: Mapping[str, str],
-    families: _Families,
+    character: str, characters: pd.DataFrame, components: Components, glosses: Mapping[str, str], families: _Families
 ) -> tuple[Item, list[tuple[str, str]]]:
     """The item and the (part, slot) pairs that training must still show."""
     listed, parts = components.decompositions[character], two_parts(character, components)
@@ -200,8 +196,7 @@ def choose_novel_items(
     """T3: pairs that no listed character is made of, both parts glossed and seen in their slots.
 
     Args:
-        characters: a table of `load_characters`.
-        components: the list of decompositions.
+        characters, components: as for `choose_items`.
         training: the characters that are trained on.
         count: how many, at most.
         seed: of the choice.
@@ -244,8 +239,7 @@ class Without:
         Args:
             rule: to wrap.
             withheld: characters.
-            characters: a table of `load_characters`.
-            components: the list of decompositions.
+            characters, components: as for `choose_items`.
         """
         unknown = {str(character) for character in characters.index if components.of(str(character)) is None}
         return cls(rule, tuple(sorted(unknown.union(withheld))))
@@ -255,14 +249,7 @@ class Without:
         return self.rule.pool(characters, set(drawable) - set(self.withheld))
 
     def select(self, characters: pd.DataFrame, drawable: Iterable[str]) -> pd.DataFrame:
-        """The wrapped rule's set, chosen from what is left.
-
-        Args:
-            characters: a table of `load_characters`, all of it: variants and glosses decide what is held out.
-            drawable: the characters that the font or the stroke files draw.
-        Raises:
-            ValueError: as the wrapped rule does.
-        """
+        """The wrapped rule's set, chosen from what is left."""
         return self.rule.select(characters, set(drawable) - set(self.withheld))
 
     def to_json(self) -> dict[str, Any]:

@@ -155,8 +155,7 @@ def contrasts(study: Study, table: pd.DataFrame, split: str, outcome: str = "hit
     The p values of the others are corrected among themselves (`joint_sign_flips`).
 
     Args:
-        table: of `study_table`.
-        split: of the prompts.
+        table, split: as for `outcomes`.
         outcome: a column of the table, in which more is better.
     """
     found = [
@@ -196,10 +195,9 @@ def rates(study: Study, table: pd.DataFrame, outcome: str = "hit") -> pd.DataFra
             for number in sorted(of_variant["checkpoint"].unique()):
                 moment = of_variant.loc[of_variant["checkpoint"] == number]
                 cells = _cells(moment, outcome)
-                estimate = two_way_bootstrap(cells, counted_rng(len(rows), "resampling", 2))
                 rows.append(
                     {"split": split, "variant": variant.label, "checkpoint": int(number)}
-                    | estimate._asdict()
+                    | two_way_bootstrap(cells, counted_rng(len(rows), "resampling", 2))._asdict()
                     | {"blocks": cells.mean(axis=1).tolist()}
                     | _means(moment.drop_duplicates("seed"))
                 )
@@ -240,9 +238,7 @@ def write_report(
     """Reads the stored images and writes table-<name>.parquet, report-<name>.json and figure-<name>.png.
 
     Args:
-        judge: see `Judge`.
-        name: of the judge.
-        hits: which readings show what was expected.
+        judge, name, hits: as for `study_table`.
         outcome: the column of the table that is compared.
     Returns:
         What report-<name>.json holds.
@@ -255,7 +251,6 @@ def write_report(
     write_table(table, context.folder / f"table-{name}.parquet")
     found = {split: contrasts(study, table, split, outcome) for split in context.prompts}
     share = rates(study, table, outcome)
-    arms = table.drop_duplicates(["variant", "seed", "checkpoint"]).loc[:, list(ARM_COLUMNS)]
     report = {
         "study": study.to_json(),
         "hash": study.hash,
@@ -267,7 +262,7 @@ def write_report(
         "contrasts": {split: [c.to_json() for c in some] for split, some in found.items()},
         "rates": _records(share),
         "losses": arm_contrasts(study, table.loc[table["final"]], "held_out_loss"),
-        "arms": _records(arms),
+        "arms": _records(table.drop_duplicates(["variant", "seed", "checkpoint"]).loc[:, list(ARM_COLUMNS)]),
     }
     write_json_atomic(context.folder / f"report-{name}.json", report)
     facts = {"study": study.hash, "runs": sorted(set(table["run"])), "report": f"report-{name}.json"}

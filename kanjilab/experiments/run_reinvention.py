@@ -121,13 +121,14 @@ def run_reinvention(
     images = {name: draw(base, run, task.prompts, range(scale.seeds), sampling) for name, task in asked.items()}
     save_strip(answer_strip(asked, images, run), folder / "strip.png")
     tables = {name: score_items(judge, load_components(), asked[name].items, drawn) for name, drawn in images.items()}
+    scored = tables | floors(judge, asked, images)
     report = run_facts(run, dataset) | {
         "images_seen": run.read_log()["images_seen"].iloc[-1][0],
         "sampling": sampling.to_json(),
         "seeds": scale.seeds,
         "judge": judge_facts(judge),
         "items": {name: len(task.items) for name, task in asked.items()},
-        "scores": {name: _scores(table) for name, table in (tables | floors(judge, asked, images)).items()},
+        "scores": {name: reinvention_summary(table).to_dict(orient="index") for name, table in scored.items()},
         "word_order": word_order_consistency(tables[BY_PARTS], tables[REVERSED])._asdict(),
     }
     table = pd.concat(tables, names=["task"]).reset_index(level="task")
@@ -205,16 +206,11 @@ def floors(judge: Judge, asked: dict[str, Asked], images: dict[str, np.ndarray])
     return {name + FLOOR: score_items(judge, load_components(), others[name], drawn) for name, drawn in images.items()}
 
 
-def _scores(table: pd.DataFrame) -> dict[Any, dict[str, float]]:
-    return reinvention_summary(table).to_dict(orient="index")
-
-
 def answer_strip(asked: dict[str, Asked], images: dict[str, np.ndarray], run: RunFolder) -> Strip:
     """The first items in rows: the withheld character, and the drawings by parts and by meaning.
 
     Args:
-        asked: tasks by name.
-        images: (I, S, H, W) uint8 of each.
+        asked, images: as for `floors`.
         run: what drew them.
     """
     items = asked[BY_PARTS].items[:STRIP_ROWS]

@@ -114,9 +114,8 @@ def sd3_workflow(
     """A workflow for SD 3.5, whose checkpoint file has no text encoders: these are loaded by themselves.
 
     Args:
-        checkpoint: file in `models/checkpoints`.
+        checkpoint, drawing: as for `sd1_workflow`.
         lora: file in `models/loras`, of the form `comfyui` or `diffusers`.
-        drawing: what is drawn.
         encoders: CLIP-L, CLIP-G and T5-XXL, files in `models/text_encoders`.
         shift: of the timesteps towards noise.
     """

@@ -73,8 +73,7 @@ def to_kohya(run: RunFolder, step: int, arm: int, path: Path | str) -> Path:
     Returns:
         The file; of a DoRA for kohya's scripts with LyCORIS, since diffusers leaves its `dora_scale` out.
     Raises:
-        ValueError: as `to_diffusers`; or an MMDiT, for which these names do not fit.
-        RunError: there is no complete checkpoint of that step.
+        ValueError, RunError: as `to_diffusers`; or an MMDiT, for which these names do not fit.
     """
     return _write_lora(run, step, arm, Path(path) / lora_name(run, step, arm), kohya_tensors)
 
@@ -91,8 +90,7 @@ def to_comfyui(run: RunFolder, step: int, arm: int, path: Path | str) -> Path:
     Returns:
         The file.
     Raises:
-        ValueError: as `to_diffusers`; or a DoRA on all layers of an MMDiT, which ComfyUI would not apply right.
-        RunError: there is no complete checkpoint of that step.
+        ValueError, RunError: as `to_diffusers`; or a DoRA on all layers of an MMDiT, which ComfyUI applies wrongly.
     """
     return _write_lora(run, step, arm, Path(path) / lora_name(run, step, arm), comfyui_tensors)
 
@@ -107,8 +105,7 @@ def to_peft(run: RunFolder, step: int, arm: int, path: Path | str) -> Path:
     Returns:
         The denoiser's file.
     Raises:
-        ValueError: as `to_diffusers`, but any text encoder will do.
-        RunError: there is no complete checkpoint of that step.
+        ValueError, RunError: as `to_diffusers`, but any text encoder will do.
     """
     lora, path = read_arm(run, step, arm), Path(path)
     for name in (PEFT_FILE, "adapter_config.json"):  # of an arm that was written here before
@@ -143,8 +140,7 @@ def read_arm(run: RunFolder, step: int, arm: int) -> Lora:
     Args:
         run, step, arm: as for `to_diffusers`.
     Raises:
-        ValueError: as `to_diffusers`.
-        RunError: there is no complete checkpoint of that step.
+        ValueError, RunError: as `to_diffusers`.
     """
     settings = run.arm(arm)
     if settings.targets == "full":
@@ -188,7 +184,6 @@ def _stored_tensors(run: RunFolder, step: int, arm: int) -> dict[str, Tensor]:
 def _header(run: RunFolder, step: int, arm: int, folded: bool) -> dict[str, str]:
     """Text by text, as safetensors wants it."""
     facts, settings = run.settings, run.arm(arm)
-    state = run.read_state(step)
     return {
         "format": "pt",
         "base": facts["base"],
@@ -198,7 +193,7 @@ def _header(run: RunFolder, step: int, arm: int, folded: bool) -> dict[str, str]
         "rank": str(settings.rank),
         "scale": f"{settings.scale:g}, " + ("folded into lora_B" if folded else "to be applied to lora_B lora_A"),
         "step": str(step),
-        "images_seen": str(state["arms"][arm]["images_seen"]),
+        "images_seen": str(run.read_state(step)["arms"][arm]["images_seen"]),
         "settings": json.dumps(settings.to_json()),
         "kanjilab": facts["versions"]["kanjilab"],
         "licence": LICENCE,
@@ -218,10 +213,9 @@ def to_pipeline(run: RunFolder, step: int, arm: int, path: Path | str, base: Pat
     Returns:
         The folder.
     Raises:
-        ValueError: as `to_diffusers`; or the base has no weight for a trained layer.
+        ValueError, RunError: as `to_diffusers`; or the base has no weight for a trained layer.
         FileExistsError: the folder exists.
         FileNotFoundError: the base is no pipeline folder with safetensors.
-        RunError: there is no complete checkpoint of that step.
     """
     path, source = Path(path), base_folder(str(base or run.settings["base"]))
     if path.exists():
@@ -234,8 +228,7 @@ def to_pipeline(run: RunFolder, step: int, arm: int, path: Path | str, base: Pat
             done = {name for file in files for name in _rewrite(file, temporary / part / file.name, changes[part])}
             if missing := sorted(changes[part].keys() - done):
                 raise ValueError(f"{source} has no weight {missing[0]} ({len(missing)} in all): it is another base")
-        header = json.dumps(_header(run, step, arm, folded=True), indent=2)
-        (temporary / "kanjilab.json").write_text(header)
+        (temporary / "kanjilab.json").write_text(json.dumps(_header(run, step, arm, folded=True), indent=2))
     return path
 
 
@@ -403,18 +396,14 @@ class HubApi(Protocol):
         """Makes a repository, or finds it.
 
         Args:
-            repo_id: `owner/name`.
-            private: whether a new one is.
-            exist_ok: take one that is there.
+            repo_id, private, exist_ok: as there.
         """
 
     def upload_folder(self, *, repo_id: str, folder_path: str, commit_message: str) -> Any:
         """Puts a folder's files into it.
 
         Args:
-            repo_id: `owner/name`.
-            folder_path: of the files.
-            commit_message: in the repository's history.
+            repo_id, folder_path, commit_message: as there.
         """
 
 

@@ -63,10 +63,8 @@ def hand_over(run: RunFolder, step: int, arm: int, path: Path, handover: Handove
     Raises:
         ValueError, RunError, FileExistsError: as `kanjilab.export.conversion`.
     """
-    if handover.form == "pipeline":
-        written = [to_pipeline(run, step, arm, path)]
-    else:
-        written = [LORA_FORMS[handover.form](run, step, arm, path)]
+    write = to_pipeline if handover.form == "pipeline" else LORA_FORMS[handover.form]
+    written = [write(run, step, arm, path)]
     if handover.form == "comfyui":
         mmdit = run.settings.get("family") == "mmdit"
         workflow = workflow_for(run.settings["base"], mmdit, written[0].name, handover.drawing(run.size_px))
@@ -129,7 +127,6 @@ def _drawn_strip(
     """One noise at every checkpoint, and further ones at the last alone."""
     steps = run.checkpoints()
     total = pictures_of(len(steps) - 1, prompts)
-    before = len(prompts) * len(steps)
 
     def draw(seeds: Sequence[int], wanted: Sequence[int], drawn: int) -> tuple[np.ndarray, dict[str, Any]]:
         return sample_history(
@@ -145,6 +142,6 @@ def _drawn_strip(
         )
 
     images, facts = draw([0], steps, 0)
-    others, _ = draw(OTHER_NOISES, steps[-1:], before)
+    others, _ = draw(OTHER_NOISES, steps[-1:], len(prompts) * len(steps))
     facts |= {"seeds": [0, *OTHER_NOISES]}
     return history_strip(images, facts, run.name, others=others[-1])

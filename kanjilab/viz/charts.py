@@ -116,9 +116,7 @@ def draw_learning_rate(
 
     Args:
         log: with the columns `lr` and x.
-        arms: names of the K arms.
-        x: column of the horizontal axis.
-        ax: axes to draw into; default a figure of its own.
+        arms, x, ax: as for `draw_loss`.
     Raises:
         ValueError: as `draw_loss`.
     """
@@ -137,10 +135,7 @@ def draw_gradient_norm(
 
     Args:
         log: with the columns `gradient_norm` and x.
-        arms: names of the K arms.
-        x: column of the horizontal axis.
-        span: of the moving average in records; default a twentieth of the records.
-        ax: axes to draw into; default a figure of its own.
+        arms, x, span, ax: as for `draw_loss`.
     Raises:
         ValueError: as `draw_loss`.
     """

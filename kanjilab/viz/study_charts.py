@@ -64,9 +64,7 @@ def draw_differences(
     Args:
         differences: one row a contrast: label, value, low, high (shares), blocks (list of shares), verdict.
         margin: half the width of the band, as a share.
-        title: above the chart.
-        note: a second, smaller line.
-        ax: axes to draw into; default a figure of its own.
+        title, note, ax: as for `draw_rates`.
     Raises:
         ValueError: no rows.
     """
@@ -92,9 +90,7 @@ def draw_budget(rates: pd.DataFrame, *, title: str = "", note: str = "", ax: Axe
     Args:
         rates: rows of variant, images_seen, value, low, high (shares); where there is `stopped` (number of trainings),
             it is written beside the name.
-        title: above the chart.
-        note: a second, smaller line.
-        ax: axes to draw into; default a figure of its own.
+        title, note, ax: as for `draw_rates`.
     Raises:
         ValueError: no rows.
     """
@@ -128,8 +124,7 @@ def draw_blocks(
     Args:
         values: name of what was measured -> a row a block, a column a variant; a chart each.
         pairs: (first, second), names of columns.
-        title: above the charts.
-        note: a second, smaller line.
+        title, note: above the charts.
     Raises:
         ValueError: nothing to draw.
     """
@@ -222,8 +217,7 @@ def draw_study(
     Args:
         rates: as for `draw_rates` and `draw_budget`, with `final`.
         differences: as for `draw_differences`; no rows where nothing was compared.
-        title: above the charts.
-        note: a second, smaller line.
+        title, note: above the charts.
         margin: as for `draw_differences`.
     """
     last = rates.loc[rates["final"]]

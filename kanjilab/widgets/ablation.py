@@ -170,10 +170,7 @@ def answer_study(study: Study, folder: Path, kept: Path | None, worker: Worker, 
     """A job: plan, then train, draw and judge what is not stored, pack by pack, to the end or to a stop.
 
     Args:
-        study: the question.
-        folder: of the study.
-        kept: as for `ablate`.
-        worker: to report progress to.
+        study, folder, kept, worker: as for `plan_study`.
         **reading: judge, name and hits, as for `ablate`.
     """
     plan_study(study, folder, kept, reading["name"], worker)
@@ -233,9 +230,8 @@ class AblationPanel(WorkPanel):
         designs = [GIVEN] * (self.given is not None) + [*DESIGNS, FREE]
         self.design: Any = widgets.Dropdown(options=designs, value=GIVEN if self.given else design, layout=WIDE)
         self.scale: Any = widgets.Dropdown(options=list(BUDGETS), value=scale, layout=WIDE)
-        given = ", ".join(map(str, seeds))
         self.seeds: Any = widgets.Text(
-            value=given, placeholder="those of the scale", continuous_update=False, layout=WIDE
+            value=", ".join(map(str, seeds)), placeholder="those of the scale", continuous_update=False, layout=WIDE
         )
         budget = BUDGETS[scale].images_seen
         self.images: Any = widgets.BoundedIntText(value=budget, min=1, max=10**9, layout=WIDE)
@@ -278,8 +274,7 @@ class AblationPanel(WorkPanel):
             return
 
         def change() -> None:
-            value = value_from_text(self.axes[number].value, text)
-            self.chips[number].children += (self._chip(value, True),)
+            self.chips[number].children += (self._chip(value_from_text(self.axes[number].value, text), True),)
             self.further[number].value = ""
             self.study = self._read()
 
@@ -330,11 +325,7 @@ class AblationPanel(WorkPanel):
         self._changed(change)
 
     def start(self) -> Worker:
-        """Train, draw and judge, in the background, what is not stored.
-
-        Raises:
-            WorkerBusy: a job of this kernel is running on the study.
-        """
+        """Train, draw and judge, in the background, what is not stored."""
         study, folder, reading = self.study, self.folder, self.reading
         return self._begin(lambda worker: answer_study(study, folder, self.kept, worker, **reading))
 
@@ -371,11 +362,7 @@ class AblationPanel(WorkPanel):
         return study_code(self.study, self.folder, named, **self.reading, kept=self.kept)
 
     def picture(self) -> Image.Image:
-        """The study's figure above the glyphs that the selected variant drew.
-
-        Raises:
-            ValueError: the study is not finished.
-        """
+        """The study's figure above the glyphs that the selected variant drew; of a finished study only."""
         state = self.state
         if state.report is None:
             raise ValueError(
@@ -396,7 +383,8 @@ class AblationPanel(WorkPanel):
             self.claim.value = f"<b>{escape(study.claim)}</b>: {len(study.variants)} variants × {seeds}"
             self.cost.value = escape(study_cost_text(state))
             self._say(_status(state, worker))
-            self.progress.value = _progress(worker)
+            known = worker is not None and worker.alive and worker.total > 0
+            self.progress.value = progress_html(worker.done, worker.total, worker.stage) if worker and known else ""
             self._show_cells()
             self._show_results(state)
             self.code_box.code = self.code
@@ -451,11 +439,6 @@ class AblationPanel(WorkPanel):
             self.strip.value = picture_html(encode_png(draw_strip(strip)), alternative)
         elif state.report is not None and selected:
             self.strip.value = escape(f"The images of {selected} are not stored in {state.source}.")
-
-
-def _progress(worker: Worker | None) -> str:
-    known = worker is not None and worker.alive and worker.total > 0
-    return progress_html(worker.done, worker.total, worker.stage) if worker and known else ""
 
 
 def _status(state: StudyState, worker: Worker | None) -> str:

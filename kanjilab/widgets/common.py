@@ -253,7 +253,7 @@ class Panel(ABC):
 
     @abstractmethod
     def picture(self) -> Image.Image | Figure:
-        """What is shown, as a static picture for readers without a kernel."""
+        """What is shown, as a static picture for readers without a kernel; raises ValueError if that is nothing."""
 
     def _repr_mimebundle_(self, **_options: Any) -> dict[str, Any]:
         bundle: Any = self.widget._repr_mimebundle_()  # anywidget's comes with metadata

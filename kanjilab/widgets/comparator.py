@@ -152,11 +152,7 @@ class StripComparator(Panel):
         return python_call("StripComparator", self._runs, **changed_options(self.view, self.tracks))
 
     def picture(self, cell_px: int = 96) -> Image.Image:
-        """The chosen runs, prompts and seeds as a static strip.
-
-        Args:
-            cell_px: edge of a cell.
-        """
+        """The chosen runs, prompts and seeds as a static strip."""
         return draw_strip(view_strip(self.tracks, self.view), cell_px)
 
     def save(self, path: Path | str, title: str = "") -> Path:
@@ -177,8 +173,7 @@ class StripComparator(Panel):
         if path.suffix == ".gif":
             return _save_glyph(self.tracks, self.view, path, title)
         if path.suffix == ".html":
-            page = page_html(self.tracks, self.view, self._readings, title)
-            return write_bytes_atomic(path, page.encode())
+            return write_bytes_atomic(path, page_html(self.tracks, self.view, self._readings, title).encode())
         raise ValueError(f"expected a path ending in .png, .gif or .html, got {str(path)!r}")
 
     def _answer(self, _widget: Any, message: dict[str, Any], _buffers: Any) -> None:

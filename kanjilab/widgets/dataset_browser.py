@@ -231,8 +231,7 @@ class DatasetBrowser(Panel):
         if not len(shown):
             raise ValueError("no glyph passes the filter, so there is nothing to draw")
         captions = [str(text).split(";")[0] for text in self._table["text"].iloc[shown]]
-        images = self.dataset.images(shown)
-        return draw_glyph_sheet(images, captions, columns=PAGE_COLUMNS, title=self._tally())
+        return draw_glyph_sheet(self.dataset.images(shown), captions, columns=PAGE_COLUMNS, title=self._tally())
 
     def _row_of(self, file_name: str) -> int:
         found = np.flatnonzero((self._table["file_name"] == file_name).to_numpy())
@@ -331,7 +330,9 @@ class DatasetBrowser(Panel):
         rows = {id(self.grid): self._on_page(), id(self.same): self._same_rows, id(self.nearest): self._nearest_rows}
         self.selected = int(rows[id(grid)][grid.choice])
         self._show_entry()
-        self._mark()
+        with self._changing_inputs():
+            self.grid.selected = self._place_of_selected(self._on_page())
+        self.box.code = self.code
 
     def _show_page(self) -> None:
         shown = self._on_page()
@@ -340,12 +341,6 @@ class DatasetBrowser(Panel):
         self.status.value = status_html(self._tally())
         self.previous.disabled = self._page == 1
         self.next.disabled = self._page == pages(len(self.rows))
-
-    def _mark(self) -> None:
-        """Mark the selected glyph on the page, and show the code of this view."""
-        with self._changing_inputs():
-            self.grid.selected = self._place_of_selected(self._on_page())
-        self.box.code = self.code
 
     def _place_of_selected(self, rows: NDArray[np.intp]) -> int:
         at = np.flatnonzero(rows == self.selected)
@@ -367,8 +362,7 @@ class DatasetBrowser(Panel):
         return [self._pictures[int(row)] for row in rows]
 
     def _show_entry(self) -> None:
-        row = self._table.iloc[self.selected]
-        facts = entry_facts(row, self._characters)
+        facts = entry_facts(self._table.iloc[self.selected], self._characters)
         lines = "".join(
             f'<tr><th scope="row" style="text-align:left;vertical-align:top;padding-right:.8em">{escape(name)}</th>'
             f'<td style="text-align:left;overflow-wrap:anywhere">{escape(value)}</td></tr>'

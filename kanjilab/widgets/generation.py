@@ -384,8 +384,7 @@ def placing(ranked: Any, seed: int, expected: Sequence[str]) -> str:
     """A glyph's rank and the reasons for it, in words.
 
     Args:
-        ranked: row of `rank_glyphs`.
-        seed: of the glyph.
+        ranked, seed: as for `short_caption`.
         expected: parts that a glyph should show.
     """
     if ranked["rejected"]:

@@ -252,8 +252,7 @@ class Playground(Panel):
         formed = widgets.HBox([self.forming, self.enlarged], layout={"flex_flow": "row wrap"})
         shown += [formed, self.reasons, self.past]
         if not self._public:
-            saving = widgets.HBox([self.folder, self.save_button, self.load_button], layout=WRAP)
-            shown += [saving, self.box]
+            shown += [widgets.HBox([self.folder, self.save_button, self.load_button], layout=WRAP), self.box]
         self.widget = widgets.VBox(shown)
 
     def start(self) -> None:
@@ -343,7 +342,8 @@ class Playground(Panel):
         self.reasons.value = f"<ol>{''.join(f'<li>{escape(reason)}</li>' for reason in reasons)}</ol>"
         self._say("Explaining the best …")
         self._show_one(glyphs.best)
-        self._remember(kept_glyph(glyphs, glyphs.best, self._verdict))
+        self.history = [*self.history, kept_glyph(glyphs, glyphs.best, self._verdict)][-HISTORY_MOST:]
+        self._show_history()
         self._show_code()
         rejected = sum(rank == 0 for rank in ranked["rank"])
         self._say(f"{len(seeds)} drawn, {rejected} rejected as not well-formed.")
@@ -424,10 +424,6 @@ class Playground(Panel):
     def _refuse_public(self) -> None:
         if self._public:
             raise PermissionError("a public playground neither saves nor loads a history")
-
-    def _remember(self, kept: Kept) -> None:
-        self.history = [*self.history, kept][-HISTORY_MOST:]
-        self._show_history()
 
     def _show_history(self) -> None:
         latest = self.history[::-1]

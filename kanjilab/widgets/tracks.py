@@ -291,8 +291,7 @@ def changed_options(view: View, tracks: Sequence[Track]) -> dict[str, Any]:
     wished = () if view.prompts == first_view(tracks).prompts else view.prompts
     first = replace(first_view(tracks, wished), selected=with_chosen_cell(view, tracks).selected)
     names = [field.name for field in fields(View) if getattr(view, field.name) != getattr(first, field.name)]
-    options = {name: getattr(view, name) for name in names}
-    return options | ({"prompts": view.prompts} if wished else {})
+    return {name: getattr(view, name) for name in names} | ({"prompts": view.prompts} if wished else {})
 
 
 def catalogue(tracks: Sequence[Track]) -> dict[str, Any]:

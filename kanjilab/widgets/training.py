@@ -15,7 +15,6 @@ from typing import Any
 
 import ipywidgets as widgets
 import pandas as pd
-from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from PIL import Image
 
@@ -27,7 +26,7 @@ from kanjilab.models.sampling import Sampling
 from kanjilab.training.history import history_strip
 from kanjilab.training.job import TrainingJob
 from kanjilab.training.presets import DEMO_SAMPLING
-from kanjilab.viz.charts import DOTS_PER_INCH, draw_gradient_norm, draw_loss, figure_png
+from kanjilab.viz.charts import draw_gradient_norm, draw_loss, figure_png, new_figure
 from kanjilab.viz.strip import draw_strip, encode_png
 from kanjilab.viz.text import printable
 from kanjilab.widgets.common import (
@@ -97,11 +96,6 @@ def as_data(data: Rule | Path | str | Mapping[str, Any]) -> dict[str, Any]:
     return dict(data) if isinstance(data, Mapping) else json.loads(json.dumps(data.to_json()))
 
 
-def alpha_from_text(text: str) -> float | None:
-    """Alpha from what a user typed; None, which means the rank, from an empty text."""
-    return float(text) if text.strip() else None
-
-
 def training_code(recipe: TrainingJob, workshop: Workshop) -> str:
     """Python that runs the same training without a panel, in the same folders."""
     run = python_call("Path", str(workshop.run_path(recipe)))
@@ -130,8 +124,7 @@ def draw_curves(log: pd.DataFrame, title: str = "") -> Figure | None:
     """Loss and gradient norm side by side; None for an empty log."""
     if not len(log):
         return None
-    figure = Figure(figsize=(9.6, 2.9), dpi=DOTS_PER_INCH, layout="constrained")
-    FigureCanvasAgg(figure)
+    figure = new_figure(9.6, 2.9)
     left, right = figure.subplots(1, 2)
     draw_loss(log, ax=left)
     draw_gradient_norm(log, ax=right)
@@ -233,7 +226,7 @@ class TrainingPanel(WorkPanel):
         """The recipe that the inputs describe."""
         values = {name: box.value for name, box in self.inputs.items()}
         of_arm = {name: value for name, value in values.items() if hasattr(self.asked.arm, name)}
-        of_arm["alpha"] = alpha_from_text(values["alpha"])
+        of_arm["alpha"] = float(values["alpha"]) if values["alpha"].strip() else None  # None means the rank
         return dataclasses.replace(
             self.recipe,
             base=values["base"].strip(),
@@ -254,11 +247,7 @@ class TrainingPanel(WorkPanel):
             self.refresh()
 
     def start(self) -> Worker:
-        """Start the training, resume it, or load it where it is finished, in the background.
-
-        Raises:
-            WorkerBusy: a job of this kernel is training or measuring it.
-        """
+        """Start the training, resume it, or load it where it is finished, in the background."""
         recipe, drawing = self.recipe, self.drawing
         self.workshop.keep(recipe, self.asked)
         return self._begin(lambda worker: self.workshop.train(recipe, drawing, worker))
@@ -292,13 +281,8 @@ class TrainingPanel(WorkPanel):
         return training_code(self.recipe, self.workshop)
 
     def picture(self) -> Image.Image:
-        """Curves above the strip, so far.
-
-        Raises:
-            ValueError: the log is empty.
-        """
-        log = self._log()
-        figure = draw_curves(log, self.recipe.title())
+        """Curves above the strip, so far."""
+        figure = draw_curves(self._log(), self.recipe.title())
         if figure is None:
             raise ValueError(f"{self.folder}: nothing is logged yet")
         curves = Image.open(io.BytesIO(figure_png(figure)))

@@ -50,7 +50,7 @@ class WorkPanel(Panel):
 
     @abstractmethod
     def start(self) -> Worker:
-        """Start the job, or resume it, in the background."""
+        """Start the job, or resume it, in the background; raises `WorkerBusy` while one of this kernel runs."""
 
     @abstractmethod
     def refresh(self) -> None:
@@ -106,13 +106,7 @@ class WorkPanel(Panel):
         return widgets.HBox([self.start_button, self.stop_button, self.cost_button], layout=WRAP)
 
     def _show_buttons(self, ready: str, running: bool, cost_known: bool) -> None:
-        """Label and enable the buttons.
-
-        Args:
-            ready: label of the first one while nothing runs.
-            running: whether any process works in the folder.
-            cost_known: whether there is nothing to measure.
-        """
+        """Label and enable the buttons; `ready` is the label of the first one while nothing runs."""
         self.start_button.description = "Running" if running else ready
         self.start_button.disabled = running or bool(self._problem)
         self.stop_button.disabled = not running

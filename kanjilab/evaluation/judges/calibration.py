@@ -51,9 +51,6 @@ SAMPLE_PER_FONT = 16
 SAMPLE_PER_NEGATIVE = 6
 
 
-# ---------------------------------------------------------------- the network's outputs
-
-
 class Logits(NamedTuple):
     """A network's outputs for N glyphs: embedding (N, D), presence (N, P), layout (N, L + 1), well_formed (N,)."""
 
@@ -88,9 +85,6 @@ def present_parts(glyphs: Glyphs, vocabulary: int) -> NDArray[np.bool_]:
     present = np.zeros((len(glyphs), vocabulary), dtype=bool)
     present[glyphs.parts[:, 0].astype(int), glyphs.parts[:, 1].astype(int)] = True
     return present
-
-
-# ---------------------------------------------------------------- thresholds
 
 
 def temperature_of(logits: NDArray[np.float32], truth: NDArray[np.bool_]) -> float:
@@ -151,11 +145,10 @@ def calibrate(network: JudgeNetwork, validation: Glyphs, characters: Sequence[st
     asked = held | (validation.legal == 0)
     legal_temperature = temperature_of(said.well_formed[asked], validation.legal[asked] == 1)
     well_formed = expit(said.well_formed[held] / legal_temperature)
-    distance = _own_distance(network, said, validation)
     return Calibration(
         {"parts": parts_temperature, "layout": float(layout_temperature), "legality": legal_temperature},
         _part_thresholds(probability, present, validation, labelled),
-        float(np.quantile(distance, KNOWN_QUANTILE)),
+        float(np.quantile(_own_distance(network, said, validation), KNOWN_QUANTILE)),
         float(np.quantile(well_formed, LEGAL_QUANTILE)),
     )
 
@@ -164,8 +157,7 @@ def _part_thresholds(
     probability: NDArray[np.float32], present: NDArray[np.bool_], validation: Glyphs, labelled: NDArray[np.bool_]
 ) -> NDArray[np.float32]:
     """(P,) the higher of two: of the pictures without any part 5% show one; and few real glyphs show a wrong one."""
-    empty = probability[validation.is_kind(*WITHOUT_PARTS)]
-    floor = np.quantile(empty.max(axis=1), 1 - FALSE_POSITIVES)
+    floor = np.quantile(probability[validation.is_kind(*WITHOUT_PARTS)].max(axis=1), 1 - FALSE_POSITIVES)
     without = np.where(present[labelled], 0.0, probability[labelled])
     return np.maximum(floor, np.quantile(without, 1 - CONFUSED_MAX, axis=0)).astype(np.float32)
 
@@ -180,9 +172,6 @@ def _own_distance(network: JudgeNetwork, said: Logits, glyphs: Glyphs) -> NDArra
     real = glyphs.character >= 0
     prototypes = F.normalize(network.prototypes.detach(), dim=1).numpy()
     return 1 - (said.embedding[real] * prototypes[glyphs.character[real]]).sum(axis=1)
-
-
-# ---------------------------------------------------------------- the card
 
 
 def measure(judge: Judge, glyphs: Glyphs) -> dict[str, Any]:
@@ -274,9 +263,6 @@ def _measure_reading(judge: Judge, glyphs: Glyphs, count: int = 1000) -> dict[st
         "typeset_parts_read_each": float(np.mean([len(parts) for parts in table.parts])),
         "read_seconds_per_1000": round(1000 * seconds / len(rows), 1),
     }
-
-
-# ---------------------------------------------------------------- a small sample, kept for the tests
 
 
 def make_sample(path: Path, fonts_folder: Path = FONTS_FOLDER, kanjivg: Path | None = None, seed: int = 55) -> None:

@@ -50,8 +50,7 @@ def explain(judge: Judge, image: NDArray[np.uint8], prompt: str = "") -> Figure:
         axis.set(xticks=[], yticks=[])
     verdict = f"already exists as {reading.codepoint} {reading.nearest}" if reading.exists else "not in the list"
     legal = "well-formed" if reading.legal else "not well-formed"
-    shown = prompt.replace("$", r"\$")  # no mathematics in prompts
-    title = f"{shown}\n" if prompt else ""
+    title = prompt.replace("$", r"\$") + "\n" if prompt else ""  # no mathematics in prompts
     layout = LAYOUT_WORDS.get(reading.layout, "no clear layout")
     title += f"{legal} ({reading.legal_probability:.2f}), {layout}, {verdict}, judge {judge.name}"
     figure.suptitle(title, fontproperties=font, fontsize=10)

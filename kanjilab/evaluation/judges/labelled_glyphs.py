@@ -42,9 +42,6 @@ NEGATIVES = KINDS[3:]
 WITHOUT_PARTS = ("scribble", "jumbled strokes", "blob", "noise", "letter")  # the other negatives may show some
 
 
-# ---------------------------------------------------------------- fonts
-
-
 @dataclass(frozen=True)
 class FontFile:
     """A font, where Debian puts it below /usr/share/fonts, and the package that does."""
@@ -102,16 +99,8 @@ def locate(font: FontFile, folder: Path = FONTS_FOLDER) -> Path:
 def recogniser_characters() -> tuple[str, ...]:
     """The characters with an English meaning that the default font draws, by codepoint."""
     table = load_characters()
-    return tuple(
-        sorted(
-            c
-            for c, glosses in zip(table.index, table.meanings_raw, strict=True)
-            if glosses and draws(c, default_font())
-        )
-    )
-
-
-# ---------------------------------------------------------------- glyphs with their truth
+    meant = (character for character, glosses in zip(table.index, table.meanings_raw, strict=True) if glosses)
+    return tuple(sorted(character for character in meant if draws(character, default_font())))
 
 
 @dataclass(frozen=True)
@@ -165,16 +154,11 @@ def part_rows(parts: Sequence[Part], frame: Box, vocabulary: dict[str, int]) -> 
         Per part: index, left, top, right, bottom in [0, 1].
     """
     left, top, right, bottom = frame_of(frame)
-    rows = []
+    width, height, rows = right - left, bottom - top, []
     for part in parts:
         if part.element in vocabulary:
             a, b, c, d = part.box
-            box = (
-                (a - left) / (right - left),
-                (b - top) / (bottom - top),
-                (c - left) / (right - left),
-                (d - top) / (bottom - top),
-            )
+            box = (a - left) / width, (b - top) / height, (c - left) / width, (d - top) / height
             rows.append([float(vocabulary[part.element]), *(min(1.0, max(0.0, value)) for value in box)])
     return rows
 
@@ -262,8 +246,7 @@ def negative_glyphs(images: NDArray[np.uint8], kind: str) -> Glyphs:
 def parts_of(glyphs: Glyphs, rows: NDArray[np.int64]) -> NDArray[np.float32]:
     """The parts (M, 6) of some glyphs, renumbered: glyph 0 is the one of `rows[0]`."""
     starts = np.searchsorted(glyphs.parts[:, 0], rows)
-    stops = np.searchsorted(glyphs.parts[:, 0], rows, side="right")
-    counts = stops - starts
+    counts = np.searchsorted(glyphs.parts[:, 0], rows, side="right") - starts
     within = np.arange(counts.sum()) - np.repeat(np.cumsum(counts) - counts, counts)
     parts = glyphs.parts[np.repeat(starts, counts) + within].copy()
     parts[:, 0] = np.repeat(np.arange(len(rows)), counts)
@@ -286,9 +269,6 @@ def joined(several: Sequence[Glyphs]) -> Glyphs:
     names = [field.name for field in fields(Glyphs) if field.name != "parts"]
     arrays = {name: np.concatenate([getattr(glyphs, name) for glyphs in several]) for name in names}
     return Glyphs(**arrays, parts=np.concatenate(parts))
-
-
-# ---------------------------------------------------------------- all of it
 
 
 @dataclass(frozen=True)
@@ -367,16 +347,14 @@ def negative_pictures(
         images: (N, 128, 128) uint8 glyphs, from both ends of which some are taken to be spoilt.
         count: of each kind, half as many of blobs and of noise.
         fonts: for letters.
-        hangul_font: for letters that are no kana.
-        kanjivg: strokes to jumble.
+        hangul_font, kanjivg: as for `build_material`.
         rng: of everything.
     Returns:
         kind -> (M, 128, 128) uint8, M at most `count`.
     """
-    listed = sorted(load_components().decompositions)
     return {
         "scribble": scribbles(count, rng),
-        "jumbled strokes": jumbled_strokes(count, kanjivg, listed, rng),
+        "jumbled strokes": jumbled_strokes(count, kanjivg, sorted(load_components().decompositions), rng),
         "blob": blobs(count // 2, rng),
         "noise": noise(count // 2, rng),
         "letter": letters(fonts, hangul_font, count, rng),

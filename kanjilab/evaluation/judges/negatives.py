@@ -23,11 +23,7 @@ HANGUL = (0xAC00, 0xD7A3)
 
 
 def scribbles(count: int, rng: np.random.Generator) -> NDArray[np.uint8]:
-    """Random lines, bends and arcs as thick as strokes; some of them upright or level as in kanji.
-
-    Returns:
-        (count, 128, 128) uint8, 0 ink to 255 paper.
-    """
+    """Random lines, bends and arcs as thick as strokes, some upright or level as in kanji; (N, 128, 128) uint8."""
     pictures = []
     for _ in range(count):
         picture = Image.new("L", (256, 256), 255)
@@ -52,11 +48,7 @@ def scribbles(count: int, rng: np.random.Generator) -> NDArray[np.uint8]:
 def jumbled_strokes(
     count: int, kanjivg: KanjiVG, characters: Sequence[str], rng: np.random.Generator
 ) -> NDArray[np.uint8]:
-    """Real strokes of several characters thrown together at random places.
-
-    Returns:
-        (count, 128, 128) uint8, 0 ink to 255 paper.
-    """
+    """Real strokes of several characters thrown together at random places; (N, 128, 128) uint8."""
     pictures = []
     for _ in range(count):
         picture = Image.new("L", (256, 256), 255)

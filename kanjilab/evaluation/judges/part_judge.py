@@ -257,8 +257,7 @@ def _inside(part: _Seen, other: _Seen, frame: NDArray[np.float64]) -> bool:
 
 
 def _each_once(found: list[_Seen], frame: NDArray[np.float64]) -> list[_Seen]:
-    """Drops the whole of a glyph that was seen in its parts, pieces of a part that was seen, and second
-    readings of the same place."""
+    """Drops a whole that was seen in its parts, pieces of a part that was seen, and second readings of a place."""
     components = load_components()
     extent = (frame[2] - frame[0]) * (frame[3] - frame[1]) * (1 - 2 * MARGIN) ** 2
 

@@ -86,8 +86,7 @@ def _other_kind(row: Any, left: int | None, radicals: Sequence[int]) -> str | No
     if layout != "1" or number in radicals or number in {LOOKALIKES.get(radical) for radical in radicals}:
         return None
     strokes = (bisect_right(FIRST_OF_STROKES, number), SHORT_FORM_STROKES.get(number))
-    on_the_left = left is not None or int(first) in strokes
-    return f"left {number}" if on_the_left else None
+    return f"left {number}" if left is not None or int(first) in strokes else None
 
 
 def _scribbles(count: int, rng: np.random.Generator) -> Ink:
@@ -223,8 +222,7 @@ class RadicalJudge:
             cache: folder for the judge's file, made if need be; a file there that cannot be read is replaced.
             characters: as in `fit`; None for `load_characters()`.
             font: as in `fit`; None for `default_font()`.
-            radicals: as in `fit`.
-            seed: as in `fit`.
+            radicals, seed: as in `fit`.
         Raises:
             ValueError: as in `fit`.
         """

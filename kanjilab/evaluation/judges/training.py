@@ -178,8 +178,7 @@ class JudgeTraining:
         rows = pools.draw(recipe, rng)
         self.network.train()
         with torch.autocast("cpu", torch.bfloat16):
-            ink = roughen(material.ink[rows], rng).to(memory_format=torch.channels_last)
-            answers = self.network(ink)
+            answers = self.network(roughen(material.ink[rows], rng).to(memory_format=torch.channels_last))
         losses = judge_losses(
             answers, self.network.prototypes, material, rows, recipe, self.step >= recipe.novel_from_step
         )
@@ -329,13 +328,12 @@ class Workshop:
             files = {**TRAINING_FONTS, "validation": VALIDATION_FONTS, "test": TEST_FONTS}[name]
             fonts = [locate(font, self.fonts) for font in files]
             tests = name not in TRAINING_FONTS
-            amounts = TEST_AMOUNTS if tests else Amounts()
             made = build_material(
                 fonts,
                 locate(HANGUL_FONT, self.fonts),
                 recogniser_characters(),
                 KanjiVG.open(self.kanjivg),
-                amounts,
+                TEST_AMOUNTS if tests else Amounts(),
                 MATERIAL_SEEDS[name],
                 tests,
             )
@@ -377,10 +375,9 @@ def finish_judge(training: JudgeTraining, validation: Glyphs, test: Glyphs) -> J
         {},
     )
     recipe = training.recipe
-    images = training.step * (recipe.batch_real + recipe.batch_typeset + recipe.batch_negatives)
     report = {
         "steps": training.step,
-        "images_seen": images,
+        "images_seen": training.step * (recipe.batch_real + recipe.batch_typeset + recipe.batch_negatives),
         "training_seconds": round(training.seconds),
         "machine": f"one core, {platform.machine()}, bf16",
         "validation": measure(judge, validation),
@@ -399,8 +396,7 @@ def build_judges(workshop: Workshop, out: Path, names: Sequence[str] = ("A", "B"
     """
     judges = {}
     for name in names:
-        recipe = JudgeRecipe(name, seed=SEEDS[name])
-        training = workshop.trained(recipe, _print_progress)
+        training = workshop.trained(JudgeRecipe(name, seed=SEEDS[name]), _print_progress)
         judges[name] = finish_judge(training, workshop.material("validation"), workshop.material("test"))
         save_judge(judges[name], out / f"judge_{name.lower()}.safetensors")
     make_sample(out / SAMPLE_NAME, workshop.fonts, workshop.kanjivg)
