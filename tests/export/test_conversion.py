@@ -28,11 +28,12 @@ from kanjilab.export.conversion import (
     to_pipeline,
     write_card,
 )
-from kanjilab.export.lora_formats import read_lora, stack_of
+from kanjilab.export.lora_formats import read_lora
 from kanjilab.models.loading import load_base
 from kanjilab.models.sampling import Sampling, initial_noise, sample
 from kanjilab.training.checkpoints import load_checkpoints
 from kanjilab.training.loop import train
+from tests.lora_stack import stack_of
 from tests.tiny import tiny_encoded
 
 ARMS = {

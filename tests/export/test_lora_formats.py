@@ -26,10 +26,10 @@ from kanjilab.export.lora_formats import (
     diffusers_tensors,
     kohya_tensors,
     read_lora,
-    stack_of,
 )
 from kanjilab.export.lora_formats import _is_exchanged as is_exchanged
 from kanjilab.models.adapters import target_layers
+from tests.lora_stack import stack_of
 
 SD14 = dict(
     sample_size=64,

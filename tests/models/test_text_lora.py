@@ -17,7 +17,7 @@ from kanjilab.core.config import Arm
 from kanjilab.core.run_folder import RunFolder
 from kanjilab.data.image_folder import open_dataset
 from kanjilab.export.conversion import LORA_FORMS, read_arm, to_comfyui, to_diffusers, to_peft, to_pipeline
-from kanjilab.export.lora_formats import Lora, LowRank, comfyui_tensors, read_lora, stack_of
+from kanjilab.export.lora_formats import Lora, LowRank, comfyui_tensors, read_lora
 from kanjilab.models.adapters import TEXT, text_layers
 from kanjilab.models.conditioning import Prompts
 from kanjilab.models.diffusion import LatentDiffusion
@@ -31,6 +31,7 @@ from kanjilab.training.data_order import draw_example
 from kanjilab.training.encoded import encode_dataset
 from kanjilab.training.loop import train
 from kanjilab.training.trainer import Trainer
+from tests.lora_stack import stack_of
 from tests.tiny import save_tiny_pipeline, tiny_encoded
 from tests.tiny_study import four_radicals
 
