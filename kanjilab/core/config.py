@@ -8,13 +8,14 @@ from dataclasses import dataclass
 from math import ceil, inf, sqrt
 from typing import Any, Self, get_type_hints
 
-TARGETS = ("cross-attention", "attention", "attention+feed-forward", "all", "full", "none")
+TARGETS = ("cross-attention", "attention", "attention+feed-forward", "all", "full")
+UNTRAINED = "none"  # in place of targets: the denoiser stays frozen
 WAYS = ("frozen", "lora", "full")  # to train an encoder
 SCHEDULES = ("constant", "linear", "cosine", "cosine-restarts", "constant-cooldown", "periodic")
 QUANTISED = ("8bit", "4bit")  # the frozen weights, through bitsandbytes on CUDA
 PRECISIONS = ("fp32", "bf16", *QUANTISED)
 RANGES: tuple[tuple[str, str, Callable[[Any], bool]], ...] = (  # NaN fits none of them
-    ("targets", f"be one of {TARGETS}", lambda value: value in TARGETS),
+    ("targets", f"be one of {(*TARGETS, UNTRAINED)}", lambda value: value in (*TARGETS, UNTRAINED)),
     ("text_encoder condition_encoder", f"be one of {WAYS}", lambda value: value in WAYS),
     ("schedule", f"be one of {SCHEDULES}", lambda value: value in SCHEDULES),
     ("rank batch accumulation cycles", "be a whole number >= 1", lambda value: value >= 1),
@@ -165,7 +166,7 @@ class Arm:
     @property
     def parts(self) -> dict[str, str]:
         """How each part of the base is trained: `frozen`, `lora` or `full`."""
-        denoiser = {"full": "full", "none": "frozen"}.get(self.targets, "lora")
+        denoiser = {"full": "full", UNTRAINED: "frozen"}.get(self.targets, "lora")
         return {"denoiser": denoiser, "text_encoder": self.text_encoder, "condition_encoder": self.condition_encoder}
 
     @property

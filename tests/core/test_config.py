@@ -8,7 +8,7 @@ import re
 
 import pytest
 
-from kanjilab.core.config import ADDED_LATER, SCHEDULES, TARGETS, Arm, settings_hash
+from kanjilab.core.config import ADDED_LATER, SCHEDULES, TARGETS, UNTRAINED, Arm, settings_hash
 
 
 def test_defaults_are_the_articles():
@@ -86,9 +86,9 @@ def test_a_value_out_of_range_is_refused_by_name(name, value):
 
 
 def test_every_named_choice_is_accepted():
-    for targets in TARGETS:
+    for targets in (*TARGETS, UNTRAINED):
         for schedule in SCHEDULES:
-            reads = "full" if targets == "none" else "frozen"
+            reads = "full" if targets == UNTRAINED else "frozen"
             assert Arm(targets=targets, schedule=schedule, warmup_steps=1, text_encoder=reads).schedule == schedule
 
 
