@@ -1,0 +1,240 @@
+"""From a phrase to what the writer is asked: the phrase itself, pairs of parts that its words suggest, or named parts.
+
+A phrase in Japanese is first translated by the dictionary, kanji by kanji.
+"""
+
+from __future__ import annotations
+
+import re
+from collections import Counter
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import pandas as pd
+from numpy.typing import NDArray
+
+from kanjilab.data.components import Components, normal_form
+from kanjilab.data.part_names import name_of_part, pair_caption, part_named, part_names, parts_caption
+from kanjilab.data.typeset import SLOTS_OF_LAYOUT, Pair, novel_pairs
+from kanjilab.evaluation.caption_baseline import caption_words
+from kanjilab.evaluation.prompt_parts import caption_vectors
+
+Embed = Callable[[Sequence[str]], NDArray[np.float32]]
+
+PAIRS_SUGGESTED = 4
+OWN_SHARE = 0.25  # of a pair's score that is each part's own nearness, the rest being how well it covers the words
+SMALL_WORDS = frozenset(
+    "a an the of in on at to for with and or by from as into over under is are be was were it its this that these "
+    "those who which whose what where when who's i you he she we they my your his her our their not no".split()
+)
+KANJI = re.compile(r"[々\u3400-\u9fff\uf900-\ufaff\U00020000-\U0003ffff]")
+HIRAGANA = re.compile(r"[\u3041-\u309f]+")
+JAPANESE = re.compile(r"[\u3041-\u30ff]|" + KANJI.pattern)
+LAYOUTS_BY_NAME = {"left-right": ("⿰",), "top-bottom": ("⿱",), "outside-inside": ("⿸", "⿺", "⿴")}
+
+
+@dataclass(frozen=True)
+class Reading:
+    """One way to ask for a phrase.
+
+    Attributes:
+        prompt: what the writer is asked.
+        pair: the parts that it asks for by name; None for the phrase itself.
+        reason: why these parts, in words.
+    """
+
+    prompt: str
+    pair: Pair | None = None
+    reason: str = ""
+
+    @property
+    def parts(self) -> tuple[str, ...]:
+        """The parts asked for by name, in the order of their slots."""
+        return (self.pair.first, self.pair.second) if self.pair else ()
+
+
+def translate(phrase: str, characters: pd.DataFrame) -> str:
+    """English for a phrase in Japanese, from the dictionary's first meaning of each kanji.
+
+    Hiragana beside kanji, which are particles and endings, are left out.
+
+    Args:
+        phrase: any text.
+        characters: a table of `load_characters`.
+    Returns:
+        The English words; "" for a phrase without Japanese signs.
+    Raises:
+        ValueError: katakana, hiragana alone, or a kanji without a meaning: the dictionary has no words.
+    """
+    if not JAPANESE.search(phrase):
+        return ""
+    rest = HIRAGANA.sub(" ", phrase)
+    if not KANJI.search(rest) or JAPANESE.search(KANJI.sub(" ", rest)):
+        raise ValueError(
+            f"{phrase!r} cannot be translated: the dictionary has the meanings of kanji, but no words in kana; "
+            "write it with kanji or in English"
+        )
+    meanings = characters["meanings"]
+    if unknown := [sign for sign in KANJI.findall(rest) if sign not in meanings.index or not meanings[sign]]:
+        raise ValueError(f"{phrase!r} cannot be translated: the dictionary has no meaning of {''.join(unknown)}")
+    return " ".join(KANJI.sub(lambda found: f" {meanings[found[0]][0]} ", rest).split())
+
+
+def layouts_named(text: str) -> tuple[str, ...]:
+    """The layouts that are meant by a sign such as "⿰", or by one of `LAYOUTS_BY_NAME`.
+
+    Raises:
+        ValueError: neither.
+    """
+    if text in SLOTS_OF_LAYOUT:
+        return (text,)
+    if text in LAYOUTS_BY_NAME:
+        return LAYOUTS_BY_NAME[text]
+    raise ValueError(f"expected a layout of {', '.join([*LAYOUTS_BY_NAME, *SLOTS_OF_LAYOUT])}, got {text!r}")
+
+
+def read_phrase(
+    phrase: str,
+    components: Components,
+    *,
+    parts: str = "",
+    layouts: Sequence[str] = tuple(SLOTS_OF_LAYOUT),
+    embed: Embed = caption_vectors,
+) -> list[Reading]:
+    """The ways to ask for a phrase.
+
+    Args:
+        phrase: in English.
+        components: the list of decompositions.
+        parts: two of them such as "woman+dragon" or "女+竜"; "" for those that the words suggest.
+        layouts: that pairs may have.
+        embed: captions to unit vectors (N, D).
+    Returns:
+        With named parts: by slots, and as a plain sum. Else the phrase itself, then up to four pairs.
+    Raises:
+        ValueError: a blank phrase, or named parts that are unknown or fit in no layout.
+    """
+    if not phrase.strip():
+        raise ValueError("expected a phrase, got none")
+    if parts:
+        return readings_of_parts(parts, components, layouts)
+    return [Reading(phrase.strip()), *suggested(phrase, components, layouts, embed)]
+
+
+def readings_of_parts(parts: str, components: Components, layouts: Sequence[str]) -> list[Reading]:
+    """The two captions of parts that a user names.
+
+    Args:
+        parts: such as "woman+dragon", in any order.
+        components, layouts: as for `read_phrase`.
+    Raises:
+        ValueError: not two parts, an unknown one, two that are in no two slots that fit, or a pair that exists.
+    """
+    names = [name for name in re.split(r"\s*[+＋]\s*", parts.strip()) if name]
+    if len(names) != 2:
+        raise ValueError(f"expected two parts, as woman+fish, got {parts!r}")
+    first, second = (part_named(name) for name in names)
+    pair = best_pair(first, second, components, layouts)
+    reason = f"named: {name_of_part(pair.first)} {pair.first} and {name_of_part(pair.second)} {pair.second}"
+    captions = parts_caption(pair.layout, pair.first, pair.second), pair_caption(pair.first, pair.second)
+    return [Reading(caption, pair, reason) for caption in captions]
+
+
+def best_pair(first: str, second: str, components: Components, layouts: Sequence[str]) -> Pair:
+    """Two parts in the layout and order in which listed characters have them most often, as no character has them.
+
+    Args:
+        first, second: normal forms, in any order.
+        components, layouts: as for `read_phrase`.
+    Raises:
+        ValueError: no listed characters have them in two slots that fit, or every such pair is a character.
+    """
+    counts = slot_counts(components)
+    orders = [(first, second), (second, first)]
+    fitting = [Pair(layout, *order) for layout in layouts for order in orders]
+    fitting = [pair for pair in fitting if attested(pair, counts)]
+    if not fitting:
+        raise ValueError(
+            f"{first} and {second} are never in two slots that fit: {_places(first, counts)}; {_places(second, counts)}"
+        )
+    new = [pair for pair in fitting if not components.exists(pair.layout, (pair.first, pair.second))]
+    if not new:
+        known = [one for pair in fitting for one in components.exists(pair.layout, (pair.first, pair.second))]
+        raise ValueError(f"{first} and {second} make a character already: {' '.join(dict.fromkeys(known))}")
+    return max(new, key=lambda pair: attested(pair, counts))
+
+
+def slot_counts(components: Components) -> Counter[tuple[str, str, str]]:
+    """In how many characters a part is in a slot: by layout, part and slot."""
+    return Counter(
+        place
+        for listed in components.decompositions.values()
+        for place in {(listed.layout, part.element, part.slot) for part in listed.outer}
+    )
+
+
+def attested(pair: Pair, counts: Counter[tuple[str, str, str]]) -> int:
+    """Of a pair's two parts, how many characters have the rarer one in its slot; 0 where one is never there."""
+    slots = SLOTS_OF_LAYOUT[pair.layout]
+    return min(counts[pair.layout, pair.first, slots[0]], counts[pair.layout, pair.second, slots[1]])
+
+
+def _places(part: str, counts: Counter[tuple[str, str, str]]) -> str:
+    slots = Counter[str]()
+    for (_, name, slot), count in counts.items():
+        if name == part and slot:
+            slots[slot] += count
+    return f"{part} is {', '.join(slot for slot, _ in slots.most_common())}" if slots else f"{part} is nowhere alone"
+
+
+def suggested(phrase: str, components: Components, layouts: Sequence[str], embed: Embed) -> list[Reading]:
+    """Pairs of parts whose names are nearest to the phrase and its words, each part frequent in its slot.
+
+    Args:
+        phrase, components, layouts, embed: as for `read_phrase`.
+    Returns:
+        Up to `PAIRS_SUGGESTED`, the best first; no character has such a pair.
+    """
+    words = [word for word in caption_words(phrase) if word not in SMALL_WORDS] or [phrase]
+    near = nearness(words, components.parts, embed)  # (words, R)
+    pairs = [pair for pair in novel_pairs(components) if pair.layout in layouts]
+    if not pairs:
+        return []
+    column = {name: index for index, name in enumerate(components.parts)}
+    both = near[:, np.array([(column[pair.first], column[pair.second]) for pair in pairs])]  # (words, pairs, 2)
+    score = both.max(axis=2).mean(axis=0) + OWN_SHARE * both.max(axis=0).sum(axis=1)
+    counts = slot_counts(components)
+    order = sorted(range(len(pairs)), key=lambda row: (-round(float(score[row]), 6), -attested(pairs[row], counts)))
+    best: dict[frozenset[str], Pair] = {}
+    for row in order:  # of one pair of parts, the layout where they are most often
+        best.setdefault(frozenset((pairs[row].first, pairs[row].second)), pairs[row])
+        if len(best) == PAIRS_SUGGESTED:
+            break
+    return [_suggestion(pair, words, near[:, [column[pair.first], column[pair.second]]]) for pair in best.values()]
+
+
+def nearness(texts: Sequence[str], parts: Sequence[str], embed: Embed) -> NDArray[np.float64]:
+    """How near the nearest name of each part is to each text.
+
+    Args:
+        texts: N of them.
+        parts: R normal forms with names.
+        embed: captions to unit vectors (N, D).
+    Returns:
+        (N, R) cosines.
+    """
+    names = [(row, name) for row, part in enumerate(parts) for name in part_names()[part]]
+    cosine = np.asarray(embed(texts) @ embed([name for _, name in names]).T, np.float64)
+    found = np.full((len(parts), len(texts)), -1.0)
+    np.maximum.at(found, np.array([row for row, _ in names]), cosine.T)
+    return found.T
+
+
+def _suggestion(pair: Pair, words: Sequence[str], near: NDArray[np.float64]) -> Reading:
+    """A reading with its reason: the word that each part is nearest to; near is (words, 2)."""
+    found = [
+        f"{name_of_part(part)} {normal_form(part)} is near {words[near[:, side].argmax()]} ({near[:, side].max():.2f})"
+        for side, part in enumerate((pair.first, pair.second))
+    ]
+    return Reading(parts_caption(pair.layout, pair.first, pair.second), pair, "; ".join(found))
