@@ -24,7 +24,7 @@ def part_names() -> Mapping[str, tuple[str, ...]]:
     Returns:
         Normal form of a part (水 for 氵) -> its names, in lower case.
     """
-    rows = files(__package__).joinpath(NAMES_FILE).read_text(encoding="utf-8").splitlines()
+    rows = files("kanjilab.data").joinpath(NAMES_FILE).read_text(encoding="utf-8").splitlines()
     pairs = (row.split("\t") for row in rows)
     return MappingProxyType({part: tuple(names.split("|")) for part, names in pairs})
 
@@ -39,9 +39,9 @@ def _dictionary_names() -> Mapping[str, str]:
     """Part -> the dictionary's first meaning, for parts without a name of their own; the most frequent first."""
     characters = load_characters()
     counts = Counter(part.element for listed in load_components().decompositions.values() for part in listed.outer)
-    meanings = characters["meanings"]
-    others = (part for part, _ in counts.most_common() if part in characters.index and part not in part_names())
-    return {part: meanings[part][0].lower() for part in others if meanings[part]}
+    meanings: dict[str, tuple[str, ...]] = characters["meanings"].to_dict()
+    others = (part for part, _ in counts.most_common() if meanings.get(part) and part not in part_names())
+    return {part: meanings[part][0].lower() for part in others}
 
 
 def name_of_part(part: str) -> str:

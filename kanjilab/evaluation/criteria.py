@@ -8,8 +8,8 @@ thresholds were frozen on real glyphs. A judge's score is for choosing and repor
 from __future__ import annotations
 
 import json
-from collections.abc import Collection, Iterable, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
+from dataclasses import asdict, dataclass, fields
 from functools import lru_cache
 from pathlib import Path
 from typing import Any
@@ -23,15 +23,17 @@ from scipy import ndimage
 from kanjilab.core.config import settings_hash
 from kanjilab.core.storage import PACKAGE_WEIGHTS, write_json_atomic
 from kanjilab.data.components import Components, Decomposition, load_components
+from kanjilab.data.dictionary import has_clean_meaning, load_characters, rows_of
 from kanjilab.data.image_folder import Dataset
+from kanjilab.data.part_names import part_names
 from kanjilab.data.rendering import GlyphError, default_font, draw_font
 from kanjilab.data.skeleton import thin
 from kanjilab.evaluation.judges.framing import Images
 from kanjilab.evaluation.judges.nearest_character import Neighbours
 from kanjilab.evaluation.judges.part_judge import Judge, is_held_out, load_judge
 from kanjilab.evaluation.layout_parts import attested_spans, erasure_scores, main_parts, slots_attested
-from kanjilab.evaluation.metrics import nearest_training_images
-from kanjilab.evaluation.prompt_parts import PartMeaning
+from kanjilab.evaluation.metrics import COMPARE_PX, nearest_training_images
+from kanjilab.evaluation.prompt_parts import AskedMeaning, PartMeaning, caption_vectors
 from kanjilab.evaluation.well_formed import Bounds, measure
 from kanjilab.models.loading import cache_folder
 
@@ -142,6 +144,43 @@ def make_context(training: Dataset, judge: Judge, *, cache: Path | None = None, 
     neighbours = Neighbours.load_or_fit(cache or cache_folder() / "judges")
     meaning = PartMeaning.fit(captions, parts)
     return Context(components, neighbours, bounds, thresholds, meaning, training.images(), characters)
+
+
+def dictionary_context(
+    judge: Judge,
+    *,
+    asked: Mapping[str, Sequence[str]] | None = None,
+    cache: Path | None = None,
+    frozen: Path = FROZEN_FILE,
+    embed: Callable[[Sequence[str]], NDArray[np.float32]] = caption_vectors,
+) -> Context:
+    """The context of a model that was trained on all characters of the dictionary: no image folder is needed.
+
+    What a prompt asks for is learned from names of parts and from first meanings of frequent characters. Copies are
+    looked for among all characters that the judge knows, in the default font.
+
+    Args:
+        judge: the one that will read.
+        asked: parts of prompts that name theirs, so that nothing has to be learned about these.
+        cache, frozen: as for `make_context`.
+        embed: captions to unit vectors (N, D).
+    Raises:
+        ValueError: nothing was frozen for this judge.
+    """
+    bounds, thresholds = load_frozen(judge, frozen)
+    components, neighbours = load_components(), Neighbours.load_or_fit(cache or cache_folder() / "judges")
+    named = [(name, (part,)) for part in judge.parts for name in part_names().get(part, ())]
+    characters = load_characters()
+    frequent = rows_of(characters.loc[characters["frequency"].notna() & has_clean_meaning(characters)])
+    glossed = [(row.meanings[0], outer_parts(row.Index, components, judge.parts)) for row in frequent]
+    captions, parts = zip(*named, *glossed, strict=True)
+    meaning = AskedMeaning(*_fields(PartMeaning.fit(captions, parts, embed)), asked=asked or {})
+    drawn = [_at_side(_drawn(character, bounds.side_px)[None], COMPARE_PX)[0] for character in judge.characters]
+    return Context(components, neighbours, bounds, thresholds, meaning, np.stack(drawn), tuple(judge.characters))
+
+
+def _fields(value: Any) -> list[Any]:
+    return [getattr(value, field.name) for field in fields(value)]
 
 
 def outer_parts(character: str, components: Components, vocabulary: Collection[str]) -> tuple[str, ...]:

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import io
-from collections.abc import Callable, Collection, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Collection, Mapping, Sequence
+from dataclasses import dataclass, field
 
 import numpy as np
 from numpy.typing import NDArray
@@ -111,3 +111,20 @@ class PartMeaning:
         """The most probable parts of each prompt, best first."""
         order = np.argsort(-self.probabilities(prompts), axis=1, kind="stable")[:, :top]
         return [tuple(self.parts[column] for column in row) for row in order]
+
+
+@dataclass(frozen=True, eq=False)
+class AskedMeaning(PartMeaning):
+    """As `PartMeaning`, but some prompts name their parts.
+
+    Attributes:
+        asked: by prompt; of these nothing has to be learned.
+    """
+
+    asked: Mapping[str, Sequence[str]] = field(default_factory=dict)
+
+    def expected(self, prompts: Sequence[str], top: int = TOP_PARTS) -> list[tuple[str, ...]]:
+        """The parts that a prompt names, or else the most probable ones, best first."""
+        others = [prompt for prompt in dict.fromkeys(prompts) if not self.asked.get(prompt)]
+        learned = dict(zip(others, super().expected(others, top), strict=True)) if others else {}
+        return [learned[prompt] if prompt in learned else tuple(self.asked[prompt]) for prompt in prompts]

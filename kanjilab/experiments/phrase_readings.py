@@ -9,12 +9,13 @@ import re
 from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from itertools import permutations
 
 import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
-from kanjilab.data.components import Components, normal_form
+from kanjilab.data.components import Components
 from kanjilab.data.part_names import name_of_part, pair_caption, part_named, part_names, parts_caption
 from kanjilab.data.typeset import SLOTS_OF_LAYOUT, Pair, novel_pairs
 from kanjilab.evaluation.caption_baseline import caption_words
@@ -23,7 +24,6 @@ from kanjilab.evaluation.prompt_parts import caption_vectors
 Embed = Callable[[Sequence[str]], NDArray[np.float32]]
 
 PAIRS_SUGGESTED = 4
-OWN_SHARE = 0.25  # of a pair's score that is each part's own nearness, the rest being how well it covers the words
 SMALL_WORDS = frozenset(
     "a an the of in on at to for with and or by from as into over under is are be was were it its this that these "
     "those who which whose what where when who's i you he she we they my your his her our their not no".split()
@@ -75,8 +75,8 @@ def translate(phrase: str, characters: pd.DataFrame) -> str:
             f"{phrase!r} cannot be translated: the dictionary has the meanings of kanji, but no words in kana; "
             "write it with kanji or in English"
         )
-    meanings = characters["meanings"]
-    if unknown := [sign for sign in KANJI.findall(rest) if sign not in meanings.index or not meanings[sign]]:
+    meanings: dict[str, tuple[str, ...]] = characters["meanings"].to_dict()
+    if unknown := [sign for sign in KANJI.findall(rest) if not meanings.get(sign)]:
         raise ValueError(f"{phrase!r} cannot be translated: the dictionary has no meaning of {''.join(unknown)}")
     return " ".join(KANJI.sub(lambda found: f" {meanings[found[0]][0]} ", rest).split())
 
@@ -189,7 +189,7 @@ def _places(part: str, counts: Counter[tuple[str, str, str]]) -> str:
 
 
 def suggested(phrase: str, components: Components, layouts: Sequence[str], embed: Embed) -> list[Reading]:
-    """Pairs of parts whose names are nearest to the phrase and its words, each part frequent in its slot.
+    """Pairs of parts whose names are nearest to two words of the phrase, each part frequent in its slot.
 
     Args:
         phrase, components, layouts, embed: as for `read_phrase`.
@@ -197,44 +197,50 @@ def suggested(phrase: str, components: Components, layouts: Sequence[str], embed
         Up to `PAIRS_SUGGESTED`, the best first; no character has such a pair.
     """
     words = [word for word in caption_words(phrase) if word not in SMALL_WORDS] or [phrase]
-    near = nearness(words, components.parts, embed)  # (words, R)
     pairs = [pair for pair in novel_pairs(components) if pair.layout in layouts]
     if not pairs:
         return []
+    near, names = nearness(words, components.parts, embed)  # (words, R)
     column = {name: index for index, name in enumerate(components.parts)}
-    both = near[:, np.array([(column[pair.first], column[pair.second]) for pair in pairs])]  # (words, pairs, 2)
-    score = both.max(axis=2).mean(axis=0) + OWN_SHARE * both.max(axis=0).sum(axis=1)
-    counts = slot_counts(components)
-    order = sorted(range(len(pairs)), key=lambda row: (-round(float(score[row]), 6), -attested(pairs[row], counts)))
-    best: dict[frozenset[str], Pair] = {}
-    for row in order:  # of one pair of parts, the layout where they are most often
-        best.setdefault(frozenset((pairs[row].first, pairs[row].second)), pairs[row])
+    first, second = (np.array([column[name] for name in side]) for side in zip(*_parts(pairs), strict=True))
+    uses = list(permutations(range(len(words)), 2)) or [(0, 0)]  # a word for each part, another where there are two
+    scores = np.stack([near[one, first] + near[other, second] for one, other in uses])  # (uses, pairs)
+    score, used, counts = scores.max(axis=0).round(6), scores.argmax(axis=0), slot_counts(components)
+    best: dict[frozenset[str], Reading] = {}
+    for row in sorted(range(len(pairs)), key=lambda row: (-score[row], -attested(pairs[row], counts))):
+        at = zip(uses[used[row]], (first[row], second[row]), strict=True)
+        found = [f"{names[word][part]} is near {words[word]} ({near[word, part]:.2f})" for word, part in at]
+        best.setdefault(frozenset(_parts([pairs[row]])[0]), _suggestion(pairs[row], found))
         if len(best) == PAIRS_SUGGESTED:
             break
-    return [_suggestion(pair, words, near[:, [column[pair.first], column[pair.second]]]) for pair in best.values()]
+    return list(best.values())
 
 
-def nearness(texts: Sequence[str], parts: Sequence[str], embed: Embed) -> NDArray[np.float64]:
-    """How near the nearest name of each part is to each text.
+def _parts(pairs: Sequence[Pair]) -> list[tuple[str, str]]:
+    return [(pair.first, pair.second) for pair in pairs]
+
+
+def nearness(
+    texts: Sequence[str], parts: Sequence[str], embed: Embed
+) -> tuple[NDArray[np.float64], list[tuple[str, ...]]]:
+    """How near the nearest name of each part is to each text, and which name that is.
 
     Args:
         texts: N of them.
         parts: R normal forms with names.
         embed: captions to unit vectors (N, D).
     Returns:
-        (N, R) cosines.
+        (N, R) cosines, and for each text R names.
     """
-    names = [(row, name) for row, part in enumerate(parts) for name in part_names()[part]]
-    cosine = np.asarray(embed(texts) @ embed([name for _, name in names]).T, np.float64)
-    found = np.full((len(parts), len(texts)), -1.0)
-    np.maximum.at(found, np.array([row for row, _ in names]), cosine.T)
-    return found.T
+    names = [part_names()[part] for part in parts]
+    cosine = np.asarray(embed(texts) @ embed([name for own in names for name in own]).T, np.float64)
+    ends = np.cumsum([len(own) for own in names])[:-1]
+    columns = np.split(cosine, ends, axis=1)  # R of (N, names)
+    near = np.stack([own.max(axis=1) for own in columns], axis=1)
+    best = np.stack([own.argmax(axis=1) for own in columns], axis=1)
+    return near, [tuple(own[index] for own, index in zip(names, row, strict=True)) for row in best]
 
 
-def _suggestion(pair: Pair, words: Sequence[str], near: NDArray[np.float64]) -> Reading:
-    """A reading with its reason: the word that each part is nearest to; near is (words, 2)."""
-    found = [
-        f"{name_of_part(part)} {normal_form(part)} is near {words[near[:, side].argmax()]} ({near[:, side].max():.2f})"
-        for side, part in enumerate((pair.first, pair.second))
-    ]
-    return Reading(parts_caption(pair.layout, pair.first, pair.second), pair, "; ".join(found))
+def _suggestion(pair: Pair, found: Sequence[str]) -> Reading:
+    reason = f"{pair.first} {found[0]}; {pair.second} {found[1]}"
+    return Reading(parts_caption(pair.layout, pair.first, pair.second), pair, reason)

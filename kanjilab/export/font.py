@@ -48,7 +48,8 @@ def build_font(outlines: Sequence[Outline], family: str = FAMILY) -> Any:
     font.setupNameTable({"familyName": family, "styleName": "Regular", "psName": family.replace(" ", "-")})
     font.setupOS2(sTypoAscender=UNITS - descent, sTypoDescender=-descent, usWinAscent=UNITS, usWinDescent=descent)
     font.setupPost()
-    font.font["head"].created = font.font["head"].modified = MADE  # the same glyphs give the same file
+    head: Any = font.font["head"]
+    head.created = head.modified = MADE  # the same glyphs give the same file
     font.font.recalcTimestamp = False
     return font.font
 

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import io
 import re
-from collections.abc import Iterator
 from xml.sax.saxutils import escape
 
 import numpy as np
@@ -16,6 +15,7 @@ from PIL import Image
 
 from kanjilab.core.images import SIZE_PX
 
+Pair = tuple[float, float]
 Point = tuple[float, float, bool]  # x, y in px of the picture, y down; whether the outline goes through it
 Contour = tuple[Point, ...]  # closed; points that it does not go through control quadratic curves, as in TrueType
 Outline = tuple[Contour, ...]
@@ -138,22 +138,24 @@ def _curved(polygon: NDArray[np.float64]) -> Contour:
     return tuple((float(x), float(y), on) for x, y, on in points)
 
 
-def segments(contour: Contour) -> Iterator[tuple[tuple[float, float], ...]]:
-    """A contour's start, then its lines (one point each) and quadratic curves (control point and end)."""
-    middle = [_halfway(point, contour[(index + 1) % len(contour)]) for index, point in enumerate(contour)]
+def segments(contour: Contour) -> tuple[Pair, list[tuple[Pair, ...]]]:
+    """A contour's start, and its lines (one point each) and quadratic curves (control point and end)."""
+    halfway = [_halfway(point, contour[(index + 1) % len(contour)]) for index, point in enumerate(contour)]
     first = next((index for index, point in enumerate(contour) if point[2]), None)
-    order = [(index + (first or 0)) % len(contour) for index in range(len(contour))]
-    yield contour[order[0]][:2] if first is not None else middle[-1]
-    for index in order if first is None else [*order[1:], order[0]]:
+    start = halfway[-1] if first is None else contour[first][:2]
+    found: list[tuple[Pair, ...]] = []
+    for step in range(len(contour)):
+        index = (step + (0 if first is None else first + 1)) % len(contour)
         x, y, on = contour[index]
         following = contour[(index + 1) % len(contour)]
         if not on:
-            yield (x, y), (following[:2] if following[2] else middle[index])
+            found.append(((x, y), following[:2] if following[2] else halfway[index]))
         elif contour[index - 1][2]:
-            yield ((x, y),)
+            found.append(((x, y),))
+    return start, found
 
 
-def _halfway(first: Point, second: Point) -> tuple[float, float]:
+def _halfway(first: Point, second: Point) -> Pair:
     return (first[0] + second[0]) / 2, (first[1] + second[1]) / 2
 
 
@@ -161,7 +163,7 @@ def path_of(outline: Outline) -> str:
     """The outline as the `d` of an SVG path, in tenths of px."""
     words = []
     for contour in outline:
-        start, *rest = segments(contour)
+        start, rest = segments(contour)
         at = _tenths(start)
         words.append(f"M{_numbers(at)}")
         for points in rest:
