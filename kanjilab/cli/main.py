@@ -2,11 +2,12 @@
 
 import typer
 
+from kanjilab.cli.coin_command import coin
 from kanjilab.cli.experiment_commands import findings, pairs, reinvent, sweep
 from kanjilab.cli.options import TableHelp, plain_errors
 from kanjilab.cli.run_commands import criteria, diagnose, export, score, strip
 from kanjilab.cli.start_commands import data, demo, train
 
 app = typer.Typer(add_completion=False, no_args_is_help=True, pretty_exceptions_enable=False, help=__doc__)
-for command in (demo, data, train, sweep, findings, strip, score, criteria, reinvent, pairs, diagnose, export):
+for command in (coin, demo, data, train, sweep, findings, strip, score, criteria, reinvent, pairs, diagnose, export):
     app.command(cls=TableHelp)(plain_errors(command))

@@ -1,0 +1,86 @@
+"""Coined glyphs as a folder: pictures, outlines, certificates, a font and a card, whole or not at all."""
+
+from __future__ import annotations
+
+import io
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from PIL import Image
+
+from kanjilab.cli.coin_card import card_html
+from kanjilab.core.storage import appearing_folder, write_bytes_atomic, write_json_atomic
+from kanjilab.experiments.certificate import Certificate
+from kanjilab.experiments.coining import Coinage
+from kanjilab.export.font import build_font, font_bytes
+from kanjilab.export.vectors import glyph_outline, svg_of
+
+CALL_FILE = "coin.json"
+CARD = "index.html"
+FONT = "coined"
+
+
+def is_finished(folder: Path, call: Mapping[str, Any]) -> bool:
+    """Whether a folder holds what this very call coins already.
+
+    Args:
+        folder: that may be there.
+        call: all that the glyphs depend on, in plain values.
+    Raises:
+        ValueError: the folder holds anything else.
+    """
+    if not folder.exists() or (folder.is_dir() and not any(folder.iterdir())):
+        return False
+    try:
+        stored = json.loads((folder / CALL_FILE).read_bytes())
+    except (OSError, ValueError):
+        stored = {}
+    if stored.get("call") != json.loads(json.dumps(call)):
+        raise ValueError(f"{folder} holds something else: choose another folder with --out")
+    return True
+
+
+def stored_certificates(folder: Path) -> tuple[str, list[Certificate]]:
+    """What a finished folder says: the summary and the certificates, the best first.
+
+    Raises:
+        ValueError: a file is damaged.
+    """
+    content = json.loads((folder / CALL_FILE).read_bytes())
+    files = [folder / f"{number:02d}.json" for number in range(1, content["glyphs"] + 1)]
+    return content["summary"], [Certificate.from_json(json.loads(path.read_bytes())) for path in files]
+
+
+def write_coinage(coinage: Coinage, folder: Path, call: Mapping[str, Any]) -> Path:
+    """Write numbered PNG, SVG and JSON, the font, and the card.
+
+    Args:
+        coinage: what to write.
+        folder: new or empty; it appears when all is written.
+        call: of `is_finished`.
+    Returns:
+        Path of the card.
+    Raises:
+        ValueError: another folder is there, or a glyph has no outline.
+    """
+    if is_finished(folder, call):
+        return folder / CARD
+    outlines = [glyph_outline(one.image) for one in coinage.glyphs]
+    font = build_font(outlines)
+    truetype, woff2 = font_bytes(font), font_bytes(font, "woff2")
+    with appearing_folder(folder) as temporary:
+        for number, (one, outline) in enumerate(zip(coinage.glyphs, outlines, strict=True), 1):
+            buffer = io.BytesIO()
+            Image.fromarray(one.image).save(buffer, "PNG", optimize=True)
+            write_bytes_atomic(temporary / f"{number:02d}.png", buffer.getvalue())
+            title = f"{coinage.phrase} ({number})"
+            write_bytes_atomic(temporary / f"{number:02d}.svg", svg_of(outline, title).encode())
+            write_json_atomic(temporary / f"{number:02d}.json", one.certificate.to_json())
+        write_bytes_atomic(temporary / f"{FONT}.ttf", truetype)
+        write_bytes_atomic(temporary / f"{FONT}.woff2", woff2)
+        write_bytes_atomic(temporary / CARD, card_html(coinage, outlines, woff2).encode())
+        facts = {"call": dict(call), "summary": coinage.summary, "glyphs": len(coinage.glyphs)}
+        write_json_atomic(temporary / CALL_FILE, facts)
+    return folder / CARD
