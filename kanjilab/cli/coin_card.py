@@ -46,7 +46,8 @@ svg { display: block; width: 100%; height: auto; } path { fill: currentColor; }
   grid-template-columns: minmax(12rem, 17rem) 1fr; }
 .glyph > * { min-width: 0; } .picture { background: var(--card); border: 1px solid var(--line); border-radius: .5rem; }
 rect { fill: none; stroke-width: .9; stroke-dasharray: 3 2; } .p0 { stroke: var(--first); }
-.p1 { stroke: var(--second); } .p2, .p3, .p4 { stroke: var(--soft); } .key0 { color: var(--first); } .key1 { color: var(--second); }
+.p1 { stroke: var(--second); } .p2, .p3, .p4 { stroke: var(--soft); }
+.key0 { color: var(--first); } .key1 { color: var(--second); }
 .table { overflow-x: auto; } table { border-collapse: collapse; width: 100%; margin: .8rem 0; font-size: .93rem; }
 th, td { text-align: left; padding: .3rem .8rem .3rem 0; border-bottom: 1px solid var(--line); vertical-align: top; }
 td { font-variant-numeric: tabular-nums; } thead th { color: var(--soft); font-weight: 500; font-size: .85rem; }
@@ -146,7 +147,8 @@ def _role(verdict: Verdict) -> str:
 
 def _cell(one: Criterion) -> str:
     value = "–" if one.value is None else f"{one.value:.3g}"
-    return f'{_mark(one.passed)} {value} <span class="soft">(least {one.threshold:.3g})</span>'
+    note = "" if one.passed else f'<br><span class="small soft">{escape(one.note)}</span>'
+    return f'{_mark(one.passed)} {value} <span class="soft">(least {one.threshold:.3g})</span>{note}'
 
 
 def _nearest_rows(certificate: Certificate) -> str:
@@ -166,8 +168,8 @@ def _typing(count: int) -> str:
     return (
         f'<section><h2>To type them</h2><p class="typed">{typed}</p>'
         f"<p>Install <code>coined.ttf</code> (for web pages: <code>coined.woff2</code>), choose the font “{FAMILY}”, "
-        f"and copy the signs above, or enter their codes: U+{codes[0]:04X} to U+{codes[-1]:04X}. They are private: without "
-        f"this font they are empty boxes.</p></section>\n"
+        f"and copy the signs above, or enter their codes: U+{codes[0]:04X} to U+{codes[-1]:04X}. They are private: "
+        f"without this font they are empty boxes.</p></section>\n"
     )
 
 
@@ -177,5 +179,6 @@ def _about(coinage: Coinage) -> str:
     return (
         f'<footer class="small soft"><p>Drawn by {escape(writer)} with kanjilab {escape(one.version)}. Two networks '
         f"read each glyph: judge A chose, judge B reports. Their thresholds were frozen on real characters; of real "
-        f"held-out characters about 95% pass each. “Not in the list” does not mean that no one ever wrote it.</p></footer>\n"
+        f"held-out characters about 95% pass each. “Not in the list” does not mean that no one ever wrote it.</p>"
+        f"</footer>\n"
     )

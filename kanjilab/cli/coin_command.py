@@ -54,7 +54,7 @@ def coin(
 def _coinage(phrase: str, base: str, **options: Any) -> Any:
     """What is coined for a phrase; the first glyph is sketched as soon as it is drawn."""
     from kanjilab.experiments.coining import coin as coin_glyphs
-    from kanjilab.models.loading import load_base
+    from kanjilab.models.loading import load_base, usual_device
 
     started, shown = time.perf_counter(), []
 
@@ -63,7 +63,7 @@ def _coinage(phrase: str, base: str, **options: Any) -> Any:
             typer.echo(f"\n{sketch(images[0])}\nfirst candidate of “{reading.prompt}” after {_since(started)}")
         shown.append(reading)
 
-    coinage = coin_glyphs(phrase, writer=load_base(base), on_drawn=show_first, **options)
+    coinage = coin_glyphs(phrase, writer=load_base(base, "bf16", usual_device()), on_drawn=show_first, **options)
     typer.echo(f"{len(coinage.glyphs)} glyphs with certificates after {_since(started)}")
     return coinage
 

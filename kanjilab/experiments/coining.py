@@ -113,7 +113,7 @@ def coin(
         noises: candidates of each reading.
         keep: how many glyphs come back, at most.
         seed: of the first noise; the others follow.
-        writer: what draws; `load_base("writer")` by default.
+        writer: what draws; `load_base("writer", "bf16")` by default.
         sampling: how it draws.
         draw: draws in the writer's place: takes P prompts and S seeds, gives (P S, 128, 128) uint8, a prompt's images
             side by side.
@@ -128,9 +128,10 @@ def coin(
     facts: dict[str, Any] = {"phrase": phrase, "translation": translation, "sampling": sampling.to_json()}
     facts |= {"writer": "", "identity": "", "version": kanjilab.__version__}
     if draw is None:
-        writer = writer or load_base(WRITER)
+        writer = writer or load_base(WRITER, "bf16")
         sampling = fitting(sampling, writer)
-        facts |= {"sampling": sampling.to_json(), "writer": writer.name, "identity": writer.identity}
+        facts |= {"sampling": sampling.to_json() | {"precision": writer.precision}}
+        facts |= {"writer": writer.name, "identity": writer.identity}
         draw = partial(_drawn, writer, sampling)
     seeds = range(seed, seed + noises)
     images = _candidates(draw, readings, seeds, on_drawn)

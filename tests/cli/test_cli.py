@@ -34,6 +34,7 @@ from kanjilab.training.presets import PRESETS
 from tests.tiny import save_tiny_pipeline
 
 COMMANDS = [
+    "coin",
     "demo",
     "data",
     "train",
