@@ -32,9 +32,10 @@ from kanjilab.evaluation.criteria import (
 )
 from kanjilab.evaluation.judges.framing import Images
 from kanjilab.evaluation.judges.part_judge import load_judge
+from kanjilab.evaluation.prompt_parts import caption_vectors
 from kanjilab.evaluation.scoring import glyphs_of
 from kanjilab.experiments.certificate import Certificate, novelty_sentence, outlines_near, verdicts_of
-from kanjilab.experiments.phrase_readings import Reading, read_phrase, translate
+from kanjilab.experiments.phrase_readings import Embed, Reading, read_phrase, translate
 from kanjilab.models.diffusion import LatentDiffusion
 from kanjilab.models.loading import load_base
 from kanjilab.models.sampling import Sampling, fitting, sample
@@ -102,6 +103,7 @@ def coin(
     writer: LatentDiffusion | None = None,
     sampling: Sampling = DEMO_SAMPLING,
     draw: Draw | None = None,
+    embed: Embed = caption_vectors,
     on_drawn: Callable[[Reading, Images], None] = lambda reading, images: None,
 ) -> Coinage:
     """Coin glyphs for a phrase.
@@ -117,6 +119,7 @@ def coin(
         sampling: how it draws.
         draw: draws in the writer's place: takes P prompts and S seeds, gives (P S, 128, 128) uint8, a prompt's images
             side by side.
+        embed: captions to unit vectors (N, D).
         on_drawn: called with each reading and its candidates before these are judged.
     Raises:
         ValueError: as `read_phrase` and `translate`, or a number below its least.
@@ -124,7 +127,7 @@ def coin(
     if min(noises, keep) < 1 or seed < 0:
         raise ValueError(f"expected noises and keep of 1 or more, seed of 0 or more, got {noises}, {keep}, {seed}")
     translation = translate(phrase, load_characters())
-    readings = read_phrase(translation or phrase, load_components(), parts=parts, layouts=layouts)
+    readings = read_phrase(translation or phrase, load_components(), parts=parts, layouts=layouts, embed=embed)
     facts: dict[str, Any] = {"phrase": phrase, "translation": translation, "sampling": sampling.to_json()}
     facts |= {"writer": "", "identity": "", "version": kanjilab.__version__}
     if draw is None:
@@ -136,7 +139,8 @@ def coin(
     seeds = range(seed, seed + noises)
     images = _candidates(draw, readings, seeds, on_drawn)
     origins = [Origin(reading, one) for reading in readings for one in seeds]
-    glyphs, rejected = choose(images, origins, keep, facts)
+    chooser = dictionary_context(load_judge(CHOOSER), asked={one.prompt: one.parts for one in readings}, embed=embed)
+    glyphs, rejected = choose(images, origins, keep, chooser, facts)
     return Coinage(phrase, translation, tuple(readings), len(images), rejected, glyphs)
 
 
@@ -165,7 +169,7 @@ def _candidates(
 
 
 def choose(
-    images: Images, origins: Sequence[Origin], keep: int, facts: Mapping[str, Any]
+    images: Images, origins: Sequence[Origin], keep: int, chooser: Context, facts: Mapping[str, Any]
 ) -> tuple[tuple[Coined, ...], dict[str, int]]:
     """Let judge A rank and reject candidates, and certify the best.
 
@@ -173,24 +177,18 @@ def choose(
         images: (N, H, W) uint8, candidates.
         origins: N, of each.
         keep: how many come back, at most.
+        chooser: context of judge A.
         facts: fields of the certificates that are the same for all.
     Returns:
         The best glyphs, nearly equal ones once, and how many candidates were rejected for each reason. Where all
         were rejected, the glyphs are the best of these.
     """
-    asked = {origin.reading.prompt: origin.reading.parts for origin in origins}
     prompts = [origin.reading.prompt for origin in origins]
-    progress = bar("judge")
-    progress(0, 3)
-    chooser = dictionary_context(load_judge(CHOOSER), asked=asked)
-    progress(1, 3)
     ranked = rank_candidates(judge_images(load_judge(CHOOSER), images, prompts, chooser))
     best = _best(ranked, images, keep)
-    progress(2, 3)
     rejected = Counter(str(reason) for reason in ranked["rejected"] if reason)
     why = [str(ranked["rejected"][row]) for row in best]
     certificates = certify(images[best], [origins[row] for row in best], why, chooser, facts)
-    progress(3, 3)
     glyphs = tuple(Coined(images[row], one) for row, one in zip(best, certificates, strict=True))
     return glyphs, dict(rejected.most_common())
 

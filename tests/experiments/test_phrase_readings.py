@@ -1,0 +1,116 @@
+"""Readings of a phrase: words find the parts they name, named parts find their slots, and Japanese is translated."""
+
+import pytest
+
+from kanjilab.data.components import load_components
+from kanjilab.data.dictionary import load_characters
+from kanjilab.data.typeset import Pair, novel_pairs
+from kanjilab.experiments.phrase_readings import (
+    attested,
+    best_pair,
+    layouts_named,
+    nearness,
+    read_phrase,
+    slot_counts,
+    translate,
+)
+from tests.typeset_writer import word_vectors
+
+components = load_components()
+every_layout = ("⿰", "⿱", "⿸", "⿺", "⿴")
+
+
+def test_the_phrase_itself_comes_first():
+    first, *others = read_phrase(" fire jewel ", components, embed=word_vectors)
+    assert (first.prompt, first.pair, first.parts) == ("fire jewel", None, ())
+    assert len(others) == 4 and all(reading.pair is not None for reading in others)
+
+
+def test_words_find_the_parts_that_they_name():
+    best = read_phrase("the jewel of fire", components, embed=word_vectors)[1]
+    assert set(best.parts) == {"火", "玉"}
+    assert best.prompt == "left: fire, right: jewel" and best.pair == Pair("⿰", "火", "玉")
+    assert best.reason == "火 fire is near fire (1.00); 玉 jewel is near jewel (1.00)"
+
+
+def test_suggested_pairs_are_new_and_attested():
+    novel, counts = set(novel_pairs(components)), slot_counts(components)
+    for reading in read_phrase("water woman", components, embed=word_vectors)[1:]:
+        assert reading.pair in novel and attested(reading.pair, counts) >= 2
+    pairs = [frozenset(reading.parts) for reading in read_phrase("robot", components, embed=word_vectors)[1:]]
+    assert len(set(pairs)) == len(pairs)
+
+
+def test_layouts_are_kept_to():
+    readings = read_phrase("water woman", components, layouts=("⿱",), embed=word_vectors)[1:]
+    assert readings and {reading.pair.layout for reading in readings} == {"⿱"}
+
+
+def test_the_nearest_name_of_a_part_counts():
+    near, names = nearness(["man", "person"], ["人", "水"], word_vectors)
+    assert names[0][0] == "man" and names[1][0] == "person"
+    assert near[:, 0] == pytest.approx([1, 1], abs=1e-5) and (near[:, 1] < 0.1).all()
+
+
+def test_named_parts_are_asked_by_slots_and_as_a_sum():
+    readings = read_phrase("anything", components, parts="jewel + 火", embed=word_vectors)
+    assert [reading.prompt for reading in readings] == ["left: fire, right: jewel", "fire + jewel"]
+    assert readings[0].parts == ("火", "玉")
+    assert read_phrase("anything", components, parts="女+竜")[0].prompt == "left: woman, right: dragon"
+
+
+@pytest.mark.parametrize(
+    ("parts", "complaint"),
+    [
+        ("water", "expected two parts, as woman\\+fish, got 'water'"),
+        ("water+fire+tree", "expected two parts"),
+        ("water+qqqq", "no part of characters is called 'qqqq'"),
+        ("lid+walk", "亠 and 辵 are never in two slots that fit: 亠 is top; 辵 is outside"),
+    ],
+)
+def test_parts_that_cannot_be_set_are_refused(parts, complaint):
+    with pytest.raises(ValueError, match=complaint):
+        read_phrase("anything", components, parts=parts)
+
+
+def test_a_pair_that_exists_is_set_otherwise_or_refused():
+    assert components.exists("⿰", ("人", "木")) == ["休"]
+    assert best_pair("人", "木", components, every_layout) != Pair("⿰", "人", "木")
+    assert attested(best_pair("人", "木", components, ("⿰",)), slot_counts(components)) == 3  # 木 left, 人 right
+    with pytest.raises(ValueError, match="火 and 火 make a character already: 炎"):
+        best_pair("火", "火", components, ("⿱",))
+
+
+def test_slots_are_counted_by_hand():
+    counts = slot_counts(components)
+    listed = [one for one in components.decompositions.values() if one.layout == "⿴"]
+    by_hand = sum(any((part.element, part.slot) == ("囗", "outside") for part in one.outer) for one in listed)
+    assert counts["⿴", "囗", "outside"] == by_hand > 10
+    inside = counts["⿴", "玉", "inside"]
+    assert attested(Pair("⿴", "囗", "玉"), counts) == min(by_hand, inside) == inside
+
+
+@pytest.mark.parametrize(
+    ("phrase", "english"),
+    [("火の鳥", "fire bird"), ("泳ぐ", "swim"), ("queen", ""), ("café", ""), ("竜 queen", "dragon queen")],
+)
+def test_kanji_are_translated_by_the_dictionary(phrase, english):
+    assert translate(phrase, load_characters()) == english
+
+
+@pytest.mark.parametrize("phrase", ["さくら", "ロボット", "火のロボット", "\U0002a6d6"])
+def test_what_the_dictionary_lacks_is_refused(phrase):
+    with pytest.raises(ValueError, match="cannot be translated: the dictionary"):
+        translate(phrase, load_characters())
+
+
+def test_layouts_have_names():
+    assert layouts_named("left-right") == ("⿰",) == layouts_named("⿰")
+    assert layouts_named("outside-inside") == ("⿸", "⿺", "⿴")
+    with pytest.raises(ValueError, match="expected a layout of left-right, top-bottom, outside-inside, ⿰"):
+        layouts_named("diagonal")
+
+
+def test_a_blank_phrase_is_refused():
+    with pytest.raises(ValueError, match="expected a phrase, got none"):
+        read_phrase("  ", components)
