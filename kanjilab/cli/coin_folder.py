@@ -13,9 +13,9 @@ from PIL import Image
 from kanjilab.cli.coin_card import card_html
 from kanjilab.core.storage import appearing_folder, write_bytes_atomic, write_json_atomic
 from kanjilab.experiments.certificate import Certificate
-from kanjilab.experiments.coining import Coinage
+from kanjilab.experiments.coining import Coinage, Coined
 from kanjilab.export.font import build_font, font_bytes
-from kanjilab.export.vectors import glyph_outline, svg_of
+from kanjilab.export.vectors import TOLERANCES_PX, Outline, glyph_outline, svg_of, trace
 
 CALL_FILE = "coin.json"
 CARD = "index.html"
@@ -53,6 +53,11 @@ def stored_certificates(folder: Path) -> tuple[str, list[Certificate]]:
     return content["summary"], [Certificate.from_json(json.loads(path.read_bytes())) for path in files]
 
 
+def _outline(one: Coined) -> Outline:
+    """Short for a glyph that is kept; a rejected one may be anything, noise too."""
+    return trace(one.image, TOLERANCES_PX[-1]) if one.certificate.rejected else glyph_outline(one.image)
+
+
 def write_coinage(coinage: Coinage, folder: Path, call: Mapping[str, Any]) -> Path:
     """Write numbered PNG, SVG and JSON, the font, and the card.
 
@@ -63,11 +68,11 @@ def write_coinage(coinage: Coinage, folder: Path, call: Mapping[str, Any]) -> Pa
     Returns:
         Path of the card.
     Raises:
-        ValueError: another folder is there, or a glyph has no outline.
+        ValueError: another folder is there, or the outline of a glyph that is kept is too long.
     """
     if is_finished(folder, call):
         return folder / CARD
-    outlines = [glyph_outline(one.image) for one in coinage.glyphs]
+    outlines = [_outline(one) for one in coinage.glyphs]
     font = build_font(outlines)
     truetype, woff2 = font_bytes(font), font_bytes(font, "woff2")
     with appearing_folder(folder) as temporary:

@@ -263,10 +263,12 @@ def nearest_training_images(images: NDArray[np.uint8], training: NDArray[np.uint
     Source: the d1/d2 < 1/3 criterion of Yoon et al. 2023 and Gu et al. 2023, arXiv:2310.02664.
     """
     pool = _compare_ink(training)
-    _, kept = np.unique(pool, axis=0, return_index=True)
-    if len(kept) < 2:
-        raise ValueError(f"expected at least two different training images, got {len(kept)}")
-    kept.sort()
+    first: dict[bytes, int] = {}
+    for index, ink in enumerate(pool):
+        first.setdefault(ink.tobytes(), index)
+    if len(first) < 2:
+        raise ValueError(f"expected at least two different training images, got {len(first)}")
+    kept = np.array(list(first.values()))
     distances = _distances(_compare_ink(images), pool[kept])  # (N, distinct)
     order = np.argpartition(distances, 1, axis=1)[:, :2]
     pair = np.take_along_axis(distances, order, axis=1)  # nearest, second nearest

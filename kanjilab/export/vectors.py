@@ -38,20 +38,22 @@ def trace(image: NDArray[np.uint8], tolerance_px: float = TOLERANCES_PX[0]) -> O
         tolerance_px: a vertex nearer than this to the line past it is left out.
     Returns:
         Contours; of what is inside another the direction is the opposite, so that both fill rules agree.
+        None without ink.
     Raises:
-        ValueError: a wrong shape or type, or a picture without ink.
+        ValueError: a wrong shape or type.
     """
-    if image.ndim != 2 or image.dtype != np.uint8:
-        raise ValueError(f"expected one uint8 image (H, W), got {image.dtype} {image.shape}")
-    polygons = [_simplified(polygon, tolerance_px) for polygon in _polygons(image)]
-    polygons = [polygon for polygon in polygons if len(polygon) > 2]
-    if not polygons:
-        raise ValueError("expected a glyph, got a picture without ink")
-    return tuple(_curved(_directed(polygon, polygons)) for polygon in polygons)
+    return _outline(_directed(_polygons(image)), tolerance_px)
+
+
+def _outline(polygons: list[NDArray[np.float64]], tolerance_px: float) -> Outline:
+    simplified = [_simplified(polygon, tolerance_px) for polygon in polygons]
+    return tuple(_curved(polygon) for polygon in simplified if len(polygon) > 2)
 
 
 def _polygons(image: NDArray[np.uint8]) -> list[NDArray[np.float64]]:
     """Edges as polygons (n, 2) in px; holes are polygons of their own."""
+    if image.ndim != 2 or image.dtype != np.uint8:
+        raise ValueError(f"expected one uint8 image (H, W), got {image.dtype} {image.shape}")
     import vtracer
 
     height, width = image.shape
@@ -102,11 +104,18 @@ def signed_area(polygon: NDArray[np.float64]) -> float:
     return float((x * np.roll(y, -1) - np.roll(x, -1) * y).sum() / 2)
 
 
-def _directed(polygon: NDArray[np.float64], polygons: list[NDArray[np.float64]]) -> NDArray[np.float64]:
-    """Clockwise for ink, counter-clockwise for a hole: by how many others are around it."""
-    around = sum(_contains(other, polygon[0]) for other in polygons if other is not polygon)
-    clockwise = signed_area(polygon) > 0
-    return polygon if clockwise == (around % 2 == 0) else polygon[::-1]
+def _directed(polygons: list[NDArray[np.float64]]) -> list[NDArray[np.float64]]:
+    """Each clockwise for ink, counter-clockwise for a hole: by how many others are around it."""
+    if not polygons:
+        return []
+    low, high = (np.stack([end(polygon, axis=0) for polygon in polygons]) for end in (np.min, np.max))
+    directed = []
+    for index, polygon in enumerate(polygons):
+        near = np.flatnonzero(((low < polygon[0]) & (polygon[0] < high)).all(axis=1))
+        around = sum(_contains(polygons[other], polygon[0]) for other in near if other != index)
+        clockwise = signed_area(polygon) > 0
+        directed.append(polygon if clockwise == (around % 2 == 0) else polygon[::-1])
+    return directed
 
 
 def _contains(polygon: NDArray[np.float64], point: NDArray[np.float64]) -> bool:
@@ -185,16 +194,17 @@ def _numbers(*points: tuple[int, ...]) -> str:
 
 
 def glyph_outline(image: NDArray[np.uint8], bytes_max: int = SVG_BYTES_MAX) -> Outline:
-    """The most detailed outline whose path is short enough.
+    """The most detailed outline that is short enough.
 
     Args:
         image: (H, W) uint8, 0 ink to 255 paper.
         bytes_max: of the whole SVG.
     Raises:
-        ValueError: as `trace`, or even the roughest outline is longer.
+        ValueError: as `trace`, or even the roughest outline is longer, as that of a picture that is no glyph.
     """
+    polygons = _directed(_polygons(image))
     for tolerance_px in TOLERANCES_PX:
-        outline = trace(image, tolerance_px)
+        outline = _outline(polygons, tolerance_px)
         if len(svg_of(outline).encode()) <= bytes_max:
             return outline
     raise ValueError(f"expected a glyph that can be drawn in {bytes_max} bytes, got {len(outline)} contours")
