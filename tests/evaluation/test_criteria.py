@@ -12,6 +12,7 @@ from kanjilab.data.rendering import default_font, draw_font
 from kanjilab.evaluation.criteria import (
     CRITERIA,
     Context,
+    dictionary_context,
     fit_thresholds,
     held_out_characters,
     judge_hash,
@@ -23,7 +24,7 @@ from kanjilab.evaluation.criteria import (
 )
 from kanjilab.evaluation.judges.nearest_character import Neighbours
 from kanjilab.evaluation.judges.part_judge import load_judge
-from tests.toy_script import BLOB, DA, PARTS, ToyJudge, glyph, toy_context
+from tests.toy_script import BLOB, DA, PARTS, ToyJudge, glyph, toy_context, toy_vectors
 
 
 @pytest.fixture(scope="module")
@@ -177,6 +178,21 @@ def test_a_run_is_compared_with_its_training_data_and_what_was_frozen(context, s
     without = replace(few, table=few.table.drop(columns="character"))
     with pytest.raises(ValueError, match="expected a column character"):
         make_context(without, ToyJudge(), frozen=frozen_file(tmp_path, context))
+
+
+def test_a_model_of_all_characters_needs_no_image_folder(context, tmp_path, monkeypatch):
+    monkeypatch.setattr(Neighbours, "load_or_fit", classmethod(lambda cls, cache: context.neighbours))
+    frozen, asked = frozen_file(tmp_path, context), {"left: water, right: three": ("水", "三")}
+    made = dictionary_context(ToyJudge(), asked=asked, frozen=frozen, embed=toy_vectors)
+    assert made.characters == ToyJudge.characters and made.training.shape == (5, 32, 32)
+    whole = np.asarray(draw_font("大", default_font()), float)
+    np.testing.assert_allclose(made.training[-1], whole.reshape(32, 4, 32, 4).mean(axis=(1, 3)), atol=1)
+    # Names of parts and glosses of characters that show them: of the first only "water" and others are known words.
+    assert set(made.meaning.parts) == set(PARTS)
+    assert made.meaning.expected(["water"], top=1) == [("水",)]
+    assert made.meaning.expected(["left: water, right: three"]) == [("水", "三")]
+    copy = judge_images(ToyJudge(), DA[None], ["tree"], made)
+    assert not copy["novel"][0] and copy["copy_ratio"][0] < 0.1
 
 
 def test_only_outer_parts_that_the_judge_knows_count():

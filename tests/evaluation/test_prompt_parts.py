@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from kanjilab.evaluation import prompt_parts as meaning
-from kanjilab.evaluation.prompt_parts import PartMeaning, caption_vectors
+from kanjilab.evaluation.prompt_parts import AskedMeaning, PartMeaning, caption_vectors
 from tests.toy_script import toy_vectors
 
 
@@ -17,6 +17,15 @@ def test_nearest_captions_vote_for_their_parts():
     assert shares["水"] == pytest.approx(0.02 / 3, abs=1e-4)
     assert meaning.expected(["water", "tree"], top=1) == [("水",), ("木",)]
     assert sum(shares.values()) == pytest.approx(1)
+
+
+def test_prompts_that_name_their_parts_have_these():
+    learned = PartMeaning.fit(["water", "tree"], [("水",), ("木",)], toy_vectors)
+    named = AskedMeaning(learned.parts, learned.vectors, learned.votes, toy_vectors, {"tree": ("火", "人"), "fire": ()})
+    expected = named.expected(["tree", "water", "fire", "tree"], top=1)
+    assert expected[:2] == [("火", "人"), ("水",)] and expected[3] == expected[0]
+    assert expected[2] == learned.expected(["fire"], top=1)[0]  # it names none
+    assert named.expected(["tree"]) == [("火", "人")] and named.expected([]) == []
 
 
 def test_captions_without_parts_have_no_vote_and_nothing_to_learn_is_refused():

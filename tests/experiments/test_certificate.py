@@ -8,15 +8,8 @@ import numpy as np
 import pytest
 
 from kanjilab.evaluation.criteria import CRITERIA, Thresholds
-from kanjilab.experiments.certificate import (
-    Certificate,
-    Criterion,
-    FoundPart,
-    Nearest,
-    Verdict,
-    criteria_of,
-    novelty_sentence,
-)
+from kanjilab.experiments.certificate import Certificate, criteria_of, novelty_sentence
+from tests.certificates import certificate, verdict
 
 THRESHOLDS = Thresholds("", 3.0, 0.6, 0.5, 0.1, 100, {})
 JUDGE = SimpleNamespace(novel_distance=0.5)
@@ -25,19 +18,6 @@ ROW = dict(
     line_difference=1.25, erasure=7.5, distance=0.8, novelty="new", codepoint="U+4F11", nearest="休",
     legal_probability=0.95, two_or_more=True, distinct=True, novel=True, legal=True, meaning=True,
 )  # fmt: skip
-
-
-def verdict(judge="B", exists=False, failing=()) -> Verdict:
-    criteria = tuple(Criterion(name, 1.0, 0.5, name not in failing, "") for name in CRITERIA)
-    part = FoundPart("水", "water", (0.0, 0.1, 0.5, 0.9), 0.99)
-    return Verdict(judge, (part,), "⿰", 0.9, criteria, (Nearest("休", "U+4F11", 0.8),), exists)
-
-
-def certificate() -> Certificate:
-    facts = dict(phrase="海", translation="sea", prompt="left: water, right: three", reason="named", seed=3)
-    facts |= dict(asked=("水", "三"), layout="⿰", verdicts=(verdict("A"), verdict("B", failing=("novel",))))
-    facts |= dict(outline=(Nearest("沐", "U+6C90", 0.3),), novelty="not in the list of 5 characters", rejected="")
-    return Certificate(**facts, writer="w", identity="i", sampling={"steps": 15}, version="0.1.0", picture="0" * 64)
 
 
 def test_every_criterion_has_its_number_and_threshold():
