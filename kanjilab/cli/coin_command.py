@@ -32,6 +32,7 @@ def coin(
     Candidates are drawn from the phrase and from pairs of parts that its words suggest. Judge A rejects and ranks them;
     judge B reports the five criteria of a new kanji.
     """
+    started = time.perf_counter()
     from kanjilab import __version__
     from kanjilab.cli.coin_folder import CARD, is_finished, stored_certificates, write_coinage
     from kanjilab.data.typeset import SLOTS_OF_LAYOUT
@@ -39,24 +40,22 @@ def coin(
 
     layouts = layouts_named(layout) if layout else tuple(SLOTS_OF_LAYOUT)
     folder = out or Path("runs/coined", folder_name(phrase, parts))
-    call = {"phrase": phrase, "parts": parts, "layouts": layouts, "noises": noises, "keep": keep, "seed": seed}
-    call |= {"base": base, "version": __version__}
+    options = {"parts": parts, "layouts": layouts, "noises": noises, "keep": keep, "seed": seed}
+    call = {"phrase": phrase, "base": base, "version": __version__, **options}
     if not is_finished(folder, call):
-        write_coinage(
-            _coinage(phrase, base, parts=parts, layouts=layouts, noises=noises, keep=keep, seed=seed), folder, call
-        )
+        write_coinage(_coinage(phrase, base, started, **options), folder, call)
     summary, certificates = stored_certificates(folder)
     if translation := certificates[0].translation:
         typer.echo(f"translated by the dictionary: {translation}")
     typer.echo(f"{summary}\n{certificate_table(certificates)}\n{folder / CARD}")
 
 
-def _coinage(phrase: str, base: str, **options: Any) -> Any:
+def _coinage(phrase: str, base: str, started: float, **options: Any) -> Any:
     """What is coined for a phrase; the first glyph is sketched as soon as it is drawn."""
     from kanjilab.experiments.coining import coin as coin_glyphs
     from kanjilab.models.loading import load_base, usual_device
 
-    started, shown = time.perf_counter(), []
+    shown = []
 
     def show_first(reading: Any, images: Any) -> None:
         if not shown and sys.stdout.isatty():

@@ -15,11 +15,13 @@ from kanjilab.core.storage import appearing_folder, write_bytes_atomic, write_js
 from kanjilab.experiments.certificate import Certificate
 from kanjilab.experiments.coining import Coinage, Coined
 from kanjilab.export.font import build_font, font_bytes
-from kanjilab.export.vectors import TOLERANCES_PX, Outline, glyph_outline, svg_of, trace
+from kanjilab.export.vectors import SVG_BYTES_MAX, TOLERANCES_PX, Outline, glyph_outline, svg_of, trace
 
 CALL_FILE = "coin.json"
 CARD = "index.html"
 FONT = "coined"
+TITLE_CHARACTERS = 60  # of the phrase, in an SVG
+TITLE_BYTES = 400  # that this may take there
 
 
 def is_finished(folder: Path, call: Mapping[str, Any]) -> bool:
@@ -55,7 +57,8 @@ def stored_certificates(folder: Path) -> tuple[str, list[Certificate]]:
 
 def _outline(one: Coined) -> Outline:
     """Short for a glyph that is kept; a rejected one may be anything, noise too."""
-    return trace(one.image, TOLERANCES_PX[-1]) if one.certificate.rejected else glyph_outline(one.image)
+    most = SVG_BYTES_MAX - TITLE_BYTES
+    return trace(one.image, TOLERANCES_PX[-1]) if one.certificate.rejected else glyph_outline(one.image, most)
 
 
 def write_coinage(coinage: Coinage, folder: Path, call: Mapping[str, Any]) -> Path:
@@ -80,7 +83,7 @@ def write_coinage(coinage: Coinage, folder: Path, call: Mapping[str, Any]) -> Pa
             buffer = io.BytesIO()
             Image.fromarray(one.image).save(buffer, "PNG", optimize=True)
             write_bytes_atomic(temporary / f"{number:02d}.png", buffer.getvalue())
-            title = f"{coinage.phrase} ({number})"
+            title = f"{coinage.phrase[:TITLE_CHARACTERS]} ({number})"
             write_bytes_atomic(temporary / f"{number:02d}.svg", svg_of(outline, title).encode())
             write_json_atomic(temporary / f"{number:02d}.json", one.certificate.to_json())
         write_bytes_atomic(temporary / f"{FONT}.ttf", truetype)

@@ -133,6 +133,12 @@ def test_markup_in_a_phrase_stays_text(tmp_path):
     assert "<b>fire" not in page and "&lt;b&gt;fire&lt;/b&gt; &amp; jewel" in page
 
 
+def test_a_long_phrase_leaves_the_outlines_short(tmp_path):
+    result = call("fire & jewel " * 200, "--noises", "1", "--keep", "1", "--out", tmp_path / "out")
+    assert result.exit_code == 0, result.output
+    assert len((tmp_path / "out" / "01.svg").read_bytes()) <= 4096
+
+
 def test_a_translation_is_labelled(tmp_path):
     result = call("火の玉", "--noises", "1", "--keep", "1", "--out", tmp_path / "out")
     assert "translated by the dictionary: fire jewel" in result.output
