@@ -44,6 +44,11 @@ def _dictionary_names() -> Mapping[str, str]:
     return {part: meanings[part][0].lower() for part in others}
 
 
+def has_name(part: str) -> bool:
+    """Whether `name_of_part` knows a part."""
+    return part in part_names() or part in _dictionary_names()
+
+
 def name_of_part(part: str) -> str:
     """The usual English name of a part, or what the dictionary says first where the table has none.
 

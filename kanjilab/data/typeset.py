@@ -154,10 +154,23 @@ class Typesetter:
         return self._pieces[character]
 
 
-def novel_pairs(components: Components) -> list[Pair]:
+def pair_of(listed: Decomposition | None) -> Pair | None:
+    """The two parts that a character is exactly made of; None where it is not, or has a layout without slots."""
+    slots = None if listed is None else SLOTS_OF_LAYOUT.get(listed.layout)
+    if listed is None or slots is None:
+        return None
+    two = _two_parts(listed)
+    return Pair(listed.layout, two[0].element, two[1].element) if tuple(part.slot for part in two) == slots else None
+
+
+def novel_pairs(components: Components, parts: Collection[str] | None = None) -> list[Pair]:
     """Every pair of parts, each frequent in its slot, that no listed character combines, in a fixed order.
 
     A rarer character, which is not in the list, may still have the pair.
+
+    Args:
+        components: the list of decompositions.
+        parts: that may be paired; None for the vocabulary.
     """
     taken = set()
     attested: Counter[tuple[str, str, str]] = Counter()
@@ -167,7 +180,7 @@ def novel_pairs(components: Components) -> list[Pair]:
 
     def fillers(layout: str, slot: str) -> list[str]:
         least = ATTESTED_MIN.get(slot, ATTESTED_MIN_ELSEWHERE)
-        return [name for name in components.parts if attested[layout, name, slot] >= least]
+        return [name for name in parts or components.parts if attested[layout, name, slot] >= least]
 
     return [
         Pair(layout, first, second)

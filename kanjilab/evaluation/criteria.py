@@ -22,7 +22,7 @@ from scipy import ndimage
 
 from kanjilab.core.config import settings_hash
 from kanjilab.core.storage import PACKAGE_WEIGHTS, write_json_atomic
-from kanjilab.data.components import Components, Decomposition, load_components
+from kanjilab.data.components import Components, Decomposition, is_held_out, load_components
 from kanjilab.data.dictionary import has_clean_meaning, load_characters, rows_of
 from kanjilab.data.image_folder import Dataset
 from kanjilab.data.part_names import part_names
@@ -30,7 +30,7 @@ from kanjilab.data.rendering import GlyphError, default_font, draw_font
 from kanjilab.data.skeleton import thin
 from kanjilab.evaluation.judges.framing import Images
 from kanjilab.evaluation.judges.nearest_character import Neighbours
-from kanjilab.evaluation.judges.part_judge import Judge, is_held_out, load_judge
+from kanjilab.evaluation.judges.part_judge import Judge, load_judge
 from kanjilab.evaluation.layout_parts import attested_spans, erasure_scores, main_parts, slots_attested
 from kanjilab.evaluation.metrics import COMPARE_PX, nearest_training_images
 from kanjilab.evaluation.prompt_parts import AskedMeaning, PartMeaning, caption_vectors

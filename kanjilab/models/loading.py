@@ -5,6 +5,7 @@ import importlib.util
 import json
 import os
 import shutil
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +20,8 @@ from kanjilab.models.hub import UNUSED_PARTS, family_of, folder_digest, model_fo
 from kanjilab.models.minilm import TOKENS, minilm_folder
 from kanjilab.models.text_encoders import OneEncoder, ThreeEncoders
 
+PACKAGED = ("pocket", "writer")
+WEIGHTS_FILE = "diffusion_pytorch_model.safetensors"
 # Of 8-bit and 4-bit weights, what is computed with them.
 DTYPES = {"fp32": torch.float32} | dict.fromkeys(("bf16", *QUANTISED), torch.bfloat16)
 
@@ -40,7 +43,7 @@ def load_base(
     """Loads a base by name.
 
     Args:
-        name: `pocket`, `sd14`, `sd15`, `sd35-medium`, `sd35-large`, a Hub id, a folder in diffusers'
+        name: `pocket`, `writer`, `sd14`, `sd15`, `sd35-medium`, `sd35-large`, a Hub id, a folder in diffusers'
             format, or a single `.safetensors` file.
         precision: of the frozen denoiser, `fp32` or `bf16`, or `8bit` or `4bit` weights that bf16
             computes with. The autoencoder stays in fp32, and so does a U-Net's text encoder; the three
@@ -72,7 +75,7 @@ def base_folder(name: str) -> Path:
     Raises:
         FileNotFoundError, PermissionError, ValueError: as `load_base`.
     """
-    return pocket_folder() if name == "pocket" else model_folder(name)
+    return packaged_folder(name) if name in PACKAGED else model_folder(name)
 
 
 def _require_quantisation(precision: str, device: torch.device) -> None:
@@ -171,37 +174,39 @@ def _identity(pipeline: Any) -> str:
     return digest.hexdigest()[:16]
 
 
-def pocket_folder() -> Path:
-    """The pocket base as a complete `StableDiffusionPipeline` folder.
+def packaged_folder(name: str = "pocket") -> Path:
+    """A base that the package carries, as a complete `StableDiffusionPipeline` folder.
 
-    The package carries the denoiser, the autoencoder and the scheduler; MiniLM's text encoder and
-    tokenizer are put beside them once, in the user's cache.
+    The package carries pocket's denoiser, autoencoder and scheduler, and the writer's denoiser and scheduler; the
+    writer has pocket's autoencoder. MiniLM's text encoder and tokenizer are put beside them once, in the user's cache.
 
+    Args:
+        name: one of `PACKAGED`.
     Raises:
         FileNotFoundError: the package's weights, or MiniLM, are missing.
     """
-    source = PACKAGE_WEIGHTS / "pocket"
-    weights = source / "unet" / "diffusion_pytorch_model.safetensors"
-    if not weights.is_file():
-        raise FileNotFoundError(f"{weights}: the pocket base's weights are missing from this installation")
-    vae_weights = source / "vae" / weights.name
-    key = hashlib.sha256((sha256_file(weights) + sha256_file(vae_weights) + str(TOKENS)).encode()).hexdigest()[:16]
-    target = cache_folder() / f"pocket-{key}"
+    sources = [PACKAGE_WEIGHTS / "pocket", *([PACKAGE_WEIGHTS / name] if name != "pocket" else [])]
+    weights = [source / "unet" / WEIGHTS_FILE for source in sources] + [sources[0] / "vae" / WEIGHTS_FILE]
+    if missing := next((path for path in weights if not path.is_file()), None):
+        raise FileNotFoundError(f"{missing}: the weights of {name} are missing from this installation")
+    digests = "".join(sha256_file(path) for path in weights[-2:])
+    target = cache_folder() / f"{name}-{hashlib.sha256((digests + str(TOKENS)).encode()).hexdigest()[:16]}"
     if not target.is_dir():
-        assemble_pipeline(source, minilm_folder(), target)
+        assemble_pipeline(sources, minilm_folder(), target)
     return target
 
 
-def assemble_pipeline(source: Path, text_model: Path, target: Path) -> None:
+def assemble_pipeline(sources: Sequence[Path], text_model: Path, target: Path) -> None:
     """Writes a whole pipeline folder from a denoiser with autoencoder and a folder of MiniLM.
 
     Args:
-        source: holds model_index.json, unet/, vae/, scheduler/.
+        sources: they hold model_index.json, unet/, vae/, scheduler/; of what several have, the last one's counts.
         text_model: holds config.json, model.safetensors and the tokenizer's files.
         target: appears whole or not at all.
     """
     with appearing_folder(target) as temporary:
-        shutil.copytree(source, temporary, dirs_exist_ok=True)
+        for source in sources:
+            shutil.copytree(source, temporary, dirs_exist_ok=True)
         encoder, tokenizer = temporary / "text_encoder", temporary / "tokenizer"
         encoder.mkdir()
         tokenizer.mkdir()

@@ -189,11 +189,11 @@ def test_assembled_pipeline_appears_whole_and_loads(folder, base, tmp_path, monk
     for name in ("tokenizer.json", "tokenizer_config.json"):
         (text_model / name).symlink_to(folder / "tokenizer" / name)
     with pytest.raises(FileNotFoundError):
-        assemble_pipeline(source, text_model, tmp_path / "built" / "pocket")  # two files of the tokenizer lack
+        assemble_pipeline([source], text_model, tmp_path / "built" / "pocket")  # two files of the tokenizer lack
     assert list((tmp_path / "built").iterdir()) == []
     for name in ("vocab.txt", "special_tokens_map.json"):
         (text_model / name).write_text("{}")
-    assemble_pipeline(source, text_model, tmp_path / "built" / "pocket")
+    assemble_pipeline([source], text_model, tmp_path / "built" / "pocket")
     assert [path.name for path in (tmp_path / "built").iterdir()] == ["pocket"]
     built = load_base(tmp_path / "built" / "pocket")
     assert built.identity == base.identity

@@ -10,7 +10,7 @@ import torch
 from diffusers import AutoencoderKL, DDIMScheduler, StableDiffusionPipeline
 from torch.testing import assert_close
 
-from kanjilab.models.loading import assemble_pipeline, load_base, pocket_folder
+from kanjilab.models.loading import assemble_pipeline, load_base, packaged_folder
 from kanjilab.models.minilm import minilm_folder
 from kanjilab.models.sampling import Sampling, initial_noise, sample
 from kanjilab.training import pocket_base as pocket
@@ -195,7 +195,7 @@ def built(tiny, tmp_path):
     vae = pocket.new_vae(VaeRecipe()).eval()
     vae.register_to_config(scaling_factor=2.5)
     pocket.save_pocket(vae, UnetTraining(RECIPE).unet, tmp_path / "weights")
-    assemble_pipeline(tmp_path / "weights", minilm_folder(), tmp_path / "pipeline")
+    assemble_pipeline([tmp_path / "weights"], minilm_folder(), tmp_path / "pipeline")
     return tmp_path / "pipeline"
 
 
@@ -230,7 +230,7 @@ def test_a_built_pipeline_draws_the_same_in_plain_diffusers(built):
 
 
 def test_the_packaged_base_draws_the_same_in_plain_diffusers():
-    check_both_ways(pocket_folder(), load_base("pocket"))
+    check_both_ways(packaged_folder(), load_base("pocket"))
 
 
 def test_a_stage_that_was_cut_short_is_done_again(tiny, tmp_path, monkeypatch):

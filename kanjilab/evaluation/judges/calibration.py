@@ -19,7 +19,7 @@ from torch.nn import functional as F
 
 from kanjilab.core.rng import counted_rng
 from kanjilab.core.storage import write_json_atomic
-from kanjilab.data.components import LAYOUTS, load_components
+from kanjilab.data.components import LAYOUTS, is_held_out, load_components
 from kanjilab.data.kanjivg import KanjiVG
 from kanjilab.data.rendering import draw_font, draws
 from kanjilab.data.typeset import Typesetter, novel_pairs
@@ -37,7 +37,7 @@ from kanjilab.evaluation.judges.labelled_glyphs import (
 )
 from kanjilab.evaluation.judges.negatives import through_pocket
 from kanjilab.evaluation.judges.network import JudgeNetwork
-from kanjilab.evaluation.judges.part_judge import LAYOUT_SURE, Judge, is_held_out
+from kanjilab.evaluation.judges.part_judge import LAYOUT_SURE, Judge
 
 FALSE_POSITIVES = 0.05  # of pictures without any part, that may show one
 # Beyond 95% in both, so that 95% still pass in other unseen fonts, which may differ a little more.

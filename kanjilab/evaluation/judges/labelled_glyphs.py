@@ -13,7 +13,7 @@ from safetensors.numpy import save
 
 from kanjilab.core.rng import counted_rng
 from kanjilab.core.storage import write_bytes_atomic
-from kanjilab.data.components import LAYOUTS, Box, Components, Part, load_components
+from kanjilab.data.components import LAYOUTS, Box, Components, Part, is_held_out, load_components
 from kanjilab.data.dictionary import load_characters
 from kanjilab.data.kanjivg import KanjiVG
 from kanjilab.data.rendering import default_font, draw_font, draws
@@ -31,7 +31,6 @@ from kanjilab.evaluation.judges.negatives import (
     shuffled_patches,
     through_pocket,
 )
-from kanjilab.evaluation.judges.part_judge import is_held_out
 
 NONE = len(LAYOUTS)  # the layout of what is no glyph
 KINDS = (

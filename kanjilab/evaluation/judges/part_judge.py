@@ -7,7 +7,6 @@ are in `weights/judges`.
 
 from __future__ import annotations
 
-import hashlib
 import json
 from dataclasses import asdict, dataclass
 from functools import cache, cached_property
@@ -30,20 +29,11 @@ from kanjilab.evaluation.judges.network import ARCHITECTURES, Architecture, Judg
 WEIGHTS = PACKAGE_WEIGHTS / "judges"
 GRID = 8  # cells on a side of a part map
 BATCH = 128
-HELD_OUT_ONE_IN = 20
 LAYOUT_SURE = 0.5  # a less probable layout is abstained from
 HALF_OF_PEAK = 0.5  # cells of a part map that belong to its box in full
 SAME_PLACE = 0.75  # overlap (intersection over union) of two readings of one thing
 INSIDE = 0.75  # share of a part's warm cells within another's box from which it is inside it
 WHOLE = 0.8  # share of the frame from which a part is the whole glyph
-
-
-def is_held_out(character: str) -> bool:
-    """Whether the judges were trained without a character's parts, layout and well-formedness, and without its pieces.
-
-    This holds for one in twenty, by its hash. The recogniser has every character among its classes, these too.
-    """
-    return hashlib.sha256(character.encode()).digest()[0] % HELD_OUT_ONE_IN == 0
 
 
 @dataclass(frozen=True, eq=False)

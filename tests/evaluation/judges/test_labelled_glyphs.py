@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from kanjilab.core.rng import counted_rng
-from kanjilab.data.components import LAYOUTS, Part, load_components
+from kanjilab.data.components import LAYOUTS, Part, is_held_out, load_components
 from kanjilab.data.rendering import default_font
 from kanjilab.data.typeset import Typesetter, novel_pairs
 from kanjilab.evaluation.judges.labelled_glyphs import (
@@ -23,7 +23,6 @@ from kanjilab.evaluation.judges.labelled_glyphs import (
     typeset_glyphs,
 )
 from kanjilab.evaluation.judges.negatives import noise
-from kanjilab.evaluation.judges.part_judge import is_held_out
 from tests.tiny_material import tiny_material
 
 components = load_components()

@@ -1,0 +1,142 @@
+"""Build the writer: pocket's denoiser, trained whole on real kanji and typeset pairs until it draws what captions name.
+
+The recipe in order: `build_writer_corpus` (kanjilab.data.writer_corpus) -> `encode_writer_corpus` -> two trainings ->
+`save_writer`. The first training sees pairs of frequent parts only: the denoiser first has to find out that words
+are about places, which takes long where every part is rare.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import torch
+from diffusers import AutoencoderKL, DDIMScheduler, UNet2DConditionModel
+from safetensors.torch import load_file, save
+
+from kanjilab.core.storage import PACKAGE_WEIGHTS, write_bytes_atomic, write_json_atomic
+from kanjilab.data.writer_corpus import SEPARATOR, SHARES, build_writer_corpus
+from kanjilab.training.denoiser import (
+    SCHEDULER_CONFIG,
+    EncodedCorpus,
+    UnetRecipe,
+    UnetTraining,
+    averaged_unet,
+    encode_captions,
+    finished_denoiser,
+)
+from kanjilab.training.pocket_base import encode_corpus
+
+CAPTIONS = 12  # columns of `EncodedCorpus.captions`: lists of one to four captions are repeated to fill them
+FREQUENT_SHARES = {"frequent pairs": 0.7, "parts": 0.3}
+
+
+@dataclass(frozen=True)
+class WriterRecipe:
+    """How the writer is trained; the defaults made the packaged weights.
+
+    Attributes:
+        frequent: pairs of two frequent parts, captioned by parts.
+        everything: all kinds of captions.
+    """
+
+    frequent: UnetRecipe = UnetRecipe(
+        steps=1_600, batch=16, peak_lr=1e-3, warmup_steps=200, cooldown_steps=480, velocity_from_step=0, ema_decay=0.998
+    )
+    everything: UnetRecipe = UnetRecipe(
+        steps=12_000,
+        batch=16,
+        peak_lr=1e-3,
+        warmup_steps=200,
+        cooldown_steps=4_000,
+        velocity_from_step=0,
+        seed=1,
+    )
+
+
+def encode_writer_corpus(vae: AutoencoderKL, table: pd.DataFrame, images: np.ndarray, folder: Path) -> EncodedCorpus:
+    """The corpus as the denoiser's training reads it; encoded once, kept in `folder`.
+
+    Latents are the autoencoder's means: the glyphs are clean, and so should the drawn ones be.
+
+    Args:
+        vae: pocket's.
+        table: of `build_writer_corpus`.
+        images: (N, 128, 128) uint8.
+        folder: for latents.safetensors and text.npy.
+    """
+    listed = [cell.split(SEPARATOR) for cell in table["captions"]]
+    captions = sorted({"", *(caption for row in listed for caption in row)})
+    row_of = {caption: index for index, caption in enumerate(captions)}
+    path = folder / "latents.safetensors"
+    if not path.exists():
+        mean, _ = encode_corpus(vae, images)
+        write_bytes_atomic(path, save({"mean": mean.contiguous()}))
+    mean = load_file(path)["mean"][torch.from_numpy(table["image"].to_numpy())] * vae.config["scaling_factor"]
+    return EncodedCorpus(
+        mean=mean,
+        std=torch.zeros(1).expand_as(mean),
+        text=encode_captions(captions, folder / "text.npy"),
+        captions=np.array([np.resize([row_of[caption] for caption in row], CAPTIONS) for row in listed]),
+        empty=row_of[""],
+        weight=table["weight"].to_numpy(dtype=float),
+        held_out=table["held_out"].to_numpy(dtype=bool),
+    )
+
+
+def frequent_weights(table: pd.DataFrame) -> np.ndarray:
+    """Sampling weights (N,) of the first training."""
+    chosen = table["frequent"] & ~table["held_out"]
+    weight = table["weight"].where(chosen & table["kind"].isin(FREQUENT_SHARES), 0.0)
+    share = weight / weight.groupby(table["kind"]).transform("sum") * table["kind"].map(FREQUENT_SHARES)
+    return share.fillna(0.0).to_numpy(dtype=float)
+
+
+def build_writer(
+    folder: Path,
+    recipe: WriterRecipe | None = None,
+    *,
+    save_every_steps: int = 1000,
+    on_saved: Callable[[UnetTraining], None] | None = None,
+) -> Path:
+    """The whole recipe; called again, it goes on from what `folder` holds.
+
+    Args:
+        folder: keeps every stage, and what the package carries in `weights/`.
+        recipe: how long and how fast.
+        save_every_steps: of each training.
+        on_saved: called each time with the second training.
+    Returns:
+        `folder/weights`.
+    """
+    recipe = recipe or WriterRecipe()
+    if not (folder / "glyphs.csv").exists():
+        build_writer_corpus(folder)
+    table = pd.read_csv(folder / "glyphs.csv", keep_default_na=False)
+    images = np.load(folder / "images.npy", mmap_mode="r", allow_pickle=False)
+    vae = AutoencoderKL.from_pretrained(PACKAGE_WEIGHTS / "pocket" / "vae").float().eval()
+    corpus = encode_writer_corpus(vae, table, images, folder)
+    frequent = replace(corpus, weight=frequent_weights(table))
+    initial = UNet2DConditionModel.from_pretrained(PACKAGE_WEIGHTS / "pocket" / "unet").float().state_dict()
+    first = finished_denoiser(frequent, recipe.frequent, folder / "frequent.safetensors", initial, save_every_steps)
+    state = folder / "unet.safetensors"
+    second = finished_denoiser(corpus, recipe.everything, state, first.average, save_every_steps, on_saved)
+    facts = {
+        "images": len(images),
+        "captions": len(corpus.text),
+        "images_seen": sum(part.steps * part.batch for part in (recipe.frequent, recipe.everything)),
+        "shares": SHARES,
+        "held_out_loss": second.held_out_loss(corpus),
+    }
+    return save_writer(averaged_unet(second), facts, folder / "weights")
+
+
+def save_writer(unet: UNet2DConditionModel, facts: dict, folder: Path) -> Path:
+    """Writes what the package carries: the denoiser in fp16, the scheduler and facts; the rest is pocket's."""
+    unet.half().save_pretrained(folder / "unet")
+    DDIMScheduler(**SCHEDULER_CONFIG).save_pretrained(folder / "scheduler")
+    write_json_atomic(folder / "facts.json", facts)
+    return folder
