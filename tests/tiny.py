@@ -9,8 +9,11 @@ from transformers import BertConfig, BertModel, BertTokenizer
 
 from kanjilab.models.diffusion import LatentDiffusion
 from kanjilab.models.tiny_sd3 import WORDS
+from kanjilab.training.denoiser import SCHEDULER_CONFIG
 from kanjilab.training.encoded import Encoded
-from kanjilab.training.pocket_base import SCHEDULER_CONFIG
+
+# Of pocket's denoiser, for `UNET_CONFIG |`: its shapes at the seams, few channels within.
+TINY_UNET = dict(block_out_channels=(16, 32, 32), norm_num_groups=8, attention_head_dim=(1, 1, 1))
 
 
 def save_tiny_pipeline(folder: Path, prediction: str = "epsilon") -> Path:

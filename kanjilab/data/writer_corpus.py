@@ -38,14 +38,14 @@ def slot_counts(components: Components, characters: Iterable[str]) -> Counter[tu
     counts: Counter[tuple[str, str, str]] = Counter()
     for character in characters:
         if (pair := pair_of(components.of(character))) is not None:
-            counts.update(_places(pair))
+            counts.update(places(pair))
     return counts
 
 
 def is_held_out_pair(pair: Pair, counts: SlotCounts) -> bool:
     """Whether a pair is kept for tests: one in four, by its parts alone, of the pairs of two frequent parts."""
     digest = hashlib.sha256("+".join(sorted((pair.first, pair.second))).encode()).digest()
-    return digest[0] % TEST_ONE_IN == 0 and all(counts[place] >= FREQUENT for place in _places(pair))
+    return digest[0] % TEST_ONE_IN == 0 and all(counts[place] >= FREQUENT for place in places(pair))
 
 
 def build_writer_corpus(
@@ -85,7 +85,8 @@ def build_writer_corpus(
     return table
 
 
-def _places(pair: Pair) -> list[tuple[str, str, str]]:
+def places(pair: Pair) -> list[tuple[str, str, str]]:
+    """(layout, part, slot) of both parts."""
     names = (pair.first, pair.second)
     return [(pair.layout, name, slot) for name, slot in zip(names, SLOTS_OF_LAYOUT[pair.layout], strict=True)]
 
@@ -129,7 +130,7 @@ def _row(
     return {
         "image": image, "kind": kind, "character": character, "layout": layout, "first": first, "second": second,
         "captions": SEPARATOR.join(captions),
-        "frequent": pair is not None and all(counts[place] >= FREQUENT for place in _places(pair)),
+        "frequent": pair is not None and all(counts[place] >= FREQUENT for place in places(pair)),
         "held_out": held or (pair is not None and is_held_out_pair(pair, counts)),
     }  # fmt: skip
 

@@ -7,9 +7,10 @@ are about places, which takes long where every part is rare.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -134,8 +135,14 @@ def build_writer(
     return save_writer(averaged_unet(second), facts, folder / "weights")
 
 
-def save_writer(unet: UNet2DConditionModel, facts: dict, folder: Path) -> Path:
-    """Writes what the package carries: the denoiser in fp16, the scheduler and facts; the rest is pocket's."""
+def save_writer(unet: UNet2DConditionModel, facts: Mapping[str, Any], folder: Path) -> Path:
+    """Writes what the package carries: the rest is pocket's.
+
+    Args:
+        unet: the denoiser, stored in fp16.
+        facts: how it was made, in plain values.
+        folder: made if need be.
+    """
     unet.half().save_pretrained(folder / "unet")
     DDIMScheduler(**SCHEDULER_CONFIG).save_pretrained(folder / "scheduler")
     write_json_atomic(folder / "facts.json", facts)
