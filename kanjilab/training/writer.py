@@ -48,11 +48,11 @@ class WriterRecipe:
         steps=1_600, batch=16, peak_lr=1e-3, warmup_steps=200, cooldown_steps=480, velocity_from_step=0, ema_decay=0.998
     )
     everything: UnetRecipe = UnetRecipe(
-        steps=12_000,
+        steps=8_500,
         batch=16,
         peak_lr=1e-3,
         warmup_steps=200,
-        cooldown_steps=4_000,
+        cooldown_steps=3_000,
         velocity_from_step=0,
         seed=1,
     )
