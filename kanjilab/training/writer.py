@@ -108,7 +108,7 @@ def build_writer(
 
     Args:
         folder: keeps every stage, what the package carries in `weights/`, and in `history/` the denoiser of each
-            thousand steps, in fp16, under the number of images seen.
+            thousand steps and at the end of each training, in fp16, under the number of images seen.
         recipe: how long and how fast; the default made the packaged weights.
         characters: only these of the corpus, for a trial.
         save_every_steps: of each training.
@@ -126,11 +126,11 @@ def build_writer(
     initial = UNet2DConditionModel.from_pretrained(PACKAGE_WEIGHTS / "pocket" / "unet").float().state_dict()
     first = finished_denoiser(frequent, recipe.frequent, folder / "frequent.safetensors", initial, save_every_steps)
     seen = recipe.frequent.steps * recipe.frequent.batch
+    _keep(first, folder / "history", 0)
 
     def keep(training: UnetTraining) -> None:
-        if training.step % KEPT_EVERY_STEPS == 0:
-            target = folder / "history" / f"{seen + training.step * recipe.everything.batch:07d}"
-            averaged_unet(training).half().save_pretrained(target)
+        if training.step % KEPT_EVERY_STEPS == 0 or training.step == recipe.everything.steps:
+            _keep(training, folder / "history", seen)
 
     state = folder / "unet.safetensors"
     second = finished_denoiser(corpus, recipe.everything, state, first.average, save_every_steps, keep)
@@ -142,6 +142,12 @@ def build_writer(
         "held_out_loss": second.held_out_loss(corpus),
     }
     return save_writer(averaged_unet(second), facts, folder / "weights")
+
+
+def _keep(training: UnetTraining, history: Path, seen: int) -> None:
+    """Stores the averaged weights under the number of images seen; so many by an earlier training."""
+    folder = history / f"{seen + training.step * training.recipe.batch:07d}"
+    averaged_unet(training).half().save_pretrained(folder)
 
 
 def save_writer(unet: UNet2DConditionModel, facts: Mapping[str, Any], folder: Path) -> Path:

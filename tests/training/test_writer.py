@@ -55,7 +55,7 @@ def test_the_whole_recipe_goes_on_from_what_is_there(tmp_path, monkeypatch):
     monkeypatch.setattr("kanjilab.data.writer_corpus.novel_pairs", lambda *_: [])
     monkeypatch.setattr(writer, "frequent_weights", lambda table: table["weight"].to_numpy())
     weights = build_writer(tmp_path, WriterRecipe(**short), **small)
-    assert sorted(path.name for path in (tmp_path / "history").iterdir()) == ["0000006", "0000008"]
+    assert sorted(path.name for path in (tmp_path / "history").iterdir()) == ["0000004", "0000006", "0000008"]
     before = UNet2DConditionModel.from_pretrained(weights / "unet").state_dict()
     pocket = UNet2DConditionModel.from_pretrained(PACKAGE_WEIGHTS / "pocket" / "unet").state_dict()
     assert any(not torch.equal(before[name], pocket[name]) for name in pocket)
