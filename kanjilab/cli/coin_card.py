@@ -7,25 +7,11 @@ from collections.abc import Sequence
 from html import escape
 
 from kanjilab.evaluation.judges.explanation import LAYOUT_WORDS
-from kanjilab.experiments.certificate import Certificate, Criterion, Nearest, Verdict
+from kanjilab.experiments.certificate import LABELS, UNITS, Certificate, Criterion, Nearest, Verdict
 from kanjilab.experiments.coining import Coinage, Coined
 from kanjilab.export.font import FAMILY, FIRST_CODE
 from kanjilab.export.vectors import Outline, path_of
 
-LABELS = {
-    "two_or_more": "Two or more parts",
-    "distinct": "Parts are distinct",
-    "novel": "New",
-    "legal": "Well-formed",
-    "meaning": "Meaning",
-}
-UNITS = {
-    "two_or_more": "parts found",
-    "distinct": "nats by which wiping a part hurts it more than the other",
-    "novel": "distance to the nearest character",
-    "legal": "probability",
-    "meaning": "expected parts found",
-}
 STYLE = """
 :root { color-scheme: light dark; --ink: #1b1b1a; --paper: #fbfaf7; --soft: #6a6862; --line: #dedbd2; --good: #23734a;
   --bad: #b3372f; --first: #1f6fb2; --second: #b4641d; --card: #fff; }
