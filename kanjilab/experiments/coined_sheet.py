@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import partial
 
 import numpy as np
 from matplotlib.axes import Axes
@@ -14,12 +15,16 @@ from kanjilab.data.rendering import default_font, draw_font
 from kanjilab.evaluation.criteria import CRITERIA
 from kanjilab.experiments.certificate import Certificate, Nearest
 from kanjilab.experiments.coining import Coined
-from kanjilab.viz.charts import SOFT, finish, label_text, new_figure
+from kanjilab.viz.charts import FAINT, INK, SOFT, finish, label_text, new_figure, write_title
 from kanjilab.viz.strip import Strip
 
 PART_COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00")  # Okabe-Ito
-CELL_INCHES = 1.75
-LABEL_UNITS = 26
+CELL_INCHES = 1.8
+ACROSS, DOWN = 1.1, 1.47  # of a cell, in glyph widths
+LINE_UNITS = 34  # of text below a glyph; a kanji takes two
+LETTERS_A_WIDTH = 29
+PART_UNITS = (13, 13, 0, 0, 0)  # of the parts' names; of further parts the sign alone
+SHORT = {"two_or_more": "two parts", "distinct": "distinct", "novel": "new", "legal": "well-formed"}
 
 
 def draw_coined(glyphs: Sequence[Coined], labels: Sequence[str] = (), *, columns: int = 4, title: str = "") -> Figure:
@@ -37,41 +42,36 @@ def draw_coined(glyphs: Sequence[Coined], labels: Sequence[str] = (), *, columns
     if not glyphs or len(labels) != len(glyphs):
         raise ValueError(f"expected glyphs and as many labels, got {len(glyphs)} and {len(labels)}")
     columns = min(columns, len(glyphs))
-    rows = -(-len(glyphs) // columns)
-    figure = new_figure(CELL_INCHES * columns, (CELL_INCHES + 0.55) * rows + (0.35 if title else 0.0))
-    axes = figure.subplots(rows, columns, squeeze=False).ravel()
-    for ax, one, label in zip(axes, glyphs, labels, strict=False):
-        height, width = one.image.shape
-        ax.imshow(one.image, cmap="gray", vmin=0, vmax=255, extent=(0, width, height, 0), interpolation="lanczos")
-        ax.set_title(label_text(label, LABEL_UNITS), fontsize=7.5, color=SOFT, loc="left")
-        _draw_parts(ax, one.certificate, width, height)
-    for ax in axes:
-        ax.set(xticks=[], yticks=[])
-        ax.spines[:].set_color("#dddddd")
-    for ax in axes[len(glyphs) :]:
-        ax.set_axis_off()
-    for ax in axes:
-        finish(ax)
-    if title:
-        figure.suptitle(title, x=0.01, ha="left", fontsize=10)
+    width, height = ACROSS * columns, DOWN * -(-len(glyphs) // columns)
+    figure = new_figure(CELL_INCHES * width, CELL_INCHES * height + (0.35 if title else 0.05))
+    ax = figure.subplots()
+    for index, (one, label) in enumerate(zip(glyphs, labels, strict=True)):
+        _draw_one(ax, one, label, ACROSS * (index % columns), 0.14 + DOWN * (index // columns))
+    ax.set_xlim(-0.03, width)
+    ax.set_ylim(height, 0)
+    ax.set_axis_off()
+    write_title(ax, title, "")
+    finish(ax)
     return figure
 
 
-def _draw_parts(ax: Axes, certificate: Certificate, width: int, height: int) -> None:
-    report, size = certificate.report, (width, height, width, height)
-    for place, part in enumerate(report.parts):
-        left, top, right, bottom = (end * length for end, length in zip(part.box, size, strict=True))
-        colour = PART_COLOURS[place % len(PART_COLOURS)]
-        ax.add_patch(Rectangle((left, top), right - left, bottom - top, fill=False, edgecolor=colour, linewidth=1.6))
-        text = f"{part.part} {part.name}"
-        ax.text(
-            place * width / 2, height + 4, label_text(text, 13), color=colour, fontsize=7.5, va="top", clip_on=False
-        )
-    met = len(CRITERIA) - len(report.lacking)
-    lacking = "" if report.passes else f" (not {', '.join(report.lacking)})"
-    ax.set_xlabel(
-        label_text(f"{met} of {len(CRITERIA)}{lacking}", LABEL_UNITS + 6), fontsize=7.5, labelpad=13, loc="left"
-    )
+def _draw_one(ax: Axes, one: Coined, label: str, left: float, top: float) -> None:
+    """A glyph as large as 1, with all that belongs to it."""
+    extent = (left, left + 1, top + 1, top)
+    ax.imshow(one.image, cmap="gray", vmin=0, vmax=255, extent=extent, interpolation="lanczos")
+    ax.add_patch(Rectangle((left, top), 1, 1, fill=False, edgecolor=FAINT, linewidth=0.8))
+    write = partial(ax.text, fontsize=7.5)
+    write(left, top - 0.03, label_text(label, LINE_UNITS), va="bottom", color=SOFT)
+    report, place = one.certificate.report, left
+    for part, colour, units in zip(report.parts, PART_COLOURS, PART_UNITS, strict=False):
+        x, y, right, bottom = part.box
+        ax.add_patch(Rectangle((left + x, top + y), right - x, bottom - y, fill=False, edgecolor=colour, linewidth=1.6))
+        text = label_text(f"{part.part} {part.name}", units) if units else part.part
+        write(place, top + 1.04, text, va="top", color=colour)
+        place += (len(text) + 2.5) / LETTERS_A_WIDTH
+    met, lacking = len(CRITERIA) - len(report.lacking), [SHORT.get(name, name) for name in report.lacking]
+    text = f"{met} of {len(CRITERIA)}" + (f"; not {', '.join(lacking)}" if 0 < len(lacking) < 3 else "")
+    write(left, top + 1.16, label_text(text, LINE_UNITS), va="top", color=INK)
 
 
 def nearest_strip(glyphs: Sequence[Coined], title: str = "Each glyph, and the nearest real characters") -> Strip:
