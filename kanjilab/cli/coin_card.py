@@ -7,25 +7,11 @@ from collections.abc import Sequence
 from html import escape
 
 from kanjilab.evaluation.judges.explanation import LAYOUT_WORDS
-from kanjilab.experiments.certificate import Certificate, Criterion, Nearest, Verdict
+from kanjilab.experiments.certificate import LABELS, UNITS, Certificate, Criterion, Nearest, Verdict
 from kanjilab.experiments.coining import Coinage, Coined
 from kanjilab.export.font import FAMILY, FIRST_CODE
 from kanjilab.export.vectors import Outline, path_of
 
-LABELS = {
-    "two_or_more": "Two or more parts",
-    "distinct": "Parts are distinct",
-    "novel": "New",
-    "legal": "Well-formed",
-    "meaning": "Meaning",
-}
-UNITS = {
-    "two_or_more": "parts found",
-    "distinct": "nats by which wiping a part hurts it more than the other",
-    "novel": "distance to the nearest character",
-    "legal": "probability",
-    "meaning": "expected parts found",
-}
 STYLE = """
 :root { color-scheme: light dark; --ink: #1b1b1a; --paper: #fbfaf7; --soft: #6a6862; --line: #dedbd2; --good: #23734a;
   --bad: #b3372f; --first: #1f6fb2; --second: #b4641d; --card: #fff; }
@@ -101,6 +87,22 @@ def _mark(passed: bool, text: str = "") -> str:
 
 
 def _section(number: int, certificate: Certificate, outline: Outline) -> str:
+    links = (
+        f'<a href="{number:02d}.png">PNG</a> · <a href="{number:02d}.svg">SVG</a> · '
+        f'<a href="{number:02d}.json">certificate</a> · typed as U+{FIRST_CODE + number - 1:04X}'
+    )
+    return f'<section class="glyph" id="g{number}">{certificate_html(number, certificate, outline, links)}</section>\n'
+
+
+def certificate_html(number: int, certificate: Certificate, outline: Outline, links: str) -> str:
+    """A glyph with its parts in boxes, and beside it its certificate, as two blocks.
+
+    Args:
+        number: of the glyph, from 1.
+        certificate: its own.
+        outline: its own.
+        links: HTML below the picture.
+    """
     report = certificate.report
     boxes = "".join(_box(place, part.box) for place, part in enumerate(report.parts))
     parts = ", ".join(
@@ -110,16 +112,14 @@ def _section(number: int, certificate: Certificate, outline: Outline) -> str:
     layout = LAYOUT_WORDS.get(report.layout, "no clear layout")
     reason = f" ({escape(certificate.reason)})" if certificate.reason else ""
     rejected = f"<p>{_mark(False, f'rejected by judge A: {certificate.rejected}')}</p>" if certificate.rejected else ""
-    code, picture = f"U+{FIRST_CODE + number - 1:04X}", _svg(outline, f"Glyph {number}", boxes)
     return (
-        f'<section class="glyph" id="g{number}"><div><div class="picture">{picture}</div>'
-        f'<p class="small soft"><a href="{number:02d}.png">PNG</a> · <a href="{number:02d}.svg">SVG</a> · '
-        f'<a href="{number:02d}.json">certificate</a> · typed as {code}</p></div><div>'
+        f'<div><div class="picture">{_svg(outline, f"Glyph {number}", boxes)}</div>'
+        f'<p class="small soft">{links}</p></div><div>'
         f"<h2>{number}. {escape(certificate.novelty)}</h2>{rejected}"
         f"<p>Parts: {parts or 'none found'}; {layout}.</p>"
         f'<p class="soft">Asked: “{escape(certificate.prompt)}”{reason}, noise {certificate.seed}.</p>'
         f'{_criteria_table(certificate)}<p class="small soft">Nearest real characters, by distance:</p>'
-        f'<ul class="near">{_nearest_rows(certificate)}</ul></div></section>\n'
+        f'<ul class="near">{_nearest_rows(certificate)}</ul></div>'
     )
 
 

@@ -53,7 +53,6 @@ def coin(
 def _coinage(phrase: str, base: str, started: float, **options: Any) -> Any:
     """What is coined for a phrase; the first glyph is sketched as soon as it is drawn."""
     from kanjilab.experiments.coining import coin as coin_glyphs
-    from kanjilab.models.loading import load_base, usual_device
 
     shown = []
 
@@ -62,7 +61,7 @@ def _coinage(phrase: str, base: str, started: float, **options: Any) -> Any:
             typer.echo(f"\n{sketch(images[0])}\nfirst candidate of “{reading.prompt}” after {_since(started)}")
         shown.append(reading)
 
-    coinage = coin_glyphs(phrase, writer=load_base(base, "bf16", usual_device()), on_drawn=show_first, **options)
+    coinage = coin_glyphs(phrase, writer=base, on_drawn=show_first, **options)
     typer.echo(f"{len(coinage.glyphs)} glyphs with certificates after {_since(started)}")
     return coinage
 
@@ -99,15 +98,9 @@ def certificate_table(certificates: Sequence[Any]) -> str:
     """
     import pandas as pd
 
-    rows = []
-    for number, one in enumerate(certificates, 1):
-        near = one.report.nearest[0]
-        row = {
-            "": f"{number:02d}",
-            "parts": " ".join(f"{part.part} {part.name}" for part in one.report.parts) or "none",
-        }
-        row |= {criterion.name: MARKS[criterion.passed] for criterion in one.report.criteria}
-        row |= {"nearest": f"{near.character} {near.codepoint} {near.distance:.2f}", "asked": one.prompt}
-        rows.append(row | ({"rejected": one.rejected} if one.rejected else {}))
+    from kanjilab.experiments.certificate import certificate_rows
+
+    rows = certificate_rows(certificates)
+    rows.insert(0, "", [f"{number:02d}" for number in rows.index])
     with pd.option_context("display.unicode.east_asian_width", True):
-        return pd.DataFrame(rows).to_string(index=False)
+        return rows.replace(MARKS).to_string(index=False)

@@ -55,8 +55,8 @@ def stored_certificates(folder: Path) -> tuple[str, list[Certificate]]:
     return content["summary"], [Certificate.from_json(json.loads(path.read_bytes())) for path in files]
 
 
-def _outline(one: Coined) -> Outline:
-    """Short for a glyph that is kept; a rejected one may be anything, noise too."""
+def outline_of(one: Coined) -> Outline:
+    """The outline of a glyph, short for one that is kept; a rejected one may be anything, noise too."""
     most = SVG_BYTES_MAX - TITLE_BYTES
     return trace(one.image, TOLERANCES_PX[-1]) if one.certificate.rejected else glyph_outline(one.image, most)
 
@@ -75,7 +75,7 @@ def write_coinage(coinage: Coinage, folder: Path, call: Mapping[str, Any]) -> Pa
     """
     if is_finished(folder, call):
         return folder / CARD
-    outlines = [_outline(one) for one in coinage.glyphs]
+    outlines = [outline_of(one) for one in coinage.glyphs]
     font = build_font(outlines)
     truetype, woff2 = font_bytes(font), font_bytes(font, "woff2")
     with appearing_folder(folder) as temporary:

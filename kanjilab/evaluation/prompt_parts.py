@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from kanjilab.core.config import settings_hash
 from kanjilab.core.storage import write_bytes_atomic
 from kanjilab.models.loading import cache_folder
-from kanjilab.models.minilm import TOKENS, WEIGHTS_SHA256, minilm_folder
+from kanjilab.models.minilm import TOKENS, WEIGHTS_SHA256, load_minilm
 
 CAPTION_TEMPERATURE = 0.08  # of the votes of training captions, in cosine
 UNSURE = 0.02  # share of the vote that the parts' overall frequency has
@@ -40,10 +40,8 @@ def caption_vectors(captions: Sequence[str]) -> NDArray[np.float32]:
 
 def _embedded(captions: Sequence[str]) -> NDArray[np.float32]:
     import torch
-    from transformers import AutoModel, AutoTokenizer
 
-    tokenizer = AutoTokenizer.from_pretrained(minilm_folder())
-    model = AutoModel.from_pretrained(minilm_folder()).eval()
+    tokenizer, model = load_minilm()
     vectors = np.zeros((len(captions), model.config.hidden_size), np.float32)
     order = sorted(range(len(captions)), key=lambda index: len(captions[index]))  # alike in length: little padding
     with torch.inference_mode():

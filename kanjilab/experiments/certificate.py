@@ -20,6 +20,20 @@ from kanjilab.evaluation.judges.part_judge import Judge
 NEAREST_SHOWN = 3
 PARTS_MIN = 2
 OUTLINE = "outline"  # the check without a network
+LABELS = {  # of the criteria, for readers
+    "two_or_more": "Two or more parts",
+    "distinct": "Parts are distinct",
+    "novel": "New",
+    "legal": "Well-formed",
+    "meaning": "Meaning",
+}
+UNITS = {
+    "two_or_more": "parts found",
+    "distinct": "nats by which wiping a part hurts it more than the other",
+    "novel": "distance to the nearest character",
+    "legal": "probability",
+    "meaning": "expected parts found",
+}
 
 
 @dataclass(frozen=True)
@@ -280,3 +294,21 @@ def _name(part: str) -> str:
 
 def _finite(value: float) -> float | None:
     return float(value) if not (isinstance(value, float | np.floating) and math.isnan(value)) else None
+
+
+def certificate_rows(certificates: Sequence[Certificate]) -> pd.DataFrame:
+    """Certificates as a table: the parts that judge B finds, its five criteria, the nearest character, the reading.
+
+    Args:
+        certificates: the best first; they are numbered from 1.
+    Returns:
+        One row each: parts, one bool column for each of `CRITERIA`, nearest, asked; where any is rejected, the reasons.
+    """
+    rows = []
+    for one in certificates:
+        near = one.report.nearest[0]
+        row: dict[str, Any] = {"parts": " ".join(f"{part.part} {part.name}" for part in one.report.parts) or "none"}
+        row |= {criterion.name: criterion.passed for criterion in one.report.criteria}
+        row |= {"nearest": f"{near.character} {near.codepoint} {near.distance:.2f}", "asked": one.prompt}
+        rows.append(row | ({"rejected": one.rejected} if one.rejected else {}))
+    return pd.DataFrame(rows, index=pd.RangeIndex(1, 1 + len(rows)))

@@ -37,7 +37,7 @@ from kanjilab.evaluation.scoring import glyphs_of
 from kanjilab.experiments.certificate import Certificate, novelty_sentence, outlines_near, verdicts_of
 from kanjilab.experiments.phrase_readings import Embed, Reading, read_phrase, translate
 from kanjilab.models.diffusion import LatentDiffusion
-from kanjilab.models.loading import load_base
+from kanjilab.models.loading import load_base, usual_device
 from kanjilab.models.sampling import Sampling, fitting, sample
 from kanjilab.training.presets import DEMO_SAMPLING
 
@@ -100,11 +100,12 @@ def coin(
     noises: int = NOISES,
     keep: int = KEEP,
     seed: int = 0,
-    writer: LatentDiffusion | None = None,
+    writer: LatentDiffusion | str = WRITER,
     sampling: Sampling = DEMO_SAMPLING,
     draw: Draw | None = None,
     embed: Embed = caption_vectors,
     on_drawn: Callable[[Reading, Images], None] = lambda reading, images: None,
+    on_progress: Callable[[int, int], None] | None = None,
 ) -> Coinage:
     """Coin glyphs for a phrase.
 
@@ -115,12 +116,13 @@ def coin(
         noises: candidates of each reading.
         keep: how many glyphs come back, at most.
         seed: of the first noise; the others follow.
-        writer: what draws; `load_base("writer", "bf16")` by default.
+        writer: what draws: a base, or its name as for `load_base`, which is loaded in bf16 once the phrase is read.
         sampling: how it draws.
         draw: draws in the writer's place: takes P prompts and S seeds, gives (P S, 128, 128) uint8, a prompt's images
             side by side.
         embed: captions to unit vectors (N, D).
         on_drawn: called with each reading and its candidates before these are judged.
+        on_progress: called with (readings drawn, all); a progress bar by default.
     Raises:
         ValueError: as `read_phrase` and `translate`, or a number below its least.
     """
@@ -131,13 +133,13 @@ def coin(
     facts: dict[str, Any] = {"phrase": phrase, "translation": translation, "sampling": sampling.to_json()}
     facts |= {"writer": "", "identity": "", "version": kanjilab.__version__}
     if draw is None:
-        writer = writer or load_base(WRITER, "bf16")
+        writer = load_base(writer, "bf16", usual_device()) if isinstance(writer, str) else writer
         sampling = fitting(sampling, writer)
         facts |= {"sampling": sampling.to_json() | {"precision": writer.precision}}
         facts |= {"writer": writer.name, "identity": writer.identity}
         draw = partial(_drawn, writer, sampling)
     seeds = range(seed, seed + noises)
-    images = _candidates(draw, readings, seeds, on_drawn)
+    images = _candidates(draw, readings, seeds, on_drawn, on_progress or bar("draw"))
     origins = [Origin(reading, one) for reading in readings for one in seeds]
     chooser = dictionary_context(load_judge(CHOOSER), asked={one.prompt: one.parts for one in readings}, embed=embed)
     glyphs, rejected = choose(images, origins, keep, chooser, facts)
@@ -156,10 +158,14 @@ def _drawn(writer: LatentDiffusion, sampling: Sampling, prompts: Sequence[str], 
 
 
 def _candidates(
-    draw: Draw, readings: Sequence[Reading], seeds: Sequence[int], on_drawn: Callable[[Reading, Images], None]
+    draw: Draw,
+    readings: Sequence[Reading],
+    seeds: Sequence[int],
+    on_drawn: Callable[[Reading, Images], None],
+    progress: Callable[[int, int], None],
 ) -> Images:
     """(R S, H, W): every reading with every seed, a reading's images side by side."""
-    progress, images = bar("draw"), []
+    images = []
     for done, reading in enumerate(readings):
         progress(done, len(readings))
         images.append(draw([reading.prompt], seeds))

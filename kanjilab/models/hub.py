@@ -45,16 +45,18 @@ def quiet_diffusers() -> Iterator[None]:
     from diffusers.utils import logging as diffusers_logging
     from transformers.utils import logging as transformers_logging
 
-    levels = {logging: logging.get_verbosity() for logging in (diffusers_logging, transformers_logging)}
-    for logging in levels:
+    libraries = diffusers_logging, transformers_logging
+    before = [(logging, logging.get_verbosity(), logging.is_progress_bar_enabled()) for logging in libraries]
+    for logging in libraries:
         logging.set_verbosity_error()
         logging.disable_progress_bar()
     try:
         yield
     finally:
-        for logging, level in levels.items():
+        for logging, level, has_bar in before:
             logging.set_verbosity(level)
-            logging.enable_progress_bar()
+            if has_bar:
+                logging.enable_progress_bar()
 
 
 def model_folder(name: str) -> Path:

@@ -2,8 +2,10 @@
 
 from functools import cache
 from pathlib import Path
+from typing import Any
 
 from kanjilab.core.storage import package_file, sha256_file
+from kanjilab.models.hub import quiet_diffusers
 
 HUB_ID = "sentence-transformers/all-MiniLM-L6-v2"
 WEIGHTS_SHA256 = "53aa51172d142c89d9012cce15ae4d6cc0ca6895895114379cacb4fab128d9db"
@@ -35,6 +37,19 @@ def minilm_folder() -> Path:
     if found != WEIGHTS_SHA256:
         raise ValueError(f"{folder}/model.safetensors: expected SHA-256 {WEIGHTS_SHA256}, got {found}")
     return folder
+
+
+def load_minilm() -> tuple[Any, Any]:
+    """MiniLM's tokenizer and its model, loaded silently, for use without gradients.
+
+    Raises:
+        FileNotFoundError, ValueError: as `minilm_folder`.
+    """
+    from transformers import AutoModel, AutoTokenizer
+
+    folder = minilm_folder()
+    with quiet_diffusers():
+        return AutoTokenizer.from_pretrained(folder), AutoModel.from_pretrained(folder).eval()
 
 
 def _hub_folder() -> Path | None:

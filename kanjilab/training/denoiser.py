@@ -20,7 +20,7 @@ from torch.nn import functional as F
 
 from kanjilab.core.progress import open_bar
 from kanjilab.core.storage import write_bytes_atomic
-from kanjilab.models.minilm import TOKENS, minilm_folder
+from kanjilab.models.minilm import TOKENS, load_minilm
 from kanjilab.models.noise import min_snr_weight, velocity_weight
 from kanjilab.models.text_encoders import padded_tokens
 
@@ -263,16 +263,14 @@ def encode_captions(captions: Sequence[str], path: Path, batch: int = 128) -> np
     Returns:
         (M, L, 384) float16.
     """
-    from transformers import AutoModel, AutoTokenizer
-
     if not path.exists():
-        tokenizer, model = AutoTokenizer.from_pretrained(minilm_folder()), AutoModel.from_pretrained(minilm_folder())
+        tokenizer, model = load_minilm()
         temporary = path.with_suffix(".tmp")
         states = np.lib.format.open_memmap(temporary, "w+", np.float16, (len(captions), TOKENS, 384))
         for start in open_bar(range(0, len(captions), batch), desc="captions"):
             tokens = padded_tokens(tokenizer, list(captions[start : start + batch]), TOKENS)
             with torch.autocast("cpu", torch.bfloat16):
-                hidden = model.eval()(tokens.input_ids, attention_mask=tokens.attention_mask).last_hidden_state
+                hidden = model(tokens.input_ids, attention_mask=tokens.attention_mask).last_hidden_state
             states[start : start + batch] = hidden.half().numpy()
         states.flush()
         temporary.replace(path)

@@ -27,7 +27,7 @@ from kanjilab.evaluation.judges.part_judge import load_judge
 from kanjilab.evaluation.scoring import glyphs_of
 from kanjilab.experiments.reinvention import part_glosses
 from kanjilab.models.diffusion import LatentDiffusion
-from kanjilab.models.loading import load_base
+from kanjilab.models.loading import PACKAGED, load_base
 from kanjilab.models.sampling import Sampling, sample
 from kanjilab.models.trainable import Trainable
 from kanjilab.training.checkpoints import checkpoint_images_seen, load_checkpoints
@@ -39,6 +39,7 @@ CHOOSER, REPORTER = "A", "B"  # one judge chooses and the other reports, so that
 FRAMES_SHOWN = 12
 COLUMNS = 6  # of a static picture, which is then no wider than the explanation above it
 BASE_ALONE = "the base alone, before any training"
+WRITER_ALONE = "the writer: real kanji, by meaning or by parts"
 WAIT_SECONDS = 0.2
 
 
@@ -142,7 +143,7 @@ class Models:
             ValueError: the run was trained on another base of that name.
         """
         if request.run is None:
-            return self._base(request.base, "fp32"), None
+            return self._base(request.base, "bf16" if request.base in PACKAGED else "fp32"), None
         run = RunFolder.open(request.run)
         base = self._base(run.settings["base"], run.settings["precision"])
         step = run.checkpoints()[-1] if request.step is None else request.step
@@ -189,11 +190,12 @@ def _taken(file: Any) -> bool:
     return True
 
 
-def run_choices(runs: Path | None) -> list[tuple[str, tuple[Path, int] | None]]:
+def run_choices(runs: Path | None, alone: str = BASE_ALONE) -> list[tuple[str, tuple[Path, int] | None]]:
     """The models to choose from: every arm of every run with a checkpoint below a folder, and the base alone.
 
     Args:
         runs: folder, searched to any depth; None for no runs.
+        alone: label of the base alone.
     Returns:
         (label, (run's folder, arm)) of each, then (label, None) of the base alone.
     Raises:
@@ -206,7 +208,7 @@ def run_choices(runs: Path | None) -> list[tuple[str, tuple[Path, int] | None]]:
         label = "/".join(run.path.parts[len(Path(runs or "").parts) :]).removesuffix("/run") or run.name
         arms = len(run.settings["arms"])
         choices += [(label + (f", arm {arm}" if arms > 1 else ""), (run.path, arm)) for arm in range(arms)]
-    return [*choices, (BASE_ALONE, None)]
+    return [*choices, (alone, None)]
 
 
 def checkpoint_choices(run: Path | None, arm: int = 0) -> list[tuple[str, int | None]]:

@@ -21,9 +21,11 @@ from kanjilab.evaluation.judges.explanation import explain
 from kanjilab.evaluation.judges.nearest_character import Neighbours
 from kanjilab.evaluation.judges.part_judge import load_judge
 from kanjilab.evaluation.scoring import glyphs_of
+from kanjilab.experiments.coining import WRITER
 from kanjilab.models.diffusion import FlowDiffusion, LatentDiffusion, UNetDiffusion
 from kanjilab.models.loading import cache_folder
 from kanjilab.models.sampling import SAMPLERS, Sampling
+from kanjilab.widgets.coin_page import CoinPage
 from kanjilab.widgets.common import (
     WRAP,
     CodeBox,
@@ -37,9 +39,11 @@ from kanjilab.widgets.common import (
     status_html,
 )
 from kanjilab.widgets.generation import (
+    BASE_ALONE,
     FRAMES_SHOWN,
     PUBLIC,
     REPORTER,
+    WRITER_ALONE,
     Glyphs,
     Limits,
     Models,
@@ -66,9 +70,10 @@ LOCK = Path(tempfile.gettempdir()) / "kanjilab-playground.lock"
 
 
 class Playground(Panel):
-    """Draw a prompt with a trained run, choose among several glyphs, and save a history of them.
+    """Draw a prompt with a trained run, choose among several glyphs, and save a history of them; or coin a kanji.
 
-    Drawing runs in a thread, so the kernel stays free. Without a trained run the base itself draws.
+    Drawing runs in a thread, so the kernel stays free. Without a trained run the base itself draws. A page of its own
+    coins kanji for a phrase, see `CoinPage`.
 
     Args:
         runs: folder with trained runs, at any depth; None for the base alone.
@@ -80,6 +85,7 @@ class Playground(Panel):
         history: folder to save glyphs in.
     Attributes:
         glyphs: the latest drawing, or None.
+        coining: the page that coins.
         history: the glyphs that are kept, the latest last.
     Raises:
         RunError: the settings of a run cannot be read.
@@ -90,7 +96,7 @@ class Playground(Panel):
         runs: Path | str | None,
         request: Request | None = None,
         *,
-        base: LatentDiffusion | str | Path = "pocket",
+        base: LatentDiffusion | str | Path = WRITER,
         device: str = "cpu",
         public: bool = False,
         history: Path | str = "playground",
@@ -99,7 +105,7 @@ class Playground(Panel):
         self._public, self._limits = public, PUBLIC if public else Limits()
         self._base = base.name if isinstance(base, LatentDiffusion) else str(base)
         self._models = Models(*([base] if isinstance(base, LatentDiffusion) else []), device=device)
-        self._choices = run_choices(self._runs)
+        self._choices = run_choices(self._runs, WRITER_ALONE if self._base == WRITER else BASE_ALONE)
         if public:  # hashes name the arms of a study
             self._choices = [choice for choice in self._choices if "/packs/" not in choice[0]]
         self._neighbours: Neighbours | None = None
@@ -112,6 +118,8 @@ class Playground(Panel):
         self._lock = threading.Lock()  # over models and figures: one glyph is drawn or explained at a time
         self._make_inputs()
         self._make_outputs()
+        queue = LOCK if public else None
+        self.coining = CoinPage(models=self._models, lock=self._lock, queue=queue, on_keep=self._keep)
         if not public:
             self._make_saving(Path(history))
         self._make_layout()
@@ -240,9 +248,14 @@ class Playground(Panel):
         if len(self._choices) > 1:
             return ""
         text = "There is no trained run here, so the base itself draws."
+        if self._base == WRITER:
+            text = (
+                "There is no trained run here, so the writer draws. It knows real kanji: ask by meaning, as “river”, "
+            )
+            text += "or by parts, as “water + three” or “left: water, right: three”."
         if self._base == "pocket":
             text += " It has never seen a kanji: its glyphs look like other scripts, and hardly depend on the prompt."
-        return f"<p><b>{escape(text)}</b></p>"
+        return f"<p>{escape(text)}</p>"
 
     def _make_layout(self) -> None:
         rows = [[self.prompt, self.button, self.stop_button], [self.model, self.checkpoint, self.count, self.seed]]
@@ -250,10 +263,12 @@ class Playground(Panel):
         rows.append([self.status, self.progress])
         shown = [self.about, *(widgets.HBox(row, layout=WRAP) for row in rows), self.candidates, self.verdict]
         formed = widgets.HBox([self.forming, self.enlarged], layout={"flex_flow": "row wrap"})
-        shown += [formed, self.reasons, self.past]
+        shown += [formed, self.reasons] + ([] if self._public else [self.box])
+        pages = widgets.Tab([widgets.VBox(shown), self.coining.widget], titles=("Draw", "Coin a kanji"))
+        below: list[widgets.Widget] = [pages, self.past]
         if not self._public:
-            shown += [widgets.HBox([self.folder, self.save_button, self.load_button], layout=WRAP), self.box]
-        self.widget = widgets.VBox(shown)
+            below.append(widgets.HBox([self.folder, self.save_button, self.load_button], layout=WRAP))
+        self.widget = widgets.VBox(below)
 
     def start(self) -> None:
         """Start to draw what the inputs describe, in a thread; the panel says what is wrong with them."""
@@ -342,11 +357,14 @@ class Playground(Panel):
         self.reasons.value = f"<ol>{''.join(f'<li>{escape(reason)}</li>' for reason in reasons)}</ol>"
         self._say("Explaining the best …")
         self._show_one(glyphs.best)
-        self.history = [*self.history, kept_glyph(glyphs, glyphs.best, self._verdict)][-HISTORY_MOST:]
-        self._show_history()
+        self._keep(kept_glyph(glyphs, glyphs.best, self._verdict))
         self._show_code()
         rejected = sum(rank == 0 for rank in ranked["rank"])
         self._say(f"{len(seeds)} drawn, {rejected} rejected as not well-formed.")
+
+    def _keep(self, kept: Kept) -> None:
+        self.history = [*self.history, kept][-HISTORY_MOST:]
+        self._show_history()
 
     def _explain_choice(self) -> None:
         if self._filling or (place := self.candidates.choice) is None:

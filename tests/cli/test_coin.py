@@ -16,7 +16,6 @@ from kanjilab.cli.coin_folder import is_finished
 from kanjilab.cli.main import app
 from kanjilab.experiments import coining
 from kanjilab.experiments.certificate import Certificate
-from kanjilab.models import loading
 from tests.typeset_writer import draw, few_neighbours, noise, word_vectors
 
 QUICK = ["--noises", "2", "--keep", "2"]
@@ -30,7 +29,6 @@ def call(*arguments):
 def typesetting():
     """The command with a writer that typesets, and no model to load."""
     with few_neighbours(), pytest.MonkeyPatch.context() as patch:
-        patch.setattr(loading, "load_base", lambda *arguments: None)
         patch.setattr(coining, "coin", partial(coining.coin, draw=draw, embed=word_vectors))
         yield
 

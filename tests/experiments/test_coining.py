@@ -7,7 +7,7 @@ import pandas as pd
 import pytest
 
 from kanjilab.evaluation.criteria import CRITERIA
-from kanjilab.experiments.certificate import Certificate
+from kanjilab.experiments.certificate import Certificate, certificate_rows
 from kanjilab.experiments.coining import Coinage, coin, rank_candidates
 from tests.typeset_writer import draw, few_neighbours, noise, pair_of, real, word_vectors
 
@@ -94,6 +94,35 @@ def test_a_phrase_in_kanji_is_translated():
 def test_numbers_below_one_are_refused():
     with pytest.raises(ValueError, match="expected noises and keep of 1 or more, seed of 0 or more, got 0, 8, 0"):
         coin("fish", noises=0, draw=draw)
+
+
+def test_wrong_parts_are_refused_before_the_writer_is_loaded():
+    with pytest.raises(ValueError, match="no part of characters is called 'waer'"):
+        coin("x", parts="waer+fire", writer="there is no such base")
+
+
+def test_progress_and_glyphs_are_told_reading_by_reading():
+    said = []
+    coin(
+        "fire jewel",
+        noises=1,
+        keep=1,
+        draw=draw,
+        embed=word_vectors,
+        on_drawn=lambda reading, images: said.append((reading.prompt, len(images))),
+        on_progress=lambda done, total: said.append((done, total)),
+    )
+    assert said[:3] == [(0, 5), ("fire jewel", 1), (1, 5)] and said[-1] == (5, 5) and len(said) == 11
+
+
+def test_the_rows_of_certificates_are_what_judge_b_reports(fire_jewel):
+    rows = certificate_rows([one.certificate for one in fire_jewel.glyphs])
+    assert rows.index.tolist() == [1, 2, 3] and "rejected" not in rows
+    for (_, row), one in zip(rows.iterrows(), fire_jewel.glyphs, strict=True):
+        report = one.certificate.report
+        assert all(row[criterion.name] == criterion.passed for criterion in report.criteria)
+        assert row["asked"] == one.certificate.prompt and report.nearest[0].codepoint in row["nearest"]
+        assert all(part.part in row["parts"] for part in report.parts)
 
 
 def measured(**columns) -> pd.DataFrame:

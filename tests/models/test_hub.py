@@ -13,10 +13,12 @@ from huggingface_hub import constants
 from huggingface_hub.errors import GatedRepoError, LocalEntryNotFoundError, RepositoryNotFoundError
 from safetensors.torch import load_file, save_file
 from torch.testing import assert_close
+from transformers.utils import logging as transformers_logging
 
 from kanjilab.models import hub as sources
 from kanjilab.models.hub import HUB_BASES, family_of, file_digest, folder_digest, model_folder
 from kanjilab.models.loading import load_base
+from kanjilab.models.minilm import load_minilm
 from kanjilab.models.tiny_sd3 import save_miniature_sd3
 
 
@@ -284,3 +286,14 @@ def test_two_encoders_are_the_least(tmp_path):
     (folder / "model_index.json").write_text(json.dumps(index))
     with pytest.raises(ValueError, match=r"two CLIP text encoders, found \['text_encoder'\]; only T5 may be absent"):
         load_base(folder)
+
+
+def test_minilm_is_loaded_in_silence_and_other_models_as_before(capfd):
+    transformers_logging.enable_progress_bar()
+    for wanted in (True, False):
+        tokenizer, model = load_minilm()
+        assert transformers_logging.is_progress_bar_enabled() == wanted
+        transformers_logging.disable_progress_bar()
+    transformers_logging.enable_progress_bar()
+    assert model(**tokenizer("a fish", return_tensors="pt")).last_hidden_state.shape == (1, 4, 384)
+    assert not model.training and capfd.readouterr() == ("", "")

@@ -28,6 +28,7 @@ from kanjilab.widgets.generation import (
     BASE_ALONE,
     FRAMES_SHOWN,
     PUBLIC,
+    WRITER_ALONE,
     Limits,
     Models,
     Request,
@@ -356,6 +357,13 @@ def texts(widget):
     return own + [text for child in getattr(widget, "children", ()) for text in texts(child)]
 
 
+def all_widgets(widget):
+    """A widget and all within it."""
+    yield widget
+    for child in getattr(widget, "children", ()):
+        yield from all_widgets(child)
+
+
 def test_drawing_fills_the_panel(base):
     panel = make_panel(base)
     assert "no trained run" in panel.about.value and "never seen a kanji" not in panel.about.value
@@ -495,8 +503,9 @@ def test_a_public_page_shows_no_code_no_paths_and_no_studies(base, runs):
     everything = "\n".join(texts(panel.widget)) + json.dumps(panel._repr_mimebundle_(), default=str)
     assert str(runs) not in everything and "Request(" not in everything and "packs" not in everything
     assert panel.model.options == ("mine, arm 0", "mine, arm 1", BASE_ALONE)
-    assert panel.box not in panel.widget.children
-    assert not any(isinstance(child, widgets.Text) and child.description == "Folder" for child in panel.widget.children)
+    inside = list(all_widgets(panel.widget))
+    assert panel.box not in inside and panel.coining.box not in inside
+    assert not any(isinstance(child, widgets.Text) and child.description == "Folder" for child in inside)
 
 
 def test_a_public_page_neither_saves_nor_loads(base, tmp_path):
@@ -533,5 +542,8 @@ def test_a_public_page_does_not_show_what_went_wrong(base, monkeypatch):
 
 def test_without_a_request_the_first_run_draws(base, runs):
     assert Playground(runs, base=base).request.run == runs / "mine" / "run"
-    alone = Playground(None)  # pocket, which is not loaded before it has to draw
-    assert alone.request.run is None and "has never seen a kanji" in alone.about.value
+    alone = Playground(None)  # the writer, which is not loaded before it has to draw
+    assert alone.request.run is None and alone.request.base == "writer" and "knows real kanji" in alone.about.value
+    assert alone.model.options == (WRITER_ALONE,)
+    pocket = Playground(None, base="pocket")
+    assert pocket.model.options == (BASE_ALONE,) and "has never seen a kanji" in pocket.about.value
