@@ -40,6 +40,17 @@ def open_bar(*arguments: Any, **options: Any) -> tqdm:
     return (NotebookBar if _in_kernel() else tqdm)(*arguments, **options)
 
 
+def begin_at(running: tqdm, done: int) -> None:
+    """Count from what an earlier call had done, so that rate and time left are of this one's work.
+
+    Args:
+        running: a bar that nothing was counted on yet.
+        done: in its unit.
+    """
+    running.initial = running.n = running.last_print_n = done
+    running.start_t = running.last_print_t = running._time()
+
+
 def _in_kernel() -> bool:
     jupyter = sys.modules.get("IPython")  # a kernel has it; elsewhere it need not be imported for this
     return jupyter is not None and hasattr(jupyter.get_ipython(), "kernel")

@@ -9,7 +9,7 @@ from typing import cast
 from accelerate import Accelerator
 
 from kanjilab.core.config import Arm
-from kanjilab.core.progress import open_bar
+from kanjilab.core.progress import begin_at, open_bar
 from kanjilab.core.run_folder import RunFolder
 from kanjilab.models.loading import LatentDiffusion
 from kanjilab.training.encoded import Encoded
@@ -56,6 +56,8 @@ def run_training(
         for number, report in enumerate(steps):
             if number == 0:  # only now is there a run folder, which may hold the trackers' files
                 accelerator.init_trackers("kanjilab")
+                before = zip(report.images_seen, arms, strict=True)
+                begin_at(shown, max(seen - arm.images_per_step for seen, arm in before))
             shown.update(max(report.images_seen) - shown.n)
             shown.set_postfix_str(f"loss {report.loss[0]:.3f}", refresh=False)
             accelerator.log(_tracked(report), step=report.step)

@@ -7,7 +7,7 @@ are about places, which takes long where every part is rare.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -32,6 +32,7 @@ from kanjilab.training.denoiser import (
 from kanjilab.training.pocket_base import encode_corpus
 
 CAPTIONS = 12  # columns of `EncodedCorpus.captions`: lists of one to four captions are repeated to fill them
+KEPT_EVERY_STEPS = 1_000
 FREQUENT_SHARES = {"frequent pairs": 0.7, "parts": 0.3}
 
 
@@ -48,11 +49,11 @@ class WriterRecipe:
         steps=1_600, batch=16, peak_lr=1e-3, warmup_steps=200, cooldown_steps=480, velocity_from_step=0, ema_decay=0.998
     )
     everything: UnetRecipe = UnetRecipe(
-        steps=12_000,
+        steps=8_500,
         batch=16,
         peak_lr=1e-3,
         warmup_steps=200,
-        cooldown_steps=4_000,
+        cooldown_steps=3_000,
         velocity_from_step=0,
         seed=1,
     )
@@ -76,7 +77,7 @@ def encode_writer_corpus(vae: AutoencoderKL, table: pd.DataFrame, images: np.nda
     if not path.exists():
         mean, _ = encode_corpus(vae, images)
         write_bytes_atomic(path, save({"mean": mean.contiguous()}))
-    mean = load_file(path)["mean"][torch.from_numpy(table["image"].to_numpy())] * vae.config["scaling_factor"]
+    mean = load_file(path)["mean"][torch.tensor(table["image"].to_numpy())] * vae.config["scaling_factor"]
     return EncodedCorpus(
         mean=mean,
         std=torch.zeros(1).expand_as(mean),
@@ -100,22 +101,23 @@ def build_writer(
     folder: Path,
     recipe: WriterRecipe | None = None,
     *,
-    save_every_steps: int = 1000,
-    on_saved: Callable[[UnetTraining], None] | None = None,
+    characters: Sequence[str] | None = None,
+    save_every_steps: int = 500,
 ) -> Path:
     """The whole recipe; called again, it goes on from what `folder` holds.
 
     Args:
-        folder: keeps every stage, and what the package carries in `weights/`.
-        recipe: how long and how fast.
+        folder: keeps every stage, what the package carries in `weights/`, and in `history/` the denoiser of each
+            thousand steps and at the end of each training, in fp16, under the number of images seen.
+        recipe: how long and how fast; the default made the packaged weights.
+        characters: only these of the corpus, for a trial.
         save_every_steps: of each training.
-        on_saved: called each time with the second training.
     Returns:
         `folder/weights`.
     """
     recipe = recipe or WriterRecipe()
     if not (folder / "glyphs.csv").exists():
-        build_writer_corpus(folder)
+        build_writer_corpus(folder, characters=characters)
     table = pd.read_csv(folder / "glyphs.csv", keep_default_na=False)
     images = np.load(folder / "images.npy", mmap_mode="r", allow_pickle=False)
     vae = AutoencoderKL.from_pretrained(PACKAGE_WEIGHTS / "pocket" / "vae").float().eval()
@@ -123,16 +125,29 @@ def build_writer(
     frequent = replace(corpus, weight=frequent_weights(table))
     initial = UNet2DConditionModel.from_pretrained(PACKAGE_WEIGHTS / "pocket" / "unet").float().state_dict()
     first = finished_denoiser(frequent, recipe.frequent, folder / "frequent.safetensors", initial, save_every_steps)
+    seen = recipe.frequent.steps * recipe.frequent.batch
+    _keep(first, folder / "history", 0)
+
+    def keep(training: UnetTraining) -> None:
+        if training.step % KEPT_EVERY_STEPS == 0 or training.step == recipe.everything.steps:
+            _keep(training, folder / "history", seen)
+
     state = folder / "unet.safetensors"
-    second = finished_denoiser(corpus, recipe.everything, state, first.average, save_every_steps, on_saved)
+    second = finished_denoiser(corpus, recipe.everything, state, first.average, save_every_steps, keep)
     facts = {
         "images": len(images),
         "captions": len(corpus.text),
-        "images_seen": sum(part.steps * part.batch for part in (recipe.frequent, recipe.everything)),
+        "images_seen": seen + recipe.everything.steps * recipe.everything.batch,
         "shares": SHARES,
         "held_out_loss": second.held_out_loss(corpus),
     }
     return save_writer(averaged_unet(second), facts, folder / "weights")
+
+
+def _keep(training: UnetTraining, history: Path, seen: int) -> None:
+    """Stores the averaged weights under the number of images seen; so many by an earlier training."""
+    folder = history / f"{seen + training.step * training.recipe.batch:07d}"
+    averaged_unet(training).half().save_pretrained(folder)
 
 
 def save_writer(unet: UNet2DConditionModel, facts: Mapping[str, Any], folder: Path) -> Path:

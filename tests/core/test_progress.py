@@ -1,11 +1,12 @@
 """Progress bars: when they appear, and what they say."""
 
+import io
 import time
 
 import pytest
 
 from kanjilab.core import progress as bars
-from kanjilab.core.progress import bar
+from kanjilab.core.progress import bar, begin_at, open_bar
 
 
 def test_a_kept_bar_is_shown_at_once_and_stays(capfd):
@@ -41,3 +42,13 @@ def test_a_bar_that_is_not_shown_says_nothing(capfd, kept):
     show(1, 2)
     show(2, 2)
     assert capfd.readouterr().err == ""
+
+
+def test_rate_and_time_left_are_of_what_is_done_now_not_of_what_was_done_before():
+    shown = open_bar(total=1000, file=io.StringIO(), mininterval=0, miniters=1)
+    shown._time = lambda: 100.0
+    begin_at(shown, 600)
+    shown._time = lambda: 102.0
+    shown.update(40)
+    assert shown.format_dict["rate"] == pytest.approx(20)  # 40 in two seconds; counted from 0 it would be 320
+    assert "64%" in str(shown) and "640/1000 [00:02<00:18, 20.00it/s]" in str(shown)
