@@ -8,6 +8,7 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from kanjilab.cli.coin_folder import write_coinage as write_coinage
     from kanjilab.core.config import Arm as Arm
     from kanjilab.core.run_folder import RunFolder as RunFolder
     from kanjilab.data.build import build_dataset as build_dataset
@@ -19,6 +20,7 @@ if TYPE_CHECKING:
     from kanjilab.evaluation.judges.radical_judge import RadicalJudge as RadicalJudge
     from kanjilab.evaluation.scoring import caption_prompts as caption_prompts
     from kanjilab.evaluation.scoring import score_prompts as score_prompts
+    from kanjilab.experiments.coining import coin as coin
     from kanjilab.experiments.designs import make_study as make_study
     from kanjilab.experiments.report import StoredStudy as StoredStudy
     from kanjilab.experiments.run_study import ablate as ablate
@@ -43,6 +45,7 @@ __version__ = "0.1.0"
 
 # The same names by module, for running code; a test holds the two lists together.
 _MODULES = {
+    "cli.coin_folder": "write_coinage",
     "core.config": "Arm",
     "core.run_folder": "RunFolder",
     "data.build": "build_dataset",
@@ -52,6 +55,7 @@ _MODULES = {
     "evaluation.judges.part_judge": "load_judge",
     "evaluation.judges.radical_judge": "RadicalJudge",
     "evaluation.scoring": "caption_prompts score_prompts",
+    "experiments.coining": "coin",
     "experiments.designs": "make_study",
     "experiments.report": "StoredStudy",
     "experiments.run_study": "ablate",

@@ -61,18 +61,21 @@ def outline_of(one: Coined) -> Outline:
     return trace(one.image, TOLERANCES_PX[-1]) if one.certificate.rejected else glyph_outline(one.image, most)
 
 
-def write_coinage(coinage: Coinage, folder: Path, call: Mapping[str, Any]) -> Path:
+def write_coinage(coinage: Coinage, folder: Path | str, call: Mapping[str, Any] | None = None) -> Path:
     """Write numbered PNG, SVG and JSON, the font, and the card.
 
     Args:
         coinage: what to write.
         folder: new or empty; it appears when all is written.
-        call: of `is_finished`.
+        call: of `is_finished`; None for what is certified.
     Returns:
         Path of the card.
     Raises:
         ValueError: another folder is there, or the outline of a glyph that is kept is too long.
     """
+    folder = Path(folder)
+    if call is None:
+        call = {"phrase": coinage.phrase, "pictures": [one.certificate.picture for one in coinage.glyphs]}
     if is_finished(folder, call):
         return folder / CARD
     outlines = [outline_of(one) for one in coinage.glyphs]
