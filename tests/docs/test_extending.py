@@ -1,14 +1,18 @@
-"""docs/extending.md and docs/own-data.md: what they show works as it is written there."""
+"""docs/extending.md, docs/own-data.md and docs/coin.md: what they show works as it is written there."""
 
 import re
+from functools import partial
 
 import pytest
 from PIL import Image
 
+import kanjilab
 from kanjilab.data.image_folder import DatasetError, open_dataset
 from kanjilab.experiments import designs
+from kanjilab.experiments.coining import coin
 from kanjilab.experiments.report import StoredStudy
 from tests.docs.pages import DOCS, examples, run_examples
+from tests.typeset_writer import draw, few_neighbours, word_vectors
 
 
 def test_a_base_a_condition_a_judge_and_a_study_are_added_as_the_page_says(tmp_path, monkeypatch, capsys):
@@ -36,3 +40,12 @@ def test_faults_are_listed_as_the_page_shows(tmp_path):
         open_dataset(folder)
     found = str(caught.value).replace(str(folder), "my-glyphs").splitlines()
     assert [line for line in message.splitlines() if line not in found] == []
+
+
+def test_a_kanji_is_coined_as_the_page_says(tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(kanjilab, "coin", partial(coin, draw=draw, embed=word_vectors), raising=False)
+    with few_neighbours():
+        names = run_examples(examples((DOCS / "coin.md").read_text(encoding="utf-8")), "coin.md")
+    assert "2 candidates" in capsys.readouterr().out and len(names["coinage"].glyphs) == 1
+    assert (tmp_path / "coined" / "fire-bird" / "index.html").is_file()
