@@ -24,11 +24,12 @@ from kanjilab.data.part_names import has_name, parts_caption
 from kanjilab.data.rendering import default_font, drawable_characters
 from kanjilab.data.typeset import Pair, novel_pairs, pair_of
 from kanjilab.data.writer_corpus import FREQUENT, SlotCounts, is_held_out_pair, places, slot_counts
-from kanjilab.evaluation.criteria import CRITERIA, dictionary_context, judge_images, outer_parts
+from kanjilab.evaluation.criteria import dictionary_context, judge_images, outer_parts
 from kanjilab.evaluation.judges.framing import Images
 from kanjilab.evaluation.judges.part_judge import load_judge
 from kanjilab.evaluation.metrics import wilson_interval
 from kanjilab.evaluation.scoring import glyphs_of
+from kanjilab.experiments.coining import rank_candidates
 from kanjilab.experiments.results import write_table
 from kanjilab.models.diffusion import LatentDiffusion
 from kanjilab.models.loading import load_base
@@ -221,16 +222,15 @@ def read_pairs(asked: Sequence[Asked], images: Images, kind: str) -> pd.DataFram
 
 
 def _criteria(asked: Sequence[Asked], flat: Images, prompts: Sequence[str]) -> pd.DataFrame:
-    """all_five by judge B, and chosen: of each prompt's images the one with most criteria by judge A."""
+    """all_five by judge B, and chosen: of each prompt's images the one that `coin` would put first, by judge A."""
     named = {one.prompt: one.parts for one in asked}
     by_a, by_b = (
         judge_images(load_judge(name), flat, prompts, dictionary_context(load_judge(name), asked=named))
         for name in ("A", "B")
     )
-    passes = by_a[list(CRITERIA)].sum(axis=1) + by_a["legal_probability"]
-    best = passes.groupby(by_a["prompt"]).transform("max")
-    first = (passes == best) & ~by_a.loc[passes == best, "prompt"].duplicated().reindex(by_a.index, fill_value=False)
-    return pd.DataFrame({"all_five": by_b["all_five"], "chosen": first})
+    place = rank_candidates(by_a)["place"]
+    chosen = place == place.groupby(by_a["prompt"]).transform("min")
+    return pd.DataFrame({"all_five": by_b["all_five"], "chosen": chosen})
 
 
 def report_of(table: pd.DataFrame) -> dict[str, Any]:
