@@ -332,6 +332,34 @@ def test_the_readme_holds_the_demos_rates():
     assert f"{own} of its images pass every test of a new character (typeset by rule: {typeset})" in readme
 
 
+def test_the_texts_hold_the_writers_scores():
+    sets = json.loads((ROOT / "figures" / "writer_report.json").read_text())["sets"]
+    readme = (ROOT / "README.md").read_text()
+    held, novel = sets["held out"], sets["novel"]
+    assert f"in {100 * held['both'][0]:.0f}% of its images for pairs that it was never shown" in readme
+    assert f"in {100 * novel['both'][0]:.0f}% for pairs that no kanji has" in readme
+    assert f"{100 * novel['all_five'][0]:.0f}% of those pass every test" in readme
+    assert f"{100 * novel['best'][0]:.0f}% of the best of eight" in readme
+    for page in (ROOT / "docs" / "findings.md", ROOT / "kanjilab" / "weights" / "writer" / "README.md"):
+        text = page.read_text()
+        for kind in ("taught", "held out", "novel"):
+            cells = [interval(sets[kind][name]) for name in ("either", "both", "right", "well_formed")]
+            assert f"| {' | '.join(cells)} |" in text, (page, kind)
+        assert interval(novel["all_five"]) in text and interval(novel["best"]) in text
+        assert f"{100 * sets['meaning']['parts']:.1f}%" in text and f"{100 * sets['meaning']['shuffled']:.1f}%" in text
+
+
+def interval(values: list[float]) -> str:
+    return f"{100 * values[0]:.1f}% [{100 * values[1]:.1f}, {100 * values[2]:.1f}]"
+
+
+def test_findings_hold_the_writers_trials():
+    page = (ROOT / "docs" / "findings.md").read_text()
+    for trial in json.loads((ROOT / "figures" / "writer_trials.json").read_text())["trials"]:
+        cells = [f"{trial[name]:.2f}" for name in ("right", "held_both", "novel_both", "held_wf")]
+        assert f"| {trial['what']} | {' | '.join(cells)} |" in page
+
+
 def test_no_text_names_one_machine_or_a_package_index():
     texts = {path: path.read_text(errors="replace") for path in committed() if path.suffix not in BINARY}
     here = [f"{folder}/" for folder in (ROOT, ROOT.parent) if len(folder.parts) > 1]

@@ -2,6 +2,7 @@
 
 import io
 import sys
+import time
 from collections.abc import Callable
 from typing import Any
 
@@ -48,7 +49,7 @@ def begin_at(running: tqdm, done: int) -> None:
         done: in its unit.
     """
     running.initial = running.n = running.last_print_n = done
-    running.start_t = running.last_print_t = running._time()
+    running.start_t = running.last_print_t = time.time()
 
 
 def _in_kernel() -> bool:

@@ -28,6 +28,7 @@ VARIANTS = {"frequent pairs": 7, "other pairs": 2}  # typeset glyphs a pair, fro
 SHARES = {"frequent pairs": 0.45, "other pairs": 0.15, "parts": 0.2, "meaning": 0.2}  # of the images drawn in training
 GLOSSES = 3  # captions that are one meaning each
 LISTED_GLOSSES = 4  # in the caption that lists several
+PAIR = ("first", "second")  # columns of the table
 SEPARATOR = "|"  # of the captions in a cell of the table
 
 SlotCounts = Mapping[tuple[str, str, str], int]  # (layout, part, slot) -> characters
@@ -158,10 +159,24 @@ def _typeset(
 
 def _weights(table: pd.DataFrame) -> pd.Series:
     """Sampling weights: each kind has its share, and within it rare parts come oftener than their number."""
-    weight = pd.Series(1.0, table.index)
-    paired = table["layout"] != ""
-    by_parts = paired & (table["kind"] != "meaning")
-    counts = [table[by_parts].groupby(["kind", "layout", part])[part].transform("size") for part in ("first", "second")]
+    weight = np.ones(len(table))
+    by_parts = ((table["layout"] != "") & (table["kind"] != "meaning")).to_numpy()
+    paired = table[by_parts]
+    counts = [paired.groupby(["kind", "layout", part])[part].transform("size").to_numpy() for part in PAIR]
     weight[by_parts] = (counts[0] ** -0.5 + counts[1] ** -0.5) / 2
-    weight[table["held_out"]] = 0.0
-    return weight / weight.groupby(table["kind"]).transform("sum") * table["kind"].map(SHARES)
+    weight[table["held_out"].to_numpy()] = 0.0
+    return shared_out(weight, table["kind"], SHARES)
+
+
+def shared_out(weight: np.ndarray, kinds: Any, shares: Mapping[str, float]) -> pd.Series:
+    """Weights scaled so that each kind has its share of the sum, and any other kind none.
+
+    Args:
+        weight: (N,), at least 0.
+        kinds: N names, a column of the table.
+        shares: of the sum, by kind.
+    """
+    names = np.array(kinds)
+    total = {kind: weight[names == kind].sum() for kind in shares}
+    scale = [shares[kind] / total[kind] if total.get(kind) else 0.0 for kind in names]
+    return pd.Series(weight * scale, kinds.index)

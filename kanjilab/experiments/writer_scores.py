@@ -163,7 +163,8 @@ def score_writer(
     table = pd.concat(tables, ignore_index=True)
     report = facts | {"sets": report_of(table)}
     folder.mkdir(parents=True, exist_ok=True)
-    np.savez_compressed(folder / "drawn.npz", **{kind.replace(" ", "_"): drawn for kind, drawn in images.items()})
+    drawn: dict[str, Any] = {kind.replace(" ", "_"): found for kind, found in images.items()}
+    np.savez_compressed(folder / "drawn.npz", **drawn)
     write_table(table, folder / "table.parquet")
     write_json_atomic(folder / "report.json", report)
     return report
@@ -243,7 +244,8 @@ def report_of(table: pd.DataFrame) -> dict[str, Any]:
         parts that its images show, shuffled, the same for another character's parts, and well_formed.
     """
     report: dict[str, Any] = {}
-    for kind, rows in table.groupby("kind", sort=False):
+    groups: Any = table.groupby("kind", sort=False)
+    for kind, rows in groups:
         shares = {name: _share(rows[name]) for name in ("first", "second", "either", "both", "well_formed")}
         if (beside := rows["layout"] == "⿰").any():
             shares["right"] = _share(rows.loc[beside, "second"])
@@ -254,7 +256,7 @@ def report_of(table: pd.DataFrame) -> dict[str, Any]:
     return report
 
 
-def _share(outcomes: pd.Series) -> list[float]:
+def _share(outcomes: Any) -> list[float]:
     return [*wilson_interval(int(outcomes.astype(bool).sum()), len(outcomes)), len(outcomes)]
 
 

@@ -19,7 +19,7 @@ from diffusers import AutoencoderKL, DDIMScheduler, UNet2DConditionModel
 from safetensors.torch import load_file, save
 
 from kanjilab.core.storage import PACKAGE_WEIGHTS, write_bytes_atomic, write_json_atomic
-from kanjilab.data.writer_corpus import SEPARATOR, SHARES, build_writer_corpus
+from kanjilab.data.writer_corpus import SEPARATOR, SHARES, build_writer_corpus, shared_out
 from kanjilab.training.denoiser import (
     SCHEDULER_CONFIG,
     EncodedCorpus,
@@ -92,9 +92,8 @@ def encode_writer_corpus(vae: AutoencoderKL, table: pd.DataFrame, images: np.nda
 def frequent_weights(table: pd.DataFrame) -> np.ndarray:
     """Sampling weights (N,) of the first training."""
     chosen = table["frequent"] & ~table["held_out"]
-    weight = table["weight"].where(chosen & table["kind"].isin(FREQUENT_SHARES), 0.0)
-    share = weight / weight.groupby(table["kind"]).transform("sum") * table["kind"].map(FREQUENT_SHARES)
-    return share.fillna(0.0).to_numpy(dtype=float)
+    weight = np.where(chosen & table["kind"].isin(list(FREQUENT_SHARES)), table["weight"], 0.0)
+    return shared_out(weight, table["kind"], FREQUENT_SHARES).to_numpy()
 
 
 def build_writer(
