@@ -34,7 +34,7 @@ from kanjilab.experiments.phrase_readings import (
 )
 from kanjilab.models.loading import cache_folder
 from kanjilab.models.sampling import Sampling
-from kanjilab.widgets.coin_cards import CoinCards, chosen_html
+from kanjilab.widgets.certificate_cards import CoinCards, chosen_html
 from kanjilab.widgets.common import (
     WRAP,
     CodeBox,

@@ -10,6 +10,7 @@ function render({ model, el }) {
   const grid = document.createElement("div");
   box.append(legend, grid);
   el.classList.add("kanjilab-glyphs");
+  grid.lang = "ja"; // so that kanji in captions are drawn in their Japanese form
   el.append(box);
   let urls = [];
 

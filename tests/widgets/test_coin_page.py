@@ -16,7 +16,7 @@ from kanjilab.experiments.coined_sheet import draw_coined, nearest_strip
 from kanjilab.experiments.coining import coin
 from kanjilab.viz.strip import draw_strip
 from kanjilab.widgets import CoinPage, Playground, coin_page
-from kanjilab.widgets.coin_cards import chosen_html
+from kanjilab.widgets.certificate_cards import chosen_html
 from kanjilab.widgets.coin_page import Pace, kept_coined
 from kanjilab.widgets.generation import Models
 from kanjilab.widgets.saved_glyphs import load_history

@@ -29,8 +29,8 @@ class CoinCards(anywidget.AnyWidget):
         label: accessible name of the group, shown above it.
     """
 
-    _esm = FOLDER / "coin_cards.js"
-    _css = FOLDER / "coin_cards.css"
+    _esm = FOLDER / "certificate_cards.js"
+    _css = FOLDER / "certificate_cards.css"
     label = traitlets.Unicode().tag(sync=True)
     pictures = traitlets.List(traitlets.Bytes()).tag(sync=True)
     cards = traitlets.List(traitlets.Dict()).tag(sync=True)

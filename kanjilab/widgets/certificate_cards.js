@@ -27,7 +27,7 @@ function render({ model, el }) {
   const grid = document.createElement("div");
   box.append(legend, grid);
   el.classList.add("kanjilab-coined");
-  el.lang = "ja"; // so that kanji are drawn in their Japanese form
+  grid.lang = "ja"; // so that kanji are drawn in their Japanese form
   el.append(box);
   let urls = [];
 
