@@ -162,7 +162,7 @@ class CoinPage(Panel):
         self.keep_button = widgets.Button(description="Keep this glyph", layout={"display": "none"})
         self.keep_button.on_click(lambda _: self.keep_choice())
         self.drawn = GlyphGrid("Candidates, as they are drawn", columns=16, cell_px=48, empty="")
-        self.box = CodeBox(label="These glyphs as code")
+        self.box = CodeBox(label="This phrase as code")
 
     def _make_layout(self) -> None:
         rows = [[self.phrase, self.parts], [widgets.Label("Try:"), *self.examples]]
