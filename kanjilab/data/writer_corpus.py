@@ -1,6 +1,6 @@
 """What the writer learns from: real kanji and typeset pairs of parts, captioned by their parts or by their meaning.
 
-No pair that is held out is ever shown, neither as a real kanji nor typeset.
+No pair that is held out is shown in its layout, neither as a real kanji nor typeset.
 """
 
 from __future__ import annotations
