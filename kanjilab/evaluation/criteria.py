@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
-from dataclasses import asdict, dataclass, fields
+from dataclasses import asdict, dataclass, replace
 from functools import lru_cache
 from pathlib import Path
 from typing import Any
@@ -174,13 +174,9 @@ def dictionary_context(
     frequent = rows_of(characters.loc[characters["frequency"].notna() & has_clean_meaning(characters)])
     glossed = [(row.meanings[0], outer_parts(row.Index, components, judge.parts)) for row in frequent]
     captions, parts = zip(*named, *glossed, strict=True)
-    meaning = AskedMeaning(*_fields(PartMeaning.fit(captions, parts, embed)), asked=asked or {})
+    meaning = replace(AskedMeaning.fit(captions, parts, embed), asked=asked or {})
     drawn = [_at_side(_drawn(character, bounds.side_px)[None], COMPARE_PX)[0] for character in judge.characters]
     return Context(components, neighbours, bounds, thresholds, meaning, np.stack(drawn), tuple(judge.characters))
-
-
-def _fields(value: Any) -> list[Any]:
-    return [getattr(value, field.name) for field in fields(value)]
 
 
 def outer_parts(character: str, components: Components, vocabulary: Collection[str]) -> tuple[str, ...]:

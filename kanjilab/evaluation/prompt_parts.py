@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field
+from typing import Self
 
 import numpy as np
 from numpy.typing import NDArray
@@ -77,7 +78,7 @@ class PartMeaning:
         captions: Sequence[str],
         parts: Sequence[Collection[str]],
         embed: Callable[[Sequence[str]], NDArray[np.float32]] = caption_vectors,
-    ) -> PartMeaning:
+    ) -> Self:
         """Learn from captions and the parts of their characters.
 
         Args:

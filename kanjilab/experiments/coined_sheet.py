@@ -1,9 +1,12 @@
-"""Coined glyphs as figures: large, with the parts that the reporting judge finds, and beside the nearest characters."""
+"""Coined glyphs as figures: large, with the parts that the reporting judge finds; beside the nearest characters; and
+unselected ones beside chosen ones.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from functools import partial
+from typing import Any
 
 import numpy as np
 from matplotlib.axes import Axes
@@ -11,13 +14,16 @@ from matplotlib.figure import Figure
 from matplotlib.patches import Rectangle
 from numpy.typing import NDArray
 
+from kanjilab.data.prompts import PUBLISHED
 from kanjilab.data.rendering import default_font, draw_font
 from kanjilab.evaluation.criteria import CRITERIA
 from kanjilab.experiments.certificate import Certificate, Nearest
-from kanjilab.experiments.coining import Coined
+from kanjilab.experiments.coining import CHOOSER, NOISES, REPORTER, Coinage, Coined, coin
 from kanjilab.viz.charts import FAINT, INK, SOFT, finish, label_text, new_figure, write_title
 from kanjilab.viz.strip import Strip
 
+PHRASES = ("queen of dragons", *PUBLISHED)
+COLUMNS = 4  # unselected glyphs of a phrase, and as many chosen ones
 PART_COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00")  # Okabe-Ito
 CELL_INCHES = 1.8
 ACROSS, DOWN = 1.1, 1.47  # of a cell, in glyph widths
@@ -98,3 +104,51 @@ def _nearest(certificate: Certificate) -> list[Nearest]:
 
 def _drawn(near: Nearest, like: NDArray[np.uint8]) -> NDArray[np.uint8]:
     return np.asarray(draw_font(near.character, default_font()).resize(like.shape[::-1]))
+
+
+def coined_strip(
+    phrases: Sequence[str] = PHRASES, noises: int = NOISES, columns: int = COLUMNS, **options: Any
+) -> tuple[Strip, list[Coinage]]:
+    """Of each phrase the first glyph of its first readings, as they came, then the best of all.
+
+    Args:
+        phrases: one a row.
+        noises: candidates of each reading.
+        columns: glyphs of each half.
+        options: of `coin`.
+    Returns:
+        The strip, blank where a phrase has fewer glyphs, and what was coined for each phrase.
+    """
+    rows, coined = [], []
+    for phrase in phrases:
+        unselected: list[NDArray[np.uint8]] = []
+        found = coin(
+            phrase,
+            noises=noises,
+            keep=columns,
+            on_drawn=lambda reading, images, kept=unselected: kept.append(images[0]),
+            **options,
+        )
+        rows.append([*_padded(unselected, columns), *_padded([one.image for one in found.glyphs], columns)])
+        coined.append(found)
+    facts = _facts(coined, noises)
+    halves = (("unselected", columns), (f"the best by judge {CHOOSER}", columns))
+    labels = tuple(str(column + 1) for _ in halves for column in range(columns))
+    title = "Coined kanji: one drawing of each reading, unselected, beside the best of all"
+    return Strip(np.array(rows), tuple(phrases), labels, title, facts, column_groups=halves), coined
+
+
+def _padded(images: Sequence[NDArray[np.uint8]], columns: int) -> list[NDArray[np.uint8]]:
+    blank = np.full((128, 128), 255, np.uint8)
+    return [*images[:columns], *[blank] * (columns - len(images))]
+
+
+def _facts(coined: Sequence[Coinage], noises: int) -> dict[str, Any]:
+    chosen = [one.certificate for found in coined for one in found.glyphs]
+    passing = sum(one.report.passes for one in chosen)
+    return {
+        "writer": coined[0].glyphs[0].certificate.identity,
+        "noises a reading": noises,
+        "candidates": sum(found.candidates for found in coined),
+        f"chosen that pass all five criteria by judge {REPORTER}": f"{passing} of {len(chosen)}",
+    }

@@ -18,6 +18,7 @@ from numpy.typing import NDArray
 from kanjilab.data.components import Components
 from kanjilab.data.part_names import name_of_part, pair_caption, part_named, part_names, parts_caption
 from kanjilab.data.typeset import SLOTS_OF_LAYOUT, Pair, novel_pairs
+from kanjilab.data.writer_corpus import places, slot_counts
 from kanjilab.evaluation.caption_baseline import caption_words
 from kanjilab.evaluation.prompt_parts import caption_vectors
 
@@ -150,7 +151,7 @@ def best_pair(first: str, second: str, components: Components, layouts: Sequence
     Raises:
         ValueError: no listed characters have them in two slots that fit, or every such pair is a character.
     """
-    counts = slot_counts(components)
+    counts = slot_counts(components, components.decompositions)
     orders = [(first, second), (second, first)]
     fitting = [Pair(layout, *order) for layout in layouts for order in orders]
     fitting = [pair for pair in fitting if attested(pair, counts)]
@@ -165,19 +166,9 @@ def best_pair(first: str, second: str, components: Components, layouts: Sequence
     return max(new, key=lambda pair: attested(pair, counts))
 
 
-def slot_counts(components: Components) -> Counter[tuple[str, str, str]]:
-    """In how many characters a part is in a slot: by layout, part and slot."""
-    return Counter(
-        place
-        for listed in components.decompositions.values()
-        for place in {(listed.layout, part.element, part.slot) for part in listed.outer}
-    )
-
-
 def attested(pair: Pair, counts: Counter[tuple[str, str, str]]) -> int:
     """Of a pair's two parts, how many characters have the rarer one in its slot; 0 where one is never there."""
-    slots = SLOTS_OF_LAYOUT[pair.layout]
-    return min(counts[pair.layout, pair.first, slots[0]], counts[pair.layout, pair.second, slots[1]])
+    return min(counts[place] for place in places(pair))
 
 
 def _places(part: str, counts: Counter[tuple[str, str, str]]) -> str:
@@ -205,7 +196,11 @@ def suggested(phrase: str, components: Components, layouts: Sequence[str], embed
     first, second = (np.array([column[name] for name in side]) for side in zip(*_parts(pairs), strict=True))
     uses = list(permutations(range(len(words)), 2)) or [(0, 0)]  # a word for each part, another where there are two
     scores = np.stack([near[one, first] + near[other, second] for one, other in uses])  # (uses, pairs)
-    score, used, counts = scores.max(axis=0).round(6), scores.argmax(axis=0), slot_counts(components)
+    score, used, counts = (
+        scores.max(axis=0).round(6),
+        scores.argmax(axis=0),
+        slot_counts(components, components.decompositions),
+    )
     best: dict[frozenset[str], Reading] = {}
     for row in sorted(range(len(pairs)), key=lambda row: (-score[row], -attested(pairs[row], counts))):
         at = zip(uses[used[row]], (first[row], second[row]), strict=True)

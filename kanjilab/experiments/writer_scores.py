@@ -35,12 +35,23 @@ from kanjilab.models.diffusion import LatentDiffusion
 from kanjilab.models.loading import load_base
 from kanjilab.models.sampling import Sampling, fitting, sample
 from kanjilab.training.presets import DEMO_SAMPLING
+from kanjilab.viz.strip import Strip
 
 TAUGHT, HELD_OUT, NOVEL, MEANING = "taught", "held out", "novel", "meaning"
 PROMPTS = 64  # of each set
 NOISES = 4
 BEST_OF = 8  # images of each novel pair
 DRAWN_AT_ONCE = 8  # prompts
+STRIP_PROMPTS = (
+    "left: water, right: blue",  # 清, which it is taught
+    "left: person, right: tree",  # 休
+    "left: fish, right: see",  # no kanji
+    "top: bamboo, bottom: horse",  # 篤
+    "left: fire, right: bird",  # no kanji
+    "top: grass, bottom: ear",  # 茸
+    "river",
+    "to swim",
+)
 SHUFFLES = 20  # of the control
 
 
@@ -273,3 +284,24 @@ def _meaning_shares(rows: pd.DataFrame) -> Mapping[str, Any]:
     shuffled = [recall(rng.permutation(len(wanted)).tolist()) for _ in range(SHUFFLES)]
     facts = {"parts": recall(range(len(wanted))), "shuffled": float(np.mean(shuffled)), "prompts": len(wanted)}
     return facts | {"well_formed": _share(rows["well_formed"])}
+
+
+def training_strip(history: Path, prompts: Sequence[str] = STRIP_PROMPTS, seed: int = 0) -> Strip:
+    """What the writer drew along its training: prompts in rows, images seen in columns, the same noise.
+
+    Args:
+        history: of `training.writer.build_writer`: a denoiser in each folder, named by the images seen.
+        prompts: one a row.
+        seed: of the noise.
+    """
+    from diffusers import UNet2DConditionModel
+
+    base = load_base("pocket")
+    steps = sorted(path for path in history.iterdir() if path.name.isdigit())
+    columns = [glyphs_of(sample(base, prompts, [seed], DEMO_SAMPLING)[0])]
+    for path in steps:
+        base.denoiser.load_state_dict(UNet2DConditionModel.from_pretrained(path).float().state_dict())
+        columns.append(glyphs_of(sample(base, prompts, [seed], DEMO_SAMPLING)[0]))
+    labels = ("pocket", *(f"{int(path.name):,}" for path in steps))
+    title = "The writer along its training: images seen, the same noise in each row"
+    return Strip(np.stack(columns, axis=1), tuple(prompts), labels, title, {"seed": seed})

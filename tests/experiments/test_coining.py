@@ -8,6 +8,7 @@ import pytest
 
 from kanjilab.evaluation.criteria import CRITERIA
 from kanjilab.experiments.certificate import Certificate, certificate_rows
+from kanjilab.experiments.coined_sheet import coined_strip
 from kanjilab.experiments.coining import Coinage, coin, rank_candidates
 from tests.typeset_writer import draw, few_neighbours, noise, pair_of, real, word_vectors
 
@@ -156,3 +157,17 @@ def test_combinations_take_turns_and_the_surest_of_each_comes_first():
     )
     # Both expected parts: the third shows one only, but it is the first of its kind.
     assert found["place"].tolist() == [3, 2, 1, 0]
+
+
+def test_the_sheet_has_one_drawing_of_each_reading_beside_the_best():
+    strip, coined = coined_strip(["fire jewel"], noises=2, columns=3, draw=draw, embed=word_vectors)
+    assert strip.images.shape == (1, 6, 128, 128) and strip.column_groups == (
+        ("unselected", 3),
+        ("the best by judge A", 3),
+    )
+    prompts = [reading.prompt for reading in coined[0].readings]
+    unselected = draw(prompts[:3], [0])  # the first noise of the first three readings
+    assert np.array_equal(strip.images[0, :3], unselected)
+    best = [one.image for one in coined[0].glyphs]
+    assert np.array_equal(strip.images[0, 3 : 3 + len(best)], best)
+    assert (strip.images[0, 3 + len(best) :] == 255).all()

@@ -1,6 +1,7 @@
 """Scores of a writer: on glyphs that are typeset as asked, on others, and by a table made by hand."""
 
 import json
+import shutil
 
 import numpy as np
 import pandas as pd
@@ -10,6 +11,7 @@ from kanjilab.data.components import is_held_out, load_components
 from kanjilab.data.rendering import default_font, draw_font
 from kanjilab.data.typeset import Pair, Typesetter
 from kanjilab.data.writer_corpus import is_held_out_pair, slot_counts
+from kanjilab.evaluation.scoring import glyphs_of
 from kanjilab.experiments.writer_scores import (
     HELD_OUT,
     MEANING,
@@ -17,8 +19,12 @@ from kanjilab.experiments.writer_scores import (
     TAUGHT,
     report_of,
     score_writer,
+    training_strip,
     writer_prompts,
 )
+from kanjilab.models.loading import load_base, packaged_folder
+from kanjilab.models.sampling import sample
+from kanjilab.training.presets import DEMO_SAMPLING
 
 PROMPTS = 6
 
@@ -100,3 +106,13 @@ def test_recall_of_meanings_against_other_characters_parts():
     report = report_of(rows)[MEANING]
     assert report["parts"] == 0.75  # one of two, and one of one
     assert 0 < report["shuffled"] < 0.75  # 0 whenever the two are exchanged
+
+
+def test_the_strip_over_a_training_draws_each_stored_denoiser_from_the_same_noise(tmp_path):
+    for seen, base in (("0000016", "pocket"), ("0000032", "writer")):
+        shutil.copytree(packaged_folder(base) / "unet", tmp_path / seen)
+    strip = training_strip(tmp_path, ["left: fish, right: see"])
+    assert strip.column_labels == ("pocket", "16", "32") and strip.images.shape == (1, 3, 128, 128)
+    drawn = glyphs_of(sample(load_base("writer"), ["left: fish, right: see"], [0], DEMO_SAMPLING)[0])[0]
+    assert np.array_equal(strip.images[0, 2], drawn)
+    assert np.array_equal(strip.images[0, 0], strip.images[0, 1]) and not np.array_equal(strip.images[0, 1], drawn)
