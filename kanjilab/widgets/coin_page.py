@@ -7,7 +7,6 @@ import json
 import threading
 import time
 from collections.abc import Callable
-from contextlib import nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -38,18 +37,17 @@ from kanjilab.widgets.certificate_cards import CoinCards, chosen_html
 from kanjilab.widgets.common import (
     WRAP,
     CodeBox,
-    Panel,
     escape,
     labelled,
     png_bytes,
     progress_html,
     python_call,
-    status_html,
 )
-from kanjilab.widgets.generation import Models, Request, turn
+from kanjilab.widgets.draw_panel import DrawPanel, Job
+from kanjilab.widgets.generation import Models, Request
 from kanjilab.widgets.glyph_grid import GlyphGrid
 from kanjilab.widgets.saved_glyphs import Kept
-from kanjilab.widgets.worker import POLL_SECONDS, Stopped, Worker
+from kanjilab.widgets.worker import Worker
 
 EXAMPLES = ("queen of dragons", "robot", "river of stars", "iron bird", "火の玉")
 ANY_LAYOUT = "any"
@@ -87,7 +85,7 @@ class Pace:
         write_json_atomic(cache_folder() / PACE_FILE, {"start": self.start, "candidate": self.candidate})
 
 
-class CoinPage(Panel):
+class CoinPage(DrawPanel):
     """Coin kanji for a phrase, and read their certificates. Works in a thread, so the kernel stays free.
 
     Args:
@@ -119,7 +117,6 @@ class CoinPage(Panel):
     ):
         self._models, self._lock, self._queue = models or Models(), lock or threading.Lock(), queue
         self._on_keep, self._pace, self._is_loaded = on_keep, Pace.load(), False
-        self._worker: Worker | None = None
         self.coinage: Coinage | None = None
         self._make_inputs(phrase, parts, noises, keep)
         self._make_outputs()
@@ -226,23 +223,19 @@ class CoinPage(Panel):
         except ValueError:
             self.box.code = ""
 
-    def start(self) -> None:
-        """Start to coin what the inputs describe, in a thread; the page says what is wrong with them."""
-        if self._worker is not None and self._worker.alive:
-            return
-        self._worker = None
-        try:
-            phrase, options = self.phrase.value, self.options
-        except ValueError as error:
-            return self._say(str(error))
-        self.button.disabled, self.stop_button.disabled = True, False
-        self._worker = Worker(Path("coin"), lambda worker: self._work(phrase, options, worker))
-        self._worker.start()
+    def _job(self) -> Job:
+        phrase, options = self.phrase.value, self.options
+
+        def job(worker: Worker) -> None:
+            self._show_nothing()
+            self.show(self._coined(phrase, options, worker))
+
+        return job
 
     def stop(self) -> None:
         """Stop after the present reading."""
+        super().stop()
         if self._worker is not None:
-            self._worker.stop()
             self._say("Stopping after this reading …")
 
     def coin(self) -> Coinage:
@@ -251,37 +244,16 @@ class CoinPage(Panel):
         Raises:
             Exception: the one that ended the work.
         """
-        self.start()
-        if self._worker is None:
-            raise ValueError(self.status.value)
-        while not self._worker.join(POLL_SECONDS):
-            pass
-        if self._worker.error is not None:
-            raise self._worker.error
+        self._wait()
         if self.coinage is None:
             raise ValueError("stopped before anything was coined")
         return self.coinage
 
-    def _work(self, phrase: str, options: dict[str, Any], worker: Worker) -> None:
-        waiting = nullcontext()
-        if self._queue:
-            waiting = turn(self._queue, worker.check, lambda: self._say("Another drawing is running; yours is next."))
-        try:
-            with waiting, self._lock:
-                self._show_nothing()
-                self.show(self._coined(phrase, options, worker))
-        except Stopped:
-            self._say("Stopped.")
-            raise
-        except ValueError as error:  # about what was typed
+    def _say_failed(self, error: Exception) -> None:
+        if isinstance(error, ValueError):  # about what was typed
             self._say(str(error))
-            raise
-        except Exception as error:
-            self._say("Coining failed. Please try again." if self._queue else f"{type(error).__name__}: {error}")
-            raise
-        finally:
-            self.progress.value = ""
-            self.button.disabled, self.stop_button.disabled = False, True
+        else:
+            super()._say_failed(error)
 
     def _coined(self, phrase: str, options: dict[str, Any], worker: Worker) -> Coinage:
         self._say("Reading the phrase …")
@@ -351,9 +323,6 @@ class CoinPage(Panel):
             self._on_keep(kept_coined(one))
             self.keep_button.disabled = True
             self._say("Kept below; Save history writes it to the folder." if not self._queue else "Kept below.")
-
-    def _say(self, text: str) -> None:
-        self.status.value = status_html(text)
 
 
 def kept_coined(one: Coined) -> Kept:

@@ -6,7 +6,6 @@ import tempfile
 import threading
 import time
 from collections.abc import Callable
-from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -29,15 +28,14 @@ from kanjilab.widgets.coin_page import CoinPage
 from kanjilab.widgets.common import (
     WRAP,
     CodeBox,
-    Panel,
     escape,
     labelled,
     picture_html,
     png_bytes,
     progress_html,
     python_call,
-    status_html,
 )
+from kanjilab.widgets.draw_panel import DrawPanel, Job
 from kanjilab.widgets.generation import (
     BASE_ALONE,
     FRAMES_SHOWN,
@@ -55,11 +53,10 @@ from kanjilab.widgets.generation import (
     placing,
     run_choices,
     short_caption,
-    turn,
 )
 from kanjilab.widgets.glyph_grid import NONE, GlyphGrid
 from kanjilab.widgets.saved_glyphs import Kept, kept_glyph, load_history, save_history
-from kanjilab.widgets.worker import POLL_SECONDS, Stopped, Worker
+from kanjilab.widgets.worker import Worker
 
 NEIGHBOURS_LOCK = threading.Lock()  # so that the panels of one kernel fit the neighbours once
 SEED_MOST = 2**31
@@ -69,7 +66,7 @@ NEAREST = 5
 LOCK = Path(tempfile.gettempdir()) / "kanjilab-playground.lock"
 
 
-class Playground(Panel):
+class Playground(DrawPanel):
     """Draw a prompt with a trained run, choose among several glyphs, and save a history of them; or coin a kanji.
 
     Drawing runs in a thread, so the kernel stays free. Without a trained run the base itself draws. A page of its own
@@ -109,7 +106,6 @@ class Playground(Panel):
         if public:  # hashes name the arms of a study
             self._choices = [choice for choice in self._choices if "/packs/" not in choice[0]]
         self._neighbours: Neighbours | None = None
-        self._worker: Worker | None = None
         self.glyphs: Glyphs | None = None
         self._explained: tuple[np.ndarray, str] | None = None  # a glyph and its prompt
         self._order: list[int] = []
@@ -118,8 +114,8 @@ class Playground(Panel):
         self._lock = threading.Lock()  # over models and figures: one glyph is drawn or explained at a time
         self._make_inputs()
         self._make_outputs()
-        queue = LOCK if public else None
-        self.coining = CoinPage(models=self._models, lock=self._lock, queue=queue, on_keep=self._keep)
+        self._queue = LOCK if public else None
+        self.coining = CoinPage(models=self._models, lock=self._lock, queue=self._queue, on_keep=self._keep)
         if not public:
             self._make_saving(Path(history))
         self._make_layout()
@@ -270,55 +266,27 @@ class Playground(Panel):
             below.append(widgets.HBox([self.folder, self.save_button, self.load_button], layout=WRAP))
         self.widget = widgets.VBox(below)
 
-    def start(self) -> None:
-        """Start to draw what the inputs describe, in a thread; the panel says what is wrong with them."""
-        if self._worker is not None and self._worker.alive:
-            return
-        self._worker = None
-        try:
-            request = self.request
-        except ValueError as error:
-            return self._say(str(error))
-        self.button.disabled, self.stop_button.disabled = True, False
-        self._worker = Worker(Path("playground"), lambda worker: self._draw(request, worker))
-        self._worker.start()
-
-    def stop(self) -> None:
-        """Stop the drawing after its present step."""
-        if self._worker is not None:
-            self._worker.stop()
-
     def draw(self) -> None:
         """Draw, and wait for the end.
 
         Raises:
             Exception: the one that ended the drawing.
         """
-        self.start()
-        if self._worker is None:
-            raise ValueError(self.status.value)
-        while not self._worker.join(POLL_SECONDS):
-            pass
-        if self._worker.error is not None:
-            raise self._worker.error
+        self._wait()
 
-    def _draw(self, request: Request, worker: Worker) -> None:
-        waiting = turn(LOCK, worker.check, lambda: self._say("Another drawing is running; yours is next."))
-        try:
-            with waiting if self._public else nullcontext(), self._lock:
-                self._show_nothing()
-                self._say(f"Loading {self._base} …")
-                base, _ = self._models.load(request)
-                self._say("Drawing …")
-                glyphs = draw_glyphs(request, self._models, self._step_display(base, request, worker))
-                self.progress.value = ""
-                self._show_glyphs(glyphs)
-        except Exception as error:
-            self._say_failed(error)
-            raise
-        finally:
+    def _job(self) -> Job:
+        request = self.request
+
+        def job(worker: Worker) -> None:
+            self._show_nothing()
+            self._say(f"Loading {self._base} …")
+            base, _ = self._models.load(request)
+            self._say("Drawing …")
+            glyphs = draw_glyphs(request, self._models, self._step_display(base, request, worker))
             self.progress.value = ""
-            self.button.disabled, self.stop_button.disabled = False, True
+            self._show_glyphs(glyphs)
+
+        return job
 
     def _step_display(self, base: LatentDiffusion, request: Request, worker: Worker) -> Callable[[Tensor], None]:
         """A function, to be called after each step, that shows the first glyph as it forms, and the progress."""
@@ -474,17 +442,6 @@ class Playground(Panel):
             self.box.code = self.code
         except ValueError:
             self.box.code = ""
-
-    def _say(self, text: str) -> None:
-        self.status.value = status_html(text)
-
-    def _say_failed(self, error: Exception) -> None:
-        if isinstance(error, Stopped):
-            self._say("Stopped.")
-        elif self._public:
-            self._say("The drawing failed. Please try again.")
-        else:
-            self._say(f"{type(error).__name__}: {error}")
 
     def _try(self, action: Callable[[], None]) -> None:
         try:

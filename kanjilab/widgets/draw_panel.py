@@ -1,0 +1,93 @@
+"""What panels that draw on demand share: one drawing at a time in a thread, and turns where the page is public."""
+
+from __future__ import annotations
+
+import threading
+from abc import abstractmethod
+from collections.abc import Callable
+from contextlib import nullcontext
+from pathlib import Path
+
+import ipywidgets as widgets
+
+from kanjilab.widgets.common import Panel, status_html
+from kanjilab.widgets.generation import turn
+from kanjilab.widgets.worker import POLL_SECONDS, Stopped, Worker
+
+Job = Callable[[Worker], None]
+
+
+class DrawPanel(Panel):
+    """A panel with a button that draws; it works in a thread, so the kernel stays free.
+
+    Subclasses make the buttons, `status`, and `progress`, and define `_job`.
+
+    Attributes:
+        _lock: over models and figures.
+        _queue: file that processes of a public page wait for; None for a page that is not public.
+    """
+
+    button: widgets.Button
+    stop_button: widgets.Button
+    status: widgets.HTML
+    progress: widgets.HTML
+    _lock: threading.Lock
+    _queue: Path | None
+    _worker: Worker | None = None
+
+    @abstractmethod
+    def _job(self) -> Job:
+        """What the present inputs ask for; raises ValueError where they are wrong."""
+
+    def start(self) -> None:
+        """Start to draw what the inputs describe, in a thread; the panel says what is wrong with them."""
+        if self._worker is not None and self._worker.alive:
+            return
+        self._worker = None
+        try:
+            job = self._job()
+        except ValueError as error:
+            return self._say(str(error))
+        self.button.disabled, self.stop_button.disabled = True, False
+        self._worker = Worker(Path(type(self).__name__.lower()), lambda worker: self._run(job, worker))
+        self._worker.start()
+
+    def stop(self) -> None:
+        """Stop at the next safe moment."""
+        if self._worker is not None:
+            self._worker.stop()
+
+    def _wait(self) -> None:
+        """Draw, and wait for the end; raises what ended the work, and ValueError for wrong inputs."""
+        self.start()
+        if self._worker is None:
+            raise ValueError(self.status.value)
+        while not self._worker.join(POLL_SECONDS):
+            pass
+        if self._worker.error is not None:
+            raise self._worker.error
+
+    def _run(self, job: Job, worker: Worker) -> None:
+        waiting = nullcontext()
+        if self._queue:
+            waiting = turn(self._queue, worker.check, lambda: self._say("Another drawing is running; yours is next."))
+        try:
+            with waiting, self._lock:
+                job(worker)
+        except Exception as error:
+            self._say_failed(error)
+            raise
+        finally:
+            self.progress.value = ""
+            self.button.disabled, self.stop_button.disabled = False, True
+
+    def _say(self, text: str) -> None:
+        self.status.value = status_html(text)
+
+    def _say_failed(self, error: Exception) -> None:
+        if isinstance(error, Stopped):
+            self._say("Stopped.")
+        elif self._queue:
+            self._say("The drawing failed. Please try again.")
+        else:
+            self._say(f"{type(error).__name__}: {error}")
