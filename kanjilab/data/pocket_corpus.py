@@ -12,6 +12,7 @@ from pathlib import Path
 
 import numpy as np
 import pandas as pd
+from numpy.typing import NDArray
 from PIL import Image, ImageDraw, ImageFont
 
 from kanjilab.core.images import SIZE_PX
@@ -36,6 +37,8 @@ HAN_RANGES = (
     (0x20000, 0x3FFFF),
 )
 SHOWS_HAN = (
+    (0x0FD5, 0x0FD8),  # svasti signs, which are 卍 and 卐
+    (0x26C6, 0x26C6),  # rain, drawn as 雨
     (0x1F000, 0x1F02B),  # mahjong tiles
     (0x1FA60, 0x1FA6D),  # xiangqi pieces
     (0x1F3EE, 0x1F3EE),  # lantern, lettered
@@ -44,6 +47,7 @@ SHOWS_HAN = (
 )
 HAN_NAMES = re.compile(r"\b(CJK|IDEOGRAPHIC|KANA|KATAKANA|HIRAGANA|HENTAIGANA|BOPOMOFO|KANGXI|TORTOISE SHELL)\b")
 BARE_MARKS = re.compile(r"\b(BRAILLE PATTERN|SIGNWRITING|VARIATION SELECTOR|BOX DRAWINGS)\b")
+TANGUT_COMPONENTS = (0x18800, 0x18AFF)
 TANGUT = ((0x17000, 0x187FF), (0x18800, 0x18AFF), (0x18D00, 0x18D8F))
 HANGUL = (0xAC00, 0xD7A3)
 # The first font that draws a codepoint keeps it, so the order is one of preference.
@@ -60,7 +64,8 @@ SIGN_WORDS = re.compile(
 )
 
 
-def _within(codepoint: int, ranges: Iterable[tuple[int, int]]) -> bool:
+def within(codepoint: int, ranges: Iterable[tuple[int, int]]) -> bool:
+    """Whether a codepoint lies in one of the ranges [first, last]."""
     return any(low <= codepoint <= high for low, high in ranges)
 
 
@@ -71,7 +76,7 @@ def touches_han(codepoint: int) -> bool:
         codepoint: a Unicode scalar value.
     Source: Unicode 14 blocks, names and compatibility decompositions.
     """
-    if _within(codepoint, HAN_RANGES) or _within(codepoint, SHOWS_HAN):
+    if within(codepoint, HAN_RANGES) or within(codepoint, SHOWS_HAN):
         return True
     if HAN_NAMES.search(unicodedata.name(chr(codepoint), "")):
         return True
@@ -80,8 +85,13 @@ def touches_han(codepoint: int) -> bool:
 
 
 def unicode_caption(codepoint: int) -> str | None:
-    """The lower-case Unicode name, as a caption; None for what has no glyph or no name."""
-    if _within(codepoint, TANGUT):
+    """The lower-case Unicode name, as a caption; None for what has no glyph or no name.
+
+    Tangut's are numbers alone, of which those of its components are kept: 'tangut 17'.
+    """
+    if within(codepoint, [TANGUT_COMPONENTS]):
+        return f"tangut {codepoint - TANGUT_COMPONENTS[0] + 1}"
+    if within(codepoint, TANGUT):
         return "tangut character"
     character = chr(codepoint)
     if unicodedata.category(character)[0] in "CMZ":
@@ -144,8 +154,8 @@ def _font_order(fonts: dict[str, Path]) -> Iterator[tuple[str, list[str]]]:
 
 def _wanted(kind: str, name: str, names: list[str], codepoint: int, caption: str) -> bool:
     if kind == "hangul":  # one of the faces for each syllable, in turn
-        return _within(codepoint, [HANGUL]) and name == names[codepoint % len(names)]
-    if _within(codepoint, [HANGUL]):
+        return within(codepoint, [HANGUL]) and name == names[codepoint % len(names)]
+    if within(codepoint, [HANGUL]):
         return False
     return kind != "symbols" or not COMMON_SCRIPTS.match(caption.upper())
 
@@ -178,38 +188,26 @@ def draw_glyph(glyph: CorpusGlyph) -> Image.Image | None:
 
 def sampling_weight(codepoint: int) -> float:
     """How often a glyph is drawn in training; the scripts built of blocks, like kanji, more often."""
-    if _within(codepoint, TANGUT):
+    if within(codepoint, TANGUT):
         return 3.0
-    if _within(codepoint, [HANGUL]):
+    if within(codepoint, [HANGUL]):
         return 0.75
     return 1.0
 
 
-def build_corpus(font_folders: Iterable[Path], folder: Path) -> pd.DataFrame:
-    """Draw the corpus into `folder/images.npy`, with `folder/glyphs.csv` beside it.
+def held_out(codepoint: int) -> bool:
+    """Whether a codepoint is kept for the held-out loss: one in fifty, by a hash of itself."""
+    return codepoint * 2654435761 % 2**32 % HELD_OUT_EVERY == 0
+
+
+def draw_glyphs(glyphs: Iterable[CorpusGlyph]) -> tuple[pd.DataFrame, list[NDArray[np.uint8]]]:
+    """Draw glyphs; blank ones and repeated pictures of one caption are left out.
 
     Args:
-        font_folders: as for `list_glyphs`.
-        folder: made if need be.
+        glyphs: of `list_glyphs`.
     Returns:
-        One row a glyph: codepoint, font, caption, common_name, weight, held_out.
-        `images.npy` is (N, 128, 128) uint8, 0 = ink.
-    Raises:
-        FileNotFoundError: as for `list_glyphs`.
+        One row a picture, codepoint, font, caption, common_name, weight; and the pictures, (128, 128), 0 = ink.
     """
-    return draw_corpus(list_glyphs(font_folders), folder)
-
-
-def draw_corpus(glyphs: Iterable[CorpusGlyph], folder: Path) -> pd.DataFrame:
-    """Draw given glyphs as `build_corpus` does; blank ones and repeated pictures of one caption are left out.
-
-    Args:
-        glyphs: what to draw, in order.
-        folder: made if need be.
-    Returns:
-        As `build_corpus`.
-    """
-    folder.mkdir(parents=True, exist_ok=True)
     rows, images, seen = [], [], set()
     for glyph in glyphs:
         image = draw_glyph(glyph)
@@ -220,17 +218,14 @@ def draw_corpus(glyphs: Iterable[CorpusGlyph], folder: Path) -> pd.DataFrame:
         rows.append((glyph.codepoint, glyph.font.name, glyph.caption, common_name(glyph.caption)))
     table = pd.DataFrame(rows, columns=["codepoint", "font", "caption", "common_name"])
     table["weight"] = table["codepoint"].map(sampling_weight)
-    table["held_out"] = table["codepoint"].mul(2654435761).mod(2**32).mod(HELD_OUT_EVERY).eq(0)
-    np.save(folder / "images.npy", np.stack(images))
-    table.to_csv(folder / "glyphs.csv", index=False)
-    return table
+    return table, images
 
 
 def corpus_list(table: pd.DataFrame) -> dict[str, list[list[int]]]:
     """Which codepoints were drawn from which font, as short as JSON can hold it.
 
     Args:
-        table: of `build_corpus`.
+        table: of `draw_glyphs`.
     Returns:
         Font file -> [[first, last], ...], ascending stretches of codepoints, both ends included.
     """

@@ -16,6 +16,7 @@ import pandas as pd
 from numpy.typing import NDArray
 
 from kanjilab.core.rng import counted_rng
+from kanjilab.data.captioned import SEPARATOR, save_captioned, shared_out
 from kanjilab.data.components import Components, is_held_out, load_components
 from kanjilab.data.dictionary import load_characters, rows_of
 from kanjilab.data.part_names import has_name, name_of_part, pair_caption, part_names, parts_caption
@@ -29,7 +30,6 @@ SHARES = {"frequent pairs": 0.45, "other pairs": 0.15, "parts": 0.2, "meaning": 
 GLOSSES = 3  # captions that are one meaning each
 LISTED_GLOSSES = 4  # in the caption that lists several
 PAIR = ("first", "second")  # columns of the table
-SEPARATOR = "|"  # of the captions in a cell of the table
 
 SlotCounts = Mapping[tuple[str, str, str], int]  # (layout, part, slot) -> characters
 
@@ -59,10 +59,9 @@ def build_writer_corpus(
         font: that draws the characters, and whose glyphs are cut into parts; IPAexGothic by default.
         characters: of the dictionary; all that KanjiVG and the font have by default.
     Returns:
-        One row for each image and kind of caption: image (row of `images.npy`), kind (a key of `SHARES`), character
-        ("" where typeset), layout, first, second ("" where there are no two parts), captions (joined by
-        `SEPARATOR`), frequent (bool: both parts are frequent in their slots), weight, held_out.
-        `images.npy` is (N, 128, 128) uint8, 0 = ink.
+        One row for each image and kind of caption, see `kanjilab.data.captioned`: kind is a key of `SHARES`; character
+        ("" where typeset), layout, first, second ("" where there are no two parts), frequent (bool: both parts are
+        frequent in their slots).
     """
     font, dictionary, components = font or default_font(), load_characters(), load_components()
     listed = sorted(set(characters or dictionary.index) & components.decompositions.keys() & set(dictionary.index))
@@ -80,9 +79,7 @@ def build_writer_corpus(
         images.append(image)
     table = pd.DataFrame(rows)
     table["weight"] = _weights(table)
-    folder.mkdir(parents=True, exist_ok=True)
-    np.save(folder / "images.npy", np.stack(images))
-    table.to_csv(folder / "glyphs.csv", index=False)
+    save_captioned(folder, table, images)
     return table
 
 
@@ -157,7 +154,7 @@ def _typeset(
                 yield pair, kind, composed.image
 
 
-def _weights(table: pd.DataFrame) -> pd.Series:
+def _weights(table: pd.DataFrame) -> np.ndarray:
     """Sampling weights: each kind has its share, and within it rare parts come oftener than their number."""
     weight = np.ones(len(table))
     by_parts = ((table["layout"] != "") & (table["kind"] != "meaning")).to_numpy()
@@ -166,17 +163,3 @@ def _weights(table: pd.DataFrame) -> pd.Series:
     weight[by_parts] = (counts[0] ** -0.5 + counts[1] ** -0.5) / 2
     weight[table["held_out"].to_numpy()] = 0.0
     return shared_out(weight, table["kind"], SHARES)
-
-
-def shared_out(weight: np.ndarray, kinds: Any, shares: Mapping[str, float]) -> pd.Series:
-    """Weights scaled so that each kind has its share of the sum, and any other kind none.
-
-    Args:
-        weight: (N,), at least 0.
-        kinds: N names, a column of the table.
-        shares: of the sum, by kind.
-    """
-    names = np.array(kinds)
-    total = {kind: weight[names == kind].sum() for kind in shares}
-    scale = [shares[kind] / total[kind] if total.get(kind) else 0.0 for kind in names]
-    return pd.Series(weight * scale, kinds.index)

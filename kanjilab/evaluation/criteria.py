@@ -33,9 +33,10 @@ from kanjilab.evaluation.judges.nearest_character import Neighbours
 from kanjilab.evaluation.judges.part_judge import Judge, load_judge
 from kanjilab.evaluation.layout_parts import attested_spans, erasure_scores, main_parts, slots_attested
 from kanjilab.evaluation.metrics import COMPARE_PX, nearest_training_images
-from kanjilab.evaluation.prompt_parts import AskedMeaning, PartMeaning, caption_vectors
+from kanjilab.evaluation.prompt_parts import AskedMeaning, PartMeaning
 from kanjilab.evaluation.well_formed import Bounds, measure
 from kanjilab.models.loading import cache_folder
+from kanjilab.models.minilm import caption_vectors
 
 CRITERIA = ("two_or_more", "distinct", "novel", "legal", "meaning")
 ALL_FIVE = "all_five"

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import io
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Self
@@ -10,50 +9,11 @@ from typing import Self
 import numpy as np
 from numpy.typing import NDArray
 
-from kanjilab.core.config import settings_hash
-from kanjilab.core.storage import write_bytes_atomic
-from kanjilab.models.loading import cache_folder
-from kanjilab.models.minilm import TOKENS, WEIGHTS_SHA256, load_minilm
+from kanjilab.models.minilm import caption_vectors
 
 CAPTION_TEMPERATURE = 0.08  # of the votes of training captions, in cosine
 UNSURE = 0.02  # share of the vote that the parts' overall frequency has
-CAPTION_BATCH = 128
 TOP_PARTS = 3  # of the parts that a prompt makes likely, one must show
-
-
-def caption_vectors(captions: Sequence[str]) -> NDArray[np.float32]:
-    """MiniLM's sentence embeddings, (N, 384) unit vectors, kept in the user's cache.
-
-    Source: Reimers and Gurevych 2019, arXiv:1908.10084: the mean of the token states.
-    """
-    key = settings_hash([WEIGHTS_SHA256, TOKENS, list(captions)])
-    path = cache_folder() / "captions" / f"{key}.npy"
-    try:
-        return np.load(path, allow_pickle=False)
-    except (OSError, ValueError):
-        vectors = _embedded(captions)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    buffer = io.BytesIO()
-    np.save(buffer, vectors, allow_pickle=False)
-    write_bytes_atomic(path, buffer.getvalue())
-    return vectors
-
-
-def _embedded(captions: Sequence[str]) -> NDArray[np.float32]:
-    import torch
-
-    tokenizer, model = load_minilm()
-    vectors = np.zeros((len(captions), model.config.hidden_size), np.float32)
-    order = sorted(range(len(captions)), key=lambda index: len(captions[index]))  # alike in length: little padding
-    with torch.inference_mode():
-        for start in range(0, len(order), CAPTION_BATCH):
-            rows = order[start : start + CAPTION_BATCH]
-            texts = [captions[row] for row in rows]
-            tokens = tokenizer(texts, padding=True, truncation=True, max_length=TOKENS, return_tensors="pt")
-            states = model(tokens.input_ids, attention_mask=tokens.attention_mask).last_hidden_state
-            mask = tokens.attention_mask[..., None]
-            vectors[rows] = torch.nn.functional.normalize((states * mask).sum(1) / mask.sum(1), dim=1).numpy()
-    return vectors
 
 
 @dataclass(frozen=True, eq=False)

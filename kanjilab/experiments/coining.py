@@ -32,12 +32,12 @@ from kanjilab.evaluation.criteria import (
 )
 from kanjilab.evaluation.judges.framing import Images
 from kanjilab.evaluation.judges.part_judge import load_judge
-from kanjilab.evaluation.prompt_parts import caption_vectors
 from kanjilab.evaluation.scoring import glyphs_of
 from kanjilab.experiments.certificate import Certificate, novelty_sentence, outlines_near, verdicts_of
 from kanjilab.experiments.phrase_readings import Embed, Reading, read_phrase, translate
 from kanjilab.models.diffusion import LatentDiffusion
 from kanjilab.models.loading import load_base, usual_device
+from kanjilab.models.minilm import caption_vectors
 from kanjilab.models.sampling import Sampling, fitting, sample
 from kanjilab.training.presets import DEMO_SAMPLING
 

@@ -20,7 +20,7 @@ from kanjilab.data.part_names import name_of_part, pair_caption, part_named, par
 from kanjilab.data.typeset import SLOTS_OF_LAYOUT, Pair, novel_pairs
 from kanjilab.data.writer_corpus import places, slot_counts
 from kanjilab.evaluation.caption_baseline import caption_words
-from kanjilab.evaluation.prompt_parts import caption_vectors
+from kanjilab.models.minilm import caption_vectors
 
 Embed = Callable[[Sequence[str]], NDArray[np.float32]]
 

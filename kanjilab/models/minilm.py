@@ -1,15 +1,22 @@
 """The text side of the pocket base: MiniLM, found on this machine without any network."""
 
+import io
+from collections.abc import Sequence
 from functools import cache
 from pathlib import Path
 from typing import Any
 
-from kanjilab.core.storage import package_file, sha256_file
+import numpy as np
+from numpy.typing import NDArray
+
+from kanjilab.core.config import settings_hash
+from kanjilab.core.storage import cache_folder, package_file, sha256_file, write_bytes_atomic
 from kanjilab.models.hub import quiet_diffusers
 
 HUB_ID = "sentence-transformers/all-MiniLM-L6-v2"
 WEIGHTS_SHA256 = "53aa51172d142c89d9012cce15ae4d6cc0ca6895895114379cacb4fab128d9db"
 TOKENS = 32  # L; captions beyond it are cut
+CAPTION_BATCH = 128
 
 
 @cache
@@ -50,6 +57,41 @@ def load_minilm() -> tuple[Any, Any]:
     folder = minilm_folder()
     with quiet_diffusers():
         return AutoTokenizer.from_pretrained(folder), AutoModel.from_pretrained(folder).eval()
+
+
+def caption_vectors(captions: Sequence[str]) -> NDArray[np.float32]:
+    """MiniLM's sentence embeddings, (N, 384) unit vectors, kept in the user's cache.
+
+    Source: Reimers and Gurevych 2019, arXiv:1908.10084: the mean of the token states.
+    """
+    key = settings_hash([WEIGHTS_SHA256, TOKENS, list(captions)])
+    path = cache_folder() / "captions" / f"{key}.npy"
+    try:
+        return np.load(path, allow_pickle=False)
+    except (OSError, ValueError):
+        vectors = _embedded(captions)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    buffer = io.BytesIO()
+    np.save(buffer, vectors, allow_pickle=False)
+    write_bytes_atomic(path, buffer.getvalue())
+    return vectors
+
+
+def _embedded(captions: Sequence[str]) -> NDArray[np.float32]:
+    import torch
+
+    tokenizer, model = load_minilm()
+    vectors = np.zeros((len(captions), model.config.hidden_size), np.float32)
+    order = sorted(range(len(captions)), key=lambda index: len(captions[index]))  # alike in length: little padding
+    with torch.inference_mode():
+        for start in range(0, len(order), CAPTION_BATCH):
+            rows = order[start : start + CAPTION_BATCH]
+            texts = [captions[row] for row in rows]
+            tokens = tokenizer(texts, padding=True, truncation=True, max_length=TOKENS, return_tensors="pt")
+            states = model(tokens.input_ids, attention_mask=tokens.attention_mask).last_hidden_state
+            mask = tokens.attention_mask[..., None]
+            vectors[rows] = torch.nn.functional.normalize((states * mask).sum(1) / mask.sum(1), dim=1).numpy()
+    return vectors
 
 
 def _hub_folder() -> Path | None:

@@ -77,7 +77,7 @@ class EncodedCorpus:
     """What the denoiser's training reads: latents in unit scale and text states.
 
     Attributes:
-        mean, std: (N, 4, 16, 16).
+        latents: (N, 4, 16, 16).
         text: (M, L, 384) float16.
         captions: (N, K) rows of `text`, of which one is drawn each time.
         empty: the row of the empty caption.
@@ -85,8 +85,7 @@ class EncodedCorpus:
         held_out: (N,) bool.
     """
 
-    mean: Tensor
-    std: Tensor
+    latents: Tensor
     text: np.ndarray
     captions: np.ndarray
     empty: int
@@ -94,12 +93,11 @@ class EncodedCorpus:
     held_out: np.ndarray
 
     def batch(self, rng: np.random.Generator, rows: np.ndarray, caption_dropout: float) -> tuple[Tensor, Tensor]:
-        """Latents (B, 4, 16, 16) sampled from the posterior, and text states (B, L, 384)."""
+        """Latents (B, 4, 16, 16) and text states (B, L, 384)."""
         choice, dropped = rng.random((2, len(rows)))
         captions = self.captions[rows, (choice * self.captions.shape[1]).astype(int)]
         captions = np.where(dropped < caption_dropout, self.empty, captions)
-        noise = torch.from_numpy(rng.standard_normal((len(rows), *self.mean.shape[1:]), dtype=np.float32))
-        return self.mean[rows] + self.std[rows] * noise, torch.from_numpy(self.text[captions].astype(np.float32))
+        return self.latents[rows], torch.from_numpy(self.text[captions].astype(np.float32))
 
 
 def unet_errors(

@@ -1,37 +1,40 @@
 """Build the pocket base: a small latent-diffusion model that has never seen a kanji.
 
-The recipe in order: `build_corpus` (kanjilab.data.pocket_corpus) -> `train_vae` -> `encode_corpus` ->
-`train_unet` -> `save_pocket`. Every random choice is a function of (seed, step), every stage
+The recipe in order: `build_pocket_corpus` (kanjilab.data.composed_signs) -> `train_vae` -> three stages of the
+denoiser (kanjilab.training.stages) -> `save_pocket`. Every random choice is a function of (seed, step), every stage
 writes its state as safetensors and goes on from it when called again.
 """
 
 import math
+import re
 import shutil
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-import pandas as pd
 import torch
 from diffusers import AutoencoderKL, DDIMScheduler, UNet2DConditionModel
-from safetensors.torch import load_file, save
 from torch import Tensor
 
 from kanjilab.core.progress import open_bar
-from kanjilab.core.storage import appearing_folder, write_bytes_atomic, write_json_atomic
-from kanjilab.data.pocket_corpus import build_corpus, corpus_list
-from kanjilab.models.loading import assemble_pipeline
-from kanjilab.models.minilm import minilm_folder
-from kanjilab.training.denoiser import (
-    SCHEDULER_CONFIG,
-    EncodedCorpus,
-    UnetRecipe,
-    averaged_unet,
-    encode_captions,
-    finished_denoiser,
+from kanjilab.core.storage import appearing_folder, write_json_atomic
+from kanjilab.data.captioned import load_captioned
+from kanjilab.data.composed_signs import (
+    COUNTS,
+    FIRST_SHARES,
+    SHARES,
+    build_pocket_corpus,
+    named_signs,
+    weights_of_kinds,
 )
+from kanjilab.data.pocket_corpus import corpus_list, list_glyphs
+from kanjilab.models.loading import assemble_pipeline
+from kanjilab.models.minilm import caption_vectors, load_minilm, minilm_folder
+from kanjilab.training.denoiser import SCHEDULER_CONFIG, UnetRecipe, averaged_unet
+from kanjilab.training.stages import Stage, encode_table, to_model_range, train_stages
 
 VAE_CONFIG: dict[str, Any] = dict(
     in_channels=1,
@@ -44,8 +47,9 @@ VAE_CONFIG: dict[str, Any] = dict(
     norm_num_groups=8,
     sample_size=128,
     mid_block_add_attention=False,
+    scaling_factor=1.0,  # measured once the corpus is encoded
 )
-DRAWN = ("common_name", "caption", "caption", "caption")  # of the captions: each is drawn as often as it is here
+NEAR_COSINE, NEAR_WORDS = 0.42, 16  # of words to the name of a pictograph
 
 
 @dataclass(frozen=True)
@@ -61,9 +65,33 @@ class VaeRecipe:
     seed: int = 0
 
 
-def to_model_range(images: np.ndarray) -> Tensor:
-    """(B, H, W) uint8 -> (B, 1, H, W) float in [-1, 1]."""
-    return torch.from_numpy(images.astype(np.float32) / 127.5 - 1)[:, None]
+@dataclass(frozen=True)
+class PocketRecipe:
+    """How pocket is trained; the defaults made the packaged weights.
+
+    Attributes:
+        vae: the autoencoder.
+        world: the single signs alone.
+        frequent: pairs of a few frequent signs, composed.
+        everything: all kinds of captions.
+    """
+
+    vae: VaeRecipe = VaeRecipe()
+    world: UnetRecipe = UnetRecipe()
+    frequent: UnetRecipe = UnetRecipe(
+        steps=2_000, batch=16, peak_lr=1e-3, warmup_steps=200, cooldown_steps=500, velocity_from_step=0, ema_decay=0.998
+    )
+    everything: UnetRecipe = UnetRecipe(
+        steps=20_000, batch=32, peak_lr=1e-3, warmup_steps=200, cooldown_steps=6_000, velocity_from_step=0, seed=1
+    )
+
+    def stages(self) -> dict[str, Stage]:
+        """The denoiser's, in order."""
+        return {
+            "world": Stage(self.world, partial(weights_of_kinds, {"world": 1.0})),
+            "frequent": Stage(self.frequent, partial(weights_of_kinds, FIRST_SHARES)),
+            "everything": Stage(self.everything, partial(weights_of_kinds, SHARES)),
+        }
 
 
 def random_crops(images: np.ndarray, rng: np.random.Generator, batch: int, size_px: int) -> np.ndarray:
@@ -122,47 +150,24 @@ def train_vae(images: np.ndarray, vae: AutoencoderKL, recipe: VaeRecipe) -> Iter
         yield step, loss.item()
 
 
-@torch.inference_mode()
-def encode_corpus(vae: AutoencoderKL, images: np.ndarray, batch: int = 64) -> tuple[Tensor, Tensor]:
-    """Posterior mean and log-variance of every glyph, unscaled.
-
-    Returns:
-        Two (N, 4, 16, 16) float32 tensors.
-    """
-    model: Any = vae  # diffusers' annotations know only its tuples
-    batches = (to_model_range(images[start : start + batch]) for start in range(0, len(images), batch))
-    moments = [model.encode(pixels).latent_dist.parameters for pixels in batches]
-    mean, log_variance = torch.cat(moments).chunk(2, dim=1)
-    return mean, log_variance.clamp(-30, 20)
-
-
-def encode_glyphs(vae: AutoencoderKL, table: pd.DataFrame, images: np.ndarray, folder: Path) -> EncodedCorpus:
-    """The corpus as the denoiser's training reads it; encoded once, kept in `folder`.
+def words_near(names: Sequence[str], most: int = NEAR_WORDS) -> dict[str, list[str]]:
+    """Words whose nearest name in meaning each name is, the nearest first: 'fish' -> ['fish', 'trout', 'aquatic', ...].
 
     Args:
-        table: of `build_corpus`.
-        images: (N, 128, 128) uint8.
-        folder: for latents.safetensors and text.npy.
+        names: as of pictures.
+        most: words of one name.
+    Returns:
+        Names that have any -> words of MiniLM's vocabulary, by cosine of the mean token states, `NEAR_COSINE` at least.
     """
-    captions = sorted({"", *table["caption"], *table["common_name"]})
-    row = {caption: index for index, caption in enumerate(captions)}
-    path = folder / "latents.safetensors"
-    if not path.exists():
-        mean, log_variance = encode_corpus(vae, images)
-        write_bytes_atomic(path, save({"mean": mean.contiguous(), "log_variance": log_variance.contiguous()}))
-    latents = load_file(path)
-    held_out = table["held_out"].to_numpy(dtype=bool)
-    factor = 1 / latents["mean"][torch.from_numpy(~held_out)].std().item()
-    vae.register_to_config(scaling_factor=factor)
-    return EncodedCorpus(
-        mean=latents["mean"] * factor,
-        std=(0.5 * latents["log_variance"]).exp() * factor,
-        text=encode_captions(captions, folder / "text.npy"),
-        captions=np.array([[row[names[column]] for column in DRAWN] for names in table.to_dict("records")]),
-        empty=row[""],
-        weight=table["weight"].to_numpy(dtype=float),
-        held_out=held_out,
-    )
+    words = sorted(word for word in load_minilm()[0].get_vocab() if re.fullmatch("[a-z]{3,}", word))
+    cosines = caption_vectors(words) @ caption_vectors(names).T
+    nearest, cosine = cosines.argmax(axis=1), cosines.max(axis=1)
+    near: dict[str, list[str]] = {}
+    for row in np.argsort(-cosine, kind="stable"):
+        found = near.setdefault(names[int(nearest[row])], [])
+        if cosine[row] >= NEAR_COSINE and len(found) < most:
+            found.append(words[row])
+    return {name: found for name, found in near.items() if found}
 
 
 def save_pocket(vae: AutoencoderKL, unet: UNet2DConditionModel, folder: Path) -> None:
@@ -188,39 +193,46 @@ def save_pocket(vae: AutoencoderKL, unet: UNet2DConditionModel, folder: Path) ->
 def build_pocket(
     font_folders: Sequence[Path],
     folder: Path,
-    vae_recipe: VaeRecipe | None = None,
-    unet_recipe: UnetRecipe | None = None,
+    recipe: PocketRecipe | None = None,
     *,
     glyphs: int | None = None,
+    counts: Mapping[str, int] = COUNTS,
     save_every_steps: int = 1000,
 ) -> Path:
     """The whole recipe; called again, it goes on from what `folder` holds.
 
     Args:
         font_folders: where the build fonts are, as /usr/share/fonts/truetype.
-        folder: keeps every stage, what the package carries in `weights/`, and the whole in `pipeline/`.
-        vae_recipe, unet_recipe: how long and how fast; the defaults made the packaged weights.
-        glyphs: only so many of the corpus, evenly spread, for a trial.
+        folder: keeps every stage, its history (see `train_stages`), what the package carries in `weights/`, and the
+            whole in `pipeline/`.
+        recipe: how long and how fast; the default made the packaged weights.
+        glyphs: only so many of the single signs, evenly spread, for a trial.
+        counts: of composed signs.
         save_every_steps: of the denoiser's training.
     Returns:
         `folder/pipeline`, which `load_base` and plain diffusers read.
     """
-    corpus = folder / "corpus"
+    recipe, corpus = recipe or PocketRecipe(), folder / "corpus"
     if not (corpus / "glyphs.csv").exists():
-        build_corpus(font_folders, corpus)
-    table = pd.read_csv(corpus / "glyphs.csv", keep_default_na=False)
-    images = np.load(corpus / "images.npy", mmap_mode="r", allow_pickle=False)
-    if glyphs:
-        rows = np.linspace(0, len(table) - 1, glyphs).astype(int)
-        table, images = table.iloc[rows].reset_index(drop=True), images[rows]
-    vae = _trained_vae(images[~table["held_out"].to_numpy(dtype=bool)], folder / "vae", vae_recipe or VaeRecipe())
-    encoded = encode_glyphs(vae, table, images, folder)
-    recipe, state = unet_recipe or UnetRecipe(), folder / "unet.safetensors"
-    training = finished_denoiser(encoded, recipe, state, save_every_steps=save_every_steps)
+        listed = list_glyphs(font_folders)
+        rows = np.linspace(0, len(listed) - 1, glyphs).astype(int) if glyphs else range(len(listed))
+        signs = named_signs(listed)
+        words = words_near([*signs["symbols"], *signs["pictographs"]])
+        build_pocket_corpus(corpus, [listed[row] for row in rows], words, counts)
+    table, images = load_captioned(corpus)
+    vae = _trained_vae(images[: table.loc[table["kind"] == "world", "image"].max() + 1], folder / "vae", recipe.vae)
+    encoded = encode_table(vae, table, images, folder)
+    training, seen = train_stages(encoded, table, recipe.stages(), folder, None, save_every_steps)
     weights, pipeline = folder / "weights", folder / "pipeline"
     save_pocket(vae, averaged_unet(training), weights)
-    write_json_atomic(weights / "corpus.json", corpus_list(table))
-    facts = {"glyphs": len(table), "unet_steps": recipe.steps, "held_out_loss": training.held_out_loss(encoded)}
+    write_json_atomic(weights / "corpus.json", corpus_list(table.loc[table["kind"] == "world"]))
+    facts = {
+        "pictures": len(images),
+        "captions": len(encoded.text),
+        "images_seen": seen,
+        "shares": SHARES,
+        "held_out_loss": training.held_out_loss(encoded),
+    }
     write_json_atomic(weights / "facts.json", facts)
     shutil.rmtree(pipeline, ignore_errors=True)  # of an earlier, shorter training
     assemble_pipeline([weights], minilm_folder(), pipeline)

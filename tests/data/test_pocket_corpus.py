@@ -16,9 +16,10 @@ from kanjilab.data.pocket_corpus import (
     CorpusGlyph,
     common_name,
     corpus_list,
-    draw_corpus,
     draw_glyph,
+    draw_glyphs,
     expand_corpus_list,
+    held_out,
     list_glyphs,
     touches_han,
     unicode_caption,
@@ -157,6 +158,8 @@ def test_the_corpus_is_of_the_named_fonts(glyphs):
         0x1F004,  # 中 on a tile
         0x1FA60,  # 帥 on a piece
         0x1F4AE,  # 大変よくできました
+        0x26C6,  # rain, drawn as 雨
+        0x0FD6,  # 卍
     ],
 )
 def test_han_and_what_comes_of_it_is_refused(codepoint):
@@ -177,7 +180,8 @@ def test_refusal_misses_nothing_that_the_independent_rule_sees():
 
 
 def test_captions_are_names():
-    assert unicode_caption(0x17000) == unicode_caption(0x18800) == "tangut character"
+    assert unicode_caption(0x17000) == unicode_caption(0x187F7) == "tangut character"
+    assert unicode_caption(0x18800) == "tangut 1" and unicode_caption(0x18AFF) == "tangut 768"
     assert unicode_caption(ord("a")) == "latin small letter a"
     assert unicode_caption(0x2654) == "white chess king"
     assert [unicode_caption(code) for code in (0x20, 0x301, 0xE000, 0x2800, 0x2500)] == [None] * 5
@@ -230,10 +234,12 @@ def test_glyphs_are_centred_and_large():
     assert draw_glyph(CorpusGlyph(0x2003, DEJAVU, "em space")) is None
 
 
-def test_drawn_corpus_is_stored_as_it_is_returned(tmp_path):
+def test_blank_glyphs_and_repeated_pictures_are_left_out():
     glyphs = [*letters("Aa\u2003Ω"), *letters("A"), CorpusGlyph(ord("Α"), DEJAVU, "letter A")]
-    table = draw_corpus(glyphs, tmp_path)
+    table, images = draw_glyphs(glyphs)
     assert table["caption"].tolist() == ["letter A", "letter a", "letter Ω"]  # no blank, no second A of that caption
-    pd.testing.assert_frame_equal(pd.read_csv(tmp_path / "glyphs.csv"), table)
-    images = np.load(tmp_path / "images.npy")
     np.testing.assert_array_equal(images[2], np.asarray(draw_glyph(glyphs[3])))
+
+
+def test_one_codepoint_in_fifty_is_held_out():
+    assert np.mean([held_out(code) for code in range(0x3000)]) == pytest.approx(1 / 50, rel=0.1)

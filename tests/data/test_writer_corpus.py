@@ -3,11 +3,11 @@
 import numpy as np
 import pytest
 
+from kanjilab.data.captioned import SEPARATOR
 from kanjilab.data.components import is_held_out, load_components
 from kanjilab.data.typeset import Pair, novel_pairs, pair_of
 from kanjilab.data.writer_corpus import (
     FREQUENT,
-    SEPARATOR,
     SHARES,
     build_writer_corpus,
     captions_by_parts,

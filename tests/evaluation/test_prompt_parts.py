@@ -3,8 +3,9 @@
 import numpy as np
 import pytest
 
-from kanjilab.evaluation import prompt_parts as meaning
-from kanjilab.evaluation.prompt_parts import AskedMeaning, PartMeaning, caption_vectors
+from kanjilab.evaluation.prompt_parts import AskedMeaning, PartMeaning
+from kanjilab.models import minilm
+from kanjilab.models.minilm import caption_vectors
 from tests.toy_script import toy_vectors
 
 
@@ -44,5 +45,5 @@ def test_sentence_embeddings_know_what_words_mean_and_are_kept(monkeypatch, tmp_
     np.testing.assert_allclose(np.linalg.norm(vectors, axis=1), 1, atol=1e-5)
     assert vectors[0] @ vectors[1] > vectors[0] @ vectors[2] + 0.2
     np.testing.assert_allclose(caption_vectors(captions[::-1])[::-1], vectors, atol=1e-5)  # alone or padded
-    monkeypatch.setattr(meaning, "_embedded", lambda captions: pytest.fail("embedded twice"))
+    monkeypatch.setattr(minilm, "_embedded", lambda captions: pytest.fail("embedded twice"))
     np.testing.assert_array_equal(caption_vectors(captions), vectors)

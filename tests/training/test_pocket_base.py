@@ -9,13 +9,15 @@ import pytest
 import torch
 from diffusers import AutoencoderKL, DDIMScheduler, StableDiffusionPipeline
 
+from kanjilab.data.captioned import save_captioned
 from kanjilab.models.loading import assemble_pipeline, load_base, packaged_folder
 from kanjilab.models.minilm import minilm_folder
 from kanjilab.models.sampling import Sampling, initial_noise, sample
-from kanjilab.training import denoiser
+from kanjilab.training import denoiser, stages
 from kanjilab.training import pocket_base as pocket
 from kanjilab.training.denoiser import UnetRecipe, UnetTraining
-from kanjilab.training.pocket_base import VaeRecipe
+from kanjilab.training.pocket_base import PocketRecipe, VaeRecipe
+from kanjilab.training.stages import encode_table
 from tests.tiny import TINY_UNET
 
 TINY_VAE = dict(block_out_channels=(8, 8, 8, 16), norm_num_groups=4)
@@ -39,10 +41,6 @@ def test_crops_are_of_the_images_and_nearly_all_hold_ink():
     assert crops.shape == (200, 64, 64)
     assert set(np.unique(crops)) == {10, 60, 110, 255}
     assert (crops.min(axis=(1, 2)) < 128).mean() > 0.6  # one place in eleven has ink: without the rule, a tenth
-
-
-def test_model_range_is_minus_one_for_ink():
-    assert pocket.to_model_range(np.array([[[0, 255]]], np.uint8)).tolist() == [[[[-1.0, 1.0]]]]
 
 
 # ------------------------------------------------------------------------------------------ training
@@ -115,39 +113,57 @@ def test_a_stage_that_was_cut_short_is_done_again(tiny, tmp_path, monkeypatch):
         patch.setattr(AutoencoderKL, "save_pretrained", cut_short)
         pocket._trained_vae(images, tmp_path / "vae", recipe)
     vae = pocket._trained_vae(images, tmp_path / "vae", recipe)
-    table = pd.DataFrame(dict(caption=["a", "b"], common_name=["a", "b"], weight=1.0, held_out=False))
-    monkeypatch.setattr(pocket, "encode_captions", lambda captions, path: np.zeros((len(captions), 5, 384)))
+    table = pd.DataFrame(dict(image=[0, 1], captions=["a", "b"], weight=1.0, held_out=False))
+    monkeypatch.setattr(stages, "encode_captions", lambda captions, path: np.zeros((len(captions), 5, 384)))
     with monkeypatch.context() as patch, pytest.raises(OSError, match="no space"):
         patch.setattr("kanjilab.core.storage.os.fsync", full_disk)
-        pocket.encode_glyphs(vae, table, images, tmp_path)
+        encode_table(vae, table, images, tmp_path)
     assert [path.name for path in tmp_path.iterdir()] == ["vae"]
-    encoded = pocket.encode_glyphs(vae, table, images, tmp_path)
-    assert torch.equal(encoded.mean, pocket.encode_glyphs(vae, table, images, tmp_path).mean)
+    encoded = encode_table(vae, table, images, tmp_path)
+    assert torch.equal(encoded.latents, encode_table(vae, table, images, tmp_path).latents)
 
 
 def full_disk(descriptor):
     raise OSError("no space left")
 
 
+@pytest.fixture
+def near(monkeypatch):
+    """Vectors of a few words: of length one in two dimensions, by angle."""
+    angles = {"fish": 0.0, "crown": 90.0, "trout": 10.0, "salmon": 20.0, "queen": 80.0, "of": 5.0, "table": 180.0}
+    vectors = {word: (np.cos(np.radians(angle)), np.sin(np.radians(angle))) for word, angle in angles.items()}
+    vocabulary = type("Tokenizer", (), {"get_vocab": lambda self: {w: 0 for w in (*angles, "##fish", "Fish")}})
+    monkeypatch.setattr(pocket, "load_minilm", lambda: (vocabulary(), None))
+    monkeypatch.setattr(pocket, "caption_vectors", lambda words: np.array([vectors[word] for word in words]))
+
+
+def test_words_go_to_the_nearest_name_the_nearest_first(near):
+    assert pocket.words_near(["fish", "crown"]) == {"fish": ["fish", "trout", "salmon"], "crown": ["crown", "queen"]}
+    assert pocket.words_near(["fish", "crown"], most=1) == {"fish": ["fish"], "crown": ["crown"]}
+
+
 def test_the_whole_recipe_goes_on_from_what_is_there(tiny, tmp_path, monkeypatch):
-    corpus = tmp_path / "corpus"
-    corpus.mkdir()
-    images = np.full((8, 128, 128), 255, np.uint8)
-    images[:, 30:90, 40:80] = np.arange(8, dtype=np.uint8)[:, None, None] * 12
-    np.save(corpus / "images.npy", images)
-    names = [f"letter {letter}" for letter in "abcdefgh"]
-    columns = dict(codepoint=range(97, 105), font="a.ttf", caption=names, common_name=list("abcdefgh"), weight=1.0)
-    pd.DataFrame(columns | {"held_out": [False] * 6 + [True] * 2}).to_csv(corpus / "glyphs.csv", index=False)
-    recipes = dict(vae_recipe=VaeRecipe(steps=2, batch=2), unet_recipe=dataclasses.replace(RECIPE, steps=2))
-    pipeline = pocket.build_pocket([], tmp_path, **recipes)
+    images = [np.full((128, 128), 255, np.uint8) for _ in range(8)]
+    for number, image in enumerate(images):
+        image[30:90, 40:80] = number * 12
+    kinds = ["world"] * 4 + ["syllables", "frequent pairs", "pairs", "meaning"]
+    captions = [f"letter {letter}|{letter}" for letter in "abcdefgh"]
+    told = dict(codepoint=range(97, 105), font="a.ttf", weight=1.0, held_out=[False, False, False, True] + [False] * 4)
+    table = pd.DataFrame(dict(image=range(8), kind=kinds, captions=captions) | told)
+    save_captioned(tmp_path / "corpus", table, images)
+    short = dataclasses.replace(RECIPE, steps=2)
+    recipe = PocketRecipe(VaeRecipe(steps=2, batch=2), short, short, short)
+    pipeline = pocket.build_pocket([], tmp_path, recipe)
     facts = json.loads((tmp_path / "weights" / "facts.json").read_text())
-    assert facts["glyphs"] == 8 and facts["unet_steps"] == 2 and 0 < facts["held_out_loss"] < 10
+    assert facts["pictures"] == 8 and facts["images_seen"] == 3 * 2 * 4 and 0 < facts["held_out_loss"] < 10
+    assert json.loads((tmp_path / "weights" / "corpus.json").read_text()) == {"a.ttf": [[97, 100]]}
     before = load_base(pipeline).identity
 
     def refuse(*_):
         raise AssertionError("a finished stage was run again")
 
-    for stage in ("train_vae", "build_corpus", "encode_corpus"):
+    for stage in ("train_vae", "build_pocket_corpus"):
         monkeypatch.setattr(pocket, stage, refuse)
+    monkeypatch.setattr(stages, "encode_images", refuse)
     monkeypatch.setattr(UnetTraining, "advance", refuse)
-    assert load_base(pocket.build_pocket([], tmp_path, **recipes)).identity == before
+    assert load_base(pocket.build_pocket([], tmp_path, recipe)).identity == before

@@ -2,7 +2,6 @@
 
 import dataclasses
 
-import numpy as np
 import pandas as pd
 import pytest
 import torch
@@ -10,9 +9,9 @@ from diffusers import AutoencoderKL, UNet2DConditionModel
 
 from kanjilab.core.storage import PACKAGE_WEIGHTS
 from kanjilab.models.loading import load_base
-from kanjilab.training import writer
+from kanjilab.training import stages, writer
 from kanjilab.training.denoiser import UnetTraining
-from kanjilab.training.writer import WriterRecipe, build_writer, encode_writer_corpus, frequent_weights
+from kanjilab.training.writer import WriterRecipe, build_writer, frequent_weights
 
 ROWS = [
     # image, kind, captions, frequent, weight, held_out
@@ -33,29 +32,19 @@ def test_the_first_training_sees_frequent_parts_by_name_alone(table):
     assert frequent_weights(table) == pytest.approx([0.7, 0, 0.3, 0, 0])
 
 
-def test_captions_and_latents_follow_their_images(table, tmp_path, monkeypatch):
-    mean = torch.arange(4.0).view(4, 1, 1, 1).expand(4, 4, 16, 16)
-    monkeypatch.setattr(writer, "encode_corpus", lambda vae, images: (mean, None))
-    monkeypatch.setattr(writer, "encode_captions", lambda captions, path: np.array(captions))
-    vae = type("Vae", (), {"config": {"scaling_factor": 2.0}})
-    corpus = encode_writer_corpus(vae, table, np.zeros((4, 128, 128), np.uint8), tmp_path)
-    assert corpus.mean[:, 0, 0, 0].tolist() == [0, 2, 4, 4, 6]  # in unit scale
-    assert not corpus.std.any() and corpus.std.shape == corpus.mean.shape
-    drawn = [sorted(set(corpus.text[row])) for row in corpus.captions]
-    assert drawn == [sorted(row[2].split("|")) for row in ROWS]
-    counts = [np.unique(row, return_counts=True)[1].tolist() for row in corpus.captions]
-    assert counts == [[6, 6], [6, 6], [12], [4, 4, 4], [12]]  # each caption of an image as often as the others
-    assert corpus.text[corpus.empty] == ""
-
-
 def test_the_whole_recipe_goes_on_from_what_is_there(tmp_path, monkeypatch):
     short = {name: dataclasses.replace(part, steps=2, batch=2) for name, part in vars(WriterRecipe()).items()}
-    monkeypatch.setattr(writer, "KEPT_EVERY_STEPS", 1)
+    monkeypatch.setattr(stages, "KEPT_EVERY_STEPS", 1)
     small = dict(characters="休林海明時語話", save_every_steps=1)
     monkeypatch.setattr("kanjilab.data.writer_corpus.novel_pairs", lambda *_: [])
     monkeypatch.setattr(writer, "frequent_weights", lambda table: table["weight"].to_numpy())
     weights = build_writer(tmp_path, WriterRecipe(**short), **small)
-    assert sorted(path.name for path in (tmp_path / "history").iterdir()) == ["0000004", "0000006", "0000008"]
+    assert sorted(path.name for path in (tmp_path / "history").iterdir()) == [
+        "0000002",
+        "0000004",
+        "0000006",
+        "0000008",
+    ]
     before = UNet2DConditionModel.from_pretrained(weights / "unet").state_dict()
     pocket = UNet2DConditionModel.from_pretrained(PACKAGE_WEIGHTS / "pocket" / "unet").state_dict()
     assert any(not torch.equal(before[name], pocket[name]) for name in pocket)
@@ -63,8 +52,8 @@ def test_the_whole_recipe_goes_on_from_what_is_there(tmp_path, monkeypatch):
     def refuse(*_):
         raise AssertionError("a finished stage was run again")
 
-    for stage in ("build_writer_corpus", "encode_corpus"):
-        monkeypatch.setattr(writer, stage, refuse)
+    monkeypatch.setattr(writer, "build_writer_corpus", refuse)
+    monkeypatch.setattr(stages, "encode_images", refuse)
     monkeypatch.setattr(UnetTraining, "advance", refuse)
     after = UNet2DConditionModel.from_pretrained(build_writer(tmp_path, WriterRecipe(**short), **small) / "unet")
     assert all(torch.equal(value, before[name]) for name, value in after.state_dict().items())
