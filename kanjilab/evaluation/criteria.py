@@ -196,8 +196,8 @@ def judge_images(judge: Judge, images: Images, prompts: Sequence[str], context: 
         prompts: N, one an image, in any order.
         context: of the run that drew the images.
     Returns:
-        N rows: prompt, image (number among the prompt's images), expected and parts (names joined by spaces),
-        layout, what was measured, the five criteria and all_five (bool).
+        N rows: prompt, image (number among the prompt's images), expected and parts (names joined by spaces), needed
+        (how many of the expected parts must show), layout, what was measured, the five criteria and all_five (bool).
     Raises:
         ValueError: the lengths differ, or the thresholds are another judge's.
     """
@@ -215,6 +215,7 @@ def judge_images(judge: Judge, images: Images, prompts: Sequence[str], context: 
     table = pd.DataFrame({"prompt": list(prompts)})
     table["image"] = table.groupby("prompt").cumcount()
     table["expected"] = [" ".join(names) for names in wanted]
+    table["needed"] = [context.meaning.needed(prompt) for prompt in prompts]
     table["parts"] = [" ".join(names) for names in readings["parts"]]
     kept = ["layout", "layout_probability", "nearest", "codepoint", "distance", "exists", "legal_probability"]
     table = pd.concat([table, readings[kept], structure, novelty], axis=1)
@@ -276,13 +277,14 @@ def _is_listed(row: Any, components: Components) -> bool:
 
 
 def _with_verdicts(table: pd.DataFrame, thresholds: Thresholds) -> pd.DataFrame:
-    found = table["parts"].str.split()
+    found, expected = table["parts"].str.split(), table["expected"].str.split()
+    shown = [len(set(own) & set(wanted)) for own, wanted in zip(found, expected, strict=True)]
     verdicts = {
         "two_or_more": found.str.len() >= 2,
         "distinct": table["erasure"] >= thresholds.distinct,
         "novel": table["novelty"] == "new",
         "legal": _legal(table, thresholds.legal_probability, thresholds.layout_probability, thresholds.slack),
-        "meaning": [bool(set(own) & set(wanted.split())) for own, wanted in zip(found, table["expected"], strict=True)],
+        "meaning": table["needed"] <= shown,
     }
     return table.assign(**verdicts, **{ALL_FIVE: np.logical_and.reduce([np.asarray(v) for v in verdicts.values()])})
 

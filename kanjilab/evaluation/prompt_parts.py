@@ -71,6 +71,11 @@ class PartMeaning:
         order = np.argsort(-self.probabilities(prompts), axis=1, kind="stable")[:, :top]
         return [tuple(self.parts[column] for column in row) for row in order]
 
+    def needed(self, prompt: str) -> int:
+        """How many of the expected parts a glyph must show to have the prompt's meaning: one of guessed ones."""
+        del prompt
+        return 1
+
 
 @dataclass(frozen=True, eq=False)
 class AskedMeaning(PartMeaning):
@@ -87,3 +92,7 @@ class AskedMeaning(PartMeaning):
         others = [prompt for prompt in dict.fromkeys(prompts) if not self.asked.get(prompt)]
         learned = dict(zip(others, super().expected(others, top), strict=True)) if others else {}
         return [learned[prompt] if prompt in learned else tuple(self.asked[prompt]) for prompt in prompts]
+
+    def needed(self, prompt: str) -> int:
+        """All the parts that a prompt names; of guessed ones, one."""
+        return len(set(self.asked.get(prompt, ()))) or super().needed(prompt)

@@ -235,7 +235,7 @@ def criteria_of(row: Any, thresholds: Thresholds, judge: Judge) -> tuple[Criteri
             f"{row.novelty}; {strokes}; nearest {row.codepoint} {row.nearest}",
         ),
         "legal": (row.legal_probability, thresholds.legal_probability, f"{sure}; {shape}{worst}; {slots}"),
-        "meaning": (len(set(found) & set(expected)), 1, f"of the expected {' '.join(expected)}"),
+        "meaning": (len(set(found) & set(expected)), row.needed, f"of the expected {' '.join(expected)}"),
     }
     return tuple(
         Criterion(name, _finite(values[name][0]), float(values[name][1]), bool(getattr(row, name)), values[name][2])

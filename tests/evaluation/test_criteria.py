@@ -24,6 +24,7 @@ from kanjilab.evaluation.criteria import (
 )
 from kanjilab.evaluation.judges.nearest_character import Neighbours
 from kanjilab.evaluation.judges.part_judge import load_judge
+from kanjilab.evaluation.prompt_parts import AskedMeaning
 from tests.toy_script import BLOB, DA, PARTS, ToyJudge, glyph, toy_context, toy_vectors
 
 
@@ -80,6 +81,14 @@ def test_each_criterion_fails_alone(context):
     assert failed == [set(), {"two_or_more", "distinct"}, {"distinct"}, {"novel"}, {"legal"}, {"meaning"}]
     assert found["all_five"].tolist() == [True] + [False] * 5
     assert set(found["expected"][0].split()[:2]) == {"人", "木"} and found["parts"][0] == "人 土"
+
+
+def test_parts_asked_by_name_must_all_show_and_of_guessed_ones_one(context):
+    named = AskedMeaning(**vars(context.meaning), asked={"person + tree": ("人", "木"), "person + soil": ("人", "土")})
+    images, asked = [glyph("⿰", "人", "土")] * 3, ["person + tree", "person + soil", "person tree"]
+    found = judged(replace(context, meaning=named), images, asked)
+    assert found["needed"].tolist() == [2, 2, 1]
+    assert found["meaning"].tolist() == [False, True, True]
 
 
 def test_a_part_where_it_never_is_makes_no_well_formed_glyph(context):

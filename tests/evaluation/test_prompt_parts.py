@@ -26,6 +26,7 @@ def test_prompts_that_name_their_parts_have_these():
     expected = named.expected(["tree", "water", "fire", "tree"], top=1)
     assert expected[:2] == [("火", "人"), ("水",)] and expected[3] == expected[0]
     assert expected[2] == learned.expected(["fire"], top=1)[0]  # it names none
+    assert [named.needed(prompt) for prompt in ("tree", "water", "fire")] == [2, 1, 1]  # guessed ones: one of them
     assert named.expected(["tree"]) == [("火", "人")] and named.expected([]) == []
 
 
