@@ -1,6 +1,6 @@
 """Build the pocket base: a small latent-diffusion model that has never seen a kanji.
 
-The recipe in order: `build_pocket_corpus` (kanjilab.data.composed_signs) -> `train_vae` -> three stages of the
+The recipe in order: `build_pocket_corpus` (kanjilab.data.invented_script) -> `train_vae` -> three stages of the
 denoiser (kanjilab.training.stages) -> `save_pocket`. Every random choice is a function of (seed, step), every stage
 writes its state as safetensors and goes on from it when called again.
 """
@@ -17,17 +17,21 @@ from typing import Any
 import numpy as np
 import torch
 from diffusers import AutoencoderKL, DDIMScheduler, UNet2DConditionModel
+from scipy.cluster.vq import kmeans2
 from torch import Tensor
 
 from kanjilab.core.progress import open_bar
+from kanjilab.core.rng import counted_rng
 from kanjilab.core.storage import appearing_folder, write_json_atomic
 from kanjilab.data.captioned import load_captioned
-from kanjilab.data.composed_signs import (
+from kanjilab.data.invented_script import (
+    COMPONENTS,
     COUNTS,
     FIRST_SHARES,
+    LETTERS,
     SHARES,
     build_pocket_corpus,
-    named_signs,
+    invent_script,
     weights_of_kinds,
 )
 from kanjilab.data.pocket_corpus import corpus_list, list_glyphs
@@ -49,7 +53,7 @@ VAE_CONFIG: dict[str, Any] = dict(
     mid_block_add_attention=False,
     scaling_factor=1.0,  # measured once the corpus is encoded
 )
-NEAR_COSINE, NEAR_WORDS = 0.42, 16  # of words to the name of a pictograph
+WORDS = 10_000  # of MiniLM's vocabulary, for the invented script
 
 
 @dataclass(frozen=True)
@@ -72,7 +76,7 @@ class PocketRecipe:
     Attributes:
         vae: the autoencoder.
         world: the single signs alone.
-        frequent: pairs of a few frequent signs, composed.
+        frequent: invented glyphs of a few frequent signs.
         everything: all kinds of captions.
     """
 
@@ -150,24 +154,21 @@ def train_vae(images: np.ndarray, vae: AutoencoderKL, recipe: VaeRecipe) -> Iter
         yield step, loss.item()
 
 
-def words_near(names: Sequence[str], most: int = NEAR_WORDS) -> dict[str, list[str]]:
-    """Words whose nearest name in meaning each name is, the nearest first: 'fish' -> ['fish', 'trout', 'aquatic', ...].
+def word_groups(count: int = COMPONENTS + LETTERS) -> list[list[str]]:
+    """Groups of English words that are near in meaning, the largest first, and in each the most typical word first.
 
     Args:
-        names: as of pictures.
-        most: words of one name.
-    Returns:
-        Names that have any -> words of MiniLM's vocabulary, by cosine of the mean token states, `NEAR_COSINE` at least.
+        count: of groups.
+    Source: k-means of MiniLM's sentence embeddings of the first `WORDS` whole words of its vocabulary.
     """
-    words = sorted(word for word in load_minilm()[0].get_vocab() if re.fullmatch("[a-z]{3,}", word))
-    cosines = caption_vectors(words) @ caption_vectors(names).T
-    nearest, cosine = cosines.argmax(axis=1), cosines.max(axis=1)
-    near: dict[str, list[str]] = {}
-    for row in np.argsort(-cosine, kind="stable"):
-        found = near.setdefault(names[int(nearest[row])], [])
-        if cosine[row] >= NEAR_COSINE and len(found) < most:
-            found.append(words[row])
-    return {name: found for name, found in near.items() if found}
+    vocabulary = sorted(load_minilm()[0].get_vocab().items(), key=lambda item: item[1])  # the frequent words first
+    words = [word for word, _ in vocabulary if re.fullmatch("[a-z]{3,}", word)][:WORDS]
+    vectors = caption_vectors(words)
+    means, group = kmeans2(vectors, count, iter=40, minit="++", rng=counted_rng(0, "recipe"))
+    typical = np.einsum("nd,nd->n", vectors, means[group]) / np.linalg.norm(means[group], axis=1)
+    sizes = np.bincount(group, minlength=count)
+    members = [np.flatnonzero(group == number) for number in np.argsort(-sizes, kind="stable")]
+    return [[words[row] for row in rows[np.argsort(-typical[rows], kind="stable")]] for rows in members]
 
 
 def save_pocket(vae: AutoencoderKL, unet: UNet2DConditionModel, folder: Path) -> None:
@@ -207,7 +208,7 @@ def build_pocket(
             whole in `pipeline/`.
         recipe: how long and how fast; the default made the packaged weights.
         glyphs: only so many of the single signs, evenly spread, for a trial.
-        counts: of composed signs.
+        counts: of invented glyphs.
         save_every_steps: of the denoiser's training.
     Returns:
         `folder/pipeline`, which `load_base` and plain diffusers read.
@@ -216,9 +217,7 @@ def build_pocket(
     if not (corpus / "glyphs.csv").exists():
         listed = list_glyphs(font_folders)
         rows = np.linspace(0, len(listed) - 1, glyphs).astype(int) if glyphs else range(len(listed))
-        signs = named_signs(listed)
-        words = words_near([*signs["symbols"], *signs["pictographs"]])
-        build_pocket_corpus(corpus, [listed[row] for row in rows], words, counts)
+        build_pocket_corpus(corpus, [listed[row] for row in rows], invent_script(listed, word_groups()), counts)
     table, images = load_captioned(corpus)
     vae = _trained_vae(images[: table.loc[table["kind"] == "world", "image"].max() + 1], folder / "vae", recipe.vae)
     encoded = encode_table(vae, table, images, folder)

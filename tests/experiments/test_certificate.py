@@ -15,8 +15,8 @@ THRESHOLDS = Thresholds("", 3.0, 0.6, 0.5, 0.1, 100, {})
 JUDGE = SimpleNamespace(novel_distance=0.5)
 ROW = dict(
     parts="火 魚", expected="火 水 木", needed=1, layout_probability=0.9, excess=0.05, worst_measure="spurs",
-    slots_attested=True, line_difference=1.25, erasure=7.5, distance=0.8, novelty="new", codepoint="U+4F11", nearest="休",
-    legal_probability=0.95, two_or_more=True, distinct=True, novel=True, legal=True, meaning=True,
+    slots_attested=True, line_difference=1.25, erasure=7.5, distance=0.8, novelty="new", codepoint="U+4F11",
+    nearest="休", legal_probability=0.95, two_or_more=True, distinct=True, novel=True, legal=True, meaning=True,
 )  # fmt: skip
 
 
