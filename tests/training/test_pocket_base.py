@@ -127,26 +127,29 @@ def full_disk(descriptor):
     raise OSError("no space left")
 
 
-@pytest.fixture
-def near(monkeypatch):
-    """Vectors of a few words: of length one in two dimensions, by angle."""
-    angles = {"fish": 0.0, "crown": 90.0, "trout": 10.0, "salmon": 20.0, "queen": 80.0, "of": 5.0, "table": 180.0}
-    vectors = {word: (np.cos(np.radians(angle)), np.sin(np.radians(angle))) for word, angle in angles.items()}
-    vocabulary = type("Tokenizer", (), {"get_vocab": lambda self: {w: 0 for w in (*angles, "##fish", "Fish")}})
-    monkeypatch.setattr(pocket, "load_minilm", lambda: (vocabulary(), None))
-    monkeypatch.setattr(pocket, "caption_vectors", lambda words: np.array([vectors[word] for word in words]))
-
-
-def test_words_go_to_the_nearest_name_the_nearest_first(near):
-    assert pocket.words_near(["fish", "crown"]) == {"fish": ["fish", "trout", "salmon"], "crown": ["crown", "queen"]}
-    assert pocket.words_near(["fish", "crown"], most=1) == {"fish": ["fish"], "crown": ["crown"]}
+def test_words_are_grouped_by_meaning(monkeypatch):
+    """Nine words at three places on a circle, five, three and one of them."""
+    angles = {"fish": 0, "trout": 10, "salmon": -9, "eel": 12, "cod": 3, "queen": 120, "king": 126, "crown": 117}
+    angles = {word: np.radians(angle) for word, angle in (angles | {"table": 240}).items()}
+    vocabulary = {word: number for number, word in enumerate(["##fish", "Fish", "of", *angles, "rare"])}
+    tokenizer = type("Tokenizer", (), {"get_vocab": lambda self: vocabulary})()
+    monkeypatch.setattr(pocket, "WORDS", len(angles))  # the rare word comes too late
+    monkeypatch.setattr(pocket, "load_minilm", lambda: (tokenizer, None))
+    vectors = lambda words: np.array([(np.cos(angles[w]), np.sin(angles[w])) for w in words], np.float32)  # noqa: E731
+    monkeypatch.setattr(pocket, "caption_vectors", vectors)
+    # The mean of 0, 10, -9, 12 and 3 degrees is 3.2; that of 120, 126 and 117 is 121.
+    assert pocket.word_groups(3) == [
+        ["cod", "fish", "trout", "eel", "salmon"],
+        ["queen", "crown", "king"],
+        ["table"],
+    ]
 
 
 def test_the_whole_recipe_goes_on_from_what_is_there(tiny, tmp_path, monkeypatch):
     images = [np.full((128, 128), 255, np.uint8) for _ in range(8)]
     for number, image in enumerate(images):
         image[30:90, 40:80] = number * 12
-    kinds = ["world"] * 4 + ["syllables", "frequent pairs", "pairs", "meaning"]
+    kinds = ["world"] * 4 + ["frequent pairs", "frequent meaning", "pairs", "meaning"]
     captions = [f"letter {letter}|{letter}" for letter in "abcdefgh"]
     told = dict(codepoint=range(97, 105), font="a.ttf", weight=1.0, held_out=[False, False, False, True] + [False] * 4)
     table = pd.DataFrame(dict(image=range(8), kind=kinds, captions=captions) | told)
