@@ -38,7 +38,8 @@ from kanjilab.data.pocket_corpus import (
 from kanjilab.data.rendering import default_font, draw_font, drawable_characters
 from kanjilab.data.typeset import SLOTS_OF_LAYOUT
 
-COMPONENTS, LETTERS = 96, 32  # signs
+SIGNS = 128
+COMPONENT_SHARE = 0.75
 FREQUENT = 40  # of the signs, in the pairs that are learned first
 COUNTS = {"frequent": 6_000, "": 18_000}  # glyphs
 BESIDE = 0.65  # of the glyphs have their signs side by side; in the others one is above the other
@@ -78,31 +79,33 @@ class Sign:
 
 
 def invent_script(glyphs: Sequence[CorpusGlyph], groups: Sequence[Sequence[str]]) -> list[Sign]:
-    """Gives each group of words a sign, drawn at random from Tangut's components and from letters.
+    """Gives each group of words a sign, drawn at random: three of four a component of Tangut, the others letters.
 
     A few of these have the shape of a kanji or of a part of one, by chance: they are left out.
 
     Args:
-        glyphs: of `list_glyphs`.
-        groups: of words, `COMPONENTS` + `LETTERS` of them, or fewer, with as many components in proportion.
+        glyphs: of `list_glyphs`; without Tangut all signs are letters.
+        groups: of words that are near in meaning.
     Raises:
         ValueError: too few signs.
     """
-    letters_wanted = round(len(groups) * LETTERS / (COMPONENTS + LETTERS))
     components = [glyph for glyph in glyphs if within(glyph.codepoint, [TANGUT_COMPONENTS])]
     letters = [glyph for glyph in glyphs if LETTER.fullmatch(glyph.caption)]
-    chosen: list[tuple[CorpusGlyph, Image.Image]] = []
-    for kind, wanted in ((components, len(groups) - letters_wanted), (letters, letters_wanted)):
-        order = counted_rng(0, "recipe", len(chosen)).permutation(len(kind))
-        inked = [(kind[number], ink) for number in order if (ink := sign_ink(kind[number])) is not None]
-        like = kanji_likeness([ink for _, ink in inked])
-        found = [sign for sign, likeness in zip(inked, like, strict=True) if likeness <= KANJI_LIKENESS]
-        if len(found) < wanted:
-            raise ValueError(f"expected {wanted} signs of a kind for the invented script, got {len(found)}")
-        chosen += found[:wanted]
+    chosen = _signs(components, 0)[: round(len(groups) * COMPONENT_SHARE)]
+    chosen += _signs(letters, len(chosen))[: len(groups) - len(chosen)]
+    if len(chosen) < len(groups):
+        raise ValueError(f"expected {len(groups)} signs for the invented script, got {len(chosen)}")
     order = counted_rng(1, "recipe").permutation(len(groups))
     dealt = zip((chosen[number] for number in order), groups, strict=True)
     return [Sign(glyph, ink, tuple(words)) for (glyph, ink), words in dealt]
+
+
+def _signs(glyphs: Sequence[CorpusGlyph], place: int) -> list[tuple[CorpusGlyph, Image.Image]]:
+    """The glyphs that can be signs, in a random order, always the same for their place in the script."""
+    order = counted_rng(0, "recipe", place).permutation(len(glyphs))
+    inked = [(glyphs[number], ink) for number in order if (ink := sign_ink(glyphs[number])) is not None]
+    like = kanji_likeness([ink for _, ink in inked])
+    return [sign for sign, likeness in zip(inked, like, strict=True) if likeness <= KANJI_LIKENESS]
 
 
 def sign_ink(glyph: CorpusGlyph) -> Image.Image | None:

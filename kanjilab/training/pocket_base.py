@@ -25,11 +25,10 @@ from kanjilab.core.rng import counted_rng
 from kanjilab.core.storage import appearing_folder, write_json_atomic
 from kanjilab.data.captioned import load_captioned
 from kanjilab.data.invented_script import (
-    COMPONENTS,
     COUNTS,
     FIRST_SHARES,
-    LETTERS,
     SHARES,
+    SIGNS,
     build_pocket_corpus,
     invent_script,
     weights_of_kinds,
@@ -154,7 +153,7 @@ def train_vae(images: np.ndarray, vae: AutoencoderKL, recipe: VaeRecipe) -> Iter
         yield step, loss.item()
 
 
-def word_groups(count: int = COMPONENTS + LETTERS) -> list[list[str]]:
+def word_groups(count: int = SIGNS) -> list[list[str]]:
     """Groups of English words that are near in meaning, the largest first, and in each the most typical word first.
 
     Args:

@@ -73,8 +73,9 @@ def test_each_group_of_words_has_a_sign_of_its_own_and_none_is_like_a_kanji(scri
     # A quarter of six, so two, are letters; Δ and the third component are left out.
     assert codes == {ord("Γ"), ord("Ω"), 0x18800, 0x18801, 0x18803, 0x18804}
     assert invent_script(scripts, groups) == script
-    with pytest.raises(ValueError, match="expected 6 signs of a kind for the invented script, got 4"):
+    with pytest.raises(ValueError, match="expected 8 signs for the invented script, got 6"):
         invent_script(scripts, groups + [["four"]] * 2)
+    assert {sign.glyph.codepoint for sign in invent_script(scripts[:5], groups[:2])} == {ord("Γ"), ord("Ω")}
 
 
 # ------------------------------------------------------------------------------------------ glyphs
