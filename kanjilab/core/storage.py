@@ -7,7 +7,6 @@ import os
 import re
 import secrets
 import shutil
-import tempfile
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from importlib.resources import files
@@ -40,7 +39,8 @@ def appearing_folder(target: Path) -> Iterator[Path]:
     Where another process was first, its folder stays and this one is dropped.
     """
     target.parent.mkdir(parents=True, exist_ok=True)
-    temporary = Path(tempfile.mkdtemp(prefix=f".{target.name}-", dir=target.parent))
+    temporary = target.with_name(f".{target.name}-{secrets.token_hex(8)}")
+    temporary.mkdir()  # unlike tempfile's folders, as readable for others as the user's are
     try:
         yield temporary
         try:

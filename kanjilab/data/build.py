@@ -194,7 +194,6 @@ def _write_folder(
         write_synced(
             partial / DESCRIPTION, (json.dumps(description, ensure_ascii=False, indent=1) + "\n").encode("utf-8")
         )
-        partial.chmod(0o755)  # a temporary folder is private
     if _described(folder).get("content_hash") != dataset.content_hash:  # another process was first
         return _reopen(folder, recipe)
     return replace(dataset, folder=folder)

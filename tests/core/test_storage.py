@@ -1,0 +1,40 @@
+"""Folders that appear whole: with the user's own permissions, once, and not at all after an error."""
+
+import os
+
+import pytest
+
+from kanjilab.core.storage import appearing_folder
+
+
+@pytest.fixture
+def mask():
+    """Files that nobody but the group may read, whatever the machine's own setting."""
+    before = os.umask(0o027)
+    yield
+    os.umask(before)
+
+
+def test_a_folder_appears_whole_and_is_as_private_as_the_user_wants(tmp_path, mask):
+    with appearing_folder(tmp_path / "new" / "folder") as partial:
+        (partial / "file").write_text("whole")
+        assert not (tmp_path / "new" / "folder").exists()
+    assert (tmp_path / "new" / "folder" / "file").read_text() == "whole"
+    assert (tmp_path / "new" / "folder").stat().st_mode & 0o777 == 0o750
+    assert [path.name for path in (tmp_path / "new").iterdir()] == ["folder"]
+
+
+def test_nothing_stays_behind_after_an_error(tmp_path):
+    with pytest.raises(KeyError), appearing_folder(tmp_path / "folder") as partial:
+        (partial / "file").write_text("half")
+        raise KeyError
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_the_folder_of_who_was_first_stays(tmp_path):
+    with appearing_folder(tmp_path / "folder") as late:
+        (late / "file").write_text("late")
+        with appearing_folder(tmp_path / "folder") as early:
+            (early / "file").write_text("early")
+    assert (tmp_path / "folder" / "file").read_text() == "early"
+    assert [path.name for path in tmp_path.iterdir()] == ["folder"]
