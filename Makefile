@@ -54,7 +54,8 @@ browser-test: $(INSTALLED)
 
 # What notebook and kernel tell each other is encrypted, or else every kernel warns that it is not.
 lab: $(INSTALLED)
-	$(BIN)/jupyter lab --notebook-dir=notebooks --KernelManager.transport_encryption=auto
+	$(BIN)/jupyter lab --notebook-dir=notebooks --LabApp.default_url=/lab/tree/00_start_here.ipynb \
+		--KernelManager.transport_encryption=auto
 
 # Other options of Voilà: make app APP=--port=8080
 app: $(INSTALLED)
