@@ -7,6 +7,7 @@ from typing import Annotated, Any
 import typer
 
 from kanjilab.cli.options import Settings, parse_settings
+from kanjilab.core.config import DEFAULT_BASE
 
 
 class RuleName(StrEnum):
@@ -27,7 +28,7 @@ def _rule(name: RuleName, ratio: float = 1.0) -> Any:
 def demo(
     folder: Annotated[Path | None, typer.Option(help="Where everything goes; runs/demo-<rule> by default.")] = None,
     rule: Annotated[RuleName, typer.Option(help="Which characters are learned.")] = RuleName.left16,
-    base: Annotated[str, typer.Option(help="pocket, sd14, sd15, a Hub id or a folder.")] = "pocket",
+    base: Annotated[str, typer.Option(help="pocket2, sd14, sd15, a Hub id or a folder.")] = DEFAULT_BASE,
     scale: Annotated[
         str, typer.Option(help="{kanjilab.training.presets.SCALES}: seconds, minutes, or half as long again.")
     ] = "demo",
@@ -80,7 +81,7 @@ def train(
     folder: Annotated[Path, typer.Argument(help="The run: new, or one to go on with.")],
     preset: Annotated[str, typer.Option(help="The demo's training, or a published one; other options change it.")] = "",
     base: Annotated[
-        str | None, typer.Option(help="pocket, sd14, sd15, sd35-medium, sd35-large, a Hub id, a folder or a file.")
+        str | None, typer.Option(help="pocket2, sd14, sd15, sd35-medium, sd35-large, a Hub id, a folder or a file.")
     ] = None,
     precision: Annotated[str | None, typer.Option(help="fp32, bf16, 8bit or 4bit; bf16 by default.")] = None,
     checkpoints: Annotated[int | None, typer.Option(help="After the one before training; 8 by default.")] = None,

@@ -13,6 +13,7 @@ UNTRAINED = "none"  # in place of targets: the denoiser stays frozen
 WAYS = ("frozen", "lora", "full")  # to train an encoder
 SCHEDULES = ("constant", "linear", "cosine", "cosine-restarts", "constant-cooldown", "periodic")
 QUANTISED = ("8bit", "4bit")  # the frozen weights, through bitsandbytes on CUDA
+DEFAULT_BASE = "pocket2"  # of what the package carries, the one that has never seen a kanji and learns them best
 PRECISIONS = ("fp32", "bf16", *QUANTISED)
 RANGES: tuple[tuple[str, str, Callable[[Any], bool]], ...] = (  # NaN fits none of them
     ("targets", f"be one of {(*TARGETS, UNTRAINED)}", lambda value: value in (*TARGETS, UNTRAINED)),

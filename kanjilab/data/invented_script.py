@@ -52,15 +52,7 @@ KANJI_LIKENESS = 0.6  # at most, of a sign
 MEANINGS = 40  # captions of a sign, each of one to three of its words
 MEANINGS_DRAWN = 6  # of them for one glyph
 LETTER = re.compile(r"(greek|hebrew|cyrillic|armenian|georgian|gothic|coptic|phoenician) (?:capital )?letter \w{2,}")
-FIRST_SHARES = {"frequent pairs": 0.55, "frequent meaning": 0.2, "world": 0.15, "syllables": 0.1}
-SHARES = {
-    "world": 0.38,
-    "syllables": 0.1,
-    "frequent pairs": 0.05,
-    "pairs": 0.2,
-    "frequent meaning": 0.05,
-    "meaning": 0.22,
-}
+KINDS = ("world", "syllables", "frequent pairs", "frequent meaning", "pairs", "meaning")
 
 
 @dataclass(frozen=True)
@@ -269,7 +261,7 @@ def build_pocket_corpus(
         script: of `invent_script`.
         counts: of invented glyphs, of the frequent signs and of all.
     Returns:
-        One row for each image and kind of caption, see `kanjilab.data.captioned`: kind is a key of `SHARES`; codepoint
+        One row for each image and kind of caption, see `kanjilab.data.captioned`: kind is one of `KINDS`; codepoint
         and font of a glyph of the world, layout, first and second of an invented one.
     """
     world, images = draw_glyphs(glyphs)

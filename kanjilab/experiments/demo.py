@@ -12,7 +12,7 @@ from typing import Any
 
 import pandas as pd
 
-from kanjilab.core.config import Arm
+from kanjilab.core.config import DEFAULT_BASE, Arm
 from kanjilab.core.images import grayscale
 from kanjilab.core.progress import bar
 from kanjilab.core.run_folder import RunFolder
@@ -55,7 +55,7 @@ def run_demo(
     folder: Path,
     *,
     rule: Rule | None = None,
-    base_name: str = "pocket",
+    base_name: str = DEFAULT_BASE,
     arm: Arm = DEMO_ARM,
     scale: Scale = SCALES["demo"],
     precision: str = "bf16",

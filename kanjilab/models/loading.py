@@ -12,7 +12,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from kanjilab.core.config import PRECISIONS, QUANTISED
+from kanjilab.core.config import DEFAULT_BASE, PRECISIONS, QUANTISED
 from kanjilab.core.storage import PACKAGE_WEIGHTS, appearing_folder, cache_folder, sha256_file
 from kanjilab.models.cpu_layers import pack_layers
 from kanjilab.models.diffusion import FlowDiffusion, LatentDiffusion, UNetDiffusion
@@ -20,7 +20,7 @@ from kanjilab.models.hub import UNUSED_PARTS, family_of, folder_digest, model_fo
 from kanjilab.models.minilm import TOKENS, minilm_folder
 from kanjilab.models.text_encoders import OneEncoder, ThreeEncoders
 
-PACKAGED = ("pocket", "writer")
+PACKAGED = (DEFAULT_BASE, "pocket", "writer")
 WEIGHTS_FILE = "diffusion_pytorch_model.safetensors"
 # Of 8-bit and 4-bit weights, what is computed with them.
 DTYPES = {"fp32": torch.float32} | dict.fromkeys(("bf16", *QUANTISED), torch.bfloat16)
@@ -34,7 +34,7 @@ def usual_device() -> torch.device:
 
 
 def load_base(
-    name: str | Path = "pocket",
+    name: str | Path = DEFAULT_BASE,
     precision: str = "fp32",
     device: str | torch.device = "cpu",
     *,
@@ -43,8 +43,8 @@ def load_base(
     """Loads a base by name.
 
     Args:
-        name: `pocket`, `writer`, `sd14`, `sd15`, `sd35-medium`, `sd35-large`, a Hub id, a folder in diffusers'
-            format, or a single `.safetensors` file.
+        name: `pocket2`; `pocket`, its predecessor, which the stored studies trained on; `writer`, `sd14`, `sd15`,
+            `sd35-medium`, `sd35-large`, a Hub id, a folder in diffusers' format, or a single `.safetensors` file.
         precision: of the frozen denoiser, `fp32` or `bf16`, or `8bit` or `4bit` weights that bf16
             computes with. The autoencoder stays in fp32, and so does a U-Net's text encoder; the three
             text encoders of SD 3 follow the denoiser.
@@ -174,11 +174,12 @@ def _identity(pipeline: Any) -> str:
     return digest.hexdigest()[:16]
 
 
-def packaged_folder(name: str = "pocket") -> Path:
+def packaged_folder(name: str = DEFAULT_BASE) -> Path:
     """A base that the package carries, as a complete `StableDiffusionPipeline` folder.
 
-    The package carries pocket's denoiser, autoencoder and scheduler, and the writer's denoiser and scheduler; the
-    writer has pocket's autoencoder. MiniLM's text encoder and tokenizer are put beside them once, in the user's cache.
+    The package carries pocket's denoiser, autoencoder and scheduler, and the denoisers and schedulers of pocket2 and of
+    the writer, which have pocket's autoencoder. MiniLM's text encoder and tokenizer are put beside them once, in the
+    user's cache.
 
     Args:
         name: one of `PACKAGED`.

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, Self
 
-from kanjilab.core.config import PRECISIONS, Arm, settings_hash
+from kanjilab.core.config import DEFAULT_BASE, PRECISIONS, Arm, settings_hash
 from kanjilab.data.selection import rule_from_json
 
 
@@ -23,7 +23,7 @@ class TrainingJob:
         ValueError: an unknown precision or rule, or fewer than one checkpoint.
     """
 
-    base: str = "pocket"
+    base: str = DEFAULT_BASE
     precision: str = "bf16"
     data: Mapping[str, Any] = field(default_factory=lambda: {"name": "left16"})
     arms: tuple[Arm, ...] = (Arm(),)

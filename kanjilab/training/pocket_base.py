@@ -1,6 +1,6 @@
 """Build the pocket base: a small latent-diffusion model that has never seen a kanji.
 
-The recipe in order: `build_pocket_corpus` (kanjilab.data.invented_script) -> `train_vae` -> three stages of the
+The recipe in order: `build_pocket_corpus` (kanjilab.data.invented_script) -> `train_vae` -> the stages of the
 denoiser (kanjilab.training.stages) -> `save_pocket`. Every random choice is a function of (seed, step), every stage
 writes its state as safetensors and goes on from it when called again.
 """
@@ -9,9 +9,10 @@ import math
 import re
 import shutil
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 import numpy as np
@@ -26,8 +27,6 @@ from kanjilab.core.storage import appearing_folder, write_json_atomic
 from kanjilab.data.captioned import load_captioned
 from kanjilab.data.invented_script import (
     COUNTS,
-    FIRST_SHARES,
-    SHARES,
     SIGNS,
     build_pocket_corpus,
     invent_script,
@@ -68,33 +67,62 @@ class VaeRecipe:
     seed: int = 0
 
 
+def _stage(recipe: UnetRecipe, **shares: float) -> Stage:
+    """A stage in which each kind of caption has its share of the images."""
+    return Stage(recipe, partial(weights_of_kinds, {name.replace("_", " "): share for name, share in shares.items()}))
+
+
+_LATER = UnetRecipe(batch=16, peak_lr=1e-3, warmup_steps=200, velocity_from_step=0, ema_decay=0.998)
+# In the second and the third stage the invented script was one thing among others, and words remained without effect:
+# only in the fourth, where it is alone, they began to choose the signs. In the fifth the rest came back.
+STAGES: Mapping[str, Stage] = MappingProxyType(
+    {
+        "world": _stage(UnetRecipe(), world=1.0),
+        "mixed": _stage(
+            replace(_LATER, steps=2_000, cooldown_steps=500),
+            frequent_pairs=0.55,
+            frequent_meaning=0.2,
+            world=0.15,
+            syllables=0.1,
+        ),
+        "all": _stage(
+            replace(_LATER, steps=2_000, batch=32, cooldown_steps=1, ema_decay=0.999, seed=1),
+            world=0.38,
+            syllables=0.1,
+            frequent_pairs=0.05,
+            frequent_meaning=0.05,
+            pairs=0.2,
+            meaning=0.22,
+        ),
+        "script": _stage(
+            replace(_LATER, steps=4_000, warmup_steps=100, cooldown_steps=1_000, seed=5),
+            frequent_pairs=0.6,
+            frequent_meaning=0.4,
+        ),
+        "everything": _stage(
+            replace(_LATER, steps=5_000, batch=32, cooldown_steps=1_700, ema_decay=0.999, seed=6),
+            world=0.19,
+            syllables=0.06,
+            frequent_pairs=0.1,
+            frequent_meaning=0.07,
+            pairs=0.28,
+            meaning=0.3,
+        ),
+    }
+)
+
+
 @dataclass(frozen=True)
 class PocketRecipe:
     """How pocket is trained; the defaults made the packaged weights.
 
     Attributes:
         vae: the autoencoder.
-        world: the single signs alone.
-        frequent: invented glyphs of a few frequent signs.
-        everything: all kinds of captions.
+        stages: of the denoiser, by name, in order.
     """
 
     vae: VaeRecipe = VaeRecipe()
-    world: UnetRecipe = UnetRecipe()
-    frequent: UnetRecipe = UnetRecipe(
-        steps=2_000, batch=16, peak_lr=1e-3, warmup_steps=200, cooldown_steps=500, velocity_from_step=0, ema_decay=0.998
-    )
-    everything: UnetRecipe = UnetRecipe(
-        steps=20_000, batch=32, peak_lr=1e-3, warmup_steps=200, cooldown_steps=6_000, velocity_from_step=0, seed=1
-    )
-
-    def stages(self) -> dict[str, Stage]:
-        """The denoiser's, in order."""
-        return {
-            "world": Stage(self.world, partial(weights_of_kinds, {"world": 1.0})),
-            "frequent": Stage(self.frequent, partial(weights_of_kinds, FIRST_SHARES)),
-            "everything": Stage(self.everything, partial(weights_of_kinds, SHARES)),
-        }
+    stages: Mapping[str, Stage] = field(default_factory=lambda: STAGES)
 
 
 def random_crops(images: np.ndarray, rng: np.random.Generator, batch: int, size_px: int) -> np.ndarray:
@@ -220,7 +248,7 @@ def build_pocket(
     table, images = load_captioned(corpus)
     vae = _trained_vae(images[: table.loc[table["kind"] == "world", "image"].max() + 1], folder / "vae", recipe.vae)
     encoded = encode_table(vae, table, images, folder)
-    training, seen = train_stages(encoded, table, recipe.stages(), folder, None, save_every_steps)
+    training, seen = train_stages(encoded, table, recipe.stages, folder, None, save_every_steps)
     weights, pipeline = folder / "weights", folder / "pipeline"
     save_pocket(vae, averaged_unet(training), weights)
     write_json_atomic(weights / "corpus.json", corpus_list(table.loc[table["kind"] == "world"]))
@@ -228,7 +256,6 @@ def build_pocket(
         "pictures": len(images),
         "captions": len(encoded.text),
         "images_seen": seen,
-        "shares": SHARES,
         "held_out_loss": training.held_out_loss(encoded),
     }
     write_json_atomic(weights / "facts.json", facts)

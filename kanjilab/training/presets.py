@@ -9,7 +9,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, TypeVar
 
-from kanjilab.core.config import Arm
+from kanjilab.core.config import DEFAULT_BASE, Arm
 from kanjilab.data.prompts import DEMO
 from kanjilab.models.sampling import Sampling
 
@@ -152,7 +152,7 @@ GENERATIVE_KANJI: dict[str, Any] = dict(
 PRESETS: dict[str, Preset] = {
     "pocket-demo": Preset(
         about="The demo's settings: LoRA of rank 64 on all layers of pocket, batch 16, 28,000 images seen",
-        base="pocket",
+        base=DEFAULT_BASE,
         precision="bf16",
         arms=(dataclasses.replace(DEMO_ARM, images_seen=SCALES["demo"].images_seen),),
         images="kanjilab data data/left16",

@@ -19,6 +19,7 @@ from numpy.typing import NDArray
 from PIL import Image
 from torch import Tensor
 
+from kanjilab.core.config import DEFAULT_BASE
 from kanjilab.core.run_folder import RunFolder, find_runs
 from kanjilab.data.dictionary import load_characters
 from kanjilab.evaluation.caption_baseline import caption_words
@@ -64,7 +65,7 @@ class Request:
     seeds: tuple[int, ...] = (0,)
     sampling: Sampling = DEMO_SAMPLING
     run: Path | None = None
-    base: str = "pocket"
+    base: str = DEFAULT_BASE
     arm: int = 0
     step: int | None = None
     parts: tuple[str, ...] = ()

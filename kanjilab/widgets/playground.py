@@ -249,7 +249,7 @@ class Playground(DrawPanel):
                 "There is no trained run here, so the writer draws. It knows real kanji: ask by meaning, as “river”, "
             )
             text += "or by parts, as “water + three” or “left: water, right: three”."
-        if self._base == "pocket":
+        if self._base in ("pocket2", "pocket"):
             text += " It has never seen a kanji: its glyphs look like other scripts, and hardly depend on the prompt."
         return f"<p>{escape(text)}</p>"
 

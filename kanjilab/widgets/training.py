@@ -18,7 +18,7 @@ import pandas as pd
 from matplotlib.figure import Figure
 from PIL import Image
 
-from kanjilab.core.config import SCHEDULES, TARGETS, Arm
+from kanjilab.core.config import DEFAULT_BASE, SCHEDULES, TARGETS, Arm
 from kanjilab.core.run_folder import RunFolder
 from kanjilab.data.prompts import DEMO
 from kanjilab.data.selection import Rule
@@ -58,7 +58,7 @@ from kanjilab.widgets.training_job import (
 from kanjilab.widgets.work_panel import WorkPanel
 from kanjilab.widgets.worker import Worker
 
-BASES = ("pocket", "sd14", "sd15")
+BASES = (DEFAULT_BASE, "sd14", "sd15")
 RULES = ("left16", "seed16", "all")
 FIELD = widgets.Layout(width="16em")
 WIDE = widgets.Layout(width="33em")
@@ -160,7 +160,7 @@ class TrainingPanel(WorkPanel):
         *,
         arm: Arm = PANEL_JOB.arm,
         data: Rule | Path | str | Mapping[str, Any] = "left16",
-        base: str | Path = "pocket",
+        base: str | Path = DEFAULT_BASE,
         precision: str = "bf16",
         device: str = "cpu",
         checkpoints: int = PANEL_JOB.checkpoints,

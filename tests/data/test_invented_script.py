@@ -10,7 +10,7 @@ from PIL import Image
 from kanjilab.data import invented_script
 from kanjilab.data.captioned import load_captioned
 from kanjilab.data.invented_script import (
-    SHARES,
+    KINDS,
     Sign,
     build_pocket_corpus,
     compose,
@@ -163,7 +163,8 @@ def test_the_corpus_has_each_picture_once_a_kind_and_each_kind_its_share(script,
     frequent = table[table["kind"].str.startswith("frequent")]
     assert frequent[["first", "second"]].max().max() == 2 and table["second"].max() == 5
     assert table.loc[table["kind"] == "world", "captions"].iloc[0] == "A|letter A|letter A|letter A"
-    weight = weights_of_kinds(SHARES, table)
+    wanted = dict(zip(KINDS, (0.3, 0.1, 0.1, 0.1, 0.2, 0.2), strict=True))
+    weight = weights_of_kinds(wanted, table)
     assert table["held_out"].sum() >= 4 * 2 and (weight[table["held_out"]] == 0).all()
     shares = table.assign(weight=weight).groupby("kind")["weight"].sum()
-    assert shares.to_dict() == pytest.approx(SHARES)
+    assert shares.to_dict() == pytest.approx(wanted)

@@ -10,6 +10,7 @@ import torch
 from diffusers import AutoencoderKL, DDIMScheduler, StableDiffusionPipeline
 
 from kanjilab.data.captioned import save_captioned
+from kanjilab.data.invented_script import KINDS
 from kanjilab.models.loading import assemble_pipeline, load_base, packaged_folder
 from kanjilab.models.minilm import minilm_folder
 from kanjilab.models.sampling import Sampling, initial_noise, sample
@@ -17,7 +18,7 @@ from kanjilab.training import denoiser, stages
 from kanjilab.training import pocket_base as pocket
 from kanjilab.training.denoiser import UnetRecipe, UnetTraining
 from kanjilab.training.pocket_base import PocketRecipe, VaeRecipe
-from kanjilab.training.stages import encode_table
+from kanjilab.training.stages import Stage, encode_table
 from tests.tiny import TINY_UNET
 
 TINY_VAE = dict(block_out_channels=(8, 8, 8, 16), norm_num_groups=4)
@@ -146,19 +147,20 @@ def test_words_are_grouped_by_meaning(monkeypatch):
 
 
 def test_the_whole_recipe_goes_on_from_what_is_there(tiny, tmp_path, monkeypatch):
-    images = [np.full((128, 128), 255, np.uint8) for _ in range(8)]
+    images = [np.full((128, 128), 255, np.uint8) for _ in range(9)]
     for number, image in enumerate(images):
         image[30:90, 40:80] = number * 12
-    kinds = ["world"] * 4 + ["frequent pairs", "frequent meaning", "pairs", "meaning"]
-    captions = [f"letter {letter}|{letter}" for letter in "abcdefgh"]
-    told = dict(codepoint=range(97, 105), font="a.ttf", weight=1.0, held_out=[False, False, False, True] + [False] * 4)
-    table = pd.DataFrame(dict(image=range(8), kind=kinds, captions=captions) | told)
+    kinds = ["world"] * 4 + list(KINDS[1:])
+    captions = [f"letter {letter}|{letter}" for letter in "abcdefghi"]
+    told = dict(codepoint=range(97, 106), font="a.ttf", weight=1.0, held_out=[False, False, False, True] + [False] * 5)
+    table = pd.DataFrame(dict(image=range(9), kind=kinds, captions=captions) | told)
     save_captioned(tmp_path / "corpus", table, images)
     short = dataclasses.replace(RECIPE, steps=2)
-    recipe = PocketRecipe(VaeRecipe(steps=2, batch=2), short, short, short)
+    few = {name: Stage(short, stage.weights) for name, stage in PocketRecipe().stages.items()}
+    recipe = PocketRecipe(VaeRecipe(steps=2, batch=2), few)
     pipeline = pocket.build_pocket([], tmp_path, recipe)
     facts = json.loads((tmp_path / "weights" / "facts.json").read_text())
-    assert facts["pictures"] == 8 and facts["images_seen"] == 3 * 2 * 4 and 0 < facts["held_out_loss"] < 10
+    assert facts["pictures"] == 9 and facts["images_seen"] == 5 * 2 * 4 and 0 < facts["held_out_loss"] < 10
     assert json.loads((tmp_path / "weights" / "corpus.json").read_text()) == {"a.ttf": [[97, 100]]}
     before = load_base(pipeline).identity
 
