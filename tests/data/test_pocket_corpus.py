@@ -25,7 +25,7 @@ from kanjilab.data.pocket_corpus import (
     unicode_caption,
 )
 
-LIST = Path(kanjilab.__file__).parent / "weights" / "pocket" / "corpus.json"
+LIST = Path(kanjilab.__file__).parent / "weights" / "pocket2" / "corpus.json"
 FONT_FOLDER = Path("/usr/share/fonts")
 DEJAVU = Path(matplotlib.get_data_path()) / "fonts" / "ttf" / "DejaVuSans.ttf"
 
@@ -56,6 +56,10 @@ CUT_FROM_HAN_BLOCKS = {
     "Kana Extended and Supplement": range(0x1AFF0, 0x1B170),
 }
 SHOWING_HAN_BLOCKS = {"Mahjong Tiles": range(0x1F000, 0x1F030), "Chess Symbols, xiangqi": range(0x1FA60, 0x1FA70)}
+SHOWING_HAN_BLOCKS |= {
+    "Tibetan, svasti signs (卍 卐)": range(0x0FD5, 0x0FD9),
+    "rain, which Symbola draws as 雨": range(0x26C6, 0x26C7),
+}
 SET_ASIDE = {
     code for blocks in (HAN_BLOCKS, CUT_FROM_HAN_BLOCKS, SHOWING_HAN_BLOCKS) for b in blocks.values() for code in b
 }
@@ -112,6 +116,12 @@ def test_no_han_character_is_in_the_corpus(glyphs):
     assert len(glyphs) > 30_000
     found = sorted(code for code in set(glyphs["codepoint"]) if shows_han(code))
     assert [f"U+{code:04X} {unicodedata.name(chr(code), '')}" for code in found] == []
+
+
+def test_the_first_pocket_saw_five_that_the_second_did_not():
+    """Its card says so."""
+    first = expand_corpus_list(json.loads((LIST.parents[1] / "pocket" / "corpus.json").read_text()))
+    assert {code for code in first["codepoint"] if shows_han(code)} == {0xFD5, 0xFD6, 0xFD7, 0xFD8, 0x26C6}
 
 
 def test_the_corpus_is_of_the_named_fonts(glyphs):

@@ -100,7 +100,7 @@ def test_a_built_pipeline_draws_the_same_in_plain_diffusers(built):
 
 
 def test_the_packaged_base_draws_the_same_in_plain_diffusers():
-    check_both_ways(packaged_folder(), load_base("pocket"))
+    check_both_ways(packaged_folder(), load_base())
 
 
 def test_a_stage_that_was_cut_short_is_done_again(tiny, tmp_path, monkeypatch):
