@@ -324,9 +324,7 @@ def test_the_readme_holds_the_demos_rates():
     reports = [json.loads((ROOT / "figures" / name).read_text()) for name in ("demo_report.json", DEMO_SHUFFLED)]
     after = [[f"{100 * score['rate']:.0f}%" for score in report["scores"][1::2]] for report in reports]
     assert f"in {after[0][0]} of images for training captions and {after[0][1]} for new captions" in readme
-    assert (
-        after[1] == ["2%", "2%"] and "(2% if trained with shuffled captions)" in readme and "names it for 49%" in readme
-    )
+    assert f"({after[1][0]} and {after[1][1]} if trained with shuffled captions)" in readme and "names it for 49%" in readme
     scores = json.loads((ROOT / "figures" / "criteria_judge_b.json").read_text())["scores"]
     own, typeset = (f"{100 * scores[name][ALL_FIVE]['value']:.1f}%" for name in ("run", "typeset"))
     assert f"{own} of its images pass every test of a new character (typeset by rule: {typeset})" in readme
@@ -358,6 +356,13 @@ def test_findings_hold_the_writers_trials():
     for trial in json.loads((ROOT / "figures" / "writer_trials.json").read_text())["trials"]:
         cells = [f"{trial[name]:.2f}" for name in ("right", "held_both", "novel_both", "held_wf")]
         assert f"| {trial['what']} | {' | '.join(cells)} |" in page
+
+
+def test_findings_hold_the_trials_of_the_base():
+    page = FINDINGS.read_text()
+    for trial in json.loads((ROOT / "figures" / "base_trials.json").read_text())["trials"]:
+        rates = [f"{100 * rate:.1f}% [{100 * low:.1f}, {100 * high:.1f}]" for rate, low, high in trial["rates"]]
+        assert f"| {trial['what']} | {trial['images_seen']:,} | {' | '.join(rates)} | {trial['loss']:.3f} |" in page
 
 
 def test_no_text_names_one_machine_or_a_package_index():

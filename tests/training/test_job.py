@@ -10,7 +10,7 @@ from kanjilab.training.presets import PRESETS
 
 
 def test_the_name_of_a_stored_job_stays():
-    job = TrainingJob(arms=PRESETS["pocket-demo"].arms, checkpoints=6)
+    job = TrainingJob("pocket", arms=PRESETS["pocket-demo"].arms, checkpoints=6)
     assert job.name == "5593d51174131745"  # a run folder's name
     assert list(job.to_json()) == ["base", "precision", "data", "arm", "checkpoints"]
     assert TrainingJob.from_json(json.loads(json.dumps(job.to_json()))) == job
