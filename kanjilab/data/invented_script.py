@@ -12,6 +12,7 @@ import re
 import unicodedata
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -124,9 +125,14 @@ def kanji_likeness(inks: Sequence[Image.Image]) -> NDArray[np.float32]:
     """
     if not inks:
         return np.zeros(0, np.float32)
+    return (_shapes(inks) @ _kanji_shapes().T).max(axis=1)
+
+
+@cache
+def _kanji_shapes() -> NDArray[np.float32]:
     font = default_font()
     kanji = sorted(drawable_characters(sorted(load_components().decompositions), font))
-    return (_shapes(inks) @ _shapes([draw_font(character, font) for character in kanji]).T).max(axis=1)
+    return _shapes([draw_font(character, font) for character in kanji])
 
 
 def _shapes(images: Sequence[Any], side: int = 24) -> NDArray[np.float32]:
