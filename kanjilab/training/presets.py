@@ -151,7 +151,7 @@ GENERATIVE_KANJI: dict[str, Any] = dict(
 )
 PRESETS: dict[str, Preset] = {
     "pocket-demo": Preset(
-        about="The demo's settings: LoRA of rank 64 on all layers of pocket, batch 16, 28,000 images seen",
+        about="The demo's settings: LoRA of rank 64 on all layers of pocket2, batch 16, 28,000 images seen",
         base=DEFAULT_BASE,
         precision="bf16",
         arms=(dataclasses.replace(DEMO_ARM, images_seen=SCALES["demo"].images_seen),),
