@@ -246,12 +246,13 @@ def build_pocket(
         rows = np.linspace(0, len(listed) - 1, glyphs).astype(int) if glyphs else range(len(listed))
         build_pocket_corpus(corpus, [listed[row] for row in rows], invent_script(listed, word_groups()), counts)
     table, images = load_captioned(corpus)
-    vae = _trained_vae(images[: table.loc[table["kind"] == "world", "image"].max() + 1], folder / "vae", recipe.vae)
+    world = table.loc[table["kind"] == "world"]
+    vae = _trained_vae(images[world.loc[~world["held_out"], "image"]], folder / "vae", recipe.vae)
     encoded = encode_table(vae, table, images, folder)
     training, seen = train_stages(encoded, table, recipe.stages, folder, None, save_every_steps)
     weights, pipeline = folder / "weights", folder / "pipeline"
     save_pocket(vae, averaged_unet(training), weights)
-    write_json_atomic(weights / "corpus.json", corpus_list(table.loc[table["kind"] == "world"]))
+    write_json_atomic(weights / "corpus.json", corpus_list(world))
     facts = {
         "pictures": len(images),
         "captions": len(encoded.text),

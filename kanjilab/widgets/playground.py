@@ -250,7 +250,7 @@ class Playground(DrawPanel):
             )
             text += "or by parts, as “water + three” or “left: water, right: three”."
         if self._base in ("pocket2", "pocket"):
-            text += " It has never seen a kanji: its glyphs look like other scripts, and hardly depend on the prompt."
+            text += " It has never seen a kanji: its glyphs look like other scripts."
         return f"<p>{escape(text)}</p>"
 
     def _make_layout(self) -> None:

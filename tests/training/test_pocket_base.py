@@ -158,7 +158,10 @@ def test_the_whole_recipe_goes_on_from_what_is_there(tiny, tmp_path, monkeypatch
     short = dataclasses.replace(RECIPE, steps=2)
     few = {name: Stage(short, stage.weights) for name, stage in PocketRecipe().stages.items()}
     recipe = PocketRecipe(VaeRecipe(steps=2, batch=2), few)
+    seen, train_vae = [], pocket.train_vae
+    monkeypatch.setattr(pocket, "train_vae", lambda images, *rest: seen.append(images) or train_vae(images, *rest))
     pipeline = pocket.build_pocket([], tmp_path, recipe)
+    assert np.array_equal(seen[0], images[:3])  # of the single glyphs, those that are not held out
     facts = json.loads((tmp_path / "weights" / "facts.json").read_text())
     assert facts["pictures"] == 9 and facts["images_seen"] == 5 * 2 * 4 and 0 < facts["held_out_loss"] < 10
     assert json.loads((tmp_path / "weights" / "corpus.json").read_text()) == {"a.ttf": [[97, 100]]}
