@@ -5,7 +5,8 @@ All studies start from one arm, the demo's with half its batch, and change only 
 
 Up to the scale `broad`, which a processor can run, the data are four of the sixteen radicals: a few thousand images
 then suffice to distinguish settings, where sixteen radicals need tens of thousands. `full` tests a design's first
-contrast alone; `broad` explores all variants at the same cost a run; `wide` also has all radicals and needs an
+contrast alone; `broad` explores all variants at the same cost a run; `steps` sees half as many
+images again, on the default base, and is drawn four times along the way; `wide` also has all radicals and needs an
 accelerator.
 """
 
@@ -16,7 +17,7 @@ from typing import Any, Self
 
 import pandas as pd
 
-from kanjilab.core.config import Arm
+from kanjilab.core.config import DEFAULT_BASE, Arm
 from kanjilab.experiments.study import Study, Variant
 from kanjilab.models.sampling import Sampling
 from kanjilab.training.presets import ARTICLE_ARM, DEMO_ARM, DEMO_SAMPLING, REPO_ARM, lookup
@@ -42,6 +43,8 @@ class Budget:
         radicals: classical numbers of the radicals; none for all sixteen.
         per_radical: kanji per radical of the training set.
         most_contrasts: so many of a design's contrasts, the first ones, with the variants in them; None for all.
+        base: as for `load_base`.
+        checkpoints: moments of each training that are scored and drawn.
     """
 
     images_seen: int
@@ -53,6 +56,8 @@ class Budget:
     radicals: tuple[int, ...] = FEW_RADICALS
     per_radical: int = 88
     most_contrasts: int | None = None
+    base: str = "pocket"
+    checkpoints: int = 1
 
     @property
     def data(self) -> dict[str, Any]:
@@ -73,6 +78,7 @@ BUDGETS = {
     "pilot": Budget(2_400, 5, (0, 1, 2), 256, "pilot", most_contrasts=1),
     "full": Budget(2_400, 10, CONFIRM_SEEDS, 256, "confirm", most_contrasts=1),
     "broad": Budget(2_400, 10, CONFIRM_SEEDS, 256, "explore"),
+    "steps": Budget(3_600, 5, (0, 1), 256, "explore", base=DEFAULT_BASE, checkpoints=4),
     "wide": Budget(16_000, 6, CONFIRM_SEEDS, 512, "explore", radicals=()),
 }
 # The pilot trains every variant at each of these rates, which are powers of three times the studies' rate.
@@ -116,6 +122,32 @@ class Design:
         return dataclasses.replace(self, variants=[v for v in self.variants if v.label in named], contrasts=pairs)
 
 
+def at_batch(batch: int) -> dict[str, Any]:
+    """Settings of a batch size: as many images of warm-up, and as many remembered by the running average."""
+    ema_decay = (STUDY_ARM.ema_decay or 0.99) ** (batch / STUDY_ARM.batch)
+    return dict(batch=batch, warmup_steps=max(1, WARMUP_IMAGES // batch), ema_decay=ema_decay)
+
+
+def settings_design(budget: Budget) -> Design:
+    """One setting at a time is moved in steps away from the studies' arm."""
+    moved: dict[str, Sequence[Any]] = {
+        "rank": (1, 4, 16, 256),
+        "batch": (1, 4, 16, 64),
+        "peak_lr": (STUDY_ARM.peak_lr / 9, STUDY_ARM.peak_lr / 3, STUDY_ARM.peak_lr * 3),
+        "schedule": ("constant", "cosine", "constant-cooldown"),
+        "targets": ("cross-attention", "attention", "attention+feed-forward"),
+    }
+    usual = {name: getattr(STUDY_ARM, name) for name in moved}
+    variants = [Variant("the studies' arm", {}, axes=usual)]
+    for name, values in moved.items():
+        for value in values:
+            changes = at_batch(value) if name == "batch" else {name: value}
+            shown = f"{value:.2g}" if name == "peak_lr" else value
+            label = f"{name.replace('peak_lr', 'rate')} {shown}"
+            variants.append(Variant(label, changes, axes=usual | {name: value}))
+    return Design("each setting by itself changes what is drawn", variants)
+
+
 def rank_design(budget: Budget) -> Design:
     """Ranks, each with three scalings of the update, which are equal at rank 4."""
     variants = [Variant("rank 4", dict(rank=4), axes=dict(rank=4, scaling="alpha = r"))]
@@ -137,10 +169,8 @@ def batch_design(budget: Budget) -> Design:
     usual, variants = STUDY_ARM.batch, []
 
     def add(label: str, batch: int, images: int, scaled: bool, equal: str) -> None:
-        ratio = batch / usual
-        changes = dict(batch=batch, images_seen=images, warmup_steps=max(1, WARMUP_IMAGES // batch))
-        changes |= dict(ema_decay=(STUDY_ARM.ema_decay or 0.99) ** ratio)  # as many images remembered
-        changes |= dict(beta2=STUDY_ARM.beta2**ratio) if scaled else {}
+        changes = at_batch(batch) | dict(images_seen=images)
+        changes |= dict(beta2=STUDY_ARM.beta2 ** (batch / usual)) if scaled else {}
         axes = dict(batch=batch, equal=equal, beta2="per image" if scaled else "per step")
         variants.append(Variant(label, changes, axes=axes))
 
@@ -256,6 +286,7 @@ DESIGNS: dict[str, Callable[[Budget], Design]] = {
     "targets": targets_design,
     "full": full_design,
     "article": article_design,
+    "settings": settings_design,
 }
 
 
@@ -284,8 +315,10 @@ def make_study(name: str, scale: str = "full", seeds: Sequence[int] = ()) -> Stu
         seeds=tuple(seeds) or budget.seeds,
         contrasts=design.contrasts,
         data=budget.data,
+        base=budget.base,
         prompts_per_radical=budget.prompts_per_radical,
         sampling=budget.sampling,
+        checkpoints=budget.checkpoints,
         loss_images=budget.loss_images,
         phase="explore" if budget.phase == "confirm" and name not in CLAIMS else budget.phase,
     )

@@ -38,7 +38,8 @@ def sample_history(
     """Every prompt with every seed at every checkpoint; the same noise in each.
 
     What is drawn is stored in the run's `samples/`: a later call with the same arguments draws only checkpoints that
-    have come since. So a strip can grow while its run is trained.
+    have come since. So a strip can grow while its run is trained. Of a run that is kept without its checkpoints, what
+    was drawn is returned.
 
     Args:
         prompts: P prompts. seeds: S seeds.
@@ -55,12 +56,13 @@ def sample_history(
     sampling = sampling or default_sampling(base.family)
     facts = {"base": base.name, "run": run.settings["hash"], "arm": arm}
     asked = {"prompts": list(prompts), "seeds": list(seeds), "sampling": sampling.to_json()}
-    wanted, name = _wanted(run, arm, steps), _name(run, prompts, seeds, sampling, arm)
+    name = _name(run, prompts, seeds, sampling, arm)
     columns: dict[int, Column] = {}
     if stored := stored_history(run, prompts, seeds, sampling, arm=arm):
         (images, earlier), there = stored, run.checkpoints()
         shown = zip(earlier["steps"], map(Column, earlier["images_seen"], images), strict=True)
-        columns = {step: column for step, column in shown if step in there}
+        columns = {step: column for step, column in shown if step in there or not there}
+    wanted = _wanted(run, arm, steps, list(columns))
 
     def stacked(shown: dict[int, Column]) -> tuple[np.ndarray, dict[str, Any]]:
         seen = [column.images_seen for column in shown.values()]
@@ -103,10 +105,11 @@ def _draw_columns(
     on_progress: Callable[[int, int], None],
 ) -> Iterator[dict[int, Column]]:
     """Columns by step, as many at once as are drawn together: small adapters of one base."""
+    if not steps:
+        return
     prompts, seeds, sampling = asked
     each, together = len(prompts) * len(seeds), _drawn_together(run, arm)
-    if steps:
-        on_progress(0, each * len(steps))
+    on_progress(0, each * len(steps))
     for start in range(0, len(steps), together):
         if (found := _load(base, run, steps[start : start + together], arm)) is None:
             continue
@@ -138,9 +141,9 @@ def _drawn_together(run: RunFolder, arm: int) -> int:
     return max(1, LOADED_BYTES // first.stat().st_size)
 
 
-def _wanted(run: RunFolder, arm: int, only: Sequence[int] | None) -> list[int]:
+def _wanted(run: RunFolder, arm: int, only: Sequence[int] | None, stored: Sequence[int]) -> list[int]:
     run.arm(arm)
-    if not (steps := run.checkpoints()):
+    if not (steps := run.checkpoints() or list(stored)):
         raise ValueError(f"{run.path} has no checkpoint yet: its training never began")
     return steps if only is None else [step for step in steps if step in only]
 

@@ -64,6 +64,7 @@ def test_every_study_can_be_made_and_stored(name, scale):
         ("position", set()),
         ("targets", {"targets"}),
         ("full", {"targets", "peak_lr"}),
+        ("settings", {"rank", "batch", "warmup_steps", "ema_decay", "peak_lr", "schedule", "targets"}),
     ],
 )
 def test_a_study_varies_what_it_is_about_and_nothing_else(name, settings):
@@ -121,6 +122,17 @@ def test_batches_at_equal_images_and_at_equal_steps():
         kept_over_8_images = arm.beta2 ** (8 / arm.batch)
         assert (kept_over_8_images == pytest.approx(STUDY_ARM.beta2)) == (arm.batch == 8 or "per image" in label)
     assert study.contrasts[0] == ("batch 1", "batch 8")
+
+
+def test_settings_are_moved_one_at_a_time_and_every_variant_has_its_place_on_every_axis():
+    study = make_study("settings", "steps")
+    assert (study.base, study.checkpoints, study.seeds) == ("pocket2", 4, (0, 1))
+    usual = dict(study.variants[0].axes)
+    assert usual == dict(rank=64, batch=8, peak_lr=1.5e-3, schedule="linear", targets="all")
+    for variant in study.variants[1:]:
+        (axis,) = [name for name, value in variant.axes.items() if value != usual[name]]
+        assert getattr(study.arm_of(variant, 0), axis) == variant.axes[axis]
+    assert study.contrasts == tuple((v.label, "the studies' arm") for v in study.variants[1:])
 
 
 def test_epochs_spend_budgets_and_kanji():

@@ -1,5 +1,7 @@
 """Checkpoint histories: the model's own pictures in every column, sampled once; and what the strip says."""
 
+import shutil
+
 import numpy as np
 import pytest
 
@@ -98,6 +100,22 @@ def test_what_was_drawn_of_other_checkpoints_stays_stored(base, runs, monkeypatc
     last, _ = draw_history(base, run, seeds=[5], steps=run.checkpoints()[-1:])
     again, _ = draw_history(base, run, seeds=[5])
     assert np.array_equal(last[0], everything[-1]) and np.array_equal(again, everything)
+
+
+def test_a_run_kept_without_its_checkpoints_shows_what_it_drew(base, runs, tmp_path, monkeypatch):
+    run = runs["lora"]
+    everything, facts = draw_history(base, run, seeds=[8])
+    for name in ("settings.json", "log.jsonl"):
+        shutil.copy(run.path / name, tmp_path)
+    shutil.copytree(run.path / "samples", tmp_path / "samples")
+    kept = RunFolder.open(tmp_path)
+    forbid_sampling(monkeypatch)
+    images, read_facts = draw_history(base, kept, seeds=[8])
+    assert np.array_equal(images, everything) and read_facts == facts
+    last, _ = draw_history(base, kept, seeds=[8], steps=facts["steps"][-1:])
+    assert np.array_equal(last, everything[-1:])
+    with pytest.raises(ValueError, match="no checkpoint"):
+        draw_history(base, kept, seeds=[9])
 
 
 def test_a_strip_survives_a_kill_between_its_columns(base, runs, monkeypatch):
