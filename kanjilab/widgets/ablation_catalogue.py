@@ -28,7 +28,7 @@ from kanjilab.experiments.study import Study, place
 from kanjilab.widgets.common import label_of
 
 JUDGES = {"radicals": "first judge", "judge-a": "judge A", "judge-b": "judge B"}
-SPLITS = {"held_out": "held-out prompts", "train": "training captions"}
+SPLITS = {"held_out": "held-out", "train": "training captions"}
 AXIS_LABELS = {"images_seen": "Training budget", "batch": "Batch size", "peak_lr": "Peak rate", "kanji": "Kanji"}
 UNITS = {"images_seen": "images"}
 CHOICES = {"schedule": SCHEDULES, "targets": TARGETS}  # values that a category may get; numbers are typed
@@ -207,16 +207,14 @@ def _hits(
     number = {(asked["split"], asked["text"]): at for at, asked in enumerate(prompts)}
     seeds = {seed: at for at, seed in enumerate(study.seeds)}
     noises = {noise: at for at, noise in enumerate(study.noise_seeds)}
-    moments = int(table["checkpoint"].max())
+    moments = max(table["checkpoint"].tolist())
     hits = np.full((len(settings.labels), len(seeds), moments, len(prompts), len(noises)), np.nan)
-    place_of = (
-        table["variant"].map(settings.index),
-        table["seed"].map(seeds),
-        table["checkpoint"] - 1,
-        [number[pair] for pair in zip(table["split"], table["prompt"], strict=True)],
-        table["noise_seed"].map(noises),
-    )
-    hits[tuple(np.asarray(values, dtype=int) for values in place_of)] = table["hit"].to_numpy(float)
+    columns = (table[name].tolist() for name in ("variant", "seed", "checkpoint", "split", "prompt", "noise_seed"))
+    places = [
+        (settings.index[variant], seeds[seed], checkpoint - 1, number[split, prompt], noises[noise])
+        for variant, seed, checkpoint, split, prompt, noise in zip(*columns, strict=True)
+    ]
+    hits[tuple(np.array(places).T)] = table["hit"].to_numpy(float)
     return hits
 
 
