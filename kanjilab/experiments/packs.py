@@ -219,12 +219,22 @@ class Moment:
 
 def stored_moments(context: StudyContext) -> dict[str, list[Moment]]:
     """What is stored anywhere below the study's folder, by the arm's key."""
+    return moments_below(context.folder, context.drawing)
+
+
+def moments_below(folder: Path, drawing: str) -> dict[str, list[Moment]]:
+    """What is stored below a folder, by the arm's key.
+
+    Args:
+        folder: of the study.
+        drawing: see `StudyContext.drawing`.
+    """
     found: dict[str, list[Moment]] = {}
-    for path in sorted(context.folder.rglob(f"results/{context.drawing}.json")):
-        folder = str(path.parents[1].relative_to(context.folder))
+    for path in sorted(folder.rglob(f"results/{drawing}.json")):
+        run = str(path.parents[1].relative_to(folder))
         by_key: dict[str, list[Moment]] = {}
         for values in json.loads(path.read_text()):
-            by_key.setdefault(values["key"], []).append(Moment(**values | {"folder": folder}))
+            by_key.setdefault(values["key"], []).append(Moment(**values | {"folder": run}))
         found = by_key | found
     return found
 

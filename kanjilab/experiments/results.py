@@ -249,25 +249,40 @@ def write_report(
         raise ValueError(f"{context.folder}: {left} of {len(context.trainings())} arms are not there yet")
     study, table = context.study, study_table(context, judge, name, hits)
     write_table(table, context.folder / f"table-{name}.parquet")
-    found = {split: contrasts(study, table, split, outcome) for split in context.prompts}
-    share = rates(study, table, outcome)
-    report = {
+    report = table_report(study, table, context.drawing, name, outcome)
+    write_json_atomic(context.folder / f"report-{name}.json", report)
+    facts = {"study": study.hash, "runs": sorted(set(table["run"])), "report": f"report-{name}.json"}
+    figure = _figure(context, pd.DataFrame(report["rates"]), report["contrasts"])
+    save_figure(figure, context.folder / f"figure-{name}.png", facts)
+    return report
+
+
+def table_report(
+    study: Study, table: pd.DataFrame, drawing: str, name: str = "radicals", outcome: str = "hit"
+) -> dict[str, Any]:
+    """What report-<name>.json holds: the study, its contrasts in numbers and words, its rates, and its arms.
+
+    Args:
+        table: of `study_table`, with all of the study's arms.
+        drawing: see `StudyContext.drawing`.
+        name: of the judge.
+        outcome: the column of the table that is compared.
+    """
+    splits = list(dict.fromkeys(table["split"]))
+    found = {split: contrasts(study, table, split, outcome) for split in splits}
+    return {
         "study": study.to_json(),
         "hash": study.hash,
-        "drawing": context.drawing,
+        "drawing": drawing,
         "judge": name,
         "outcome": outcome,
-        "prompts": {split: len(asked.captions) for split, asked in context.prompts.items()},
+        "prompts": {split: int(table.loc[table["split"] == split, "prompt"].nunique()) for split in splits},
         "sentences": {split: [sentence(c, place(study)) for c in some] for split, some in found.items()},
         "contrasts": {split: [c.to_json() for c in some] for split, some in found.items()},
-        "rates": _records(share),
+        "rates": _records(rates(study, table, outcome)),
         "losses": arm_contrasts(study, table.loc[table["final"]], "held_out_loss"),
         "arms": _records(table.drop_duplicates(["variant", "seed", "checkpoint"]).loc[:, list(ARM_COLUMNS)]),
     }
-    write_json_atomic(context.folder / f"report-{name}.json", report)
-    facts = {"study": study.hash, "runs": sorted(set(table["run"])), "report": f"report-{name}.json"}
-    save_figure(_figure(context, share, found), context.folder / f"figure-{name}.png", facts)
-    return report
 
 
 def _records(table: pd.DataFrame) -> list[dict[str, Any]]:
@@ -280,8 +295,8 @@ def _plain(value: Any) -> Any:
     return None if isinstance(value, float) and not math.isfinite(value) else value
 
 
-def _figure(context: StudyContext, share: pd.DataFrame, found: Mapping[str, list[Contrast]]) -> Figure:
+def _figure(context: StudyContext, share: pd.DataFrame, found: Mapping[str, list[dict[str, Any]]]) -> Figure:
     study, split = context.study, next(iter(context.prompts))
     text = f"{study.name}, {note(study, len(context.prompts[split].captions), split)}; 95% intervals"
-    shown = share.loc[share["split"] == split]
-    return draw_study(shown, differences(found[split]), title=study.claim, note=text, margin=MARGIN)
+    shown, tested = share.loc[share["split"] == split], [Contrast.from_json(c) for c in found[split]]
+    return draw_study(shown, differences(tested), title=study.claim, note=text, margin=MARGIN)

@@ -6,6 +6,7 @@ A study's folder:
     data/<rule>/                 its image folders
     packs/<hash>/                run folders: one training of several arms, its samples, results/ and scores/
     table-, report-, figure-<judge>    once every arm is there
+    images/                      what each arm drew, as small sheets (`image_sheets.py`)
 
 Files are written atomically, and an arm's key is the hash of all its settings. So a study that was killed resumes,
 any number of processes or machines can share the packs, and folders of packs can be copied together.
@@ -27,6 +28,7 @@ from kanjilab.core.storage import write_json_atomic
 from kanjilab.evaluation.judges.radical_judge import RadicalJudge
 from kanjilab.evaluation.metrics import expected_radical_hits
 from kanjilab.experiments.context import open_study
+from kanjilab.experiments.image_sheets import write_sheets
 from kanjilab.experiments.packs import missing, plan, plan_text, run_pack
 from kanjilab.experiments.results import Hits, Judge, kept_arms, write_report
 from kanjilab.experiments.study import Study
@@ -82,7 +84,7 @@ def ablate(
     """Answers a study, or does this process's share of it. Called again, it resumes; stored arms are not trained again.
 
     Under torchrun or `accelerate launch` every process takes its share of the packs. A process that ends when all are
-    stored writes table, report and figure.
+    stored writes table, report, figure, and the sheets of images.
 
     Args:
         folder: of the study.
@@ -116,4 +118,6 @@ def ablate(
             say(f"{folder}: {left} of {len(context.trainings())} arms are not there yet")
             return None
         judge = judge or RadicalJudge.load_or_fit(cache_folder() / "judges")
-        return write_report(context, judge, name, hits)
+        report = write_report(context, judge, name, hits)
+        write_sheets(folder, kept)
+        return report

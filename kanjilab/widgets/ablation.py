@@ -1,200 +1,68 @@
-"""The ablation panel: a study from its axes to its verdict, with what is stored, what the rest costs, and its images.
+"""The ablation panel: sliders over a stored study, and what no slider has yet trained beside its neighbours.
 
-A thin shell over `experiments.run_study`: jobs run in a thread of the kernel (`worker.py`), and all that is shown is
-read from the study's folder (`stored_studies.py`).
+The browser's side (`ablation.js`) holds the whole study, so that every move shows at once. Jobs run in a thread of
+the kernel (`worker.py`), and all that is shown is read from the studies' folders.
 """
 
 from __future__ import annotations
 
-import dataclasses
+import json
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-import anywidget
 import ipywidgets as widgets
-import numpy as np
-import traitlets
 from PIL import Image
 
 from kanjilab.core.run_folder import RunFolder, find_runs
-from kanjilab.evaluation.judges.part_judge import Judge as PartsJudge
-from kanjilab.evaluation.judges.part_judge import load_judge
-from kanjilab.evaluation.metrics import expected_part_hits, expected_radical_hits
-from kanjilab.experiments.context import open_study
-from kanjilab.experiments.designs import BUDGETS, DESIGNS, make_study
-from kanjilab.experiments.packs import plan
-from kanjilab.experiments.results import Hits, Judge, kept_arms
-from kanjilab.experiments.run_study import ablate, own_share
+from kanjilab.evaluation.metrics import expected_radical_hits
+from kanjilab.experiments.image_sheets import ImageSheets, write_sheets
+from kanjilab.experiments.results import Hits, Judge
 from kanjilab.experiments.study import Study
-from kanjilab.viz.strip import draw_strip, encode_png
-from kanjilab.widgets.common import (
-    FOLDER,
-    WRAP,
-    Code,
-    changed_fields,
-    escape,
-    label_of,
-    labelled,
-    picture_html,
-    progress_html,
-    python_call,
-    stacked,
-)
+from kanjilab.viz.strip import Strip, draw_strip
+from kanjilab.widgets.ablation_catalogue import StudySettings, menu, study_catalogue
+from kanjilab.widgets.ablation_view import AblationView
+from kanjilab.widgets.common import Panel, escape, progress_html, stacked
+from kanjilab.widgets.run_ablation import RunsPanel
 from kanjilab.widgets.stored_studies import (
-    AXES,
-    StudyPlan,
     StudyState,
     find_kept,
-    free_study,
-    numbers_from_text,
-    rate_points,
     read_study,
+    setting_strip,
     study_cost_text,
-    table_of_cells,
-    value_from_text,
-    variant_strip,
-    write_plan,
+    study_with,
+    value_of_axis,
 )
+from kanjilab.widgets.study_inputs import StudyInputs
+from kanjilab.widgets.study_job import answer_study, check_reading, further_readings, plan_study, study_code
 from kanjilab.widgets.work_panel import WorkPanel
-from kanjilab.widgets.worker import Worker
+from kanjilab.widgets.worker import Worker, WorkerBusy
 
-FREE, GIVEN, NONE = "my own axes", "the given study", "none"
-BLANK = np.full((1, 64, 64), 255, dtype=np.uint8)
-WIDE = widgets.Layout(width="24em")
-
-
-class RatePoints(anywidget.AnyWidget):
-    """Rates with intervals, one variant per row; a click, or Enter, selects one.
-
-    Attributes:
-        points: of `rate_points`.
-        title: above them; untrusted.
-        selected: label of the selected variant.
-    """
-
-    _esm = FOLDER / "rate_points.js"
-    _css = FOLDER / "rate_points.css"
-    points = traitlets.List().tag(sync=True)
-    title = traitlets.Unicode().tag(sync=True)
-    selected = traitlets.Unicode().tag(sync=True)
-
-
-def check_reading(judge: Judge, hits: Hits) -> None:
-    """Try on a blank image whether the hits can be computed from the judge's readings.
-
-    Raises:
-        ValueError: they cannot.
-    """
-    try:
-        hits(judge.read(BLANK), [frozenset()])
-    except (LookupError, ValueError) as error:
-        raise ValueError(f"expected hits that fit the judge, as expected_part_hits fits A and B: {error}") from error
-
-
-def reading_code(judge: Judge | None, name: str, hits: Hits) -> tuple[list[str], dict[str, Any]]:
-    """The judge of a study's images, as Python.
-
-    Args:
-        judge, name, hits: as for `ablate`.
-    Returns:
-        Imports, and keyword arguments of `ablate`; the user's own judge or hits are called `judge` and `hits`.
-    """
-    imports, options = [], {}
-    if isinstance(judge, PartsJudge) and judge.report == load_judge(judge.name).report:
-        imports.append("from kanjilab.evaluation.judges.part_judge import load_judge")
-        options["judge"] = Code(python_call("load_judge", judge.name))
-    elif judge is not None:
-        options["judge"] = Code("judge")
-    if name != "radicals":
-        options["name"] = name
-    if hits is expected_part_hits:
-        imports.append("from kanjilab.evaluation.metrics import expected_part_hits")
-        options["hits"] = Code("expected_part_hits")
-    elif hits is not expected_radical_hits:
-        options["hits"] = Code("hits")
-    return imports, options
-
-
-def study_code(
-    study: Study,
-    folder: Path,
-    named: tuple[str, str] | None,
-    judge: Judge | None = None,
-    name: str = "radicals",
-    hits: Hits = expected_radical_hits,
-    kept: Path | None = None,
-) -> str:
-    """Python that runs the same study without a panel, in the same folder.
-
-    Args:
-        study: the question.
-        folder: of the study.
-        named: design and scale that `make_study` makes it from, or None.
-        judge, name, hits, kept: as for `ablate`; see `reading_code`.
-    """
-    imports, reading = reading_code(judge, name, hits)
-    reading |= {"kept": kept} if kept else {}
-    lines = ["from pathlib import Path", "", "from kanjilab.experiments.run_study import ablate", *imports]
-    if named and make_study(*named, seeds=study.seeds) == study:
-        seeds = {} if make_study(*named) == study else {"seeds": study.seeds}
-        lines.append("from kanjilab.experiments.designs import make_study")
-        made = python_call("make_study", *named, **seeds)
-    else:
-        lines += ["from kanjilab.core.config import Arm", "from kanjilab.experiments.study import Study, Variant"]
-        lines.append("from kanjilab.models.sampling import Sampling")
-        made = python_call("Study", **changed_fields(study))
-    answered = python_call("ablate", Code("study"), folder, **reading)
-    return "\n".join([*lines, "", f"study = {made}", f"report = {answered}"])
-
-
-def plan_study(study: Study, folder: Path, kept: Path | None, name: str, worker: Worker) -> None:
-    """A job: open the study, measure the cost of its packs, and store both in its folder.
-
-    Args:
-        study: the question.
-        folder: of the study.
-        kept, name: as for `ablate`.
-        worker: to report progress to.
-    """
-    worker.tell("load the base and the data")
-    with own_share() as share:
-        lab = open_study(study, folder, share.device, progress=False)
-        lab = dataclasses.replace(lab, kept=kept_arms(lab, kept, name) if kept else {})
-        worker.tell("measure the cost")
-        write_plan(study, folder, StudyPlan.of(lab, plan(lab)))
-    worker.check()
-
-
-def answer_study(study: Study, folder: Path, kept: Path | None, worker: Worker, **reading: Any) -> None:
-    """A job: plan, then train, draw and judge what is not stored, pack by pack, to the end or to a stop.
-
-    Args:
-        study, folder, kept, worker: as for `plan_study`.
-        **reading: judge, name and hits, as for `ablate`.
-    """
-    plan_study(study, folder, kept, reading["name"], worker)
-    worker.tell("train")
-    ablate(study, folder, kept=kept, progress=False, on_progress=worker.tell, say=lambda line: None, **reading)
+OWN, STORED = "Yours", "Stored with kanjilab"
+OPEN, CLOSED = "▾ Train a study of your own", "▸ Train a study of your own"
 
 
 class AblationPanel(WorkPanel):
-    """A study from its axes to its verdict: choose it, see what is stored and what the rest costs, run it, compare.
+    """Sliders over stored studies: what each setting drew, its score, and the curve over each axis.
 
-    Each study is stored in a subfolder of its name, as by `kanjilab sweep`. A panel that is rebuilt shows the same, and
-    resumes what was stopped or killed.
+    A combination that is not stored can be trained from the panel; it becomes a stop of the sliders. Each study is
+    stored in a subfolder of its name, as by `kanjilab sweep`. A panel that is rebuilt shows the same, and resumes what
+    was stopped or killed.
 
     Args:
-        folder: of studies, such as runs/studies.
-        study: shown first, in place of a design by name.
-        design: one of `kanjilab.experiments.designs.DESIGNS`.
-        scale: one of `BUDGETS`.
+        folder: of the user's own studies, such as runs/studies.
+        study: shown first, in place of one that is stored.
+        design: one of `kanjilab.experiments.designs.DESIGNS`: a stored study of it is shown first.
+        scale: of the design, one of `BUDGETS`.
         seeds: training seeds, in place of the scale's.
         judge: of the images; the first judge by default.
         name: of the judge, for its files.
         hits: which of its readings show what was expected; `expected_part_hits` for judges A and B.
         kept: folder of finished studies, which are shown too, and whose arms are not trained again; by default
             figures/studies of the clone in which the notebook is.
+    Attributes:
+        study: what `start` trains, and `state` and `code` are of.
+        shown: folder of the study that the sliders show; None where nothing is stored.
     Raises:
         ValueError: the hits cannot be computed from the judge's readings.
     """
@@ -204,7 +72,7 @@ class AblationPanel(WorkPanel):
         folder: Path | str,
         study: Study | None = None,
         *,
-        design: str = "rank",
+        design: str | None = None,
         scale: str = "smoke",
         seeds: Sequence[int] = (),
         judge: Judge | None = None,
@@ -215,129 +83,135 @@ class AblationPanel(WorkPanel):
         super().__init__("This study as code")
         if judge is not None:
             check_reading(judge, hits)
-        self.root, self.given = Path(folder), study
+        self.root = Path(folder)
         self.kept = Path(kept) if kept else find_kept()
         self.reading: dict[str, Any] = {"judge": judge, "name": name, "hits": hits}
-        self.study = study or make_study(design, scale, seeds)
-        self._shown: tuple[Any, ...] = ()
-        self._make_inputs(design, scale, seeds)
-        self._make_outputs()
+        self.shown: Path | None = None
+        self._added: dict[Path, dict[str, list[Any]]] = {}  # stops that no training has, by study and axis
+        self._parent: Path | None = None  # of a study to which a variant was added: the study with the others
+        self._asked: dict[str, Any] = {}  # the combination that it was added for
+        self._seen: tuple[Path | None, str] = None, ""  # folder and hash of the study's report, when last looked at
+        self.inputs = StudyInputs(study, design or "rank", scale, seeds, self._inputs_changed)
+        self.study = self.inputs.read()
+        self.view = AblationView(menu=self._menu())
         self.widget = self._laid_out()
-        self._show_axes()
+        self._show_first(asked=study is not None or design is not None, design=design or "")
+        self.view.observe(lambda change: self._choose(Path(change["new"])), "chosen")
+        self.view.on_msg(self._answer)
+
+    @staticmethod
+    def of_runs(folder: Path | str) -> Panel:
+        """The same sliders over any folder of runs: their axes are the settings that differ.
+
+        Args:
+            folder: searched for runs to any depth.
+        Raises:
+            ValueError: fewer than two trainings are there.
+        """
+        return RunsPanel(folder)
+
+    def _laid_out(self) -> widgets.VBox:
+        self.claim, self.figure = widgets.HTML(), widgets.HTML()
+        buttons = self._button_row("Plan", "Shows what is stored and what the rest costs", self.plan)
+        self.own = widgets.VBox(
+            [self.inputs.widget, self.claim, self.cost, buttons, self.status, self.progress, self.code_box]
+        )
+        self.fold = widgets.Button(layout={"width": "auto", "align_self": "flex-start"})
+        self.fold.on_click(lambda _: self._fold(self.own.layout.display == "none"))
+        return widgets.VBox([self.view, self.fold, self.own])
+
+    def _fold(self, opened: bool) -> None:
+        self.own.layout.display = "flex" if opened else "none"
+        self.fold.description = OPEN if opened else CLOSED
+
+    # ------------------------------------------------------------------------------------------ what is shown
+
+    def _menu(self) -> list[dict[str, Any]]:
+        return menu({STORED: self.kept, OWN: self.root})
+
+    def _show_first(self, asked: bool, design: str) -> None:
+        """Show the study that was asked for if it is stored, or else a stored one, of the same design if there is."""
+        paths = [Path(entry["path"]) for group in self.view.menu for entry in group["studies"]]
+        alike = [path for path in paths if design and path.name.startswith(f"{design}-")]
+        source = self.state.source if asked else None
+        if first := source or next(iter([*alike, *paths]), None):
+            self._open(first)
+        if not asked and self.shown:
+            self.study = self._shown_study()
+        self._seen = self._report_of(self.state)
+        self._fold(asked and source is None or self.shown is None)
         self.refresh()
 
-    def _make_inputs(self, design: str, scale: str, seeds: Sequence[int]) -> None:
-        designs = [GIVEN] * (self.given is not None) + [*DESIGNS, FREE]
-        self.design: Any = widgets.Dropdown(options=designs, value=GIVEN if self.given else design, layout=WIDE)
-        self.scale: Any = widgets.Dropdown(options=list(BUDGETS), value=scale, layout=WIDE)
-        self.seeds: Any = widgets.Text(
-            value=", ".join(map(str, seeds)), placeholder="those of the scale", continuous_update=False, layout=WIDE
-        )
-        budget = BUDGETS[scale].images_seen
-        self.images: Any = widgets.BoundedIntText(value=budget, min=1, max=10**9, layout=WIDE)
-        axes = [(label_of(axis), axis) for axis in AXES]
-        self.axes: Any = [
-            widgets.Dropdown(options=axes, value="rank", layout=WIDE),
-            widgets.Dropdown(options=[(NONE, NONE), *axes], value=NONE, layout=WIDE),
-        ]
-        self.chips = [widgets.HBox(layout=WRAP) for _ in self.axes]
-        self.further = [widgets.Text(placeholder="then Enter", continuous_update=False, layout=WIDE) for _ in self.axes]
-        labels = {"Study": self.design, "Scale": self.scale, "Training seeds": self.seeds, "Images seen": self.images}
-        labels |= {"First axis": self.axes[0], "Second axis": self.axes[1]}
-        labels |= {"Another value of the first": self.further[0], "Another value of the second": self.further[1]}
-        for label, box in labels.items():
-            labelled(box, label)
-        for box in (self.design, self.seeds, self.images):
-            box.observe(self._changed, "value")
-        self.scale.observe(self._scaled, "value")
-        for number, (axis, further) in enumerate(zip(self.axes, self.further, strict=True)):
-            self._offer(number)
-            axis.observe(lambda _, number=number: (self._offer(number), self._changed(None)), "value")
-            further.observe(lambda change, number=number: self._add(number, change["new"]), "value")
+    @staticmethod
+    def _report_of(state: StudyState) -> tuple[Path | None, str]:
+        return state.source, state.report["hash"] if state.report else ""
 
-    def _offer(self, number: int) -> None:
-        """Check boxes for the values of an axis, the first two checked."""
-        axis = self.axes[number].value
-        self.further[number].disabled = axis == NONE
-        self.chips[number].children = tuple(
-            self._chip(value, place < 2) for place, value in enumerate(AXES.get(axis, ()))
-        )
+    def _open(self, folder: Path, at: dict[str, Any] | None = None) -> None:
+        """Show a finished study, at a combination of stops if one is given."""
+        if ImageSheets.read(folder) is None and (folder / "packs").is_dir():
+            write_sheets(folder)  # of a study that was finished before there were sheets
+        catalogue, images = study_catalogue(folder, self._added.get(folder))
+        self.shown = folder
+        with self.view.hold_sync():
+            self.view.menu = self._menu()
+            if at:
+                self.view.state = {**self.view.state, "study": catalogue["name"], "at": at}
+            self.view.catalogue, self.view.images, self.view.chosen = catalogue, images, str(folder)
 
-    def _chip(self, value: Any, chosen: bool) -> widgets.Checkbox:
-        chip = widgets.Checkbox(value=chosen, indent=False, layout=widgets.Layout(width="auto", margin="0 1em 0 0"))
-        labelled(chip, str(value))
-        chip.observe(self._changed, "value")
-        return chip
+    def _shown_study(self) -> Study:
+        return Study.from_json(self._shown_report()["study"])
 
-    def _add(self, number: int, text: str) -> None:
-        if not text.strip():
+    def _shown_report(self) -> dict[str, Any]:
+        if self.shown is None:
+            raise ValueError(f"{self.root}: no finished study is stored there")
+        return json.loads(min(self.shown.glob("report-*.json")).read_text())
+
+    def _choose(self, folder: Path) -> None:
+        """Show the study that was chosen from the menu."""
+        paths = [entry["path"] for group in self.view.menu for entry in group["studies"]]
+        if folder == self.shown or str(folder) not in paths:
             return
+        self._open(folder)
+        self._take(self._shown_study())
 
+    def _take(self, study: Study, parent: Path | None = None) -> None:
+        self.study, self._parent, self._problem = study, parent, ""
+        self._seen = self._report_of(self.state)
+        self.refresh()
+
+    def _inputs_changed(self) -> None:
         def change() -> None:
-            self.chips[number].children += (self._chip(value_from_text(self.axes[number].value, text), True),)
-            self.further[number].value = ""
-            self.study = self._read()
+            self.study, self._parent = self.inputs.read(), None
+            state = self.state
+            self._seen = self._report_of(self.state)
+            if state.source is not None:
+                self._open(state.source)
 
         self._try(change)
 
-    def _make_outputs(self) -> None:
-        self.claim, self.cells, self.sentences = widgets.HTML(), widgets.HTML(), widgets.HTML()
-        self.points, self.figure = RatePoints(), widgets.HTML()
-        self.strip = widgets.HTML(layout={"max_height": "44em", "overflow": "auto"})  # a study may have many prompts
-        self.points.observe(lambda _: self._show_strip(), "selected")
-
-    def _laid_out(self) -> widgets.VBox:
-        rows = [
-            widgets.VBox([widgets.HBox([axis, further], layout=WRAP), chips])
-            for axis, further, chips in zip(self.axes, self.further, self.chips, strict=True)
-        ]
-        self.free = widgets.VBox([*rows, self.images])
-        asked = widgets.HBox([self.design, self.scale, self.seeds], layout=WRAP)
-        buttons = self._button_row("Plan", "Shows what is stored and what the rest costs", self.plan)
-        shown = [self.claim, self.cost, buttons, self.status, self.progress, self.cells]
-        results = [self.sentences, self.points, self.strip, self.figure]
-        return widgets.VBox([asked, self.free, *shown, *results, self.code_box])
-
-    def _show_axes(self) -> None:
-        self.free.layout.display = "flex" if self.design.value == FREE else "none"
-        self.scale.disabled = self.seeds.disabled = self.design.value == GIVEN
-
-    def _read(self) -> Study:
-        """The study that the inputs describe."""
-        seeds = numbers_from_text(self.seeds.value)
-        if self.design.value == GIVEN and self.given is not None:
-            return self.given
-        if self.design.value != FREE:
-            return make_study(self.design.value, self.scale.value, seeds)
-        chosen: dict[str, list[Any]] = {}
-        for axis, chips in zip(self.axes, self.chips, strict=True):
-            if axis.value != NONE:
-                texts = [chip.description for chip in chips.children if chip.value]  # pyright: ignore
-                chosen[axis.value] = [value_from_text(axis.value, text) for text in texts]
-        return free_study(chosen, self.scale.value, seeds or BUDGETS[self.scale.value].seeds, self.images.value)
-
-    def _changed(self, _change: Any) -> None:
-        self._show_axes()
-        self._try(lambda: setattr(self, "study", self._read()))
-
-    def _scaled(self, change: Any) -> None:
-        self.images.value = BUDGETS[change["new"]].images_seen
-        self._changed(change)
-
-    def start(self) -> Worker:
-        """Train, draw and judge, in the background, what is not stored."""
-        study, folder, reading = self.study, self.folder, self.reading
-        return self._begin(lambda worker: answer_study(study, folder, self.kept, worker, **reading))
-
-    def plan(self) -> Worker:
-        """Find out, in the background, what is stored and what the rest costs."""
-        study, folder, name = self.study, self.folder, self.reading["name"]
-        return self._begin(lambda worker: plan_study(study, folder, self.kept, name, worker))
+    # ------------------------------------------------------------------------------------------ jobs
 
     @property
     def folder(self) -> Path:
-        """Of the shown study."""
+        """Of the study that `start` trains."""
         return self.root / self.study.name
+
+    @property
+    def _kept_from(self) -> Path | None:
+        """Holds the finished studies whose arms are taken over."""
+        return self._parent.parent if self._parent else self.kept
+
+    def start(self) -> Worker:
+        """Train, draw and judge, in the background, what is not stored."""
+        study, folder, kept = self.study, self.folder, self._kept_from
+        first_judge = self.reading["judge"] is None and self.reading["name"] == "radicals"
+        readings = [self.reading, *(further_readings(self._parent) if self._parent and first_judge else [])]
+        return self._begin(lambda worker: answer_study(study, folder, kept, worker, readings))
+
+    def plan(self) -> Worker:
+        """Find out, in the background, what is stored and what the rest costs."""
+        study, folder, kept, name = self.study, self.folder, self._kept_from, self.reading["name"]
+        return self._begin(lambda worker: plan_study(study, folder, kept, name, worker))
 
     @property
     def running_elsewhere(self) -> bool:
@@ -349,6 +223,59 @@ class AblationPanel(WorkPanel):
             if run.writer() is not None:
                 RunFolder.open(run.path).request_stop()
 
+    def _answer(self, _widget: Any, message: dict[str, Any], _buffers: Any) -> None:
+        """Answer a message of the browser."""
+        try:
+            if message["kind"] == "add":
+                self.add_stop(message["axis"], message["value"])
+            elif message["kind"] in ("train", "measure"):
+                self.ask(message["at"])
+                _ = self.start() if message["kind"] == "train" else self.plan()
+            elif message["kind"] == "stop":
+                self.stop()
+        except (ValueError, WorkerBusy) as error:
+            self.view.send({"kind": "refused", "reason": f"Not possible: {error}"})
+
+    def _settings(self) -> StudySettings:
+        added = self._added.get(self.shown, {}) if self.shown else {}
+        return StudySettings.of(self._shown_study(), self._shown_report(), added)
+
+    def add_stop(self, name: str, text: str) -> None:
+        """Give a slider a stop that no training has, and move it there.
+
+        Args:
+            name: of the axis.
+            text: the value, as typed.
+        Raises:
+            ValueError: no such axis, or a value that its setting does not allow.
+        """
+        settings, folder = self._settings(), self.shown
+        axis = next((axis for axis in settings.axes if axis.name == name), None)
+        if axis is None or folder is None:
+            raise ValueError(f"expected one of the axes {[axis.name for axis in settings.axes]}, got {name!r}")
+        value = value_of_axis(axis, text)
+        at = {**settings.places[0], **self.view.state.get("at", {}), name: value}
+        if value not in axis.values:
+            axes = tuple(other.with_value(value) if other.name == name else other for other in settings.axes)
+            settings = StudySettings(settings.labels, settings.index, settings.arms, axes, settings.places)
+            study_with(self._shown_study(), settings, at)  # refuses what cannot be trained
+            self._added.setdefault(folder, {}).setdefault(name, []).append(value)
+        self._open(folder, at)
+
+    def ask(self, at: dict[str, Any]) -> None:
+        """Make a combination of stops that the shown study does not have the next thing that `start` trains.
+
+        Args:
+            at: axis -> value, for every axis of the shown study.
+        Raises:
+            ValueError: a value that a setting does not allow; no finished study is shown.
+        """
+        study = study_with(self._shown_study(), self._settings(), at)
+        self._asked = dict(at)
+        self._take(study, self.shown)
+
+    # ------------------------------------------------------------------------------------------ status
+
     @property
     def state(self) -> StudyState:
         """What is stored of the study."""
@@ -357,21 +284,28 @@ class AblationPanel(WorkPanel):
     @property
     def code(self) -> str:
         """Python that runs the same study without a panel."""
-        design = self.design.value
-        named = (design, self.scale.value) if design in DESIGNS else None
-        return study_code(self.study, self.folder, named, **self.reading, kept=self.kept)
+        return study_code(self.study, self.folder, **self.reading, kept=self._kept_from)
 
     def picture(self) -> Image.Image:
-        """The study's figure above the glyphs that the selected variant drew; of a finished study only."""
+        """The study's figure above the glyphs that the shown setting drew; of a finished study only."""
         state = self.state
-        if state.report is None:
+        if state.report is None or state.source is None:
             raise ValueError(
                 f"{self.folder}: the study is not finished; {state.stored} of {state.arms} arms are stored"
             )
-        path = self._figure_path(state)
+        path = state.source / f"figure-{self.reading['name']}.png"
         pictures = [Image.open(path)] if path.exists() else []
-        strip = self._strip(state)
+        strip = self.strip()
         return stacked(pictures + ([draw_strip(strip)] if strip else []))
+
+    def strip(self) -> Strip | None:
+        """What the shown setting drew, as a static strip; None where its images are not stored."""
+        if self.shown is None:
+            return None
+        settings, state = self._settings(), self.view.state
+        fits = [number for number, at in enumerate(settings.places) if at == state.get("at")]
+        first = settings.index[next(iter(self._shown_study().contrasts), (settings.labels[0],))[0]]
+        return setting_strip(self.shown, settings.labels[fits[0] if fits else first])
 
     def refresh(self) -> None:
         """Show the present state of the study's folder, and again every second while a job runs."""
@@ -385,60 +319,31 @@ class AblationPanel(WorkPanel):
             self._say(_status(state, worker))
             known = worker is not None and worker.alive and worker.total > 0
             self.progress.value = progress_html(worker.done, worker.total, worker.stage) if worker and known else ""
-            self._show_cells()
-            self._show_results(state)
             self.code_box.code = self.code
+            self._show_finished(state, running)
+            self.view.work = self._work(state, worker, running)
             self._watch_while(running)
 
-    def _show_cells(self) -> None:
-        rows = table_of_cells(self.study, self.folder)
-        head = "".join(f"<th scope='col'>seed {seed}</th>" for seed in self.study.seeds)
-        body = "".join(
-            f"<tr><th scope='row'>{escape(label)}</th>{''.join(f'<td>{escape(cell)}</td>' for cell in cells)}</tr>"
-            for label, cells in rows
-        )
-        table = f"<table><tr><th></th>{head}</tr>{body}</table>" if rows else ""
-        self.cells.value = f"<details><summary>Stored trainings</summary>{table}</details>" if table else ""
-
-    def _figure_path(self, state: StudyState) -> Path:
-        return (state.source or self.folder) / f"figure-{self.reading['name']}.png"
-
-    def _show_results(self, state: StudyState) -> None:
-        report = state.report
-        shown = (self.folder, state.source, report["hash"] if report else None)
-        if shown == self._shown:
+    def _show_finished(self, state: StudyState, running: bool) -> None:
+        """Show the study when it has come to its end since it was last looked at."""
+        if running or state.source is None or self._report_of(state) == self._seen:
             return
-        self._shown = shown
-        if report is None:
-            self.points.points, self.points.selected = [], ""
-            self.sentences.value = self.figure.value = self.strip.value = ""
-            return
-        lines = [
-            f"<li>{escape(split.replace('_', '-'))} prompts: {escape(sentence)}</li>"
-            for split, sentences in report["sentences"].items()
-            for sentence in sentences
-        ]
-        self.sentences.value = f"<ul>{''.join(lines)}</ul>"
-        path = self._figure_path(state)
-        alternative = f"{report['study']['claim']}: rates and differences with 95% intervals"
-        self.figure.value = picture_html(path.read_bytes(), alternative, "48em") if path.exists() else ""
-        self.points.title = "Images with the expected radical, 95% interval. Select a variant to see what it drew."
-        self.points.points = rate_points(report)
-        self.points.selected = report["study"]["variants"][0]["label"]
-        self._show_strip()
+        self._seen = self._report_of(state)
+        added = self._added.pop(self._parent, {}) if self._parent else {}
+        self._added[state.source] = {**self._added.get(state.source, {}), **added}
+        self._open(state.source, self._asked if self._parent else None)
 
-    def _strip(self, state: StudyState) -> Any:
-        if state.report is None or state.source is None or not self.points.selected:
-            return None
-        return variant_strip(state.report, state.source, self.points.selected)
-
-    def _show_strip(self) -> None:
-        state, selected = self.state, self.points.selected
-        if (strip := self._strip(state)) is not None:
-            alternative = f"What {selected} drew: {', '.join(strip.row_labels)}"
-            self.strip.value = picture_html(encode_png(draw_strip(strip)), alternative)
-        elif state.report is not None and selected:
-            self.strip.value = escape(f"The images of {selected} are not stored in {state.source}.")
+    def _work(self, state: StudyState, worker: Worker | None, running: bool) -> dict[str, Any]:
+        """What the browser says of the training of a combination that was asked for in it."""
+        if self._parent is None:
+            return {}
+        alive = worker is not None and worker.alive
+        text = (f"{worker.stage}, then stop" if worker.stopping else worker.stage) if worker and alive else "running"
+        done, total = (worker.done, worker.total) if worker and alive else (0, 0)
+        problem = f"Failed: {type(worker.error).__name__}: {worker.error}" if worker and worker.error else ""
+        cost = study_cost_text(state) if state.planned and state.report is None else ""
+        work = {"running": running, "text": text, "done": done, "total": total, "problem": problem}
+        return work | {"cost": cost, "at": self._asked}
 
 
 def _status(state: StudyState, worker: Worker | None) -> str:

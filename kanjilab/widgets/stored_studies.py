@@ -16,19 +16,20 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
-from kanjilab.core.images import grayscale
-from kanjilab.core.run_folder import RunFolder, find_runs
+from kanjilab.core.run_folder import find_runs
 from kanjilab.core.storage import write_json_atomic
 from kanjilab.experiments.context import StudyContext
 from kanjilab.experiments.designs import BUDGETS, STUDY_ARM
-from kanjilab.experiments.packs import Pack
+from kanjilab.experiments.image_sheets import ImageSheets
+from kanjilab.experiments.packs import Pack, moments_below
+from kanjilab.experiments.setting_axes import Axis, nearest
 from kanjilab.experiments.study import Study, Variant
 from kanjilab.training.cost import duration
 from kanjilab.viz.strip import Strip
+from kanjilab.widgets.ablation_catalogue import CHOICES, SETTINGS, StudySettings, value_text
 
-SAMPLES = re.compile(r"(?P<key>[0-9a-f]{16})-(?P<step>\d{6,})-[0-9a-f]{16}")
+MORE = "-more"  # ends the name of a study to which variants were added
+STRIP_ROWS = 12
 KEPT = (Path("figures/studies"), Path("../figures/studies"))  # of a clone, from its root and from its notebooks
 AXES: dict[str, tuple[Any, ...]] = {  # the values offered; others can be added
     "rank": (1, 4, 16, 64, 256),
@@ -147,8 +148,7 @@ def read_plan(study: Study, folder: Path) -> StudyPlan | None:
 
 def stored_keys(folder: Path, drawing: str) -> set[str]:
     """Keys of the arms whose results are in a study's folder."""
-    files = folder.rglob(f"results/{drawing}.json")
-    return {moment["key"] for file in files for moment in json.loads(file.read_text())}
+    return set(moments_below(folder, drawing))
 
 
 def writers(folder: Path) -> list[str]:
@@ -227,69 +227,97 @@ def study_cost_text(state: StudyState) -> str:
     return f"{state.stored} of {state.arms} trainings stored; {left} to train: {cost}."
 
 
-def table_of_cells(study: Study, folder: Path) -> list[tuple[str, list[str]]]:
-    """Each variant with "stored" or "to train" for each seed; [] for a study without a plan."""
-    if (plan := read_plan(study, folder)) is None:
-        return []
-    stored = stored_keys(folder, plan.drawing) | {*plan.kept}
-    known = {(label, seed): "stored" if key in stored else "to train" for label, seed, key in plan.cells}
-    return [(v.label, [known[v.label, seed] for seed in study.seeds]) for v in study.variants]
-
-
-def rate_points(report: Mapping[str, Any], split: str | None = None) -> list[dict[str, Any]]:
-    """The rates of the variants at the end of training, as points with intervals.
+def setting_strip(folder: Path, label: str, seed: int | None = None, split: str | None = None) -> Strip | None:
+    """What a variant of a finished study drew: prompts in rows, the moments of one training in columns, one noise.
 
     Args:
-        report: of a study.
-        split: of the prompts; by default the first, which the verdict is about.
-    Returns:
-        One per variant, in the study's order: label, value, low, high, blocks.
-    """
-    split = split or next(iter(report["sentences"]))
-    rows = [rate for rate in report["rates"] if rate["final"] and rate["split"] == split]
-    names = {"variant": "label", "value": "value", "low": "low", "high": "high", "blocks": "blocks"}
-    return [{new: row[old] for old, new in names.items()} for row in rows]
-
-
-def variant_strip(report: Mapping[str, Any], folder: Path, label: str, split: str | None = None) -> Strip | None:
-    """What a variant drew at the end of training: prompts in rows, training seeds in columns, one noise seed.
-
-    Args:
-        report: of the study.
-        folder: of the study, in which the images of its packs may be stored.
+        folder: of the study, with its sheets of images.
         label: of the variant.
-        split: of the prompts; the first by default.
+        seed: of the training; the study's first by default.
+        split: of the prompts; the first, which the verdict is about, by default.
     Returns:
-        The strip; None where the images are not stored.
+        The strip, with twelve prompts at most; None where the images are not stored.
     """
-    split = split or next(iter(report["sentences"]))
-    columns, seeds, rows = [], [], []
-    for seed in report["study"]["seeds"]:
-        keys = {arm["arm"] for arm in report["arms"] if (arm["variant"], arm["seed"]) == (label, seed)}
-        if (found := _final_images(folder, keys, report.get("drawing", "*"))) is None:
-            continue
-        images, facts = found
-        rows = [number for number, asked in enumerate(facts["prompts"]) if asked["split"] == split]
-        columns.append(images[rows, 0])
-        seeds.append(seed)
-        asked = [facts["prompts"][number] for number in rows]
-    if not columns or not rows:
+    if (sheets := ImageSheets.read(folder)) is None:
         return None
+    report = json.loads(min(folder.glob("report-*.json")).read_text())
+    seed, split = report["study"]["seeds"][0] if seed is None else seed, split or next(iter(report["sentences"]))
+    keys = [arm["arm"] for arm in report["arms"] if (arm["variant"], arm["seed"]) == (label, seed)]
+    rows = [row for row, asked in enumerate(sheets.prompts) if asked["split"] == split][:STRIP_ROWS]
+    if not rows or not keys or keys[0] not in sheets.arms:
+        return None
+    asked = [sheets.prompts[row] for row in rows]
     return Strip(
-        np.stack(columns, axis=1),
+        sheets.images(keys[0])[rows, :, 0],
         tuple(f"{one['prompt']} → {''.join(one['expected'])}" for one in asked),
-        tuple(f"seed {seed}" for seed in seeds),
-        title=f"{label}: {split.replace('_', '-')} prompts → expected radical",
-        facts={"study": report["hash"], "noise seed": facts["noise_seeds"][0]},
+        tuple(f"{seen:,}" for seen in sheets.arms[keys[0]]),
+        title=f"{label}: {split.replace('_', '-')} prompts → expected radical, after so many images",
+        facts={"study": report["hash"], "training seed": seed, "noise seed": sheets.noise_seeds[0]},
     )
 
 
-def _final_images(folder: Path, keys: set[str], drawing: str) -> tuple[np.ndarray, dict[str, Any]] | None:
-    """(P, S, H, W) uint8 of an arm's latest checkpoint, and its facts; drawing "*" for any."""
-    paths = [path for key in sorted(keys) for path in folder.rglob(f"samples/{key}-*-{drawing}.safetensors")]
-    steps = {path: int(match["step"]) for path in paths if (match := SAMPLES.fullmatch(path.stem))}
-    if not steps:
-        return None
-    latest = max(steps, key=steps.__getitem__)
-    images, facts = RunFolder.open(latest.parents[1]).read_samples(latest.stem)
-    return (grayscale(images) if images.ndim == 5 else images), facts
+def value_of_axis(axis: Axis, text: str) -> Any:
+    """A value of a study's axis from what a user typed or chose.
+
+    Raises:
+        ValueError: a number was expected.
+    """
+    if not axis.is_number:
+        return text
+    whole = all(isinstance(value, int) for value in axis.values)
+    try:
+        return int(text.replace(",", "")) if whole else float(text)
+    except ValueError as error:
+        raise ValueError(f"{axis.name}: expected a {'whole ' * whole}number, got {text!r}") from error
+
+
+def study_with(study: Study, settings: StudySettings, at: Mapping[str, Any]) -> Study:
+    """A study with one more variant, which is at a combination of stops that none has.
+
+    All other settings are those of the nearest variant that agrees on the axes which are no settings of a training.
+
+    Args:
+        study: a finished one; its seeds, prompts and sampling stay, so that its arms can be taken over.
+        settings: of the study.
+        at: axis -> value, for every axis.
+    Returns:
+        The study, its name ending in -more; the new variant is the last.
+    Raises:
+        ValueError: no variant agrees, or a value that a setting does not allow.
+    """
+    if unknown := {axis.name: at.get(axis.name) for axis in settings.axes if at.get(axis.name) not in axis.values}:
+        raise ValueError(f"expected stops of the study's axes, got {unknown}; add them first")
+    free = {axis.name for axis in settings.axes if is_free(axis, at[axis.name])}
+    fixed = {name: value for name, value in at.items() if name not in free}
+    order = nearest(settings.axes, settings.places, at)
+    alike = [number for number in order if fixed.items() <= settings.places[number].items()]
+    if not alike:
+        raise ValueError(f"expected {fixed} as in one of the study's variants; none is like that")
+    near = next(variant for variant in study.variants if variant.label == settings.labels[alike[0]])
+    changes = {name: at[name] for name in free if at[name] != settings.places[alike[0]][name]}
+    label = ", ".join(place_texts(settings.axes, at))
+    label += " again" * (label in {variant.label for variant in study.variants})
+    own = dict(near.changes if near.axes is None else near.axes)
+    further = Variant(label, {**near.changes, **changes}, near.data, {**own, **at})
+    more = dataclasses.replace(
+        study,
+        name=study.name.removesuffix(MORE) + MORE,
+        variants=(*study.variants, further),
+        contrasts=(*study.contrasts, (label, study.variants[0].label)),
+        phase="explore",
+    )
+    more.arm_of(further, study.seeds[0])  # refuses what a setting does not allow
+    return more
+
+
+def is_free(axis: Axis, value: Any) -> bool:
+    """Whether a value of an axis can be set by itself: it is one of a training's settings, and no name of several."""
+    return axis.name in SETTINGS and (axis.is_number or value in CHOICES.get(axis.name, ()))
+
+
+def place_texts(axes: Sequence[Axis], at: Mapping[str, Any]) -> list[str]:
+    """A combination of stops in words, a text an axis: "rank 64", "rsLoRA"."""
+    texts = {axis.name: value_text(at[axis.name]) for axis in axes}
+    return [
+        f"{axis.name.replace('_', ' ')} {texts[axis.name]}" if axis.is_number else texts[axis.name] for axis in axes
+    ]
