@@ -41,6 +41,7 @@ EXAMPLES = (
     "water + three",
     "to swim in a river",
 )
+INK = 128  # gray below which a cell is not blank
 DRAWN = 4  # glyphs of the first example that are there before anything is loaded
 STRIPS = {
     "writer_strip": (
@@ -56,7 +57,7 @@ STRIPS = {
 # folder is there.
 ABLATIONS = ROOT / "figures" / "ablations"
 PANEL = ROOT / "kanjilab" / "widgets"
-NAMES = {"index": "Draw", "strips": "Over training", "coined": "Coined", "ablations": "Ablations"}
+NAMES = {"index": "Draw", "strips": "Training", "coined": "Coined", "ablations": "Ablations"}
 
 
 class Site:
@@ -79,7 +80,7 @@ class Site:
         root = "../" * name.count("/")
         links = [(f"{root}{one}.html", NAMES[one], name == f"{one}.html") for one in self.names]
         links.append((f"{root}docs/findings.html", "Findings", name == "docs/findings.html"))
-        links.append((f"{root}docs/index.html", "Documents", name.startswith("docs/") and not links[-1][2]))
+        links.append((f"{root}docs/index.html", "Docs", name.startswith("docs/") and not links[-1][2]))
         current = ("", ' aria-current="page"')
         path = self.folder / name
         path.parent.mkdir(exist_ok=True)
@@ -254,15 +255,11 @@ def _strip_page(site: Site) -> str:
 def _coined_page(site: Site) -> str:
     """Phrases with their glyphs; the address of a picture that invites to them."""
     cells, facts = _cells("coined_sheet")
-    split = facts["column_groups"][0][1]
+    (unselected, count), (chosen, _) = facts["column_groups"]
     cards = []
     for number, phrase in enumerate(facts["row_labels"]):
-        figures = ""
-        for (heading, _), part in zip(facts["column_groups"], np.split(cells[number], [split]), strict=True):
-            address = site.picture(f"coined-{number:02d}-{heading.split()[-1]}", _sheet(part[None]))
-            text = html.escape(f"Four glyphs for “{phrase}”: {heading}")
-            figures += f'<figure><img src="{address}" alt="{text}" width="384" height="96" loading="lazy">'
-            figures += f"<figcaption>{html.escape(heading)}</figcaption></figure>"
+        groups = ((unselected, cells[number, :count]), (chosen, cells[number, count:]))
+        figures = "".join(_figure(site, f"coined-{number:02d}", phrase, *group) for group in groups)
         cards.append(f"<article><h2>{html.escape(phrase)}</h2>{figures}</article>")
     found = facts["facts"]["chosen that pass all five criteria by judge B"]
     main = (
@@ -273,7 +270,22 @@ def _coined_page(site: Site) -> str:
         f"<div class='coined'>{''.join(cards)}</div>"
     )
     site.write("coined.html", "Coined kanji", main)
-    return site.picture("coined_teaser", _sheet(cells[:1, 4:]))
+    inked = (cells[:, count:].min((2, 3)) < INK).all(1)
+    return site.picture("coined_teaser", _sheet(cells[inked, count:][-1:]))
+
+
+def _figure(site: Site, name: str, phrase: str, heading: str, cells: np.ndarray) -> str:
+    """Some glyphs side by side; places without one are left out."""
+    cells = cells[cells.min((1, 2)) < INK]
+    if not len(cells):
+        return f"<p class='quiet'>{html.escape(heading)}: none</p>"
+    sheet = _sheet(cells[None])
+    address = site.picture(f"{name}-{heading.split()[-1]}", sheet)
+    text = html.escape(f"{len(cells)} glyphs for “{phrase}”: {heading}" if len(cells) > 1 else f"{phrase}: {heading}")
+    return (
+        f'<figure><img src="{address}" alt="{text}" width="{sheet.width}" height="{sheet.height}">'
+        f"<figcaption>{html.escape(heading)}</figcaption></figure>"
+    )
 
 
 def _ablation_page(site: Site) -> None:
@@ -282,8 +294,8 @@ def _ablation_page(site: Site) -> None:
     for file in (PANEL / "ablation.js", PANEL / "ablation.css", SOURCE / "ablations.js"):
         shutil.copyfile(file, site.folder / file.name)
     main = (
-        '<link rel="stylesheet" href="ablation.css">\n<h1>Ablations</h1>\n'
-        '<p class="lede">Move a slider: what each setting learned, from stored trainings.</p>\n<div id="ablations"></div>'
+        '<link rel="stylesheet" href="ablation.css">\n<h1>Ablations</h1>\n<p class="lede">Move a slider: what each '
+        'setting learned, from stored trainings.</p>\n<div id="ablations"></div>'
     )
     site.write("ablations.html", "Ablations", main, ["ablations.js"])
 

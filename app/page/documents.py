@@ -92,12 +92,12 @@ class Documents:
     def _copied(self, page: Path, source: str) -> str:
         """Copies a picture, smaller; its address from a page in docs/."""
         path = (page.parent / source).resolve()
-        target = self.site / "images" / f"{path.stem}.webp"
-        target.parent.mkdir(exist_ok=True)
+        target = self.site / "docs" / "images" / f"{path.stem}.webp"
+        target.parent.mkdir(parents=True, exist_ok=True)
         if not target.exists():
             with Image.open(path) as picture:
                 picture.save(target, quality=WEBP_QUALITY, method=4, save_all=getattr(picture, "is_animated", False))
-        return f"../images/{target.name}"
+        return f"images/{target.name}"
 
     def _kept(self, path: Path) -> str:
         """Copies a report; its address from a page in docs/."""
