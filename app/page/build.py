@@ -125,25 +125,38 @@ def build(out: Path, model: Path | None = None, repository: str = "") -> int:
     fetch_runtime()
     with appearing_folder(out) as folder:
         site = Site(folder, (ABLATIONS / "site.json").exists())
-        for file in SOURCE.iterdir():
-            if file.suffix in (".js", ".css", ".svg") and file.name not in ("service-worker.js", "ablations.js"):
-                shutil.copyfile(file, folder / file.name)
+        teasers = write_pages(site, repository)
         weights = _model_files(site, model)
-        strip_teaser, coined_teaser = _strip_page(site), _coined_page(site)
         drawn = site.picture("drawn", _drawn(weights)) if model is None else ""
-        _first_page(site, weights, drawn=drawn, strip_teaser=strip_teaser, coined_teaser=coined_teaser)
-        if "ablations" in site.names:
-            _ablation_page(site)
-        documents = Documents(ROOT, folder, repository)
-        list(document_pages(documents, lambda name, title, main: site.write(f"docs/{name}", title, main, kind="text")))
-        shutil.copyfile(ROOT / "NOTICE", folder / "NOTICE.txt")
-        (folder / ".nojekyll").touch()
+        _first_page(site, weights, drawn=drawn, **teasers)
         _service_worker(folder)
         size = sum(file.stat().st_size for file in folder.rglob("*") if file.is_file())
         if size > LIMIT_BYTES:
             raise ValueError(f"the site has {size / 1e6:.1f} MB, more than the {LIMIT_BYTES / 1e6:.0f} MB allowed")
         shutil.rmtree(out, ignore_errors=True)
     return size
+
+
+def write_pages(site: Site, repository: str = "") -> dict[str, str]:
+    """Writes all pages but the first, which needs the model, and the scripts of all.
+
+    Args:
+        site: an empty one.
+        repository: as for `build`.
+    Returns:
+        Addresses of pictures that invite to two of the pages.
+    """
+    for file in SOURCE.iterdir():
+        if file.suffix in (".js", ".css", ".svg") and file.name not in ("service-worker.js", "ablations.js"):
+            shutil.copyfile(file, site.folder / file.name)
+    teasers = {"strip_teaser": _strip_page(site), "coined_teaser": _coined_page(site)}
+    if "ablations" in site.names:
+        _ablation_page(site)
+    documents = Documents(ROOT, site.folder, repository)
+    document_pages(documents, lambda name, title, main: site.write(f"docs/{name}", title, main, kind="text"))
+    shutil.copyfile(ROOT / "NOTICE", site.folder / "NOTICE.txt")
+    (site.folder / ".nojekyll").touch()
+    return teasers
 
 
 def fetch_runtime() -> None:

@@ -3,7 +3,7 @@
 import html
 import re
 import shutil
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from urllib.parse import urlsplit
 
@@ -22,12 +22,12 @@ def heading_id(text: str) -> str:
 
 def titles_of(docs: Path) -> dict[str, str]:
     """The title of each page by its name, in the order in which they are listed."""
-    names = sorted((path.stem for path in docs.glob("*.md")), key=lambda name: (*_place(name), name))
+    names = sorted((path.stem for path in docs.glob("*.md")), key=lambda name: (_place(name), name))
     return {name: re.search(r"^# (.+)$", (docs / f"{name}.md").read_text(), re.M)[1] for name in names}  # type: ignore[index]
 
 
-def _place(name: str) -> tuple[int]:
-    return (ORDER.index(name) if name in ORDER else len(ORDER),)
+def _place(name: str) -> int:
+    return ORDER.index(name) if name in ORDER else len(ORDER)
 
 
 class Documents:
@@ -112,8 +112,8 @@ def _plain(token: Token) -> str:
     return "".join(child.content for child in token.children or () if child.type in ("text", "code_inline"))
 
 
-def document_pages(documents: Documents, write: Callable[[str, str, str], None]) -> Iterator[str]:
-    """Writes all pages of docs/, and a list of them; yields the names of what it wrote.
+def document_pages(documents: Documents, write: Callable[[str, str, str], None]) -> None:
+    """Writes all pages of docs/, and a list of them.
 
     Args:
         documents: the renderer.
@@ -123,7 +123,6 @@ def document_pages(documents: Documents, write: Callable[[str, str, str], None])
     for name, title in titles.items():
         text = documents.render(documents.root / "docs" / f"{name}.md")
         write(f"{name}.html", title, f"{_contents(titles, name)}\n<article>\n{text}</article>")
-        yield name
     links = "\n".join(f'<li><a href="{name}.html">{html.escape(title)}</a></li>' for name, title in titles.items())
     intro = "<h1>Documents</h1>\n<p>What was found, how it was measured, and how to use and extend kanjilab.</p>"
     write("index.html", "Documents", f"{_contents(titles, '')}\n<article>{intro}\n<ul>\n{links}\n</ul></article>")

@@ -1,5 +1,7 @@
 // The first page: a prompt, four glyphs that form out of noise, and a link that draws the same again.
 
+import { kept } from "./offline.js";
+
 const COUNT = 4;
 const STEPS = 15;
 const WHITE = 240; // shown as white: a decoder's blank paper is mottled just below 255 (kanjilab.viz.strip)
@@ -9,7 +11,7 @@ const [form, prompt, seed, guidance, said, read, progress] = [
   "ask", "prompt", "seed", "guidance", "said", "read", "progress",
 ].map(find);
 
-let worker = null;
+let starting = null; // a promise of the worker
 let number = 0; // of the latest drawing
 
 /** A glyph's place: its canvas, its caption, and a button that saves it. */
@@ -71,13 +73,11 @@ const megabytes = (bytes) => Math.round(bytes / 1e6);
 
 const on = {
   loading({ loaded, total }) {
-    progress.hidden = false;
     progress.value = loaded / total;
-    if (number) said.textContent = `Loading the model: ${megabytes(loaded)} of ${megabytes(total)} MB, once.`;
+    said.textContent = `Loading the model: ${megabytes(loaded)} of ${megabytes(total)} MB, once.`;
   },
   preparing({ done, all }) {
-    if (number) said.textContent = `Preparing the model: part ${done} of ${all}.`;
-    if (done === all && !number) progress.hidden = true;
+    said.textContent = `Preparing the model: part ${done} of ${all}.`;
   },
   read: showReading,
   step({ at, step, steps, pixels, size }) {
@@ -102,17 +102,20 @@ function finish() {
   said.textContent = `Four glyphs for “${prompt.dataset.asked}”, each out of its own noise.`;
 }
 
+/** A promise of the worker, which is started once: it loads the model. */
 function load() {
-  if (worker) return;
-  worker = new Worker("worker.js", { type: "module" });
-  worker.onmessage = ({ data }) => {
-    if (data.number === undefined || data.number === number) on[data.kind](data);
-  };
-  worker.onerror = () => {
-    on.failed({ reason: "this browser could not start the model (it needs WebAssembly and module workers)" });
-    worker = null;
-  };
-  worker.postMessage({ kind: "load" });
+  starting ??= kept.then(() => {
+    const worker = new Worker("worker.js", { type: "module" });
+    worker.onmessage = ({ data }) => {
+      if (data.number === undefined || data.number === number) on[data.kind](data);
+    };
+    worker.onerror = () => {
+      on.failed({ reason: "this browser could not start the model (it needs WebAssembly and module workers)" });
+      starting = null;
+    };
+    return worker;
+  });
+  return starting;
 }
 
 /** What the address holds, or what it would have to hold. */
@@ -142,7 +145,6 @@ function draw() {
   }
   seed.value = wholeNumber(seed.value);
   history.replaceState(null, "", address());
-  load();
   number++;
   prompt.dataset.asked = text;
   const seeds = places.map((_, at) => Number(seed.value) + at);
@@ -154,7 +156,8 @@ function draw() {
   said.textContent = "Loading the model.";
   progress.hidden = false;
   progress.removeAttribute("value");
-  worker.postMessage({ kind: "draw", number, prompt: text, seeds, guidance: Number(guidance.value), steps: STEPS });
+  const asked = { number, prompt: text, seeds, guidance: Number(guidance.value), steps: STEPS };
+  load().then((worker) => worker.postMessage(asked));
 }
 
 /** The glyphs that were drawn when this page was built, side by side in one picture. */

@@ -45,12 +45,9 @@ async function draw({ number, prompt, seeds, guidance, steps }) {
 }
 
 self.onmessage = async ({ data }) => {
+  latest = data.number;
   try {
-    if (data.kind === "load") await model();
-    if (data.kind === "draw") {
-      latest = data.number;
-      await draw(data);
-    }
+    await draw(data);
   } catch (error) {
     postMessage({ kind: "failed", number: data.number, reason: String(error.message ?? error) });
   }
