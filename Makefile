@@ -6,7 +6,7 @@ INSTALLED := $(VENV)/.installed
 export PYRIGHT_PYTHON_IGNORE_WARNINGS := 1
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 
-.PHONY: help demo test browser-test lint lab app notebooks benchmarks clean
+.PHONY: help demo test browser-test lint lab app page notebooks benchmarks clean
 
 help:
 	@echo "make demo        curate, train and show the checkpoint strip (runs/)"
@@ -14,6 +14,7 @@ help:
 	@echo "make browser-test  the widgets in JupyterLab and Chromium only (a part of make test where Chromium is found)"
 	@echo "make lab         open JupyterLab on the notebooks"
 	@echo "make app         the prompt playground as a page of its own, for this machine alone: http://localhost:8866"
+	@echo "make page        a static site that draws in the browser, for any web server: site/ (needs npm once)"
 	@echo "make lint        style and types only"
 	@echo "make notebooks   run all notebooks anew and renew their links (notebooks/, figures/)"
 	@echo "make benchmarks  speed of the training step on this machine"
@@ -61,6 +62,10 @@ lab: $(INSTALLED)
 app: $(INSTALLED)
 	@echo "Serving the playground with the runs in runs/ (or \$$KANJILAB_RUNS); to end it: Ctrl-C"
 	$(BIN)/python app/serve.py $(APP)
+
+# Options: make page PAGE='--model FOLDER --repository https://github.com/owner/name'
+page: $(INSTALLED)
+	$(BIN)/python app/page/build.py $(PAGE)
 
 notebooks: $(INSTALLED)
 	$(BIN)/python notebooks/build.py

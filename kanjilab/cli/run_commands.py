@@ -121,14 +121,15 @@ def diagnose(
 
 
 def export(
-    folder: Run,
+    folder: Annotated[Path, typer.Argument(help="A run; of onnx also a base: writer, pocket2, a pipeline's folder.")],
     path: Annotated[Path, typer.Argument(help="Folder to write into.")],
     step: Annotated[int | None, typer.Option(help="A checkpoint; the last by default.")] = None,
     arm: ArmNumber = 0,
     form: Annotated[
         str,
-        typer.Option("--format", help="diffusers, comfyui (with a workflow), kohya, peft, or pipeline: all merged."),
+        typer.Option("--format", help="diffusers, comfyui (with a workflow), kohya, peft; all merged: pipeline, onnx."),
     ] = "diffusers",
+    weights: Annotated[str, typer.Option(help="Of onnx: {kanjilab.export.onnx_folder.ONNX_WEIGHTS}.")] = "fp16",
     prompt: Annotated[str, typer.Option(help="Of the ComfyUI workflow.")] = "mountains",
     card: Annotated[bool, typer.Option(help="Write a model card, README.md.")] = False,
     strip: Annotated[Path | None, typer.Option(help="A PNG for the card.")] = None,
@@ -137,11 +138,18 @@ def export(
 ) -> None:
     """Write a checkpoint as a file that diffusers, ComfyUI, kohya's scripts or PEFT load, or as a whole pipeline."""
     from kanjilab.export.conversion import ABOUT_DORA, push_to_hub
+    from kanjilab.export.onnx_folder import base_to_onnx
     from kanjilab.export.release import Handover, hand_over
+    from kanjilab.models.hub import HUB_BASES
+    from kanjilab.models.loading import PACKAGED, load_base
 
+    handover = Handover(form, card=card or bool(push or strip), strip=strip, prompt=prompt, weights=weights)
+    is_base = str(folder) in (*PACKAGED, *HUB_BASES) or (folder / "model_index.json").is_file()
+    if form == "onnx" and is_base:
+        typer.echo(base_to_onnx(load_base(str(folder)), path, weights))
+        return
     run = open_training(folder)
     at = run.checkpoints()[-1] if step is None else step
-    handover = Handover(form, card=card or bool(push or strip), strip=strip, prompt=prompt)
     written = hand_over(run, at, arm, path, handover)
     address = [push_to_hub(path, push, private=not public)] if push else []
     typer.echo("\n".join([*map(str, written), *address]))

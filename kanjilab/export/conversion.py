@@ -115,7 +115,7 @@ def to_peft(run: RunFolder, step: int, arm: int, path: Path | str) -> Path:
         folder, layers = path / part if part in TEXT_ENCODERS else path, lora.of_part(part)
         folder.mkdir(parents=True, exist_ok=True)
         tensors = peft_tensors({f"{PEFT_PREFIX}{layer}": low for layer, low in layers.items()})
-        write_bytes_atomic(folder / PEFT_FILE, save(tensors, _header(run, step, arm, folded=False)))
+        write_bytes_atomic(folder / PEFT_FILE, save(tensors, export_facts(run, step, arm, folded=False)))
         write_json_atomic(folder / "adapter_config.json", config | {"target_modules": sorted(layers)})
     return path / PEFT_FILE
 
@@ -164,7 +164,7 @@ def read_arm(run: RunFolder, step: int, arm: int) -> Lora:
 def _write_lora(run: RunFolder, step: int, arm: int, file: Path, form: Callable[[Lora], dict[str, Tensor]]) -> Path:
     tensors = form(read_arm(run, step, arm))
     file.parent.mkdir(parents=True, exist_ok=True)
-    return write_bytes_atomic(file, save(tensors, _header(run, step, arm, folded=True)))
+    return write_bytes_atomic(file, save(tensors, export_facts(run, step, arm)))
 
 
 def _arm_folder(run: RunFolder, step: int, arm: int) -> Path:
@@ -181,8 +181,13 @@ def _stored_tensors(run: RunFolder, step: int, arm: int) -> dict[str, Tensor]:
     return stored
 
 
-def _header(run: RunFolder, step: int, arm: int, folded: bool) -> dict[str, str]:
-    """Text by text, as safetensors wants it."""
+def export_facts(run: RunFolder, step: int, arm: int, folded: bool = True) -> dict[str, str]:
+    """Where an export comes from, text by text, as a file of safetensors has it.
+
+    Args:
+        run, step, arm: as for `to_diffusers`.
+        folded: whether a LoRA's scale is in its weights.
+    """
     facts, settings = run.settings, run.arm(arm)
     return {
         "format": "pt",
@@ -228,7 +233,7 @@ def to_pipeline(run: RunFolder, step: int, arm: int, path: Path | str, base: Pat
             done = {name for file in files for name in _rewrite(file, temporary / part / file.name, changes[part])}
             if missing := sorted(changes[part].keys() - done):
                 raise ValueError(f"{source} has no weight {missing[0]} ({len(missing)} in all): it is another base")
-        (temporary / "kanjilab.json").write_text(json.dumps(_header(run, step, arm, folded=True), indent=2))
+        (temporary / "kanjilab.json").write_text(json.dumps(export_facts(run, step, arm), indent=2))
     return path
 
 
@@ -288,7 +293,7 @@ def model_card(run: RunFolder, step: int, arm: int, *, file: str, strip: str | N
     Returns:
         Markdown; what comes from the run is shown as text, never as markup.
     """
-    header, settings = _header(run, step, arm, folded=True), run.arm(arm)
+    header, settings = export_facts(run, step, arm), run.arm(arm)
     adapter = f"a {'DoRA' if settings.dora else 'LoRA'} of rank {settings.rank}"
     trained = "every weight of the denoiser" if settings.targets == "full" else adapter
     rows = {

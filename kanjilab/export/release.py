@@ -10,6 +10,7 @@ import numpy as np
 from kanjilab.core.run_folder import RunFolder
 from kanjilab.export.comfyui import Drawing, workflow_for, write_workflow
 from kanjilab.export.conversion import LORA_FORMS, to_pipeline, write_card
+from kanjilab.export.onnx_folder import run_to_onnx
 from kanjilab.models.loading import LatentDiffusion
 from kanjilab.models.sampling import Sampling, fitting
 from kanjilab.training.history import history_strip, sample_history
@@ -17,7 +18,7 @@ from kanjilab.viz.strip import Strip, save_strip
 
 OTHER_NOISES = (1, 2, 3)  # seeds in which the last checkpoint is drawn besides
 DRAWN_TOGETHER = 4  # pictures between two reports: a large base takes minutes for them on a processor
-FORMS = (*LORA_FORMS, "pipeline")
+FORMS = (*LORA_FORMS, "pipeline", "onnx")
 
 
 @dataclass(frozen=True)
@@ -30,8 +31,9 @@ class Handover:
         strip: a PNG for the card.
         prompt: of the workflow.
         sampling: of the workflow: steps, guidance, negative prompt, prefix.
+        weights: how ONNX stores them, a key of `onnx_folder.ONNX_WEIGHTS`.
     Raises:
-        ValueError: an unknown form.
+        ValueError: an unknown form; or a card for ONNX, which has its own.
     """
 
     form: str = "diffusers"
@@ -39,10 +41,13 @@ class Handover:
     strip: Path | None = None
     prompt: str = "mountains"
     sampling: Sampling = Sampling("ddim", steps=28, guidance=5.0)
+    weights: str = "fp16"
 
     def __post_init__(self) -> None:
         if self.form not in FORMS:
             raise ValueError(f"format must be one of {', '.join(FORMS)}, got {self.form!r}")
+        if self.form == "onnx" and self.card:
+            raise ValueError("the format onnx has a card of its own, without a strip, and is not pushed")
 
     def drawing(self, size_px: int) -> Drawing:
         """What the workflow draws, of this height and width."""
@@ -57,12 +62,14 @@ def hand_over(run: RunFolder, step: int, arm: int, path: Path, handover: Handove
 
     Args:
         run, step, arm: as for `kanjilab.export.conversion.to_diffusers`.
-        path: a folder; of the form `pipeline` a new one.
+        path: a folder; of the forms `pipeline` and `onnx` a new one.
     Returns:
         What was written, the weights first.
     Raises:
         ValueError, RunError, FileExistsError: as `kanjilab.export.conversion`.
     """
+    if handover.form == "onnx":
+        return [run_to_onnx(run, step, arm, path, handover.weights)]
     write = to_pipeline if handover.form == "pipeline" else LORA_FORMS[handover.form]
     written = [write(run, step, arm, path)]
     if handover.form == "comfyui":

@@ -244,6 +244,30 @@ def save_strip(strip: Strip, path: Path | str, cell_px: int = 96) -> Path:
     raise ValueError(f"strip of {strip.images.shape[:2]} cells does not fit in {MAX_BYTES:,} bytes: show fewer")
 
 
+def strip_cells(picture: np.ndarray, facts: Mapping[str, Any]) -> np.ndarray:
+    """Cuts a saved strip into its images.
+
+    Args:
+        picture: (H, W) or (H, W, 3) uint8, as `save_strip` wrote it.
+        facts: the JSON beside it.
+    Returns:
+        (rows, columns, edge, edge) or (rows, columns, edge, edge, 3) uint8, the cells as they were drawn.
+    Raises:
+        ValueError: the picture is not of the size that the facts name.
+    """
+    width, height = facts["picture"]["size_px"]
+    if picture.shape[:2] != (height, width):
+        raise ValueError(f"expected a picture of {width} x {height} px, got {picture.shape[1]} x {picture.shape[0]}")
+    labels = {name: tuple(facts[name]) for name in ("row_labels", "column_labels")}
+    groups = {name: tuple((text, size) for text, size in facts[name]) for name in ("row_groups", "column_groups")}
+    blank = np.zeros((len(labels["row_labels"]), len(labels["column_labels"]), 1, 1), np.uint8)
+    edge = facts["picture"]["cell_px"]
+    layout = _lay_out(Strip(blank, title=facts["title"], **labels, **groups), edge, 0)
+    return np.stack(
+        [np.stack([picture[top : top + edge, left : left + edge] for left in layout.x]) for top in layout.y]
+    )
+
+
 def _strip_facts(strip: Strip, cell_px: int, levels: int, size: tuple[int, int]) -> dict[str, Any]:
     return {
         "kind": "strip",

@@ -255,6 +255,16 @@ def test_export_says_who_draws_a_dora(trained, tmp_path):
         assert "This is a DoRA" in said and "ComfyUI/pull/15458" in said
 
 
+def test_export_as_onnx_of_a_run_or_a_base(trained, tmp_path):
+    run, _ = trained
+    assert "weights must be one of" in refused("export", run.path, tmp_path / "x", "--format", "onnx", "--weights", "x")
+    target = tmp_path / "onnx"
+    said = done("export", run.settings["base"], target, "--format", "onnx", "--weights", "mixed")
+    facts = json.loads((target / "kanjilab.json").read_text())
+    assert said.strip() == str(target) and facts["facts"]["base_identity"] == run.settings["base_identity"]
+    assert facts["weights"] == {"text_encoder": "int8", "denoiser": "fp16", "decoder": "fp16"}
+
+
 class WaterJudge:
     """Sees water everywhere."""
 
