@@ -37,11 +37,16 @@ from kanjilab.widgets.certificate_cards import CoinCards, chosen_html
 from kanjilab.widgets.common import (
     WRAP,
     CodeBox,
+    chip,
     escape,
+    folded,
     labelled,
+    panel_box,
     png_bytes,
     progress_html,
     python_call,
+    stop_button,
+    wide,
 )
 from kanjilab.widgets.draw_panel import DrawPanel, Job
 from kanjilab.widgets.generation import Models, Request
@@ -126,9 +131,9 @@ class CoinPage(DrawPanel):
             self.show(coinage)
 
     def _make_inputs(self, phrase: str, parts: str, noises: int, keep: int) -> None:
-        self.phrase = labelled(widgets.Text(phrase, layout={"width": "24em"}), "Phrase")
+        self.phrase = wide(labelled(widgets.Text(phrase), "Phrase"))
         hint = "such as woman + dragon"
-        self.parts = labelled(widgets.Text(parts, placeholder=hint, layout={"width": "22em"}), "Parts (optional)")
+        self.parts = wide(labelled(widgets.Text(parts, placeholder=hint), "Parts (optional)"))
         options = [ANY_LAYOUT, *LAYOUTS_BY_NAME]
         self.layout = labelled(widgets.Dropdown(options=options, layout={"width": "14em"}), "Layout")
         self.noises = self._number("Noises a reading", noises, 1, NOISES_MOST)
@@ -138,7 +143,7 @@ class CoinPage(DrawPanel):
             widget.observe(lambda _: self._show_cost(), "value")
         for widget in (self.phrase, self.parts):
             widget.on_msg(lambda _, content, __: self.start() if content.get("event") == "submit" else None)
-        self.examples = [widgets.Button(description=text, layout={"width": "auto"}) for text in EXAMPLES]
+        self.examples = [chip(text) for text in EXAMPLES]
         for button in self.examples:
             button.on_click(lambda chosen: setattr(self.phrase, "value", chosen.description))
 
@@ -148,7 +153,7 @@ class CoinPage(DrawPanel):
 
     def _make_outputs(self) -> None:
         self.button = widgets.Button(description="Coin", button_style="primary")
-        self.stop_button = widgets.Button(description="Stop", disabled=True)
+        self.stop_button = stop_button()
         self.button.on_click(lambda _: self.start())
         self.stop_button.on_click(lambda _: self.stop())
         self.cost, self.status, self.progress = widgets.HTML(), widgets.HTML(), widgets.HTML()
@@ -164,13 +169,12 @@ class CoinPage(DrawPanel):
     def _make_layout(self) -> None:
         rows = [[self.phrase, self.parts], [widgets.Label("Try:"), *self.examples]]
         rows.append([self.button, self.stop_button, self.cost])
-        advanced = widgets.Accordion([widgets.HBox([self.layout, self.noises, self.keep, self.seed], layout=WRAP)])
-        advanced.titles = ("Advanced",)
+        advanced = folded("Advanced", [[self.layout, self.noises, self.keep, self.seed]])
         shown: list[widgets.Widget] = [*(widgets.HBox(row, layout=WRAP) for row in rows), advanced]
         shown += [widgets.HBox([self.status, self.progress], layout=WRAP), self.cards, self.certificate]
         shown += [self.keep_button] if self._on_keep else []
         shown += [self.drawn] + ([] if self._queue else [self.box])
-        self.widget = widgets.VBox(shown, layout={"max_width": "100%"})
+        self.widget = panel_box(shown)
 
     @property
     def options(self) -> dict[str, Any]:
@@ -336,4 +340,4 @@ def kept_coined(one: Coined) -> Kept:
     report = certificate.report
     met = len(CRITERIA) - len(report.lacking)
     verdict = f"Coined for “{certificate.phrase}”: {certificate.novelty}; {met} of {len(CRITERIA)} criteria by judge B."
-    return Kept(request, np.asarray(one.image), verdict)
+    return Kept(request, np.asarray(one.image), verdict, certificate)

@@ -61,6 +61,11 @@ def status_html(text: object) -> str:
     return f'<span role="status">{escape(text)}</span>'
 
 
+def soft_html(text: str) -> str:
+    """Untrusted text for `widgets.HTML`, in the colour of notes, that a screen reader announces when it changes."""
+    return text and f'<span class="soft" role="status">{escape(text)}</span>'
+
+
 def label_of(setting: str) -> str:
     """The name of a setting for readers: "peak_lr" is "Peak learning rate"."""
     return LABELS.get(setting, setting.replace("_", " ").capitalize())
@@ -226,6 +231,70 @@ def progress_html(done: float, total: float, label: str) -> str:
     share = f"{done:,.0f} of {total:,.0f}"
     bar = f'<progress value="{done:g}" max="{total:g}" style="width:16em;vertical-align:middle">{share}</progress>'
     return f"<label>{escape(label)} {bar} {share}</label>"
+
+
+class PanelStyle(anywidget.AnyWidget):
+    """Brings `panels.css`, the look that all panels share, to the page; it shows nothing itself."""
+
+    _esm = "export default { render() {} }"
+    _css = FOLDER / "panels.css"
+
+
+def panel_box(shown: Sequence[widgets.Widget]) -> widgets.VBox:
+    """What a panel shows, from top to bottom, in the look that all panels share."""
+    box = widgets.VBox([PanelStyle(layout={"display": "none"}), *shown])
+    box.add_class("kanjilab-panel")
+    return box
+
+
+def chip(text: str) -> widgets.Button:
+    """A small round button that stands for a suggestion, such as an example; `text` may be untrusted."""
+    button = widgets.Button(description=text)
+    button.add_class("kanjilab-chip")
+    return button
+
+
+def stop_button() -> widgets.Button:
+    """A button that is shown only while there is something to stop."""
+    button = widgets.Button(description="Stop", disabled=True)
+    button.add_class("kanjilab-stop")
+    return button
+
+
+def wide(widget: AnyInput) -> AnyInput:
+    """The same input, as wide as its row has room for."""
+    widget.add_class("kanjilab-wide")
+    return widget
+
+
+class FoldButton(anywidget.AnyWidget):
+    """A native button that says whether what it governs is open, which no button of ipywidgets does."""
+
+    _esm = """
+    export default { render({ model, el }) {
+      const button = document.createElement("button");
+      button.type = "button";
+      button.className = "kanjilab-fold";
+      button.textContent = model.get("title");
+      const show = () => button.setAttribute("aria-expanded", model.get("opened"));
+      button.addEventListener("click", () => { model.set("opened", !model.get("opened")); model.save_changes(); });
+      el.addEventListener("keydown", (event) => event.stopPropagation());
+      model.on("change:opened", show);
+      show();
+      el.append(button);
+      return () => model.off("change:opened", show);
+    } };
+    """
+    title = traitlets.Unicode().tag(sync=True)
+    opened = traitlets.Bool(False).tag(sync=True)
+
+
+def folded(title: str, rows: Sequence[Sequence[widgets.Widget]]) -> widgets.VBox:
+    """Rows of inputs that are hidden until the button with their title is pressed."""
+    button = FoldButton(title=title)
+    inside = widgets.VBox([widgets.HBox(list(row), layout=WRAP) for row in rows], layout={"display": "none"})
+    button.observe(lambda change: setattr(inside.layout, "display", "flex" if change["new"] else "none"), "opened")
+    return widgets.VBox([button, inside])
 
 
 class Panel(ABC):

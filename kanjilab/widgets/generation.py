@@ -8,7 +8,7 @@ import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass
-from functools import cache
+from functools import cache, cached_property
 from pathlib import Path
 from typing import Any
 
@@ -22,10 +22,12 @@ from torch import Tensor
 from kanjilab.core.config import DEFAULT_BASE
 from kanjilab.core.run_folder import RunFolder, find_runs
 from kanjilab.data.dictionary import load_characters
+from kanjilab.data.part_names import part_names
 from kanjilab.evaluation.caption_baseline import caption_words
-from kanjilab.evaluation.judges.explanation import LAYOUT_WORDS, explain
+from kanjilab.evaluation.judges.explanation import explain
 from kanjilab.evaluation.judges.part_judge import load_judge
 from kanjilab.evaluation.scoring import glyphs_of
+from kanjilab.experiments.coining import WRITER
 from kanjilab.experiments.reinvention import part_glosses
 from kanjilab.models.diffusion import LatentDiffusion
 from kanjilab.models.loading import PACKAGED, load_base
@@ -40,7 +42,7 @@ CHOOSER, REPORTER = "A", "B"  # one judge chooses and the other reports, so that
 FRAMES_SHOWN = 12
 COLUMNS = 6  # of a static picture, which is then no wider than the explanation above it
 BASE_ALONE = "the base alone, before any training"
-WRITER_ALONE = "the writer: real kanji, by meaning or by parts"
+WRITER_ALONE = "the writer"
 WAIT_SECONDS = 0.2
 
 
@@ -119,7 +121,7 @@ class Limits:
         return request
 
 
-PUBLIC = Limits(characters=100, steps=30, glyphs=6, guidance=15.0)
+PUBLIC = Limits(characters=100, steps=30, glyphs=8, guidance=15.0)
 
 
 class Models:
@@ -153,6 +155,10 @@ class Models:
             self._used = None  # frees the memory first: fully fine-tuned denoisers are large
             self._used = key, load_checkpoints(base, run, [step], request.arm)
         return base, self._used[1]
+
+    def loaded(self, name: str) -> LatentDiffusion | None:
+        """A base of that name, if it is in memory."""
+        return self._given.get(name) or next((base for key, base in list(self._bases.items()) if key[0] == name), None)
 
     def _base(self, name: str, precision: str) -> LatentDiffusion:
         if name in self._given:
@@ -189,6 +195,15 @@ def _taken(file: Any) -> bool:
     except BlockingIOError:
         return False
     return True
+
+
+def about_model(base: str) -> str:
+    """What to know of a base that draws where there is no trained run."""
+    if base == WRITER:
+        return "The writer draws: a small model that knows real kanji. Ask by meaning, or by parts."
+    text = "There is no trained run here, so the base itself draws."
+    stranger = " It has never seen a kanji: its glyphs look like other scripts."
+    return text + (stranger if base in PACKAGED else "")
 
 
 def run_choices(runs: Path | None, alone: str = BASE_ALONE) -> list[tuple[str, tuple[Path, int] | None]]:
@@ -254,6 +269,11 @@ class Glyphs:
         """Index of the first in rank; where all are rejected, of the most nearly well-formed."""
         return int(np.argmin(self.ranking["order"].to_numpy()))
 
+    @cached_property
+    def readings(self) -> pd.DataFrame:
+        """What judge B, which did not choose, reads in each glyph; see `Judge.read`."""
+        return load_judge(REPORTER).read(self.images)
+
     def forming(self, index: int) -> tuple[NDArray[np.uint8], list[int]]:
         """A glyph after some of its steps, evenly spaced up to the last: (F, H, W) uint8, and the F steps."""
         steps = len(self.latents)
@@ -262,7 +282,7 @@ class Glyphs:
         return glyphs_of(frames[None]), shown
 
     def picture(self, index: int | None = None) -> Image.Image:
-        """One glyph explained (None for the best), how it formed, and all glyphs with their ranks."""
+        """One glyph explained (None for the best), how it formed, and all glyphs in judge A's order."""
         index = self.best if index is None else index
         frames, steps = self.forming(index)
         labels = [f"step {step}" for step in steps]
@@ -270,7 +290,7 @@ class Glyphs:
         sheets.append(draw_glyph_sheet(frames, labels, columns=COLUMNS))
         if len(self.images) > 1:
             order = list(np.argsort(self.ranking["order"]))
-            captions = [short_caption(self.ranking.iloc[one], self.request.seeds[one]) for one in order]
+            captions = [f"seed {self.request.seeds[one]}" for one in order]
             sheets.append(draw_glyph_sheet(self.images[order], captions, columns=COLUMNS))
         return stacked([Image.open(io.BytesIO(png_bytes(sheet))) for sheet in sheets])
 
@@ -316,21 +336,22 @@ def glosses() -> dict[str, str]:
     return part_glosses(load_characters())
 
 
-def named_parts(prompt: str, parts: Sequence[str], names: Mapping[str, str] | None = None) -> tuple[str, ...]:
+def named_parts(prompt: str, parts: Sequence[str], names: Mapping[str, Sequence[str]] | None = None) -> tuple[str, ...]:
     """The parts whose English names are in a prompt.
 
     Args:
         prompt: such as "fire fish".
         parts: known parts; of two with the same name the first counts.
-        names: part -> English name; None for `glosses`.
+        names: part -> its English names; None for those that the writer was taught, and the dictionary's glosses.
     Returns:
         Such as ("火", "魚"), in the order of the prompt.
     """
-    names = glosses() if names is None else names
+    if names is None:
+        names = {part: (*part_names().get(part, ()), *filter(None, [glosses().get(part)])) for part in parts}
     by_words: dict[tuple[str, ...], str] = {}
     for part in parts:
-        if part in names:
-            by_words.setdefault(caption_words(names[part]), part)
+        for name in names.get(part, ()):
+            by_words.setdefault(caption_words(name), part)
     words, found, place = caption_words(prompt), [], 0
     while place < len(words):
         length = next((n for n in (2, 1) if tuple(words[place : place + n]) in by_words), 0)
@@ -371,55 +392,3 @@ def rank_glyphs(readings: pd.DataFrame, expected: Sequence[str]) -> pd.DataFrame
     order = np.empty(len(keys), dtype=int)
     order[keys.sort_values(["out", "missing", "exists", "ill"], kind="stable").index] = np.arange(len(keys))
     return table.assign(order=order, rank=np.where(keys["out"], 0, order + 1))
-
-
-def short_caption(ranked: Any, seed: int) -> str:
-    """A glyph's rank as a short caption: `1. seed 7`, or `rejected: seed 7`.
-
-    Args:
-        ranked: row of `rank_glyphs`.
-        seed: of the glyph.
-    """
-    return f"{ranked['rank']}. seed {seed}" if ranked["rank"] else f"rejected: seed {seed}"
-
-
-def placing(ranked: Any, seed: int, expected: Sequence[str]) -> str:
-    """A glyph's rank and the reasons for it, in words.
-
-    Args:
-        ranked, seed: as for `short_caption`.
-        expected: parts that a glyph should show.
-    """
-    if ranked["rejected"]:
-        return f"seed {seed}: rejected by judge {CHOOSER}, {ranked['rejected']}"
-    parts = f"{len(ranked['found'])} of {len(expected)} expected parts ({''.join(expected)}), " if expected else ""
-    novelty = f"exists as {ranked['codepoint']} {ranked['nearest']}" if ranked["exists"] else "new"
-    return f"seed {seed}: rank {ranked['rank']}, {parts}{novelty}, well-formed {ranked['legal_probability']:.2f}"
-
-
-def describe(reading: Any, names: Mapping[str, str], characters: pd.DataFrame) -> str:
-    """What a judge read, in a sentence or two.
-
-    Args:
-        reading: row of `Judge.read`.
-        names: part -> English name, such as `glosses()`.
-        characters: the dictionary.
-    Returns:
-        Such as "Well-formed (0.98), left and right. Parts: 人 person (0.99), 木 tree (0.99). Already exists as
-        U+4F11 休 (rest)."
-    """
-    legal = "Well-formed" if reading["legal"] else "Not well-formed"
-    layout = LAYOUT_WORDS.get(reading["layout"], "no clear layout")
-    seen = [
-        " ".join(filter(None, [part, names.get(part)])) + f" ({score:.2f})"
-        for part, score in zip(reading["parts"], reading["part_scores"], strict=True)
-    ]
-    nearest, distance = f"{reading['codepoint']} {reading['nearest']}", f"{reading['distance']:.2f}"
-    known = reading["nearest"] in characters.index
-    meanings = "; ".join(characters.loc[reading["nearest"], "meanings"][:3]) if known else ""
-    nearest += f" ({meanings})" if meanings else ""
-    novelty = f"In no list of characters; the nearest is {nearest}, at distance {distance}."
-    if reading["exists"]:
-        novelty = f"Already exists as {nearest}."
-    parts = f"Parts: {', '.join(seen)}." if seen else "No known part."
-    return f"{legal} ({reading['legal_probability']:.2f}), {layout}. {parts} {novelty}"

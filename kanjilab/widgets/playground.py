@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import secrets
 import tempfile
 import threading
 import time
@@ -16,24 +17,28 @@ from torch import Tensor
 
 from kanjilab.core.run_folder import RunFolder
 from kanjilab.data.dictionary import load_characters
-from kanjilab.evaluation.judges.explanation import explain
-from kanjilab.evaluation.judges.nearest_character import Neighbours
 from kanjilab.evaluation.judges.part_judge import load_judge
 from kanjilab.evaluation.scoring import glyphs_of
-from kanjilab.experiments.coining import WRITER
+from kanjilab.experiments.coining import WRITER, Coined
 from kanjilab.models.diffusion import FlowDiffusion, LatentDiffusion, UNetDiffusion
-from kanjilab.models.loading import cache_folder
+from kanjilab.models.loading import PACKAGED
 from kanjilab.models.sampling import SAMPLERS, Sampling
+from kanjilab.widgets.certificate_cards import chosen_html
 from kanjilab.widgets.coin_page import CoinPage
 from kanjilab.widgets.common import (
     WRAP,
     CodeBox,
-    escape,
+    chip,
+    folded,
     labelled,
+    panel_box,
     picture_html,
     png_bytes,
     progress_html,
     python_call,
+    soft_html,
+    stop_button,
+    wide,
 )
 from kanjilab.widgets.draw_panel import DrawPanel, Job
 from kanjilab.widgets.generation import (
@@ -46,31 +51,33 @@ from kanjilab.widgets.generation import (
     Limits,
     Models,
     Request,
+    about_model,
     checkpoint_choices,
-    describe,
     draw_glyphs,
-    glosses,
-    placing,
     run_choices,
-    short_caption,
 )
 from kanjilab.widgets.glyph_grid import NONE, GlyphGrid
+from kanjilab.widgets.prompt_words import prompt_note, token_count
 from kanjilab.widgets.saved_glyphs import Kept, kept_glyph, load_history, save_history
+from kanjilab.widgets.share_link import ShareLink, query_of, request_of_query
+from kanjilab.widgets.verdict import advice, caption_of, describe, made_of, verdict_html
 from kanjilab.widgets.worker import Worker
 
-NEIGHBOURS_LOCK = threading.Lock()  # so that the panels of one kernel fit the neighbours once
 SEED_MOST = 2**31
+RANDOM_SEEDS = 1_000_000  # short enough to be read out
 HISTORY_MOST = 24  # glyphs that the panel keeps; the oldest are dropped
 FRAME_EVERY_SECONDS = 0.25
-NEAREST = 5
+GLYPHS = 8
+EXAMPLES = ("fish king", "iron tree", "water castle", "fire person", "dragon")
+WRITER_EXAMPLES = ("river", "dragon", "water + three", "fish + tree", "top: bamboo, bottom: horse")
 LOCK = Path(tempfile.gettempdir()) / "kanjilab-playground.lock"
 
 
 class Playground(DrawPanel):
-    """Draw a prompt with a trained run, choose among several glyphs, and save a history of them; or coin a kanji.
+    """Draw a prompt with a trained run, choose among several glyphs, and keep a gallery of them; or coin a kanji.
 
-    Drawing runs in a thread, so the kernel stays free. Without a trained run the base itself draws. A page of its own
-    coins kanji for a phrase, see `CoinPage`.
+    Drawing runs in a thread, so the kernel stays free. Without a trained run the base itself draws. Judge A orders the
+    glyphs; all that is said of them is what judge B reads. A page of its own coins kanji for a phrase, see `CoinPage`.
 
     Args:
         runs: folder with trained runs, at any depth; None for the base alone.
@@ -80,6 +87,7 @@ class Playground(DrawPanel):
         public: for a public page: bounded requests, one drawing at a time on this machine, no code, no paths, no
             saving.
         history: folder to save glyphs in.
+        query: of a shared link (see `share_link`), which is drawn at once; "" for none.
     Attributes:
         glyphs: the latest drawing, or None.
         coining: the page that coins.
@@ -97,6 +105,7 @@ class Playground(DrawPanel):
         device: str = "cpu",
         public: bool = False,
         history: Path | str = "playground",
+        query: str = "",
     ):
         self._runs = None if runs is None else Path(runs)
         self._public, self._limits = public, PUBLIC if public else Limits()
@@ -105,12 +114,9 @@ class Playground(DrawPanel):
         self._choices = run_choices(self._runs, WRITER_ALONE if self._base == WRITER else BASE_ALONE)
         if public:  # hashes name the arms of a study
             self._choices = [choice for choice in self._choices if "/packs/" not in choice[0]]
-        self._neighbours: Neighbours | None = None
         self.glyphs: Glyphs | None = None
-        self._explained: tuple[np.ndarray, str] | None = None  # a glyph and its prompt
         self._order: list[int] = []
         self.history: list[Kept] = []
-        self._verdict = ""  # on the explained glyph
         self._lock = threading.Lock()  # over models and figures: one glyph is drawn or explained at a time
         self._make_inputs()
         self._make_outputs()
@@ -120,8 +126,12 @@ class Playground(DrawPanel):
             self._make_saving(Path(history))
         self._make_layout()
         run, arm = self._drawn_by
-        self._set_inputs(request or Request("fish king", seeds=(0, 1, 2, 3), run=run, arm=arm))
+        usual = Request(self._example_texts[0], seeds=tuple(range(GLYPHS)), base=self._base, run=run, arm=arm)
+        with self._changing_inputs():
+            self._set_inputs(request or usual)
         self._show_code()
+        if query:
+            self._open_link(query)
 
     @property
     def request(self) -> Request:
@@ -145,6 +155,15 @@ class Playground(DrawPanel):
         return self._choices[index or 0][1] or (None, 0)
 
     @property
+    def _base_name(self) -> str:
+        run, _ = self._drawn_by
+        return self._base if run is None else str(RunFolder.open(run).settings["base"])
+
+    @property
+    def _example_texts(self) -> tuple[str, ...]:
+        return WRITER_EXAMPLES if self._base_name == WRITER else EXAMPLES
+
+    @property
     def code(self) -> str:
         """The call that draws the same glyphs, as a picture; "" on a public page."""
         if self._public:
@@ -160,7 +179,7 @@ class Playground(DrawPanel):
 
     def _make_inputs(self) -> None:
         most = self._limits
-        self.prompt = labelled(widgets.Text(layout={"width": "24em"}), "Prompt")
+        self.prompt = wide(labelled(widgets.Text(continuous_update=True), "Prompt"))
         self.model = labelled(widgets.Dropdown(options=[label for label, _ in self._choices]), "Model")
         self.checkpoint = labelled(widgets.Dropdown(), "Checkpoint")
         self.sampler = labelled(widgets.Dropdown(options=SAMPLERS), "Sampler")
@@ -171,8 +190,12 @@ class Playground(DrawPanel):
         self.prefix = labelled(widgets.Text(placeholder="words before the prompt"), "Style")
         self.negative = labelled(widgets.Text(placeholder="words to avoid"), "Negative prompt")
         self.parts = labelled(widgets.Text(placeholder="those that the prompt names"), "Expected parts")
+        self.examples = widgets.HBox(layout=WRAP)
+        self.random_button = widgets.Button(description="Other noises", tooltip="Draw again from a random first seed")
+        self.random_button.on_click(lambda _: self.draw_others())
         self._fill_checkpoints()
         self.model.observe(lambda _: self._fill_checkpoints(), "index")
+        self.prompt.observe(lambda _: self._note_prompt(), "value")
         inputs = (self.prompt, self.model, self.checkpoint, self.sampler, self.steps, self.guidance)
         for widget in (*inputs, self.seed, self.count, self.prefix, self.negative, self.parts):
             widget.observe(lambda _: self._show_code(), "value")
@@ -215,56 +238,89 @@ class Playground(DrawPanel):
         )
         if fitting != self.sampler.options:
             self.sampler.options = fitting
+        self._show_examples()
 
     def _make_outputs(self) -> None:
         self.button = widgets.Button(description="Draw", button_style="primary")
-        self.stop_button = widgets.Button(description="Stop", disabled=True)
+        self.stop_button = stop_button()
         self.button.on_click(lambda _: self.start())
         self.stop_button.on_click(lambda _: self.stop())
-        self.status, self.progress = widgets.HTML(), widgets.HTML()
-        self.about = widgets.HTML(self._about())
-        self.candidates = GlyphGrid("Glyphs, best first", columns=6, cell_px=96, empty="Nothing is drawn yet.")
+        self.note, self.status, self.progress = widgets.HTML(), widgets.HTML(), widgets.HTML()
+        self.about = widgets.HTML(soft_html(about_model(self._base) if len(self._choices) == 1 else ""))
+        self.candidates = GlyphGrid("Glyphs, best first", columns=GLYPHS, cell_px=80, empty="Nothing is drawn yet.")
         self.forming = GlyphGrid("How it formed, step by step", columns=FRAMES_SHOWN, cell_px=64, empty="")
-        self.verdict, self.reasons = widgets.HTML(), widgets.HTML()
-        self.past = GlyphGrid("History", columns=12, cell_px=64, empty="No glyphs yet.")
+        self.verdict = widgets.HTML()
+        self.verdict.add_class("kanjilab-certificate")
+        self.past = GlyphGrid(
+            "Gallery", columns=12, cell_px=64, empty="No glyphs yet: the best of each drawing is kept."
+        )
         self.candidates.observe(lambda _: self._explain_choice(), "selected")
         self.forming.observe(lambda _: self._enlarge(), "selected")
         self.past.observe(lambda _: self._recall(), "selected")
-        self.enlarged, self.box = widgets.HTML(), CodeBox(label="These glyphs as code")
+        self.enlarged = widgets.HTML()
+        self.box, self.link = CodeBox(label="These glyphs as code"), ShareLink()
 
     def _make_saving(self, history: Path) -> None:
         """Not on a public page, which can reach every widget, shown or not."""
         self.folder = labelled(widgets.Text(value=str(history)), "Folder")
-        self.save_button = widgets.Button(description="Save history")
-        self.load_button = widgets.Button(description="Load history")
+        self.save_button = widgets.Button(description="Save gallery")
+        self.load_button = widgets.Button(description="Load gallery")
         self.save_button.on_click(lambda _: self._try(self.save))
         self.load_button.on_click(lambda _: self._try(self.load))
 
-    def _about(self) -> str:
-        if len(self._choices) > 1:
-            return ""
-        text = "There is no trained run here, so the base itself draws."
-        if self._base == WRITER:
-            text = (
-                "There is no trained run here, so the writer draws. It knows real kanji: ask by meaning, as “river”, "
-            )
-            text += "or by parts, as “water + three” or “left: water, right: three”."
-        if self._base in ("pocket2", "pocket"):
-            text += " It has never seen a kanji: its glyphs look like other scripts."
-        return f"<p>{escape(text)}</p>"
-
     def _make_layout(self) -> None:
-        rows = [[self.prompt, self.button, self.stop_button], [self.model, self.checkpoint, self.count, self.seed]]
-        rows += [[self.guidance, self.steps, self.sampler], [self.prefix, self.negative, self.parts]]
+        rows = [[self.prompt, self.button, self.random_button, self.stop_button], [self.examples]]
         rows.append([self.status, self.progress])
-        shown = [self.about, *(widgets.HBox(row, layout=WRAP) for row in rows), self.candidates, self.verdict]
+        settings = [[self.model, self.checkpoint, self.count, self.seed], [self.guidance, self.steps, self.sampler]]
+        self.box.layout.width = "100%"
+        state = [] if self._public else [[self.box]]
+        advanced = folded("Advanced", [*settings, [self.prefix, self.negative, self.parts], *state])
+        shown = [*(widgets.HBox(row, layout=WRAP) for row in rows[:2]), self.about, self.note]
+        shown += [widgets.HBox(rows[2], layout=WRAP), self.candidates, self.verdict]
         formed = widgets.HBox([self.forming, self.enlarged], layout={"flex_flow": "row wrap"})
-        shown += [formed, self.reasons] + ([] if self._public else [self.box])
+        shown += [formed, *([self.link] if self._public else []), advanced]
         pages = widgets.Tab([widgets.VBox(shown), self.coining.widget], titles=("Draw", "Coin a kanji"))
         below: list[widgets.Widget] = [pages, self.past]
         if not self._public:
             below.append(widgets.HBox([self.folder, self.save_button, self.load_button], layout=WRAP))
-        self.widget = widgets.VBox(below)
+        self.widget = panel_box(below)
+
+    def _open_link(self, query: str) -> None:
+        """Draw what a shared link asks for, or say what is wrong with it."""
+        try:
+            asked = self._limits.check(request_of_query(query, self._choices, self.request))
+        except ValueError as error:
+            return self._say(f"This link cannot be opened: {error}")
+        with self._changing_inputs():
+            self._set_inputs(asked)
+        self.start()
+
+    def _show_examples(self) -> None:
+        buttons = [chip(text) for text in self._example_texts]
+        for button in buttons:
+            button.on_click(lambda chosen: (setattr(self.prompt, "value", chosen.description), self.start()))
+        self.examples.children = [widgets.Label("Try"), *buttons]
+
+    def draw_others(self) -> None:
+        """Draw the same prompt from a random first seed."""
+        self.seed.value = secrets.randbelow(RANDOM_SEEDS)
+        self.start()
+
+    def _note_prompt(self) -> None:
+        """Say, from a thread, how long the prompt is, and which of its words are unknown."""
+        if not self._filling:
+            Worker(Path("playground"), self._show_note).start()
+
+    def _show_note(self, _: Worker) -> None:
+        name, prompt = self._base_name, self.prompt.value
+        packaged = name in PACKAGED
+        base = self._models.loaded(name)
+        if base is None and packaged and prompt.strip():  # others may be large: they are loaded when they draw
+            with self._lock:
+                base = self._models.load(self.request)[0]
+        text = prompt_note(prompt, token_count(prompt, base) if base else None, packaged)
+        if prompt == self.prompt.value:  # else a later one is being read
+            self.note.value = soft_html(text)
 
     def draw(self) -> None:
         """Draw, and wait for the end.
@@ -281,6 +337,7 @@ class Playground(DrawPanel):
             self._show_nothing()
             self._say(f"Loading {self._base} …")
             base, _ = self._models.load(request)
+            self._note_prompt()
             self._say("Drawing …")
             glyphs = draw_glyphs(request, self._models, self._step_display(base, request, worker))
             self.progress.value = ""
@@ -289,10 +346,8 @@ class Playground(DrawPanel):
         return job
 
     def _step_display(self, base: LatentDiffusion, request: Request, worker: Worker) -> Callable[[Tensor], None]:
-        """A function, to be called after each step, that shows the first glyph as it forms, and the progress."""
-        frames: list[bytes] = []
-        labels: list[str] = []
-        shown, done = 0.0, 0  # when a frame was shown last, and steps
+        """A function, to be called after each step, that shows the glyphs as they form, and the progress."""
+        shown, done = 0.0, 0  # when they were shown last, and steps
 
         def on_step(latents: Tensor) -> None:
             nonlocal shown, done
@@ -300,35 +355,35 @@ class Playground(DrawPanel):
             done += 1
             if time.monotonic() - shown < FRAME_EVERY_SECONDS:
                 return
+            pictures = [png_bytes(image) for image in glyphs_of(base.decode(latents)[None])]
+            self._fill(self.candidates, pictures, [f"seed {seed}" for seed in request.seeds])
             shown = time.monotonic()
-            frames.append(png_bytes(glyphs_of(base.decode(latents[:1])[None])[0]))
-            labels.append(f"step {done}")
-            self._fill(self.forming, frames, labels)
             self.progress.value = progress_html(done, request.sampling.steps, "Steps")
 
         return on_step
 
     def _show_nothing(self) -> None:
-        self.glyphs, self._explained = None, None
+        self.glyphs = None
         self._fill(self.candidates, [], [])
         self._fill(self.forming, [], [])
-        self.verdict.value = self.reasons.value = self.enlarged.value = ""
+        self.verdict.value = self.enlarged.value = ""
 
     def _show_glyphs(self, glyphs: Glyphs) -> None:
         self.glyphs = glyphs
         self._order = [int(index) for index in np.argsort(glyphs.ranking["order"])]
-        seeds, ranked = glyphs.request.seeds, glyphs.ranking
-        captions = [short_caption(ranked.iloc[index], seeds[index]) for index in self._order]
-        reasons = [placing(ranked.iloc[index], seeds[index], glyphs.expected) for index in self._order]
+        seeds, readings = glyphs.request.seeds, glyphs.readings
+        captions = [caption_of(readings.iloc[index]) for index in self._order]
+        names = [f"Seed {seeds[index]}. {self._sentence(glyphs, index)}" for index in self._order]
         pictures = [png_bytes(glyphs.images[index]) for index in self._order]
-        self._fill(self.candidates, pictures, captions, reasons, selected=0)
-        self.reasons.value = f"<ol>{''.join(f'<li>{escape(reason)}</li>' for reason in reasons)}</ol>"
-        self._say("Explaining the best …")
+        self._fill(self.candidates, pictures, captions, names, selected=0)
         self._show_one(glyphs.best)
-        self._keep(kept_glyph(glyphs, glyphs.best, self._verdict))
+        self._keep(kept_glyph(glyphs, glyphs.best, self._sentence(glyphs, glyphs.best)))
         self._show_code()
-        rejected = sum(rank == 0 for rank in ranked["rank"])
-        self._say(f"{len(seeds)} drawn, {rejected} rejected as not well-formed.")
+        later = glyphs.request.step is not None and glyphs.request.step != self._steps[0]
+        self._say(advice(readings, glyphs.expected, glyphs.request.base == WRITER and not glyphs.request.run, later))
+
+    def _sentence(self, glyphs: Glyphs, index: int) -> str:
+        return describe(glyphs.readings.iloc[index], load_characters(), REPORTER, glyphs.expected)
 
     def _keep(self, kept: Kept) -> None:
         self.history = [*self.history, kept][-HISTORY_MOST:]
@@ -353,36 +408,27 @@ class Playground(DrawPanel):
         labels = [f"step {step}" for step in steps]
         self._fill(self.forming, [png_bytes(frame) for frame in frames], labels, selected=len(labels) - 1)
         self._enlarge()
-        self._explain(glyphs.images[index], glyphs.request.prompt)
+        self._explain(kept_glyph(glyphs, index, self._sentence(glyphs, index)))
 
-    def _explain(self, image: np.ndarray, prompt: str) -> None:
-        judge = load_judge(REPORTER)
-        self._explained = image, prompt
-        self._verdict = describe(judge.read(image[None]).iloc[0], glosses(), load_characters())
-        figure = picture_html(png_bytes(explain(judge, image, prompt)), f"{prompt}: {self._verdict}", "52em")
-        self.verdict.value = f"{figure}<p>{escape(self._verdict)}</p><p>{escape(self._nearest_outlines(image))}</p>"
+    def _explain(self, kept: Kept) -> None:
+        """Show the certificate of a glyph."""
+        if kept.certificate is not None:
+            self.verdict.value = chosen_html(1, Coined(kept.image, kept.certificate))
+        else:
+            self.verdict.value = verdict_html(
+                load_judge(REPORTER), kept.image, kept.verdict, made_of(kept.request, self._label_of(kept.request))
+            )
 
-    def _nearest_outlines(self, image: np.ndarray) -> str:
-        """The nearest characters by outline; the first time, all characters have to be drawn and measured."""
-        if self._neighbours is None:
-            Worker(Path("playground"), self._find_neighbours).start()
-            return "Nearest by outline alone, without a network: measuring all characters, once …"
-        order, distances = self._neighbours.nearest(image[None], NEAREST)
-        names = [self._neighbours.characters[index] for index in order[0]]
-        near = ", ".join(f"{name} ({distance:.2f})" for name, distance in zip(names, distances[0], strict=True))
-        is_same = distances[0][0] <= self._neighbours.same_distance
-        same = "the nearest counts as the same character" if is_same else "none counts as the same character"
-        return f"Nearest by outline alone, without a network: {near}; {same}."
-
-    def _find_neighbours(self, _: Worker) -> None:
-        with NEIGHBOURS_LOCK:
-            self._neighbours = Neighbours.load_or_fit(cache_folder() / "judges")
-        with self._lock:
-            if self._explained is not None:
-                self._explain(*self._explained)
+    def _label_of(self, request: Request) -> str:
+        wanted = None if request.run is None else (request.run, request.arm)
+        return next((label for label, owned in self._choices if owned == wanted), "a run that is not here")
 
     def _enlarge(self) -> None:
-        if (place := self.forming.choice) is not None:
+        """Show the chosen step large."""
+        place = self.forming.choice
+        if place is None or place == len(self.forming.pictures) - 1:  # the last is the glyph, shown large already
+            self.enlarged.value = ""
+        else:
             self.enlarged.value = picture_html(self.forming.pictures[place], self.forming.names[place], "192px")
 
     def save(self) -> None:
@@ -421,15 +467,16 @@ class Playground(DrawPanel):
         if self._filling or (place := self.past.choice) is None:
             return
         kept = self.history[::-1][place]
-        self._set_inputs(kept.request)
+        with self._changing_inputs():
+            self._set_inputs(kept.request)
         same = self._asks_as(kept.request)
         hint = "Draw draws it again" if same else "the model that drew it is not among the choices here"
 
         def job(_: Worker) -> None:
             with self._lock:
                 self._show_nothing()
-                self._explain(kept.image, kept.request.prompt)
-                self._say(f"From the history; {hint}.")
+                self._explain(kept)
+                self._say(f"From the gallery; {hint}.")
 
         Worker(Path("playground"), job).start()
 
@@ -440,8 +487,9 @@ class Playground(DrawPanel):
     def _show_code(self) -> None:
         try:
             self.box.code = self.code
+            self.link.query = query_of(self.request, self._label_of(self.request))
         except ValueError:
-            self.box.code = ""
+            self.box.code = self.link.query = ""
 
     def _try(self, action: Callable[[], None]) -> None:
         try:

@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from kanjilab.core.storage import write_bytes_atomic, write_json_atomic
+from kanjilab.experiments.certificate import Certificate
 from kanjilab.widgets.common import png_bytes
 from kanjilab.widgets.generation import Glyphs, Request
 
@@ -31,11 +32,13 @@ class Kept:
         request: what it was drawn from, with its seed alone.
         image: (H, W) uint8, 0 = ink.
         verdict: what the judge read in it.
+        certificate: of a coined glyph.
     """
 
     request: Request
     image: NDArray[np.uint8]
     verdict: str
+    certificate: Certificate | None = None
 
 
 def kept_glyph(glyphs: Glyphs, index: int, verdict: str) -> Kept:
@@ -59,7 +62,8 @@ def save_history(kept: Sequence[Kept], folder: Path) -> Path:
         digest = hashlib.sha256(data).hexdigest()
         name = f"{digest[:16]}.png"
         write_bytes_atomic(folder / name, data)
-        entries.append({"file": name, "sha256": digest, "verdict": one.verdict, "request": one.request.to_json()})
+        entry = {"file": name, "sha256": digest, "verdict": one.verdict, "request": one.request.to_json()}
+        entries.append(entry | ({"certificate": one.certificate.to_json()} if one.certificate else {}))
     return write_json_atomic(folder / HISTORY, {"kind": HISTORY_KIND, "glyphs": entries})
 
 
@@ -88,4 +92,6 @@ def _kept_of(folder: Path, entry: Mapping[str, Any]) -> Kept:
     if hashlib.sha256(data).hexdigest() != entry["sha256"]:
         raise ValueError(f"{name} has changed since it was saved")
     with Image.open(io.BytesIO(data), formats=["PNG"]) as image:
-        return Kept(Request.from_json(entry["request"]), np.asarray(image.convert("L")), str(entry["verdict"]))
+        pixels = np.asarray(image.convert("L"))
+    certificate = Certificate.from_json(entry["certificate"]) if "certificate" in entry else None
+    return Kept(Request.from_json(entry["request"]), pixels, str(entry["verdict"]), certificate)

@@ -1,6 +1,7 @@
 """The playground as a page of its own, as visitors see it (`make app`)."""
 
 import os
+import re
 import subprocess
 import sys
 import time
@@ -10,7 +11,7 @@ from urllib.error import URLError
 from urllib.request import urlopen
 
 import pytest
-from playwright.sync_api import Page, expect
+from playwright.sync_api import Browser, Page, expect
 
 from kanjilab.core.config import Arm
 from kanjilab.training.loop import train
@@ -21,6 +22,7 @@ from .pixels import pixels
 
 HOSTILE = """<img src=x onerror="window.obeyed=1"> water"""
 SLOW_MS = 120_000
+WIDEST = "Math.max(...[...document.querySelectorAll('.kanjilab-panel *')].map(e => e.getBoundingClientRect().right))"
 SERVE = Path(__file__).parents[2] / "app" / "serve.py"
 
 
@@ -72,10 +74,12 @@ def test_a_visitor_draws_a_glyph(address: str, runs: Path, page: Page, screensho
     draw = page.get_by_role("button", name="Draw", exact=True)
     expect(draw).to_be_enabled(timeout=SLOW_MS)
     page.get_by_label("Prompt", exact=True).fill("fire water")
+    expect(page.get_by_label("Steps", exact=True)).to_be_hidden()
+    page.get_by_role("button", name="Advanced").first.click()
     page.get_by_label("Glyphs to draw").fill("2")
     page.get_by_label("Steps", exact=True).fill("4")
     draw.click()
-    expect(page.get_by_text("2 drawn, ")).to_be_visible(timeout=SLOW_MS)
+    expect(page.get_by_text("2 drawn; ")).to_be_visible(timeout=SLOW_MS)
     glyphs = page.get_by_role("group", name="Glyphs, best first").locator("img")
     assert glyphs.count() == 2
     assert pixels(glyphs.first).std() > 0 and (pixels(glyphs.first) != pixels(glyphs.last)).any()
@@ -83,7 +87,7 @@ def test_a_visitor_draws_a_glyph(address: str, runs: Path, page: Page, screensho
 
     page.get_by_label("Prompt", exact=True).fill(HOSTILE)
     page.get_by_label("Prompt", exact=True).press("Enter")
-    past = page.get_by_role("group", name="History").locator("img")
+    past = page.get_by_role("group", name="Gallery").locator("img")
     expect(past).to_have_count(2, timeout=SLOW_MS)
     assert HOSTILE in past.first.get_attribute("alt")
     assert page.evaluate("window.obeyed") is None
@@ -94,6 +98,30 @@ def test_a_visitor_draws_a_glyph(address: str, runs: Path, page: Page, screensho
     shown = page.content()
     assert str(runs) not in shown and "draw_glyphs" not in shown, "neither paths nor code on a public page"
     assert errors == []
+
+
+def test_a_link_opens_the_drawing_of_another_on_a_phone(address: str, browser: Browser, screenshots: Path):
+    window = browser.new_context(viewport={"width": 390, "height": 844}, permissions=["clipboard-write"])
+    page = window.new_page()
+    page.goto(address + "?prompt=fire+water&seed=40&glyphs=8&steps=4", timeout=SLOW_MS)
+    expect(page.get_by_text("8 drawn; ")).to_be_visible(timeout=SLOW_MS)
+    expect(page.get_by_label("Prompt", exact=True)).to_have_value("fire water")
+    glyphs = page.get_by_role("group", name="Glyphs, best first").locator("img")
+    expect(glyphs).to_have_count(8)
+    names = {image.get_attribute("alt").split(".")[0] for image in glyphs.all()}
+    assert names == {f"Seed {seed}" for seed in range(40, 48)}
+    page.screenshot(path=screenshots / "app_phone.png", full_page=True)
+    assert page.evaluate(WIDEST) <= 390, "nothing is cut off at the right"
+    first, fourth = glyphs.first.bounding_box(), glyphs.nth(3).bounding_box()
+    assert first["y"] == fourth["y"], "four in a row"
+
+    page.get_by_label("Prompt", exact=True).fill("water castle")
+    page.get_by_role("button", name="Copy link").click()
+    expect(page).to_have_url(re.compile(r"prompt=water\+castle&seed=40&glyphs=8&.*steps=4"))
+    shared = page.url
+    page.goto(shared, timeout=SLOW_MS)
+    expect(page.get_by_label("Prompt", exact=True)).to_have_value("water castle", timeout=SLOW_MS)
+    window.close()
 
 
 @pytest.mark.parametrize("path", ["voila/files/serve.py", "voila/files/playground.ipynb", "files/serve.py"])

@@ -22,19 +22,17 @@ sys.path.insert(0, {root!r})
 from functools import partial
 from hashlib import sha256
 from pathlib import Path
-from kanjilab.data.rendering import default_font
-from kanjilab.evaluation.judges.nearest_character import Neighbours
 from kanjilab.models.sampling import Sampling, sample
 from kanjilab.widgets import Playground, generation
 from kanjilab.widgets.generation import Request
 
-few = Neighbours.fit(list("水火魚王休木人口"), default_font())
-Neighbours.load_or_fit = lambda cache: few
 generation.sample = partial(sample, size_px=32)
 request = Request({prompt!r}, tuple(range({glyphs})), Sampling(steps={steps}), Path({run!r}))
 panel = Playground({runs!r}, request, history={history!r})
 panel
 """
+NAMELESS = """place => [...place.querySelectorAll('button, input, select, textarea')].filter(e => e.checkVisibility()
+  && !(e.labels?.length || e.getAttribute('aria-label') || e.title || e.textContent.trim())).map(e => e.outerHTML)"""
 HASHES = "print(*(sha256(panel.glyphs.images[one].tobytes()).hexdigest() for one in panel._order))"
 
 
@@ -69,7 +67,7 @@ def digest(image: Locator) -> str:
 
 def draw(place: Locator) -> None:
     """Wait until all is drawn and explained."""
-    expect(place.get_by_text(f"{GLYPHS} drawn, ")).to_be_visible(timeout=SLOW_MS)
+    expect(place.get_by_text(f"{GLYPHS} drawn; ")).to_be_visible(timeout=SLOW_MS)
     expect(button(place, "Draw")).to_be_enabled(timeout=SLOW_MS)
 
 
@@ -92,8 +90,10 @@ def test_type_draw_choose_and_step_through(open_notebook, cells):
     place = notebook.output(0)
 
     expect(forming).to_have_count(STEPS)
-    large = place.get_by_alt_text(re.compile(f"^step {STEPS}$")).last
-    assert np.array_equal(pixels(large), pixels(candidates.first)), "the last step is the glyph"
+    large = place.locator(".verdict img")
+    expect(large).to_have_attribute("alt", re.compile("^fire water: Judge B reads "))
+    assert np.array_equal(pixels(large), pixels(candidates.first))
+    assert np.array_equal(pixels(forming.last), pixels(candidates.first)), "the last step is the glyph"
     place.get_by_role("radio", name="step 2").click()
     large = place.get_by_alt_text("step 2").last
     assert np.array_equal(pixels(large), pixels(forming.nth(1)))
@@ -120,17 +120,17 @@ def test_a_hostile_prompt_stays_text_and_the_history_is_kept(open_notebook, cell
     page.evaluate("void jupyterapp.commands.execute('notebook:run-cell')")
     place = notebook.output(0)
     place.get_by_label("Prompt", exact=True).fill(HOSTILE, timeout=SLOW_MS)
+    place.get_by_role("button", name="Advanced").first.click()
     place.get_by_label("Checkpoint", exact=True).select_option("before training")
     button(place, "Draw").click()
     draw(place)
-    assert HOSTILE in group(place, "History").first.get_attribute("alt")
+    assert HOSTILE in group(place, "Gallery").first.get_attribute("alt")
     explained = place.get_by_alt_text(re.compile("^<img src=x"))
     expect(explained.first).to_be_visible()
-    expect(place.get_by_text("Nearest by outline alone, without a network: ")).to_contain_text("(", timeout=SLOW_MS)
     code = place.get_by_label("These glyphs as code").input_value()
     assert repr(HOSTILE) in code and "step=0" in code
-    kept = digest(group(place, "History").first)
-    button(place, "Save history").click()
+    kept = digest(group(place, "Gallery").first)
+    button(place, "Save gallery").click()
     expect(place.get_by_text(re.compile("^1 glyphs saved in"))).to_be_visible(timeout=SLOW_MS)
 
     notebook.restart()
@@ -138,10 +138,64 @@ def test_a_hostile_prompt_stays_text_and_the_history_is_kept(open_notebook, cell
     page.evaluate("jupyterapp.shell.currentWidget.content.activeCellIndex = 0")
     page.evaluate("void jupyterapp.commands.execute('notebook:run-cell')")
     place = notebook.output(0)
-    button(place, "Load history").click(timeout=SLOW_MS)
-    expect(group(place, "History")).to_have_count(1, timeout=SLOW_MS)
-    assert digest(group(place, "History").first) == kept
-    radio(place, "History", 0).click()
+    button(place, "Load gallery").click(timeout=SLOW_MS)
+    expect(group(place, "Gallery")).to_have_count(1, timeout=SLOW_MS)
+    assert digest(group(place, "Gallery").first) == kept
+    radio(place, "Gallery", 0).click()
     expect(place.get_by_label("Prompt", exact=True)).to_have_value(HOSTILE, timeout=SLOW_MS)
     expect(place.get_by_alt_text(re.compile("^<img src=x")).first).to_be_visible(timeout=SLOW_MS)
     assert page.evaluate("window.obeyed") is None
+
+
+ALL_TEXT = "element => element.innerText"
+
+
+def test_the_first_screen_and_one_verdict(open_notebook, cells):
+    taught = "import kanjilab.widgets.playground as module\nmodule.PACKAGED = [panel._base_name]"
+    notebook = open_notebook([cells[0].removesuffix("panel\n") + taught + "\npanel"])
+    page = notebook.page
+    notebook.run_all()
+    place = notebook.output(0)
+    fields = place.get_by_role("textbox").or_(place.get_by_role("spinbutton")).or_(place.get_by_role("combobox"))
+    visible = [field.evaluate("e => e.labels[0]?.textContent") for field in fields.all() if field.is_visible()]
+    assert visible == ["Prompt", "Folder"], "all other inputs are folded away"
+    expect(place.get_by_role("button", name="Advanced").first).to_have_attribute("aria-expanded", "false")
+
+    prompt = place.get_by_label("Prompt", exact=True)
+    prompt.fill("blorpt king")
+    expect(place.get_by_text("tokens. No caption of a kanji has “blorpt”")).to_be_visible(timeout=SLOW_MS)
+    button(place, "iron tree").click()
+    draw(place)
+    expect(prompt).to_have_value("iron tree")
+    verdict = place.locator(".verdict")
+    for index in range(GLYPHS - 1, -1, -1):  # each glyph has one verdict, and the mark below it is the same
+        radio(place, "Glyphs, best first", index).click()
+        name = group(place, "Glyphs, best first").nth(index).get_attribute("alt").partition(". ")[2]
+        expect(verdict).to_contain_text(name, timeout=SLOW_MS)
+        mark = place.get_by_role("group", name="Glyphs, best first").locator("span").nth(index).inner_text()
+        assert mark.startswith("✗") == ("not well-formed" in name)
+    said = place.evaluate(ALL_TEXT)
+    assert said.count("Judge B reads") == 1 and "judge A" not in said and "rejected" not in said
+    assert "None passed. Try Other noises" in said, "noise is not well-formed, and it says what to try"
+    notebook.screenshot("playground_light")
+    notebook.command("apputils:change-theme", theme="JupyterLab Dark")
+    expect(page.locator("body[data-jp-theme-light=false]")).to_have_count(1)
+    expect(page.locator("#jupyterlab-splash")).to_have_count(0)
+    notebook.screenshot("playground_dark")
+    notebook.command("apputils:change-theme", theme="JupyterLab Light")
+
+
+def test_every_control_has_a_name_and_the_keyboard_reaches_it(open_notebook, cells):
+    notebook = open_notebook(cells[:1])
+    page = notebook.page
+    notebook.run_all()
+    place = notebook.output(0)
+    place.get_by_label("Prompt", exact=True).focus()
+    reached = []
+    for _ in range(12):
+        page.keyboard.press("Tab")
+        reached.append(page.evaluate("document.activeElement.textContent.trim()"))
+    assert reached[:2] == ["Draw", "Other noises"] and "Advanced" in reached
+    place.get_by_role("button", name="Advanced").first.press("Enter")
+    expect(place.get_by_label("First seed").first).to_be_visible()
+    assert place.evaluate(NAMELESS) == []

@@ -185,6 +185,12 @@ def test_a_kept_glyph_joins_the_playgrounds_history(base, coinage, tmp_path):
     panel.save()
     (kept,) = load_history(tmp_path / "kept")
     assert kept.request == kept_coined(one).request and kept.request.base == "writer"
+    assert kept.certificate == one.certificate
+    panel.past.selected = 0
+    end = time.monotonic() + 20
+    while not panel.verdict.value and time.monotonic() < end:
+        time.sleep(0.02)
+    assert panel.verdict.value == chosen_html(1, one), "the whole certificate comes back"
     assert kept.request.seeds == (one.certificate.seed,) and kept.request.parts == one.certificate.asked
     assert np.array_equal(kept.image, one.image)
 

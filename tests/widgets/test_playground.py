@@ -1,8 +1,10 @@
 """The playground: requests, how glyphs are ranked and described, the history, and the panel itself."""
 
+import base64
 import dataclasses
 import json
 import os
+import re
 import shutil
 import threading
 import time
@@ -18,7 +20,6 @@ from kanjilab.core.config import Arm
 from kanjilab.core.run_folder import RunFolder
 from kanjilab.data.dictionary import load_characters
 from kanjilab.data.rendering import default_font, draw_font
-from kanjilab.evaluation.judges.nearest_character import Neighbours
 from kanjilab.evaluation.judges.part_judge import load_judge
 from kanjilab.models.loading import load_base
 from kanjilab.models.sampling import Sampling, sample
@@ -33,32 +34,27 @@ from kanjilab.widgets.generation import (
     Models,
     Request,
     checkpoint_choices,
-    describe,
     draw_glyphs,
     named_parts,
-    placing,
     rank_glyphs,
     run_choices,
-    short_caption,
     turn,
 )
+from kanjilab.widgets.prompt_words import prompt_note, token_count, unknown_words
 from kanjilab.widgets.saved_glyphs import HISTORY, Kept, kept_glyph, load_history, save_history
+from kanjilab.widgets.share_link import query_of, request_of_query
+from kanjilab.widgets.verdict import advice, caption_of, describe, made_of, verdict_html
 from tests.tiny import tiny_encoded
 
 QUICK = Sampling(steps=3)
 HOSTILE = "<img src=x onerror=alert(1)>"
-PARTS = {"水": "water", "火": "fire", "魚": "fish", "王": "king", "鰐": "water dragon", "江": "water"}
-
-
-@pytest.fixture(scope="module")
-def neighbours():
-    return Neighbours.fit(list("水火魚王休木人口"), default_font())
+NAMES = [("水", "water"), ("火", "fire"), ("魚", "fish"), ("王", "king"), ("鰐", "water dragon"), ("江", "water")]
+PARTS = {part: (name,) for part, name in NAMES}
 
 
 @pytest.fixture(autouse=True)
-def small(monkeypatch, tmp_path, neighbours):
-    """Small pictures, few characters to be compared with by outline, and a lock of this test alone."""
-    monkeypatch.setattr(playground.Neighbours, "load_or_fit", lambda cache: neighbours)
+def small(monkeypatch, tmp_path):
+    """Small pictures, and a lock of this test alone."""
     monkeypatch.setattr(playground, "LOCK", tmp_path / "lock")
     monkeypatch.setattr(generation, "sample", partial(sample, size_px=32))
 
@@ -113,13 +109,13 @@ def test_a_request_reads_back_from_json():
         (Request("a", sampling=Sampling(steps=31)), "at most 30 steps, got 31"),
         (Request("a", sampling=Sampling(guidance=16)), "guidance"),
         (Request("a", sampling=Sampling(guidance=float("nan"))), "guidance"),
-        (Request("a", tuple(range(7))), "at most 6 glyphs, got 7"),
+        (Request("a", tuple(range(9))), "at most 8 glyphs, got 9"),
     ],
 )
 def test_public_requests_are_bounded(request_, message):
     with pytest.raises(ValueError, match=message):
         PUBLIC.check(request_)
-    fitting = Request("x" * 100, tuple(range(6)), Sampling(steps=30, guidance=15))
+    fitting = Request("x" * 100, tuple(range(8)), Sampling(steps=30, guidance=15))
     assert PUBLIC.check(fitting) is fitting and Limits().check(fitting) is fitting
 
 
@@ -211,25 +207,102 @@ def test_rejected_come_last_and_the_rest_by_parts_novelty_and_form():
     assert list(table["order"]) == [5, 2, 1, 0, 4, 3]  # among the rejected, the most nearly well-formed first
     assert list(table["found"]) == [("水", "魚"), ("水",), ("水", "魚"), ("水", "魚"), (), ("水",)]
     assert list(table["rejected"]) == ["not well-formed (0.30)", "", "", "", "not well-formed (0.40)", ""]
-    assert placing(table.iloc[0], 7, ("水", "魚")) == "seed 7: rejected by judge A, not well-formed (0.30)"
-    assert placing(table.iloc[2], 9, ("水", "魚")) == (
-        "seed 9: rank 2, 2 of 2 expected parts (水魚), exists as U+4F11 休, well-formed 0.60"
-    )
-    assert [short_caption(table.iloc[row], row) for row in (0, 3)] == ["rejected: seed 0", "1. seed 3"]
+
+
+def drawn_character(character):
+    return np.asarray(draw_font(character, default_font()))
+
+
+def reading_of(image):
+    return load_judge("B").read(image[None]).iloc[0]
 
 
 def test_a_real_character_is_described_as_existing():
-    image = np.asarray(draw_font("休", default_font()))
-    text = describe(load_judge("B").read(image[None]).iloc[0], {"人": "person", "木": "tree"}, load_characters())
-    assert text.startswith("Well-formed (") and "left and right" in text
-    assert "人 person (" in text and "木 tree (" in text
-    assert "Already exists as U+4F11 休 (rest" in text
+    reading = reading_of(drawn_character("休"))
+    text = describe(reading, load_characters(), "B", ("人", "水"))
+    assert re.match(r"Judge B reads 人 person \(.*\) and 木 tree \(.*\), left and right; well-formed \(", text)
+    assert "It takes the glyph for U+4F11 休 (rest" in text
+    assert text.endswith("Of the parts asked for (人 水) it reads 1 of 2.")
+    assert caption_of(reading) == "✓ 人 木"
 
 
 def test_noise_is_described_as_not_well_formed():
     noise = np.random.default_rng(0).integers(0, 256, (128, 128), dtype=np.uint8)
-    text = describe(load_judge("B").read(noise[None]).iloc[0], {}, load_characters())
-    assert text.startswith("Not well-formed (")
+    text = describe(reading_of(noise), load_characters(), "B")
+    assert text.startswith("Judge B reads ") and "; not well-formed (" in text and "asked for" not in text
+    assert caption_of(reading_of(noise)).startswith("✗ ")
+
+
+def test_a_verdict_is_one_judges_and_carries_its_certificate():
+    image = drawn_character("休")
+    text = describe(reading_of(image), load_characters(), "B")
+    page = verdict_html(load_judge("B"), image, text, made_of(Request(HOSTILE, (7,)), "mine"))
+    assert page.count("<rect") == 2 and HOSTILE not in page and page.count("Judge") == 1 + page.count('alt="')
+    data = re.search(r'download="[^"]*-7\.json" href="data:application/json;base64,([^"]*)"', page)
+    certificate = json.loads(base64.b64decode(data[1]))
+    assert [part["part"] for part in certificate["parts"]] == ["人", "木"] and certificate["exists"]
+    assert certificate["made"]["prompt"] == HOSTILE and certificate["nearest"][0]["character"] == "休"
+
+
+def readings_with(*rows):
+    return pd.DataFrame(rows, columns=("legal", "parts"))
+
+
+def test_where_nothing_passed_it_says_what_to_try():
+    formed, broken = (True, ("水",)), (False, ("水", "魚"))
+    assert advice(readings_with(formed, broken), (), True, False) == "2 drawn; judge B reads 1 as well-formed."
+    assert advice(readings_with(formed, broken), ("水",), True, False).endswith("well-formed.")
+    none = advice(readings_with(broken, broken), (), True, False)
+    assert none.endswith("None passed. Try Other noises or parts by name, such as “water + three”.")
+    earlier = advice(readings_with(formed), ("水", "魚"), False, True)
+    assert "None shows all of 水 魚. Try Other noises, a later checkpoint, fewer words or another guidance" in earlier
+
+
+# What is read of a prompt
+
+
+def test_unknown_words_are_named():
+    assert unknown_words("Blorpt king of the left: water") == ("blorpt",)
+    assert unknown_words("blorpt 火の玉, zzyx blorpt") == ("blorpt", "zzyx", "火の玉")
+    assert prompt_note("king", (3, 32), True) == "3 of 32 tokens."
+    assert "“blorpt”, “水”: the model guesses" in prompt_note("blorpt 水", None, True)
+    assert prompt_note("blorpt", None, False) == "", "a large base knows words that no caption has"
+
+
+def test_tokens_are_those_of_the_base(base):
+    count, most = token_count("water", base)
+    assert most == base.text.shape[0] == len(base.text.tokenizer("", padding="max_length").input_ids)
+    assert token_count("water water", base)[0] > count
+    assert token_count("water " * 200, base)[0] > most
+    assert "only the first 32 are read" in prompt_note("x", (40, 32), True)
+
+
+# Links
+
+
+def test_a_link_opens_what_it_was_made_from(tmp_path):
+    choices = [("mine", (tmp_path / "mine", 1)), (BASE_ALONE, None)]
+    sampling = Sampling("ddim", 7, 2.5, "no dots", "ink, ")
+    request = Request(f"{HOSTILE} & 水=1", (40, 41), sampling, tmp_path / "mine", "b", 1, 400, ("水", "木"))
+    query = query_of(request, "mine")
+    assert str(tmp_path) not in query and "<" not in query
+    assert request_of_query(query, choices, Request("other", base="b")) == request
+    assert request_of_query("seed=5", choices, Request("a", (1, 2))).seeds == (5, 6)
+    assert len(request_of_query("glyphs=999999999", choices, Request("a")).seeds) <= 1000
+
+
+@pytest.mark.parametrize("query", ["model=other", "seed=x", "sampler=none", "prompt=+", "seed=-1", "a=1&" * 30])
+def test_a_wrong_link_is_refused(base, query):
+    panel = make_panel(base, query=query)
+    assert panel._worker is None and "This link cannot be opened" in panel.status.value
+    assert panel.prompt.value == "water fish"
+
+
+def test_a_link_is_drawn_at_once_and_within_the_bounds(base):
+    panel = make_panel(base, query="prompt=fire&seed=7&glyphs=1&steps=2", public=True)
+    panel._worker.join(60)
+    assert panel.glyphs.request.prompt == "fire" and panel.glyphs.request.seeds == (7,)
+    assert "at most 30 steps" in make_panel(base, query="steps=31", public=True).status.value
 
 
 # One at a time
@@ -370,10 +443,10 @@ def test_drawing_fills_the_panel(base):
     panel.draw()
     assert len(panel.candidates.pictures) == 2 and panel.candidates.choice == 0
     assert len(panel.forming.pictures) == QUICK.steps and panel.forming.choice == QUICK.steps - 1
-    assert "2 drawn" in panel.status.value and "rejected" in panel.reasons.value + panel.status.value
-    assert "ell-formed" in panel.verdict.value and len(panel.history) == 1
+    assert "2 drawn; judge B reads" in panel.status.value
+    assert "Judge B reads" in panel.verdict.value and len(panel.history) == 1
     assert not panel.button.disabled and panel.stop_button.disabled
-    wait_for(lambda: "counts as the same character" in panel.verdict.value)
+    assert not re.search("[Jj]udge A|rejected", "\n".join(texts(panel.widget))), "one judge speaks, so none contradicts"
     assert panel.picture().size[0] > 500
 
 
@@ -410,7 +483,7 @@ def test_a_run_draws_and_the_checkpoint_counts(base, runs):
     assert panel.glyphs.request.step == 0 and (panel.glyphs.images != trained).any()
     assert len(panel.history) == 2
     panel.past.selected = 1  # the older one
-    wait_for(lambda: "From the history" in panel.status.value)
+    wait_for(lambda: "From the gallery" in panel.status.value)
     assert panel.request.step == RunFolder.open(runs / "mine" / "run").checkpoints()[-1]
     assert panel.past.choice == 1 and panel.candidates.pictures == []
 
@@ -435,7 +508,7 @@ def test_stop_ends_the_drawing(base, monkeypatch):
 def test_a_hostile_prompt_stays_text(base):
     panel = make_panel(base, prompt=HOSTILE)
     panel.draw()
-    shown = [panel.verdict, panel.reasons, panel.status, panel.enlarged, panel.about]
+    shown = [panel.verdict, panel.note, panel.status, panel.enlarged, panel.about]
     assert "&lt;img" in panel.verdict.value
     assert not any("<img src=x" in widget.value for widget in shown)
 
@@ -517,7 +590,7 @@ def test_a_public_page_neither_saves_nor_loads(base, tmp_path):
     assert not (tmp_path / "kept").exists() and len(panel.history) == 1
     made = [value for value in vars(panel).values() if isinstance(value, widgets.DOMWidget)]
     names = {widget.description for widget in made if hasattr(widget, "description")}
-    assert "Draw" in names and not names & {"Folder", "Save history", "Load history"}, "a page reaches hidden ones too"
+    assert "Draw" in names and not names & {"Folder", "Save gallery", "Load gallery"}, "a page reaches hidden ones too"
 
 
 def test_a_public_page_cannot_lift_the_bounds(base):
@@ -525,7 +598,7 @@ def test_a_public_page_cannot_lift_the_bounds(base):
     panel.count.max = panel.steps.max = 10**9  # a page can set any trait of a widget
     panel.count.value = 10**9
     panel.start()
-    assert "at most 6 glyphs" in panel.status.value
+    assert "at most 8 glyphs" in panel.status.value
     panel.count.value, panel.steps.value = 1, 10**6
     panel.start()
     assert "at most 30 steps" in panel.status.value and panel.glyphs is None
@@ -547,3 +620,25 @@ def test_without_a_request_the_first_run_draws(base, runs):
     assert alone.model.options == (WRITER_ALONE,)
     pocket = Playground(None, base="pocket")
     assert pocket.model.options == (BASE_ALONE,) and "has never seen a kanji" in pocket.about.value
+
+
+def test_the_first_screen_asks_for_a_prompt_alone(base):
+    panel = Playground(None)
+    assert len(panel.request.seeds) == 8
+    assert [chip.description for chip in panel.examples.children[1:]] == list(playground.WRITER_EXAMPLES)
+    hidden = [widget for widget in all_widgets(panel.widget) if widget.layout.display == "none"]
+    folded_away = {child for widget in hidden for child in all_widgets(widget)}
+    inputs = {widget for widget in all_widgets(panel.widget.children[1].children[0]) if hasattr(widget, "value")}
+    asked = [widget.description for widget in inputs - folded_away if getattr(widget, "description", "")]
+    assert asked == ["Prompt"]
+
+
+def test_an_example_is_drawn_and_other_noises_change_the_seed(base):
+    panel = make_panel(base, seeds=(0,))
+    panel.examples.children[1].click()
+    panel._worker.join(60)
+    assert panel.glyphs.request.prompt == playground.EXAMPLES[0] and panel.glyphs.request.seeds == (0,)
+    wait_for(lambda: "tokens" in panel.note.value)
+    panel.random_button.click()
+    panel._worker.join(60)
+    assert panel.glyphs.request.seeds == (panel.seed.value,) != (0,)
