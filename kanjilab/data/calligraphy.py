@@ -20,8 +20,10 @@ from fontTools.ttLib import TTFont
 from numpy.typing import NDArray
 from PIL import Image
 
+from kanjilab.core.rng import counted_rng
 from kanjilab.core.storage import appearing_folder, write_synced
 from kanjilab.data.framing import frame_glyphs, frame_scale
+from kanjilab.data.handwriting import Hand
 from kanjilab.data.image_folder import HELD_OUT, TRAIN, Dataset, open_dataset
 from kanjilab.data.rendering import GlyphError, default_font, draw_font
 from kanjilab.data.skeleton import pack_skeletons, skeletons_of
@@ -29,6 +31,9 @@ from kanjilab.data.skeleton import pack_skeletons, skeletons_of
 SKELETONS = "skeletons.npy"  # beside metadata.csv: (M, 128, 16) uint8, one bit a pixel
 DRAWN_PX = 256  # at which fonts are drawn before they are framed
 TEST_ONE_IN = 10  # of the characters
+OWN = "own"  # style and script of a person's hand
+HAND_VARIANTS = 24  # of each glyph of a person's own
+SHIFT_PX, TURN_DEGREES, RESIZE = 4.0, 3.0, 0.06  # at most, of a variant
 UNNAMED_ONE_IN = 3  # of the captions, which leave the hand out
 REFERENCE = "永国語書道東京都心春夏秋冬風花鳥月雨雪愛夢"  # their median size is that of a font's glyphs
 FONT_PACKAGES = (
@@ -81,6 +86,7 @@ STYLES = (
     Style("ukai", "regular", "print", "arphic", "ukai.ttc"),
     Style("klee", "regular", "pen", "fontworks klee", "KleeOne-Regular.ttf"),
 )
+STYLE_CAPTIONS = tuple(dict.fromkeys(f"“{one}”" for style in STYLES for one in (style.caption_of_kind, style.caption)))
 FEW_SHOT_STYLES = (  # never trained on
     Style("aoyagi-soseki", "running", "dry brush", "aoyagi soseki", "aoyagi-soseki.ttf"),
     Style("long-cang", "running", "brush", "long cang", _slices("long-cang")),
@@ -229,6 +235,48 @@ def _row(style: Style, character: str, skeleton: int, typed: int) -> dict[str, A
         "skeleton": skeleton,
         "typed": typed,
     }
+
+
+def build_hand_folder(folder: Path, hand: Hand, caption: str, variants: int = HAND_VARIANTS, seed: int = 0) -> Dataset:
+    """An image folder of a person's own glyphs, each with small shifts, turns and changes of size; never mirrored.
+
+    Args:
+        folder: new.
+        hand: what was read from photos.
+        caption: of every image.
+        variants: of each glyph, the first as it is.
+        seed: of the variants.
+    """
+    rows: list[dict[str, Any]] = []
+    glyphs = list(zip(hand.characters, hand.images, strict=True))
+    images = [typed_glyph(character) if _is_typed(character) else image for character, image in glyphs]
+    for number, (character, image) in enumerate(glyphs):
+        for variant in range(variants):
+            name = f"images/{number:03d}_{variant:02d}.png"
+            labels = {"file_name": name, "text": caption, "split": TRAIN, "character": character}
+            rows.append(labels | {"style": OWN, "script": OWN, "skeleton": len(images), "typed": number})
+            images.append(_varied(image, counted_rng(seed, "handwriting", len(images))) if variant else image)
+    _write(folder, rows, images)
+    return open_dataset(folder)
+
+
+def _varied(image: NDArray[np.uint8], rng: np.random.Generator) -> NDArray[np.uint8]:
+    """A glyph moved, turned and resized a little, about its middle."""
+    across, down, degrees, resized = rng.uniform(-1, 1, 4) * (SHIFT_PX, SHIFT_PX, TURN_DEGREES, RESIZE)
+    cosine, sine = np.cos(np.radians(degrees)) / (1 + resized), np.sin(np.radians(degrees)) / (1 + resized)
+    x, y = len(image) / 2 + across, len(image) / 2 + down  # where the middle comes to be
+    matrix = (
+        cosine,
+        -sine,
+        len(image) / 2 - cosine * x + sine * y,
+        sine,
+        cosine,
+        len(image) / 2 - sine * x - cosine * y,
+    )
+    moved = Image.fromarray(image).transform(
+        image.shape, Image.Transform.AFFINE, matrix, Image.Resampling.BICUBIC, fillcolor=255
+    )
+    return np.asarray(moved)
 
 
 def _write(folder: Path, rows: Sequence[dict[str, Any]], images: Sequence[NDArray[np.uint8]]) -> None:

@@ -28,8 +28,8 @@ class Sampling:
         sampler: `ddim` or `dpm-solver++` for a U-Net, `flow-euler` for a rectified flow.
         steps: denoising steps.
         guidance: classifier-free guidance scale; 1 leaves it out.
-        array_guidance: of the arrays that prompts carry, where they have a scale of their own; `guidance` is then of the
-            text alone, given the arrays.
+        array_guidance: of the arrays that prompts carry, where they have a scale of their own; `guidance` is then of
+            the text alone, given the arrays.
         negative_prompt: takes the place of the empty caption in guidance.
         prefix: put before every prompt.
     Raises:

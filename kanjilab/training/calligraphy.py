@@ -7,6 +7,7 @@ run folder goes on where it was stopped -> `save_calligraphy`.
 from __future__ import annotations
 
 import copy
+import shutil
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -18,11 +19,12 @@ from safetensors.torch import load_file
 
 from kanjilab.core.config import Arm
 from kanjilab.core.run_folder import RunFolder
-from kanjilab.core.storage import write_json_atomic
+from kanjilab.core.storage import PACKAGE_WEIGHTS, write_json_atomic
 from kanjilab.data.calligraphy import STYLES, build_calligraphy_folder, known_characters, load_skeletons
 from kanjilab.data.image_folder import TRAIN, Dataset, open_dataset
 from kanjilab.models.diffusion import LatentDiffusion
-from kanjilab.models.loading import load_base
+from kanjilab.models.loading import assemble_pipeline, load_base
+from kanjilab.models.minilm import minilm_folder
 from kanjilab.models.skeleton_encoder import SkeletonEncoder, save_encoder, with_skeletons
 from kanjilab.models.trainable import PREFIXES
 from kanjilab.training.denoiser import SCHEDULER_CONFIG
@@ -36,7 +38,7 @@ RECIPE = Arm(
     schedule="linear",
     warmup_steps=200,
     batch=16,
-    images_seen=100_000,
+    images_seen=60_000,
     array_dropout=0.25,
     min_snr_gamma=5.0,
     velocity_weight=True,
@@ -85,14 +87,15 @@ def build_calligraphy(
     """The whole recipe; called again, it goes on from what `folder` holds.
 
     Args:
-        folder: keeps the images in `data/`, the training in `run/`, and what the package carries in `weights/`.
+        folder: keeps the images in `data/`, the training in `run/`, what the package carries in `weights/`, and the
+            whole in `pipeline/`.
         font_folders: see `kanjilab.data.calligraphy.open_face`.
         recipe: how long and how fast.
         enters: how the skeleton does, see `SkeletonEncoder`.
-        base_name: that is trained.
+        base_name: that is trained; of pocket's family.
         characters: only these, for a trial.
     Returns:
-        `folder/weights`.
+        `folder/pipeline`, which `load_base` reads with the skeleton encoder, and plain diffusers without.
     """
     data = folder / "data"
     dataset = open_dataset(data) if data.exists() else build_calligraphy_folder(data, font_folders, STYLES, characters)
@@ -101,7 +104,11 @@ def build_calligraphy(
     encoded = encode_calligraphy(base, training, folder / "encoded")
     run = finished_training(base, encoded, [recipe], folder / "run", CHECKPOINTS)
     facts = {"images": len(training), "examples": len(encoded), "images_seen": recipe.images_seen}
-    return save_calligraphy(base, run, run.checkpoints()[-1], facts, folder / "weights")
+    weights, pipeline = folder / "weights", folder / "pipeline"
+    save_calligraphy(base, run, run.checkpoints()[-1], facts, weights)
+    shutil.rmtree(pipeline, ignore_errors=True)  # of an earlier, shorter training
+    assemble_pipeline([PACKAGE_WEIGHTS / "pocket", weights], minilm_folder(), pipeline)
+    return pipeline
 
 
 def save_calligraphy(base: LatentDiffusion, run: RunFolder, step: int, facts: Mapping[str, Any], folder: Path) -> Path:
