@@ -10,20 +10,7 @@ from kanjilab.cli.start_commands import data, demo, train
 from kanjilab.cli.write_command import write
 
 app = typer.Typer(add_completion=False, no_args_is_help=True, pretty_exceptions_enable=False, help=__doc__)
-for command in (
-    coin,
-    write,
-    demo,
-    data,
-    train,
-    sweep,
-    findings,
-    strip,
-    score,
-    criteria,
-    reinvent,
-    pairs,
-    diagnose,
-    export,
-):
+MAKING = (coin, write, demo, data, train)
+MEASURING = (sweep, findings, strip, score, criteria, reinvent, pairs, diagnose, export)
+for command in (*MAKING, *MEASURING):
     app.command(cls=TableHelp)(plain_errors(command))

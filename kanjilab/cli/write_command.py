@@ -46,7 +46,8 @@ def write(
         prompts = [replace(prompt, text=style) for prompt in prompts]
     images = write_prompts(loaded, prompts, seed, sampling, trainable)
     places = places_of([len(line) for line in lines], vertical)
-    path = out or Path("runs/written", f"{re.sub(r'[^\w]+', '-', text)[:40] or 'skeleton'}.png")
+    name = re.sub(r"\W+", "-", text).strip("-")[:40] or "skeleton"
+    path = out or Path("runs/written", f"{name}.png")
     title = f"{text} ({style})" if text else style
     typer.echo("\n".join(map(str, _save(path, page_picture(images, places), page_svg(images, places, title)))))
 

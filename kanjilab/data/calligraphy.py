@@ -146,7 +146,7 @@ def open_face(style: Style, folders: Sequence[Path]) -> Face:
     file_of: dict[str, Path] = {}
     for path in files:
         with TTFont(path, fontNumber=0, lazy=True) as font:
-            file_of |= dict.fromkeys(map(chr, font.getBestCmap()), path)
+            file_of |= dict.fromkeys(map(chr, font.getBestCmap() or ()), path)
     return Face(style.name, file_of)
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -60,7 +61,7 @@ def _framed(image: Gray, scale: float) -> Gray:
     scale = min(scale, LIMIT_PX / max(right - left, bottom - top))
     reach = SIZE_PX / 2 / scale
     center = (left + right) / 2, (top + bottom) / 2
-    box = (center[0] - reach, center[1] - reach, center[0] + reach, center[1] + reach)
+    box: Any = (center[0] - reach, center[1] - reach, center[0] + reach, center[1] + reach)
     margin = int(np.ceil(max(0, -min(box), box[2] - image.shape[1], box[3] - image.shape[0]))) + 1
     padded = Image.fromarray(np.pad(image, margin, constant_values=255))
     found = padded.resize((SIZE_PX, SIZE_PX), Image.Resampling.BICUBIC, tuple(side + margin for side in box))

@@ -10,6 +10,7 @@ import unicodedata
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -139,9 +140,15 @@ def clean_glyph(light: Light) -> NDArray[np.uint8]:
     return np.where(near, tone * 255, 255).round().astype(np.uint8)
 
 
+def labelled(mask: NDArray[np.bool_], structure: NDArray | None = None) -> tuple[NDArray[np.int32], int]:
+    """Connected pieces of a mask by number from 1, and how many there are; see `scipy.ndimage.label`."""
+    pieces: Any = ndimage.label(mask, structure)
+    return pieces
+
+
 def _without_dirt(ink: NDArray[np.bool_]) -> NDArray[np.bool_]:
     """Ink without specks, and without what comes in from the border: rules of the paper, the table, a neighbour."""
-    pieces, count = ndimage.label(ink, np.ones((3, 3)))
+    pieces, count = labelled(ink, np.ones((3, 3)))
     area = np.bincount(pieces.ravel(), minlength=count + 1).astype(float)
     area[0] = 0
     at_border = np.zeros(count + 1, bool)
@@ -149,7 +156,7 @@ def _without_dirt(ink: NDArray[np.bool_]) -> NDArray[np.bool_]:
     if area[~at_border].sum() > BORDER_SHARE * area.sum():
         area[at_border] = 0
     kept = area >= max(4, SPECK_SHARE * area.sum())
-    holes = ndimage.label(~kept[pieces])[1]
+    holes = labelled(~kept[pieces])[1]
     if kept.sum() > PIECES_MAX or holes > PIECES_MAX or not kept.any():
         raise ValueError("what is dark lies scattered: expected one character on paper")
     return kept[pieces]
@@ -195,11 +202,11 @@ def _box_corners(light: Light) -> Iterator[NDArray[np.float64]]:
 
     A box is what a frame encloses and no ink does: the counter of 口 is closed too, but inside a box.
     """
-    gaps = ndimage.binary_closing(np.pad(light < FRAME_DARK, 2), iterations=2)[2:-2, 2:-2]
-    pieces, _ = ndimage.label(~gaps)
+    gaps: Any = ndimage.binary_closing(np.pad(light < FRAME_DARK, 2), iterations=2)[2:-2, 2:-2]
+    pieces, _ = labelled(~gaps)
     outside = np.unique(np.concatenate([pieces[0], pieces[-1], pieces[:, 0], pieces[:, -1]]))
-    closed = ndimage.binary_fill_holes(~np.isin(pieces, outside) & (pieces > 0))
-    regions, count = ndimage.label(closed)
+    closed: Any = ndimage.binary_fill_holes(~np.isin(pieces, outside) & (pieces > 0))
+    regions, count = labelled(closed)
     area = np.bincount(regions.ravel(), minlength=count + 1)[1:]
     for number, place in enumerate(ndimage.find_objects(regions), start=1):
         if area[number - 1] >= BOX_SHARE_MIN * area.max():

@@ -348,7 +348,11 @@ def hint_added(layer: nn.Module, hint: Tensor | None) -> Iterator[None]:
     if hint is None:
         yield
         return
-    handle = layer.register_forward_hook(lambda _layer, _given, made: made + hint.to(made.dtype))
+
+    def add(_layer: nn.Module, _given: Any, made: Tensor) -> Tensor:
+        return made + hint.to(made.dtype)
+
+    handle: Any = layer.register_forward_hook(add)  # type: ignore[arg-type]
     try:
         yield
     finally:
