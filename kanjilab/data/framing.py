@@ -61,8 +61,9 @@ def _framed(image: Gray, scale: float) -> Gray:
     scale = min(scale, LIMIT_PX / max(right - left, bottom - top))
     reach = SIZE_PX / 2 / scale
     center = (left + right) / 2, (top + bottom) / 2
-    box: Any = (center[0] - reach, center[1] - reach, center[0] + reach, center[1] + reach)
+    box = (center[0] - reach, center[1] - reach, center[0] + reach, center[1] + reach)
     margin = int(np.ceil(max(0, -min(box), box[2] - image.shape[1], box[3] - image.shape[0]))) + 1
     padded = Image.fromarray(np.pad(image, margin, constant_values=255))
-    found = padded.resize((SIZE_PX, SIZE_PX), Image.Resampling.BICUBIC, tuple(side + margin for side in box))
+    shifted: Any = tuple(side + margin for side in box)
+    found = padded.resize((SIZE_PX, SIZE_PX), Image.Resampling.BICUBIC, shifted)
     return np.asarray(found)
