@@ -105,7 +105,7 @@ def _learned(base: Any, hand: Any, style: str) -> tuple[Any, str]:
     import hashlib
 
     from kanjilab.core.config import settings_hash
-    from kanjilab.training.hand import HAND_RECIPE, learn_hand
+    from kanjilab.training.few_shot import HAND_RECIPE, learn_hand
 
     caption = f"{style}, by own hand"
     digest = hashlib.sha256(hand.images.tobytes()).hexdigest()

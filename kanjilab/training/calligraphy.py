@@ -14,20 +14,17 @@ from pathlib import Path
 from typing import Any, cast
 
 import numpy as np
-from diffusers import DDIMScheduler
 from safetensors.torch import load_file
 
 from kanjilab.core.config import Arm
 from kanjilab.core.run_folder import RunFolder
-from kanjilab.core.storage import PACKAGE_WEIGHTS, write_json_atomic
-from kanjilab.data.calligraphy import STYLES, build_calligraphy_folder, known_characters, load_skeletons
+from kanjilab.core.storage import appearing_folder, write_json_atomic
+from kanjilab.data.calligraphy import STYLES, Style, build_calligraphy_folder, known_characters, load_skeletons
 from kanjilab.data.image_folder import TRAIN, Dataset, open_dataset
 from kanjilab.models.diffusion import LatentDiffusion
-from kanjilab.models.loading import assemble_pipeline, load_base
-from kanjilab.models.minilm import minilm_folder
+from kanjilab.models.loading import base_folder, load_base
 from kanjilab.models.skeleton_encoder import SkeletonEncoder, save_encoder, with_skeletons
 from kanjilab.models.trainable import PREFIXES
-from kanjilab.training.denoiser import SCHEDULER_CONFIG
 from kanjilab.training.driver import finished_training
 from kanjilab.training.encoded import Encoded, encode_dataset
 
@@ -47,6 +44,7 @@ RECIPE = Arm(
 )
 TYPED_ONE_IN = 2  # of the images, which are shown a second time with the skeleton of their character in another font
 CHECKPOINTS = 8
+DENOISER_FOLDERS = {"unet": "unet", "mmdit": "transformer"}
 ENCODER_PREFIX = PREFIXES["condition_encoder"]
 
 
@@ -82,6 +80,7 @@ def build_calligraphy(
     *,
     enters: str = "hint",
     base_name: str = "pocket2",
+    styles: Sequence[Style] = STYLES,
     characters: str | None = None,
 ) -> Path:
     """The whole recipe; called again, it goes on from what `folder` holds.
@@ -92,44 +91,49 @@ def build_calligraphy(
         font_folders: see `kanjilab.data.calligraphy.open_face`.
         recipe: how long and how fast.
         enters: how the skeleton does, see `SkeletonEncoder`.
-        base_name: that is trained; of pocket's family.
+        base_name: that is trained.
+        styles: which.
         characters: only these, for a trial.
     Returns:
         `folder/pipeline`, which `load_base` reads with the skeleton encoder, and plain diffusers without.
     """
     data = folder / "data"
-    dataset = open_dataset(data) if data.exists() else build_calligraphy_folder(data, font_folders, STYLES, characters)
+    dataset = open_dataset(data) if data.exists() else build_calligraphy_folder(data, font_folders, styles, characters)
     training = dataset.split(TRAIN)
     base = with_skeletons(load_base(base_name, "bf16"), enters, "".join(known_characters(training)), recipe.seed)
     encoded = encode_calligraphy(base, training, folder / "encoded")
     run = finished_training(base, encoded, [recipe], folder / "run", CHECKPOINTS)
     facts = {"images": len(training), "examples": len(encoded), "images_seen": recipe.images_seen}
-    weights, pipeline = folder / "weights", folder / "pipeline"
-    save_calligraphy(base, run, run.checkpoints()[-1], facts, weights)
-    shutil.rmtree(pipeline, ignore_errors=True)  # of an earlier, shorter training
-    assemble_pipeline([PACKAGE_WEIGHTS / "pocket", weights], minilm_folder(), pipeline)
-    return pipeline
+    return save_calligraphy(base, run, run.checkpoints()[-1], facts, folder)
 
 
 def save_calligraphy(base: LatentDiffusion, run: RunFolder, step: int, facts: Mapping[str, Any], folder: Path) -> Path:
-    """Writes what the package carries of a trained base, in fp16: denoiser, skeleton encoder, scheduler.
+    """Writes a trained base: what the package carries, in fp16, into `folder/weights`, and the whole pipeline.
 
     Args:
         base: that was trained; it stays as it is.
         run: of the training.
         step: which checkpoint.
         facts: how it was made, in plain values.
-        folder: made if need be.
+        folder: of `build_calligraphy`.
+    Returns:
+        `folder/pipeline`.
     """
-    folder.mkdir(parents=True, exist_ok=True)
+    weights, pipeline, untrained = folder / "weights", folder / "pipeline", base_folder(base.name)
     trained = load_file(run.checkpoint_path(step) / "arm_0" / "adapter_model.safetensors")
     of_encoder = {name for name in trained if name.startswith(ENCODER_PREFIX)}
     denoiser: Any = type(base.denoiser).from_config(base.denoiser.config)  # type: ignore[attr-defined]
     denoiser.load_state_dict({name: value for name, value in trained.items() if name not in of_encoder})
-    denoiser.half().save_pretrained(folder / "unet")
     encoder = copy.deepcopy(cast(SkeletonEncoder, base.condition_encoder))
     encoder.load_state_dict({name.removeprefix(ENCODER_PREFIX): trained[name] for name in of_encoder})
-    save_encoder(encoder, folder)
-    DDIMScheduler(**SCHEDULER_CONFIG).save_pretrained(folder / "scheduler")
-    write_json_atomic(folder / "facts.json", facts)
-    return folder
+    for path in (weights, pipeline):
+        shutil.rmtree(path, ignore_errors=True)  # of an earlier, shorter training
+    with appearing_folder(weights) as partial:
+        denoiser.half().save_pretrained(partial / DENOISER_FOLDERS[base.family])
+        save_encoder(encoder, partial)
+        shutil.copytree(untrained / "scheduler", partial / "scheduler")
+        write_json_atomic(partial / "facts.json", facts)
+    with appearing_folder(pipeline) as partial:
+        for source in (untrained, weights):
+            shutil.copytree(source, partial, dirs_exist_ok=True)
+    return pipeline
