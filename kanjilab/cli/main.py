@@ -7,7 +7,10 @@ from kanjilab.cli.experiment_commands import findings, pairs, reinvent, sweep
 from kanjilab.cli.options import TableHelp, plain_errors
 from kanjilab.cli.run_commands import criteria, diagnose, export, score, strip
 from kanjilab.cli.start_commands import data, demo, train
+from kanjilab.cli.write_command import write
 
 app = typer.Typer(add_completion=False, no_args_is_help=True, pretty_exceptions_enable=False, help=__doc__)
-for command in (coin, demo, data, train, sweep, findings, strip, score, criteria, reinvent, pairs, diagnose, export):
+MAKING = (coin, write, demo, data, train)
+MEASURING = (sweep, findings, strip, score, criteria, reinvent, pairs, diagnose, export)
+for command in (*MAKING, *MEASURING):
     app.command(cls=TableHelp)(plain_errors(command))

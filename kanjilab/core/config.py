@@ -28,13 +28,14 @@ RANGES: tuple[tuple[str, str, Callable[[Any], bool]], ...] = (  # NaN fits none 
     ("caption_dropout beta1 beta2", "lie in [0, 1)", lambda value: 0 <= value < 1),
     ("cooldown_share", "lie in (0, 1]", lambda value: 0 < value <= 1),
     ("alpha min_snr_gamma images_seen", "be None or finite and > 0", lambda value: value is None or 0 < value < inf),
+    ("array_dropout", "be None or lie in [0, 1)", lambda value: value is None or 0 <= value < 1),
     ("ema_decay", "be None or lie in (0, 1)", lambda value: value is None or 0 < value < 1),
 )
 # JSON says `unet` for `full`: runs and studies were stored under that name, and it is in their hashes.
 SPELLED_IN_JSON = {"full": "unet"}
 READ_FROM_JSON = {"unet": "full"}
 # Settings that runs were stored without: where they are not used they are in no hash, so that those keep theirs.
-ADDED_LATER = ("dora", "train_text_encoder", "text_encoder", "condition_encoder")
+ADDED_LATER = ("dora", "text_encoder", "condition_encoder", "array_dropout")
 
 
 def settings_hash(contents: Any) -> str:
@@ -91,6 +92,8 @@ class Arm:
         epochs: passes over the training images, fractions allowed.
         images_seen: a budget in images in place of epochs.
         caption_dropout: probability that an image is shown with the empty caption.
+        array_dropout: probability that one of the arrays that its prompt carries is zeros, for each by itself; None for
+            all of them with the caption.
         min_snr_gamma: weight the loss by min(SNR, gamma)/SNR; None for no weighting.
         velocity_weight: weight the loss as if the base predicted velocity, so that high noise, where the
             prompt decides, counts more.
@@ -121,6 +124,7 @@ class Arm:
     epochs: float = 8.0
     images_seen: int | None = None
     caption_dropout: float = 0.1
+    array_dropout: float | None = None
     min_snr_gamma: float | None = None
     velocity_weight: bool = False
     ema_decay: float | None = None
@@ -199,8 +203,8 @@ class Arm:
         contents = respelled(dataclasses.asdict(self), SPELLED_IN_JSON)
         if self.text_encoder == "lora":  # the only way there was
             contents |= {"train_text_encoder": True, "text_encoder": "frozen"}
-        unused = (False, "frozen")
-        return {name: value for name, value in contents.items() if value not in unused or name not in ADDED_LATER}
+        unused = {field.name: field.default for field in dataclasses.fields(self) if field.name in ADDED_LATER}
+        return {name: value for name, value in contents.items() if name not in unused or value != unused[name]}
 
     @classmethod
     def from_json(cls, contents: dict[str, Any]) -> Self:

@@ -13,6 +13,7 @@ STREAMS = {
     "judge training": 6,
     "typeset": 7,
     "resampling": 8,
+    "handwriting": 9,
 }
 
 

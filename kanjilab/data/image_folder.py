@@ -96,16 +96,42 @@ class Dataset:
 
 
 def _square(image: Image.Image, mode: str, size_px: int, resample: Image.Resampling) -> Image.Image:
+    image = _flattened(image, mode)
+    if image.size == (size_px, size_px):
+        return image
+    return ImageOps.pad(image, (size_px, size_px), method=resample, color="white")
+
+
+def _flattened(image: Image.Image, mode: str) -> Image.Image:
+    """Upright, in a mode of 8 bits, and white where it was transparent."""
     image = ImageOps.exif_transpose(image)
     if image.mode.startswith("I"):  # 16 bits per pixel, which `convert` would cut off at 255
         image = Image.fromarray((np.asarray(image, dtype=np.int64).clip(0, 65535) >> 8).astype(np.uint8))
     if image.has_transparency_data:
         paper = Image.new("RGBA", image.size, "white")
         image = Image.alpha_composite(paper, image.convert("RGBA"))
-    image = image.convert(mode)
-    if image.size == (size_px, size_px):
-        return image
-    return ImageOps.pad(image, (size_px, size_px), method=resample, color="white")
+    return image.convert(mode)
+
+
+def read_gray(path: Path, side_max_px: int) -> np.ndarray:
+    """One picture of any kind and size, as it is seen.
+
+    Args:
+        path: of a file.
+        side_max_px: a longer side is brought to this.
+    Returns:
+        (H, W) uint8, 0 black to 255 white.
+    Raises:
+        ValueError: there is none, or it cannot be read; the message says why.
+    """
+    _, wrong = _check_image(path)
+    if wrong:
+        raise ValueError(f"{path.name} {wrong}")
+    with _opened(path) as image:
+        image.draft("L", (side_max_px, side_max_px))
+        gray = _flattened(image, "L")
+    gray.thumbnail((side_max_px, side_max_px), Image.Resampling.LANCZOS, reducing_gap=3)
+    return np.asarray(gray)
 
 
 def _opened(path: Path) -> Image.Image:

@@ -16,11 +16,13 @@ class Conditioning(NamedTuple):
         tokens: (N, L, D) token states.
         pooled: (N, P) pooled states, as SD 3 has them, or None.
         mask: (N, L) bool, which tokens may be attended to; None for all.
+        hint: (N, C, h, w), added to what the denoiser's first layer makes of the latents; None for nothing.
     """
 
     tokens: Tensor
     pooled: Tensor | None = None
     mask: Tensor | None = None
+    hint: Tensor | None = None
 
     def select(self, rows: Tensor) -> "Conditioning":
         """The states of some prompts, by index."""

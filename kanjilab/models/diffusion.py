@@ -2,7 +2,8 @@
 
 import hashlib
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from typing import Any, ClassVar, Literal
 
@@ -100,6 +101,11 @@ class LatentDiffusion(ABC):
         Returns:
             (B,) float; ones with neither.
         """
+
+    @property
+    @abstractmethod
+    def first_layer(self) -> Any:
+        """The convolution of the denoiser that reads the latents; a hint is added to what it gives."""
 
     @property
     def text_encoder(self) -> nn.Module | None:
@@ -236,7 +242,14 @@ class UNetDiffusion(LatentDiffusion):
         """See `LatentDiffusion.denoise`, (B, C, h, w) float32."""
         dtype = compute_dtype(self.denoiser)
         tokens = text.tokens.to(dtype)
-        return self.denoiser(noisy.to(dtype), model_timestep, tokens, encoder_attention_mask=text.mask).sample.float()
+        with hint_added(self.first_layer, text.hint):
+            predicted = self.denoiser(noisy.to(dtype), model_timestep, tokens, encoder_attention_mask=text.mask)
+        return predicted.sample.float()
+
+    @property
+    def first_layer(self) -> Any:
+        """See `LatentDiffusion.first_layer`."""
+        return self.denoiser.conv_in
 
 
 class FlowDiffusion(LatentDiffusion):
@@ -309,13 +322,41 @@ class FlowDiffusion(LatentDiffusion):
         """See `LatentDiffusion.denoise`, (B, C, h, w) float32."""
         assert text.pooled is not None and text.mask is None
         dtype = compute_dtype(self.denoiser)
-        predicted = self.denoiser(
-            hidden_states=noisy.to(dtype),
-            timestep=model_timestep,
-            encoder_hidden_states=text.tokens.to(dtype),
-            pooled_projections=text.pooled.to(dtype),
-        )
+        with hint_added(self.first_layer, text.hint):
+            predicted = self.denoiser(
+                hidden_states=noisy.to(dtype),
+                timestep=model_timestep,
+                encoder_hidden_states=text.tokens.to(dtype),
+                pooled_projections=text.pooled.to(dtype),
+            )
         return predicted.sample.float()
+
+    @property
+    def first_layer(self) -> Any:
+        """See `LatentDiffusion.first_layer`; it reads patches."""
+        return self.denoiser.pos_embed.proj  # type: ignore[union-attr]
+
+
+@contextmanager
+def hint_added(layer: nn.Module, hint: Tensor | None) -> Iterator[None]:
+    """Within it a hint is added to what a layer gives.
+
+    Args:
+        layer: gives (N, C, h, w).
+        hint: of that shape; None for nothing.
+    """
+    if hint is None:
+        yield
+        return
+
+    def add(_layer: nn.Module, _given: Any, made: Tensor) -> Tensor:
+        return made + hint.to(made.dtype)
+
+    handle: Any = layer.register_forward_hook(add)  # type: ignore[arg-type]
+    try:
+        yield
+    finally:
+        handle.remove()
 
 
 def with_condition_encoder(base: LatentDiffusion, encoder: nn.Module) -> LatentDiffusion:

@@ -15,9 +15,10 @@ from torch import nn
 from kanjilab.core.config import DEFAULT_BASE, PRECISIONS, QUANTISED
 from kanjilab.core.storage import PACKAGE_WEIGHTS, appearing_folder, cache_folder, sha256_file
 from kanjilab.models.cpu_layers import pack_layers
-from kanjilab.models.diffusion import FlowDiffusion, LatentDiffusion, UNetDiffusion
+from kanjilab.models.diffusion import FlowDiffusion, LatentDiffusion, UNetDiffusion, with_condition_encoder
 from kanjilab.models.hub import UNUSED_PARTS, family_of, folder_digest, model_folder, quiet_diffusers
 from kanjilab.models.minilm import TOKENS, minilm_folder
+from kanjilab.models.skeleton_encoder import load_encoder
 from kanjilab.models.text_encoders import OneEncoder, ThreeEncoders
 
 PACKAGED = (DEFAULT_BASE, "pocket", "writer")
@@ -40,7 +41,7 @@ def load_base(
     *,
     gradient_checkpointing: bool = False,
 ) -> LatentDiffusion:
-    """Loads a base by name.
+    """Loads a base by name, with its encoder of skeletons if it has one.
 
     Args:
         name: `pocket2`; `pocket`, its predecessor, which the stored studies trained on; `writer`, `sd14`, `sd15`,
@@ -64,6 +65,8 @@ def load_base(
     folder = base_folder(str(name))
     load = {"unet": _load_unet, "mmdit": _load_flow}[family_of(str(name), folder)]
     base = load(str(name), folder, precision, device)
+    if (encoder := load_encoder(folder)) is not None:
+        base = with_condition_encoder(base, encoder)
     if gradient_checkpointing:
         base.denoiser.enable_gradient_checkpointing()  # type: ignore[operator]
     return base

@@ -28,10 +28,13 @@ class Sampling:
         sampler: `ddim` or `dpm-solver++` for a U-Net, `flow-euler` for a rectified flow.
         steps: denoising steps.
         guidance: classifier-free guidance scale; 1 leaves it out.
+        array_guidance: of the arrays that prompts carry, where they have a scale of their own; `guidance` is then of
+            the text alone, given the arrays.
         negative_prompt: takes the place of the empty caption in guidance.
         prefix: put before every prompt.
     Raises:
         ValueError: a value outside its range.
+    Source: two scales as in Brooks et al. 2023, arXiv:2211.09800, equation 3.
     """
 
     sampler: str = "ddim"
@@ -39,6 +42,7 @@ class Sampling:
     guidance: float = 3.0
     negative_prompt: str = ""
     prefix: str = ""
+    array_guidance: float | None = None
 
     def __post_init__(self) -> None:
         if self.sampler not in SAMPLERS:
@@ -47,10 +51,34 @@ class Sampling:
             raise ValueError(f"steps must be >= 1, got {self.steps}")
         if self.guidance < 1:
             raise ValueError(f"guidance must be >= 1, got {self.guidance}")
+        if self.array_guidance is not None and not self.array_guidance >= 0:
+            raise ValueError(f"array_guidance must be None or >= 0, got {self.array_guidance}")
 
     def to_json(self) -> dict:
-        """A plain dictionary, ready for JSON."""
-        return asdict(self)
+        """A plain dictionary, ready for JSON; a scale that is not used is left out, as drawings were stored before."""
+        return {name: value for name, value in asdict(self).items() if value is not None}
+
+    @property
+    def copies(self) -> int:
+        """How often the denoiser sees each image in a step: with less and less of its prompt."""
+        return 3 if self.array_guidance is not None else 2 if self.guidance > 1 else 1
+
+    def guided(self, predicted: Tensor) -> Tensor:
+        """What is predicted under guidance.
+
+        Args:
+            predicted: (N copies, C, h, w), the copies of an image side by side: by the empty prompt, by its arrays
+                alone, by all of its prompt; of fewer copies the last ones, but of two the first and the last.
+        Returns:
+            (N, C, h, w).
+        """
+        if self.copies == 1:
+            return predicted
+        empty, full = predicted[0 :: self.copies], predicted[self.copies - 1 :: self.copies]
+        if self.array_guidance is None:
+            return empty + self.guidance * (full - empty)
+        arrays = predicted[1::3]
+        return empty + self.array_guidance * (arrays - empty) + self.guidance * (full - arrays)
 
     def scheduler(self, base: LatentDiffusion) -> Any:
         """A fresh scheduler of diffusers for this base.
@@ -119,17 +147,24 @@ def sample(
         raise ValueError(f"expected at least one prompt and one seed, got {len(prompts)} and {len(seeds)}")
     sampling.scheduler(base)  # refuses a sampler that does not fit, before any text encoder is loaded
     asked = [prompt if isinstance(prompt, Prompt) else Prompt(prompt) for prompt in prompts]
-    asked = [Prompt(sampling.negative_prompt), *(replace(one, text=sampling.prefix + one.text) for one in asked)]
+    empty, whole = Prompt(sampling.negative_prompt), [replace(one, text=sampling.prefix + one.text) for one in asked]
+    alone = [replace(one, text=sampling.negative_prompt) for one in asked] if sampling.copies == 3 else []
+    asked = [empty, *whole, *alone]
     arms = 1 if trainable is None else len(trainable.arms)
     states, apart = _states(base, Prompts.of(asked, base.device), trainable)
+    count = len(prompts)
+
+    def copies_of(p: int) -> list[int]:
+        """The rows of a prompt's copies among those asked."""
+        return {1: [p + 1], 2: [0, p + 1], 3: [0, count + p + 1, p + 1]}[sampling.copies]
+
     items = [(k, p, s) for k in range(arms) for p in range(len(prompts)) for s in range(len(seeds))]
     noise = initial_noise(seeds, base.latent_shape(size_px)).to(base.device)
     images = []
     for start in range(0, len(items), batch):
         chunk = items[start : start + batch]
-        # With guidance every image is there twice, side by side, so that the images of an arm stay together.
-        asked_rows = [(k * apart, k * apart + p + 1) for k, p, _ in chunk]
-        rows = [row for empty, own in asked_rows for row in ((empty, own) if sampling.guidance > 1 else (own,))]
+        # With guidance every image is there twice or thrice, side by side, so that the images of an arm stay together.
+        rows = [k * apart + row for k, p, _ in chunk for row in copies_of(p)]
         text = states.select(torch.tensor(rows, device=base.device))
         latents = noise[[s for _, _, s in chunk]]
         owners = [k for k, _, _ in chunk]
@@ -173,14 +208,11 @@ def _denoising(
     with warnings.catch_warnings():  # diffusers' DPM-Solver makes an array of a tensor as numpy 2 deprecates
         warnings.filterwarnings("ignore", "__array__ implementation", DeprecationWarning)
         scheduler.set_timesteps(sampling.steps, device=base.device)
-    copies = 2 if sampling.guidance > 1 else 1
+    copies = sampling.copies
     pairs = [(k, copies * owners.count(k)) for k in dict.fromkeys(owners)]
     with trainable.attached(pairs) if trainable else nullcontext():
         for timestep in scheduler.timesteps:
             noisy = latents.repeat_interleave(copies, 0)  # none of these samplers scales the denoiser's input
-            predicted = base.denoise(noisy, timestep.expand(len(noisy)), text)
-            if copies == 2:
-                empty, conditional = predicted[0::2], predicted[1::2]
-                predicted = empty + sampling.guidance * (conditional - empty)
+            predicted = sampling.guided(base.denoise(noisy, timestep.expand(len(noisy)), text))
             latents = scheduler.step(predicted, timestep, latents).prev_sample
             yield latents

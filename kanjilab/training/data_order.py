@@ -12,7 +12,9 @@ from kanjilab.training.encoded import Encoded
 
 @dataclass(frozen=True)
 class Draw:
-    """One training example: image row, timestep, caption dropout's uniform draw, and two noises (C, h, w).
+    """One training example: image row, timestep, two noises (C, h, w), and uniform draws for dropout.
+
+    `dropout` is of the caption, `array_dropout` of each of the prompt's arrays in order of their names.
 
     The timestep is the index of a noise level, each as likely as any other; what it means is the base's.
     """
@@ -22,6 +24,7 @@ class Draw:
     dropout: float
     posterior_noise: np.ndarray
     noise: np.ndarray
+    array_dropout: np.ndarray
 
 
 @lru_cache(maxsize=8)
@@ -38,7 +41,7 @@ def epoch_order(seed: int, epoch: int, size: int) -> np.ndarray:
     return counted_rng(seed, "data order", epoch).permutation(size)
 
 
-def draw_example(seed: int, index: int, size: int, shape: tuple[int, ...], timesteps: int) -> Draw:
+def draw_example(seed: int, index: int, size: int, shape: tuple[int, ...], timesteps: int, arrays: int = 0) -> Draw:
     """The `index`-th image that a training with this seed sees, whatever its batch size.
 
     Args:
@@ -46,12 +49,13 @@ def draw_example(seed: int, index: int, size: int, shape: tuple[int, ...], times
         size: number of training images.
         shape: (C, h, w) of the latents.
         timesteps: T.
+        arrays: how many the prompts carry.
     """
     rng = counted_rng(seed, "training image", index)
     dropout, timestep = rng.random(2)
     noise = rng.standard_normal((2, *shape), dtype=np.float32)
     row = int(epoch_order(seed, index // size, size)[index % size])
-    return Draw(row, int(timestep * timesteps), float(dropout), noise[0], noise[1])
+    return Draw(row, int(timestep * timesteps), float(dropout), noise[0], noise[1], rng.random(arrays))
 
 
 def captions_of(arm: Arm, data: Encoded) -> np.ndarray:

@@ -75,18 +75,23 @@ class Encoded:
         digests = {name: hashlib.sha256(values.tobytes()).hexdigest() for name, values in arrays.items()}
         return replace(self, arrays={**self.arrays, **arrays}, identity=settings_hash([self.identity, digests]))
 
-    def prompts(self, rows: np.ndarray, captions: np.ndarray, device: torch.device) -> Prompts:
-        """A batch of prompts; where the caption is the empty one, the arrays are zeros.
+    def prompts(
+        self, rows: np.ndarray, captions: np.ndarray, device: torch.device, dropped: np.ndarray | None = None
+    ) -> Prompts:
+        """A batch of prompts.
 
         Args:
             rows: (B,) images, whose arrays the prompts carry.
             captions: (B,) rows of `tokens`.
             device: of the arrays.
+            dropped: (B, A) bool, which arrays are zeros, in order of their names; by default all of those whose caption
+                is the empty one.
         """
-        kept = captions != self.empty
+        if dropped is None:
+            dropped = np.repeat((captions == self.empty)[:, None], len(self.arrays), axis=1)
         arrays = {
-            name: torch.from_numpy(values[rows].astype(np.float32) * kept.reshape(-1, *[1] * (values.ndim - 1)))
-            for name, values in self.arrays.items()
+            name: torch.from_numpy(values[rows].astype(np.float32) * ~zero.reshape(-1, *[1] * (values.ndim - 1)))
+            for (name, values), zero in zip(sorted(self.arrays.items()), dropped.T, strict=True)
         }
         return Prompts([self.captions[row] for row in captions], {n: array.to(device) for n, array in arrays.items()})
 

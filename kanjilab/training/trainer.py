@@ -67,15 +67,16 @@ def denoising_errors(
     captions: np.ndarray,
     trainable: Trainable,
     pairs: Sequence[tuple[int, int]],
+    dropped: np.ndarray | None = None,
 ) -> tuple[Tensor, Tensor]:
     """How far each arm's denoiser is from the target on some examples.
 
     Args:
         draws: N examples.
-        captions: (N,) int, the caption of each, as a row of the data's captions; that of the empty caption drops the
-            example's arrays too.
+        captions: (N,) int, the caption of each, as a row of the data's captions.
         trainable: attached to the base with these pairs.
         pairs: (arm, count) for each stretch of the examples, in order.
+        dropped: which arrays are dropped, as for `Encoded.prompts`.
     Returns:
         (N,) float32 squared errors, means over C, h and w; and (N,) int64 timesteps.
     """
@@ -84,10 +85,17 @@ def denoising_errors(
     noise = torch.from_numpy(np.stack([draw.noise for draw in draws])).to(base.device)
     timesteps = torch.tensor([draw.timestep for draw in draws], device=base.device)
     noisy, target = base.add_noise(latents, noise, timesteps)
-    prompts, states = data.prompts(rows, captions, base.device), data.text(captions, base.device)
+    prompts, states = data.prompts(rows, captions, base.device, dropped), data.text(captions, base.device)
     conditioning = trainable.condition(base.text, prompts, states, pairs)
     predicted = base.denoise(noisy, base.model_timestep(timesteps), conditioning)
     return (predicted - target).square().mean(dim=(1, 2, 3)), timesteps
+
+
+def _dropped_arrays(arm: Arm, draw: Draw, without_caption: bool) -> np.ndarray:
+    """(A,) bool: which of an example's arrays are shown as zeros."""
+    if arm.array_dropout is None:
+        return np.full(len(draw.array_dropout), without_caption)
+    return draw.array_dropout < arm.array_dropout
 
 
 @dataclass
@@ -207,7 +215,9 @@ class Trainer:
         for k, index in mine:
             seed = self.progress[k].arm.seed
             if (seed, index) not in memory:  # arms of one seed share their draws
-                memory[seed, index] = draw_example(seed, index, len(self.data), shape, self.base.timesteps)
+                memory[seed, index] = draw_example(
+                    seed, index, len(self.data), shape, self.base.timesteps, len(self.data.arrays)
+                )
             share.setdefault(k, []).append(memory[seed, index])
         return list(share.items())
 
@@ -218,8 +228,11 @@ class Trainer:
         dropped = np.array([draw.dropout < arm.caption_dropout for draw, arm in zip(draws, arms, strict=True)])
         captions = np.array([self.captions[k][draw.row] for k, draw in zip(owners, draws, strict=True)])
         captions = np.where(dropped, self.data.empty, captions)
+        zeros = np.stack(
+            [_dropped_arrays(*each) for each in zip(arms, draws, captions == self.data.empty, strict=True)]
+        )
         with torch.autocast(self.base.device.type, torch.bfloat16) if self.autocast else nullcontext():
-            errors, timesteps = denoising_errors(self.base, self.data, draws, captions, self.trainable, pairs)
+            errors, timesteps = denoising_errors(self.base, self.data, draws, captions, self.trainable, pairs, zeros)
         weights = []
         for (k, _), mine in zip(pairs, timesteps.split([count for _, count in pairs]), strict=True):
             arm = self.progress[k].arm

@@ -1,0 +1,126 @@
+"""The command that writes with calligraphy."""
+
+import io
+import re
+import unicodedata
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+CHARACTERS_MAX = 200
+
+
+def write(
+    text: Annotated[str, typer.Argument(help="What to write; a space begins a new line.")] = "",
+    style: Annotated[
+        str, typer.Option(help="Script and tool, and by whom: {kanjilab.data.calligraphy.STYLE_CAPTIONS}.")
+    ] = "regular script, brush",
+    skeleton: Annotated[Path | None, typer.Option(help="Picture of lines to follow, in place of typed ones.")] = None,
+    hand: Annotated[Path | None, typer.Option(help="Folder of photos (永.jpg) whose hand is learned first.")] = None,
+    by_index: Annotated[bool, typer.Option(help="Without a skeleton, of known characters alone.")] = False,
+    vertical: Annotated[bool, typer.Option(help="Lines run down, from the right.")] = False,
+    guidance: Annotated[float, typer.Option(help="How strongly the style counts; 1 for no more than learned.")] = 1.5,
+    skeleton_guidance: Annotated[float, typer.Option(help="How strongly the skeleton and the index count.")] = 1.5,
+    seed: Annotated[int, typer.Option(help="Of the first character; the others follow.")] = 0,
+    base: Annotated[str, typer.Option(help="What writes: a base that reads skeletons.")] = "calligraphy",
+    out: Annotated[Path | None, typer.Option(help="PNG, with an SVG beside it; runs/written/<text>.png else.")] = None,
+) -> None:
+    """Write characters in a style, typed or along drawn lines, and in a hand that is learned from photos."""
+    from dataclasses import replace
+
+    from kanjilab.experiments.writing import WRITING
+    from kanjilab.experiments.writing import write as write_prompts
+    from kanjilab.export.page import page_picture, page_svg, places_of
+    from kanjilab.models.loading import load_base
+
+    sampling = replace(WRITING, guidance=guidance, array_guidance=skeleton_guidance)
+    lines = _lines_of(text, skeleton)
+    led_by = _skeletons(lines, skeleton, by_index)  # what cannot be written is refused before anything is loaded
+    samples = None if hand is None else _samples(hand)
+    loaded = load_base(base)
+    prompts = _prompts(loaded, style, lines, led_by, by_index)
+    trainable = None
+    if samples is not None:
+        trainable, style = _learned(loaded, samples, style)
+        prompts = [replace(prompt, text=style) for prompt in prompts]
+    images = write_prompts(loaded, prompts, seed, sampling, trainable)
+    places = places_of([len(line) for line in lines], vertical)
+    name = re.sub(r"\W+", "-", text).strip("-")[:40] or "skeleton"
+    path = out or Path("runs/written", f"{name}.png")
+    title = f"{text} ({style})" if text else style
+    typer.echo("\n".join(map(str, _save(path, page_picture(images, places), page_svg(images, places, title)))))
+
+
+def _lines_of(text: str, skeleton: Path | None) -> list[list[str]]:
+    """What is to be written, glyph by glyph."""
+    from kanjilab.experiments.writing import symbols_of
+
+    lines = [symbols_of(line) for line in unicodedata.normalize("NFC", text).split()]
+    count = sum(map(len, lines))
+    if skeleton is not None and count <= 1:
+        return lines or [[""]]
+    if skeleton is not None:
+        raise ValueError(f"a skeleton leads one character: expected one at most, got {count}")
+    if not 1 <= count <= CHARACTERS_MAX:
+        raise ValueError(f"expected 1 to {CHARACTERS_MAX} characters to write, got {count}")
+    return lines
+
+
+def _skeletons(lines: list[list[str]], drawn: Path | None, by_index: bool) -> list[Any]:
+    """A skeleton for each glyph; None for those that are written by index."""
+    from kanjilab.data.handwriting import read_skeleton
+    from kanjilab.experiments.writing import typed_skeleton
+
+    if drawn is not None:
+        return [read_skeleton(drawn)]
+    return [None if by_index else typed_skeleton(symbol) for line in lines for symbol in line]
+
+
+def _prompts(base: Any, style: str, lines: list[list[str]], skeletons: list[Any], by_index: bool) -> list[Any]:
+    from kanjilab.experiments.writing import index_of, writing_prompt
+
+    symbols = [symbol for line in lines for symbol in line]
+    indices = [index_of(base, symbol) if by_index else 0 for symbol in symbols]
+    return [writing_prompt(base, style, *led) for led in zip(skeletons, indices, strict=True)]
+
+
+def _samples(folder: Path) -> Any:
+    """A person's glyphs; shown, with their skeletons, before anything is learned."""
+    from kanjilab.data.handwriting import read_hand
+    from kanjilab.viz.hand_sheet import hand_sheet
+
+    hand = read_hand(folder)
+    for name, why in hand.unread:
+        typer.echo(f"not read: {name} ({why})")
+    path = Path("runs/hands", f"{folder.resolve().name}.png")
+    path.parent.mkdir(parents=True, exist_ok=True)
+    hand_sheet(hand).save(path)
+    typer.echo(f"{len(hand.characters)} glyphs and their skeletons: {path}")
+    return hand
+
+
+def _learned(base: Any, hand: Any, style: str) -> tuple[Any, str]:
+    """What was learned of a hand, and the caption that asks for it."""
+    import hashlib
+
+    from kanjilab.core.config import settings_hash
+    from kanjilab.training.few_shot import HAND_RECIPE, learn_hand
+
+    caption = f"{style}, by own hand"
+    digest = hashlib.sha256(hand.images.tobytes()).hexdigest()
+    key = settings_hash([base.identity, digest, hand.characters, caption, HAND_RECIPE.to_json()])
+    folder = Path("runs/hands", key)
+    steps = HAND_RECIPE.total_steps(1)
+    typer.echo(f"learning the hand, {steps} steps, about two minutes of one core; kept in {folder}")
+    return learn_hand(base, hand, caption, folder), caption
+
+
+def _save(path: Path, picture: Any, svg: str) -> list[Path]:
+    from kanjilab.core.storage import write_bytes_atomic
+
+    path.parent.mkdir(parents=True, exist_ok=True)
+    buffer = io.BytesIO()
+    picture.save(buffer, "PNG", optimize=True)
+    png, vector = path.with_suffix(".png"), path.with_suffix(".svg")
+    return [write_bytes_atomic(png, buffer.getvalue()), write_bytes_atomic(vector, svg.encode())]

@@ -1,0 +1,135 @@
+"""Write with calligraphy: characters in a style, led by what is typed, by a drawn skeleton, or by an index alone."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from functools import cache
+
+import numpy as np
+from numpy.typing import NDArray
+
+from kanjilab.core.images import SIZE_PX
+from kanjilab.core.rng import counted_rng
+from kanjilab.data.calligraphy import DRAWN_PX, typed_glyph, typed_scale
+from kanjilab.data.components import load_components
+from kanjilab.data.framing import frame_glyphs
+from kanjilab.data.rendering import default_font, drawable_characters
+from kanjilab.data.skeleton import pack_skeletons, skeletons_of
+from kanjilab.data.typeset import SLOTS_OF_LAYOUT, Pair, Typesetter
+from kanjilab.models.conditioning import Prompt
+from kanjilab.models.diffusion import LatentDiffusion
+from kanjilab.models.sampling import Sampling, sample
+from kanjilab.models.skeleton_encoder import SkeletonEncoder
+from kanjilab.models.trainable import Trainable
+
+WRITING = Sampling("dpm-solver++", steps=18, guidance=1.5, array_guidance=1.5)
+
+
+def skeleton_encoder(base: LatentDiffusion) -> SkeletonEncoder:
+    """What a base reads skeletons with.
+
+    Raises:
+        ValueError: it has no such encoder.
+    """
+    if not isinstance(base.condition_encoder, SkeletonEncoder):
+        raise ValueError(f"{base.name} reads no skeletons: expected a base as `calligraphy`")
+    return base.condition_encoder
+
+
+def symbols_of(line: str) -> list[str]:
+    """A line in what is written as one glyph: characters, and pairs of parts as `⿰水鳥`.
+
+    Raises:
+        ValueError: a layout that is not followed by two parts.
+    """
+    symbols, rest = [], line
+    while rest:
+        length = 3 if rest[0] in SLOTS_OF_LAYOUT else 1
+        symbols.append(rest[:length])
+        if length == 3 and (len(rest) < 3 or any(part in SLOTS_OF_LAYOUT for part in rest[1:3])):
+            raise ValueError(f"{rest[:3]!r}: expected a layout and two parts, as ⿰水鳥")
+        rest = rest[length:]
+    return symbols
+
+
+def typed_skeleton(symbol: str) -> NDArray[np.bool_]:
+    """The skeleton of what is typed, in the default font.
+
+    Args:
+        symbol: of `symbols_of`; a character that does not exist is composed of parts of others.
+    Returns:
+        (128, 128) bool.
+    Raises:
+        ValueError: the font lacks the character, or no characters have the parts in these places.
+    """
+    glyph = typed_glyph(symbol) if len(symbol) == 1 else _composed(symbol)
+    return skeletons_of(glyph[None])[0]
+
+
+def _composed(symbol: str) -> NDArray[np.uint8]:
+    composed = _typesetter().compose(Pair(*symbol), counted_rng(0, "typeset"))
+    if composed is None:
+        raise ValueError(f"{symbol!r}: no characters have these parts in these places, to take them from")
+    return frame_glyphs([composed.image], typed_scale() * DRAWN_PX / SIZE_PX)[0]
+
+
+@cache
+def _typesetter() -> Typesetter:
+    components = load_components()
+    return Typesetter(components, default_font(), drawable_characters(components.decompositions, default_font()))
+
+
+def index_of(base: LatentDiffusion, character: str) -> int:
+    """The number by which a base knows a character, from 1.
+
+    Raises:
+        ValueError: it does not know the character.
+    """
+    known = skeleton_encoder(base).characters
+    if len(character) != 1 or (place := known.find(character)) < 0:
+        some = "".join(known[:: max(1, len(known) // 12)][:12])
+        raise ValueError(f"{character!r} has no index: {base.name} knows {len(known)} characters, such as {some}")
+    return place + 1
+
+
+def writing_prompt(
+    base: LatentDiffusion, style: str, skeleton: NDArray[np.bool_] | None = None, index: int = 0
+) -> Prompt:
+    """What one character is asked for by.
+
+    Args:
+        base: led by skeletons.
+        style: as "running script, brush".
+        skeleton: (128, 128); None for a blank one.
+        index: of `index_of`; 0 for none.
+    """
+    side = skeleton_encoder(base).size_px
+    lines = np.zeros((side, side), bool) if skeleton is None else skeleton
+    return Prompt(style, {"skeleton": pack_skeletons(lines), "index": np.array(index, np.float32)})
+
+
+def write(
+    base: LatentDiffusion,
+    prompts: Sequence[Prompt],
+    seed: int = 0,
+    sampling: Sampling = WRITING,
+    trainable: Trainable | None = None,
+    on_progress: Callable[[int, int], None] = lambda done, total: None,
+) -> NDArray[np.uint8]:
+    """Draws every prompt once.
+
+    Args:
+        base: led by skeletons.
+        prompts: N of `writing_prompt`.
+        seed: of the first noise; the others follow.
+        sampling: how.
+        trainable: a hand that was learned, of `learn_hand`.
+        on_progress: called with (done, total) characters.
+    Returns:
+        (N, 128, 128) uint8.
+    """
+    drawn = [
+        sample(base, [prompt], [seed + number], sampling, trainable=trainable)[0, 0, 0]
+        for number, prompt in enumerate(prompts)
+    ]
+    return np.stack(drawn)

@@ -1,0 +1,178 @@
+"""The condition encoder of calligraphy: what a denoiser is told of a skeleton, and of a character by its index.
+
+The skeleton enters as a spatial hint, or as the tokens of a vision transformer beside the text, as in CalliffusionV2
+(arXiv:2410.03787); the index is one token more.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors.torch import load_file, save
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from kanjilab.core.images import SIZE_PX
+from kanjilab.core.storage import write_bytes_atomic, write_json_atomic
+from kanjilab.models.conditioning import Conditioning
+from kanjilab.models.diffusion import LatentDiffusion, with_condition_encoder
+
+FOLDER = "condition_encoder"  # beside unet/, where diffusers does not look
+WAYS = ("hint", "tokens")
+HIDDEN = 128  # channels of the hint's convolutions
+PATCH_PX, VIT_WIDTH, VIT_LAYERS, VIT_HEADS = 16, 192, 2, 4
+INDEX_STD = 0.4  # of an index's first token: about that of MiniLM's states
+BITS = 8
+
+
+class SkeletonEncoder(nn.Module):
+    """Reads the arrays `skeleton` (N, H, W / 8), packed bits, and `index` (N,): 0 for none, 1 for the first character.
+
+    Args:
+        enters: `hint` or `tokens`.
+        characters: those that have an index, in order.
+        width: D of the text states.
+        hint_px: pixels along the edge of one position of the denoiser's first layer.
+        hint_channels: of that layer.
+        size_px: of the skeletons.
+        seed: of the initial weights.
+    Raises:
+        ValueError: an unknown way to enter, or a character twice.
+    """
+
+    def __init__(
+        self,
+        enters: str,
+        characters: str,
+        width: int,
+        hint_px: int,
+        hint_channels: int,
+        size_px: int = SIZE_PX,
+        seed: int = 0,
+    ):
+        super().__init__()
+        if enters not in WAYS:
+            raise ValueError(f"enters must be one of {WAYS}, got {enters!r}")
+        if len(set(characters)) != len(characters):
+            raise ValueError("expected each character once")
+        self.config = {
+            "enters": enters, "characters": characters, "width": width, "hint_px": hint_px,
+            "hint_channels": hint_channels, "size_px": size_px,
+        }  # fmt: skip
+        self.enters, self.characters, self.size_px = enters, characters, size_px
+        with torch.random.fork_rng():
+            torch.manual_seed(seed)
+            self.index = nn.Embedding(len(characters) + 1, width)
+            nn.init.normal_(self.index.weight, std=INDEX_STD)
+            self.skeleton = HintBranch(hint_px, hint_channels) if enters == "hint" else VisionBranch(size_px, width)
+        with torch.no_grad():
+            self.index.weight[0] = 0
+
+    def forward(self, states: Conditioning, arrays: Mapping[str, Tensor]) -> Conditioning:
+        """The text's conditioning with what the arrays say; an array that is missing counts as zeros.
+
+        Raises:
+            ValueError: a skeleton of another size, or an index that no character has.
+        """
+        count, device = len(states.tokens), states.tokens.device
+        packed = arrays.get("skeleton", torch.zeros(count, self.size_px, self.size_px // BITS, device=device))
+        if packed.shape[1:] != (self.size_px, self.size_px // BITS):
+            expected = (self.size_px, self.size_px // BITS)
+            raise ValueError(f"skeleton: expected packed bits {expected}, got {tuple(packed.shape[1:])}")
+        index = arrays.get("index", torch.zeros(count, device=device)).long()
+        if not ((index >= 0) & (index <= len(self.characters))).all():
+            found = sorted(set(index.tolist()) - set(range(len(self.characters) + 1)))
+            raise ValueError(f"index: expected 0 (none) to {len(self.characters)} (the known characters), got {found}")
+        tokens = [states.tokens, self.index(index)[:, None].to(states.tokens.dtype)]
+        read, hint = self.skeleton(unpack_bits(packed)), None  # (N, C, h, w) or (N, patches, D)
+        if self.enters == "hint":
+            hint = read
+        else:
+            tokens.append(read.to(states.tokens.dtype))
+        added = sum(part.shape[1] for part in tokens[1:])
+        mask = None if states.mask is None else F.pad(states.mask, (0, added), value=True)
+        return Conditioning(torch.cat(tokens, dim=1), states.pooled, mask, hint)
+
+
+class HintBranch(nn.Module):
+    """(N, 1, H, W) skeletons -> (N, C, h, w), zero before training, as of a ControlNet (arXiv:2302.05543)."""
+
+    def __init__(self, edge_px: int, channels: int):
+        super().__init__()
+        self.edge_px = edge_px
+        self.first = nn.Conv2d(edge_px**2, HIDDEN, 3, padding=1)
+        self.second = nn.Conv2d(HIDDEN, HIDDEN, 3, padding=1)
+        self.last = nn.Conv2d(HIDDEN, channels, 1)
+        nn.init.zeros_(self.last.weight)
+        nn.init.zeros_(self.last.bias)  # type: ignore[arg-type]
+
+    def forward(self, skeletons: Tensor) -> Tensor:
+        """See the class."""
+        patches = F.pixel_unshuffle(skeletons, self.edge_px)
+        return self.last(F.silu(self.second(F.silu(self.first(patches)))))
+
+
+class VisionBranch(nn.Module):
+    """(N, 1, H, W) skeletons -> (N, patches, D), as the paper's vision transformer gives them."""
+
+    def __init__(self, size_px: int, width: int):
+        super().__init__()
+        from diffusers.models.attention import BasicTransformerBlock
+
+        self.patches = nn.Conv2d(1, VIT_WIDTH, PATCH_PX, PATCH_PX)
+        self.places = nn.Parameter(torch.randn((size_px // PATCH_PX) ** 2, VIT_WIDTH) * 0.02)
+        heads: Any = (VIT_WIDTH, VIT_HEADS, VIT_WIDTH // VIT_HEADS)
+        self.blocks = nn.Sequential(*(BasicTransformerBlock(*heads) for _ in range(VIT_LAYERS)))
+        self.last = nn.Linear(VIT_WIDTH, width)
+
+    def forward(self, skeletons: Tensor) -> Tensor:
+        """See the class."""
+        states = self.patches(skeletons).flatten(2).transpose(1, 2) + self.places  # (N, patches, VIT_WIDTH)
+        return self.last(self.blocks(states))
+
+
+def unpack_bits(packed: Tensor) -> Tensor:
+    """(N, H, W / 8) bytes as numbers -> (N, 1, H, W) float32, 1 where the bit is set; the highest bit comes first."""
+    shifts = torch.arange(BITS - 1, -1, -1, device=packed.device)
+    return (packed.long()[..., None] >> shifts & 1).flatten(2)[:, None].float()
+
+
+def with_skeletons(base: LatentDiffusion, enters: str, characters: str, seed: int = 0) -> LatentDiffusion:
+    """A base that can be led by skeletons; untrained.
+
+    Args:
+        base: any; its denoiser and text encoders are shared.
+        enters, characters, seed: as for `SkeletonEncoder`.
+    """
+    layer = base.first_layer
+    hint_px = base.latent_px * layer.stride[0]
+    encoder = SkeletonEncoder(enters, characters, base.text.shape[1], hint_px, layer.out_channels, seed=seed)
+    return with_condition_encoder(base, encoder)
+
+
+def save_encoder(encoder: SkeletonEncoder, folder: Path) -> None:
+    """Writes `folder/condition_encoder`, in fp16.
+
+    Args:
+        encoder: trained.
+        folder: of a base.
+    """
+    target = folder / FOLDER
+    target.mkdir(parents=True, exist_ok=True)
+    tensors = {name: value.detach().half().contiguous() for name, value in encoder.state_dict().items()}
+    write_bytes_atomic(target / "model.safetensors", save(tensors))
+    write_json_atomic(target / "config.json", encoder.config)
+
+
+def load_encoder(folder: Path) -> SkeletonEncoder | None:
+    """What `save_encoder` wrote into a base's folder, in float32; None where there is none."""
+    source = folder / FOLDER
+    if not source.is_dir():
+        return None
+    encoder = SkeletonEncoder(**json.loads((source / "config.json").read_text("utf-8")))
+    encoder.load_state_dict({name: value.float() for name, value in load_file(source / "model.safetensors").items()})
+    return encoder.eval()

@@ -1,0 +1,139 @@
+"""Build calligraphy: pocket2 trained whole, led by skeletons, text, and the index of a character.
+
+The recipe in order: `build_calligraphy_folder` (kanjilab.data.calligraphy) -> the ordinary training of one arm, whose
+run folder goes on where it was stopped -> `save_calligraphy`.
+"""
+
+from __future__ import annotations
+
+import copy
+import shutil
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any, cast
+
+import numpy as np
+from safetensors.torch import load_file
+
+from kanjilab.core.config import Arm
+from kanjilab.core.run_folder import RunFolder
+from kanjilab.core.storage import appearing_folder, write_json_atomic
+from kanjilab.data.calligraphy import STYLES, Style, build_calligraphy_folder, known_characters, load_skeletons
+from kanjilab.data.image_folder import TRAIN, Dataset, open_dataset
+from kanjilab.models.diffusion import LatentDiffusion
+from kanjilab.models.loading import base_folder, load_base
+from kanjilab.models.skeleton_encoder import SkeletonEncoder, save_encoder, with_skeletons
+from kanjilab.models.trainable import PREFIXES
+from kanjilab.training.driver import finished_training
+from kanjilab.training.encoded import Encoded, encode_dataset
+
+RECIPE = Arm(
+    targets="full",
+    condition_encoder="full",
+    peak_lr=8e-4,
+    schedule="linear",
+    warmup_steps=200,
+    batch=16,
+    images_seen=60_000,
+    array_dropout=0.25,
+    min_snr_gamma=5.0,
+    velocity_weight=True,
+    ema_decay=0.998,
+    beta2=0.99,
+)
+TYPED_ONE_IN = 2  # of the images, which are shown a second time with the skeleton of their character in another font
+CHECKPOINTS = 8
+DENOISER_FOLDERS = {"unet": "unet", "mmdit": "transformer"}
+ENCODER_PREFIX = PREFIXES["condition_encoder"]
+
+
+def encode_calligraphy(base: LatentDiffusion, dataset: Dataset, cache: Path | None = None) -> Encoded:
+    """A calligraphy folder as a base with a skeleton encoder reads it.
+
+    Each image comes with its own skeleton, and one in `TYPED_ONE_IN` a second time with that of its character in the
+    default font: so the model learns to write what is typed, in a style, and not to ink a skeleton alone.
+
+    Args:
+        base: of `with_skeletons`.
+        dataset: of `build_calligraphy_folder`, or a split of it.
+        cache: as for `encode_dataset`.
+    """
+    encoded = encode_dataset(base, dataset, cache)
+    encoder = cast(SkeletonEncoder, base.condition_encoder)
+    index_of = {character: number for number, character in enumerate(encoder.characters, start=1)}
+    index = np.array([index_of.get(character, 0) for character in dataset.table["character"]])
+    order = dataset.table["typed"].to_numpy(dtype=np.int64) + dataset.table["style"].astype("category").cat.codes
+    again = np.flatnonzero(order.to_numpy() % TYPED_ONE_IN == 0)
+    rows = np.concatenate([np.arange(len(encoded)), again])
+    skeletons = np.concatenate([load_skeletons(dataset), load_skeletons(dataset, "typed")[again]])
+    shown = replace(
+        encoded, mean=encoded.mean[rows], log_variance=encoded.log_variance[rows], caption=encoded.caption[rows]
+    )
+    return shown.with_arrays(skeleton=skeletons, index=index[rows])
+
+
+def build_calligraphy(
+    folder: Path,
+    font_folders: Sequence[Path],
+    recipe: Arm = RECIPE,
+    *,
+    enters: str = "hint",
+    base_name: str = "pocket2",
+    styles: Sequence[Style] = STYLES,
+    characters: str | None = None,
+) -> Path:
+    """The whole recipe; called again, it goes on from what `folder` holds.
+
+    Args:
+        folder: keeps the images in `data/`, the training in `run/`, what the package carries in `weights/`, and the
+            whole in `pipeline/`.
+        font_folders: see `kanjilab.data.calligraphy.open_face`.
+        recipe: how long and how fast.
+        enters: how the skeleton does, see `SkeletonEncoder`.
+        base_name: that is trained.
+        styles: which.
+        characters: only these, for a trial.
+    Returns:
+        `folder/pipeline`, which `load_base` reads with the skeleton encoder, and plain diffusers without.
+    """
+    data = folder / "data"
+    dataset = open_dataset(data) if data.exists() else build_calligraphy_folder(data, font_folders, styles, characters)
+    training = dataset.split(TRAIN)
+    base = with_skeletons(load_base(base_name, "bf16"), enters, "".join(known_characters(training)), recipe.seed)
+    encoded = encode_calligraphy(base, training, folder / "encoded")
+    run = finished_training(base, encoded, [recipe], folder / "run", CHECKPOINTS)
+    facts = {"images": len(training), "examples": len(encoded), "images_seen": recipe.images_seen}
+    return save_calligraphy(base, run, run.checkpoints()[-1], facts, folder)
+
+
+def save_calligraphy(base: LatentDiffusion, run: RunFolder, step: int, facts: Mapping[str, Any], folder: Path) -> Path:
+    """Writes a trained base: what the package carries, in fp16, into `folder/weights`, and the whole pipeline.
+
+    Args:
+        base: that was trained; it stays as it is.
+        run: of the training.
+        step: which checkpoint.
+        facts: how it was made, in plain values.
+        folder: of `build_calligraphy`.
+    Returns:
+        `folder/pipeline`.
+    """
+    weights, pipeline, untrained = folder / "weights", folder / "pipeline", base_folder(base.name)
+    trained = load_file(run.checkpoint_path(step) / "arm_0" / "adapter_model.safetensors")
+    of_encoder = {name for name in trained if name.startswith(ENCODER_PREFIX)}
+    denoiser: Any = type(base.denoiser).from_config(base.denoiser.config)  # type: ignore[attr-defined]
+    denoiser.load_state_dict({name: value for name, value in trained.items() if name not in of_encoder})
+    encoder = copy.deepcopy(cast(SkeletonEncoder, base.condition_encoder))
+    encoder.load_state_dict({name.removeprefix(ENCODER_PREFIX): trained[name] for name in of_encoder})
+    for path in (weights, pipeline):
+        shutil.rmtree(path, ignore_errors=True)  # of an earlier, shorter training
+    with appearing_folder(weights) as partial:
+        denoiser.half().save_pretrained(partial / DENOISER_FOLDERS[base.family])
+        save_encoder(encoder, partial)
+        shutil.copytree(untrained / "scheduler", partial / "scheduler")
+        write_json_atomic(partial / "facts.json", facts)
+    with appearing_folder(pipeline) as partial:
+        for source in (untrained, weights):
+            shutil.copytree(source, partial, dirs_exist_ok=True)
+    return pipeline

@@ -1,0 +1,118 @@
+"""kanjilab write: pages, skeletons, hands, and what it refuses in a sentence."""
+
+import re
+
+import numpy as np
+import pytest
+from PIL import Image
+from test_cli import call, done, refused
+
+from kanjilab.experiments import writing
+from kanjilab.models.loading import load_base
+from kanjilab.models.sampling import Sampling
+from kanjilab.models.skeleton_encoder import save_encoder, with_skeletons
+from kanjilab.training import few_shot
+from tests.photos import glyph, page
+from tests.tiny import save_tiny_pipeline
+
+
+@pytest.fixture(scope="module")
+def writer(tmp_path_factory):
+    """A tiny base that reads skeletons and knows two characters."""
+    folder = save_tiny_pipeline(tmp_path_factory.mktemp("write") / "base")
+    save_encoder(with_skeletons(load_base(folder), "hint", "永国").condition_encoder, folder)
+    return folder
+
+
+@pytest.fixture(autouse=True)
+def in_two_steps(monkeypatch, tmp_path):
+    monkeypatch.setattr(writing, "WRITING", Sampling("ddim", steps=2, array_guidance=1.5))
+    monkeypatch.chdir(tmp_path)
+
+
+def boxes(svg):
+    return re.findall(r'viewBox="0 0 (\d+) (\d+)"', svg)[0]
+
+
+@pytest.mark.parametrize(("options", "size"), [([], (256, 256)), (["--vertical"], (256, 256))])
+def test_a_page_is_a_picture_and_outlines(writer, tmp_path, options, size):
+    said = done("write", "永国 心", "--base", writer, "--out", tmp_path / "page.png", *options)
+    assert said.split() == [str(tmp_path / "page.png"), str(tmp_path / "page.svg")]
+    picture = np.asarray(Image.open(tmp_path / "page.png"))
+    assert picture.shape == (size[1] * 4, size[0] * 4)
+    quarters = {
+        (row, column): picture[512 * row :][:512, 512 * column :][:, :512] for row in (0, 1) for column in (0, 1)
+    }
+    empty = (1, 0) if options else (1, 1)  # the second line has one character
+    assert [place for place, quarter in quarters.items() if (quarter == 255).all()] == [empty]
+    svg = (tmp_path / "page.svg").read_text("utf-8")
+    assert boxes(svg) == ("256", "256") and svg.count("<path") == 3 and "永国 心 (regular script, brush)" in svg
+
+
+def test_the_same_call_draws_the_same_and_another_style_or_skeleton_another(writer, tmp_path):
+    drawn = {}
+    for name, options in {"a": [], "b": [], "c": ["--seed", 4]}.items():
+        done("write", "永", "--base", writer, "--out", tmp_path / f"{name}.png", *options)
+        drawn[name] = (tmp_path / f"{name}.png").read_bytes()
+    assert drawn["a"] == drawn["b"] != drawn["c"]
+
+
+def test_a_drawn_skeleton_needs_no_text(writer, tmp_path):
+    glyph("永", 300).save(tmp_path / "lines.png")
+    said = done("write", "--base", writer, "--skeleton", tmp_path / "lines.png")
+    assert said.split()[0] == "runs/written/skeleton.png"
+
+
+def test_characters_that_do_not_exist_are_composed(writer, tmp_path):
+    done("write", "⿰木鳥永", "--base", writer, "--out", tmp_path / "new.png")
+    assert Image.open(tmp_path / "new.png").size == (1024, 512)
+    lines = writing.typed_skeleton("⿰木鳥")
+    true = writing.typed_skeleton("木")
+    assert lines[:, :60].sum() > 0.4 * true.sum() and lines[:, 68:].sum() > 0.4 * true.sum()
+
+
+def test_a_hand_is_shown_then_learned_then_written_with(writer, monkeypatch, tmp_path):
+    quick = few_shot.HAND_RECIPE.__class__(rank=2, batch=2, images_seen=4)
+    monkeypatch.setattr(few_shot, "HAND_RECIPE", quick)
+    monkeypatch.setattr(few_shot.learn_hand, "__defaults__", (quick,))
+    (tmp_path / "mine").mkdir()
+    page("永").save(tmp_path / "mine" / "永.jpg")
+    (tmp_path / "mine" / "心.jpg").write_bytes(b"")
+    said = done("write", "国", "--base", writer, "--hand", tmp_path / "mine")
+    assert "not read: 心.jpg (is 0 bytes)" in said and "1 glyphs and their skeletons: runs/hands/mine.png" in said
+    assert Image.open(tmp_path / "runs/hands/mine.png").size == (128, 256)
+    assert said.index("skeletons:") < said.index("learning the hand") < said.index("国.png")
+
+
+@pytest.mark.parametrize(
+    ("arguments", "sentence"),
+    [
+        (["😀"], "no glyph for 😀"),
+        (["\ue000"], "no glyph for"),
+        ([""], "expected 1 to 200 characters"),
+        (["永" * 201], "expected 1 to 200 characters"),
+        (["心", "--by-index"], "'心' has no index: .* knows 2 characters, such as 永国"),
+        (["⿰木"], "expected a layout and two parts"),
+        (["⿰木永"], "no characters have these parts"),
+        (["永", "--guidance", "0.5"], "guidance must be >= 1"),
+        (["永", "--skeleton", "missing.png"], "missing.png is missing"),
+        (["永国", "--skeleton", "missing.png"], "leads one character"),
+        (["永", "--hand", "missing"], "expected a folder of photos"),
+    ],
+)
+def test_what_cannot_be_written_is_refused_in_a_sentence(writer, arguments, sentence):
+    assert re.search(sentence, refused("write", *arguments, "--base", writer))
+
+
+def test_a_base_that_reads_no_skeletons_is_refused(tmp_path):
+    folder = save_tiny_pipeline(tmp_path / "plain")
+    assert "reads no skeletons" in refused("write", "永", "--base", folder)
+
+
+def test_known_characters_are_written_by_index_alone(writer, tmp_path):
+    done("write", "国", "--by-index", "--base", writer, "--out", tmp_path / "known.png")
+    assert (tmp_path / "known.svg").exists()
+
+
+def test_help_names_the_styles():
+    assert "cursive script, brush" in re.sub(r"\s+", " ", call("write", "--help").output.replace("│", ""))

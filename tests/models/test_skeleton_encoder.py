@@ -1,0 +1,140 @@
+"""What skeletons and indices say to the denoiser, in every family of bases."""
+
+import dataclasses
+
+import numpy as np
+import pytest
+import torch
+from torch.testing import assert_close
+
+from kanjilab.data.skeleton import pack_skeletons
+from kanjilab.models.conditioning import Conditioning, Prompt, Prompts
+from kanjilab.models.loading import load_base
+from kanjilab.models.sampling import Sampling, sample
+from kanjilab.models.skeleton_encoder import SkeletonEncoder, load_encoder, save_encoder, unpack_bits, with_skeletons
+
+LINES = np.random.default_rng(0).random((3, 128, 128)) < 0.1
+PACKED = torch.from_numpy(pack_skeletons(LINES).astype(np.float32))
+
+
+@pytest.fixture(scope="module", params=["base", "sd3_base"])
+def led(request):
+    """A tiny U-Net and a tiny rectified flow, with an untrained hint."""
+    return with_skeletons(request.getfixturevalue(request.param), "hint", "永国")
+
+
+def denoised(base, conditioning):
+    latents = torch.randn(1, *base.latent_shape(128), generator=torch.Generator().manual_seed(0))
+    with torch.no_grad():
+        return base.denoise(latents, base.model_timestep(torch.tensor([500])), conditioning)
+
+
+def test_bits_are_unpacked_in_the_order_they_were_packed():
+    assert np.array_equal(unpack_bits(PACKED)[:, 0].numpy(), LINES)
+
+
+def test_an_untrained_hint_changes_nothing(led):
+    states = led.encode_text(["queen"])
+    read = led.condition_encoder(states, {"skeleton": PACKED[:1]})
+    assert read.hint.abs().max() == 0
+    assert torch.equal(denoised(led, read), denoised(led, read._replace(hint=None)))
+
+
+def test_a_hint_is_added_to_what_the_first_layer_makes_of_the_latents(led):
+    """A hint that is the same everywhere is a bias: the first layer's, moved by it, gives the same."""
+    states, layer = led.encode_text(["queen"]), led.first_layer
+    shift = torch.linspace(-1, 1, layer.out_channels)
+    side = led.latent_shape(128)[1] // layer.stride[0]
+    hinted = denoised(led, states._replace(hint=shift[None, :, None, None].expand(1, -1, side, side)))
+    before = layer.bias.detach().clone()
+    with torch.no_grad():
+        layer.bias += shift
+        moved = denoised(led, states)
+        layer.bias.copy_(before)
+    assert_close(hinted, moved, atol=1e-5, rtol=0)
+    assert not torch.allclose(hinted, denoised(led, states), atol=1e-4)
+
+
+def test_each_place_of_the_hint_sees_the_lines_around_it():
+    encoder = SkeletonEncoder("hint", "", 24, 8, 5)
+    torch.nn.init.ones_(encoder.skeleton.last.weight)
+    blank, dot = torch.zeros(1, 128, 16), torch.zeros(1, 128, 16)
+    dot[0, 64, 8] = 128  # the pixel at 64, 64: of the patch at row 8 and column 8
+    hints = [encoder(Conditioning(torch.zeros(1, 2, 24)), {"skeleton": lines}).hint for lines in (blank, dot)]
+    changed = (hints[0] != hints[1]).any(dim=1)[0].nonzero()
+    assert changed.min() == 6 and changed.max() == 10  # two convolutions of 3 x 3
+
+
+def test_tokens_of_the_papers_transformer_stand_beside_the_text(base):
+    base = with_skeletons(base, "tokens", "永国")
+    states = base.encode_text(["queen", "water"])
+    mask = torch.ones(states.tokens.shape[:2], dtype=torch.bool)
+    read = base.condition_encoder(states._replace(mask=mask), {"skeleton": PACKED[:2], "index": torch.tensor([0, 2])})
+    length = states.tokens.shape[1]
+    assert read.hint is None and read.tokens.shape[1] == length + 1 + 64 and read.mask.shape == read.tokens.shape[:2]
+    assert torch.equal(read.tokens[:, :length], states.tokens) and read.mask.all()
+    assert read.tokens[0, length].abs().max() == 0  # no index
+    assert torch.equal(read.tokens[1, length], base.condition_encoder.index.weight[2])
+    assert not torch.allclose(read.tokens[0, length + 1 :], read.tokens[1, length + 1 :])
+
+
+def test_what_is_stored_beside_a_base_is_loaded_with_it_and_diffusers_ignores_it(folder, tmp_path):
+    import shutil
+
+    from diffusers import DiffusionPipeline
+
+    shutil.copytree(folder, tmp_path / "base")
+    plain = load_base(tmp_path / "base")
+    assert plain.condition_encoder is None
+    encoder = with_skeletons(plain, "hint", "永国", seed=4).condition_encoder
+    torch.nn.init.normal_(encoder.skeleton.last.weight, generator=torch.Generator().manual_seed(0))
+    encoder.half().float()
+    save_encoder(encoder, tmp_path / "base")
+    loaded = load_base(tmp_path / "base")
+    assert loaded.condition_encoder.characters == "永国" and loaded.identity != plain.identity
+    states = plain.encode_text(["queen"])
+    for one, other in zip(
+        encoder(states, {"skeleton": PACKED[:1]}),
+        loaded.condition_encoder(states, {"skeleton": PACKED[:1]}),
+        strict=True,
+    ):
+        assert (one is None and other is None) or torch.equal(one, other)
+    assert DiffusionPipeline.from_pretrained(tmp_path / "base", safety_checker=None).unet is not None
+    assert load_encoder(folder) is None
+
+
+def test_what_does_not_fit_is_refused_with_what_exists(led):
+    encoder, states = led.condition_encoder, led.encode_text(["queen"])
+    with pytest.raises(ValueError, match=r"index: expected 0 \(none\) to 2 .*got \[3\]"):
+        encoder(states, {"index": torch.tensor([3])})
+    with pytest.raises(ValueError, match=r"skeleton: expected packed bits \(128, 16\), got \(64, 8\)"):
+        encoder(states, {"skeleton": torch.zeros(1, 64, 8)})
+    with pytest.raises(ValueError, match="enters must be one of"):
+        SkeletonEncoder("side door", "永", 24, 8, 5)
+    with pytest.raises(ValueError, match="each character once"):
+        SkeletonEncoder("hint", "永永", 24, 8, 5)
+
+
+def test_guidance_with_a_scale_of_its_own_for_the_arrays():
+    predicted = torch.tensor([1.0, 3.0, 4.0]).view(3, 1, 1, 1)  # empty, arrays alone, everything
+    assert Sampling(guidance=2, array_guidance=5).guided(predicted).item() == 1 + 5 * 2 + 2 * 1
+    assert Sampling(guidance=1, array_guidance=1).guided(predicted).item() == 4
+    assert Sampling(guidance=3).guided(predicted[[0, 2]]).item() == 1 + 3 * 3
+    assert Sampling(guidance=1).guided(predicted[[2]]).item() == 4
+    with pytest.raises(ValueError, match="array_guidance must be None or >= 0"):
+        Sampling(array_guidance=-1)
+    assert "array_guidance" not in Sampling().to_json() and Sampling(array_guidance=2).to_json()["array_guidance"] == 2
+
+
+def test_images_under_equal_scales_are_those_under_one(led):
+    torch.nn.init.normal_(led.condition_encoder.skeleton.last.weight, generator=torch.Generator().manual_seed(0))
+    blank = np.zeros((128, 16), np.float32)
+    prompts = [Prompt("queen", {"skeleton": PACKED[0].numpy()}), Prompt("water", {"skeleton": blank})]
+    one = Sampling(led.samplers[0], steps=2, guidance=2.0)
+    first = sample(led, prompts, [1], one).astype(int)
+    second = sample(led, prompts, [1], dataclasses.replace(one, array_guidance=2.0))
+    third = sample(led, prompts, [1], dataclasses.replace(one, array_guidance=0.0))
+    torch.nn.init.zeros_(led.condition_encoder.skeleton.last.weight)
+    assert np.abs(first - second).max() <= 1
+    assert np.abs(first[0, 0] - third[0, 0]).max() > 1  # without guidance by the skeleton
+    assert Prompts.of(prompts, led.device).arrays["skeleton"].shape == (2, 128, 16)
