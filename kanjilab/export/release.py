@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from PIL import Image
 
 from kanjilab.core.run_folder import RunFolder
 from kanjilab.export.comfyui import Drawing, workflow_for, write_workflow
@@ -31,7 +32,8 @@ class Handover:
         prompt: of the workflow.
         sampling: of the workflow: steps, guidance, negative prompt, prefix.
     Raises:
-        ValueError: an unknown form.
+        ValueError: an unknown form, or a strip that is no PNG.
+        FileNotFoundError: a strip that is not there.
     """
 
     form: str = "diffusers"
@@ -43,6 +45,8 @@ class Handover:
     def __post_init__(self) -> None:
         if self.form not in FORMS:
             raise ValueError(f"format must be one of {', '.join(FORMS)}, got {self.form!r}")
+        if self.strip is not None:
+            _require_png(self.strip)
 
     def drawing(self, size_px: int) -> Drawing:
         """What the workflow draws, of this height and width."""
@@ -50,6 +54,16 @@ class Handover:
         text = sampling.prefix + self.prompt
         shape = {"steps": sampling.steps, "guidance": sampling.guidance, "size_px": size_px}
         return Drawing(text, sampling.negative_prompt, **shape)
+
+
+def _require_png(path: Path) -> None:
+    if not path.is_file():
+        raise FileNotFoundError(f"{path}: expected a PNG for the card, found none")
+    try:
+        with Image.open(path, formats=["PNG"]) as image:
+            image.verify()
+    except Exception as error:  # decoders raise whatever their parsers trip over
+        raise ValueError(f"{path}: expected a PNG for the card, got another or a damaged file ({error})") from error
 
 
 def hand_over(run: RunFolder, step: int, arm: int, path: Path, handover: Handover) -> list[Path]:
