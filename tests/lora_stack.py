@@ -4,8 +4,9 @@ import torch
 from torch import Tensor, nn
 
 from kanjilab.core.config import Arm
+from kanjilab.core.notices import some_of
 from kanjilab.export.layer_names import PEFT_PREFIX
-from kanjilab.export.lora_formats import Lora, LowRank, _some, _up_like, denoiser_part
+from kanjilab.export.lora_formats import Lora, LowRank, _up_like, denoiser_part
 from kanjilab.models.adapters import MAGNITUDE, TEXT, peft_magnitude, row_norms, target_layers, text_layers
 from kanjilab.models.trainable import Trainable
 
@@ -27,7 +28,7 @@ def stack_of(denoiser: nn.Module, lora: Lora, text_encoder: nn.Module | None = N
     part, reads = denoiser_part(target_layers(denoiser, "all")), any(name.startswith(TEXT) for name in lora.layers)
     given = {part} | ({TEXT.rstrip(".")} if text_encoder is not None else set())
     if others := [name for name in lora.layers if name.partition(".")[0] not in given]:
-        raise ValueError(f"expected layers of {' and '.join(sorted(given))} alone, got {_some(others)}")
+        raise ValueError(f"expected layers of {' and '.join(sorted(given))} alone, got {some_of(others)}")
     layers = {name.removeprefix(f"{part}."): low for name, low in lora.layers.items()}
     choices = ("cross-attention", "attention", "attention+feed-forward", "all")
     found = {choice: _layers_of(denoiser, choice, text_encoder if reads else None) for choice in choices}

@@ -17,6 +17,7 @@ from typer.core import TyperCommand
 
 Settings = Annotated[list[str], typer.Option("--set", help="A setting of every arm, as rank=16; may be repeated.")]
 ArmNumber = Annotated[int, typer.Option(help="Which arm of the run, from 0.")]
+PYTHON_WORDS = {"None": "null", "True": "true", "False": "false"}
 Run = Annotated[Path, typer.Argument(help="A run.")]
 
 
@@ -70,18 +71,43 @@ def parse_settings(pairs: list[str]) -> dict[str, Any]:
     """`name=value` pairs as settings of an arm; values are JSON, or else text.
 
     Raises:
-        typer.BadParameter: a pair without "=".
+        typer.BadParameter: a pair without a name or without "=", or one setting twice.
     """
-    settings = {}
+    settings: dict[str, Any] = {}
     for pair in pairs:
-        name, separator, value = pair.partition("=")
-        if not separator:
-            raise typer.BadParameter(f"expected name=value, got {pair!r}")
-        try:
-            settings[name] = json.loads(value)
-        except ValueError:
-            settings[name] = value
+        name, value = name_and_value(pair)
+        if name in settings:
+            raise typer.BadParameter(f"expected each setting once, got {name} twice")
+        settings[name] = setting_value(name, value)
     return settings
+
+
+def name_and_value(pair: str) -> tuple[str, str]:
+    """The two sides of `name=value`.
+
+    Raises:
+        typer.BadParameter: one of them, or "=", is missing.
+    """
+    name, _, value = pair.partition("=")
+    if not (name.strip() and value.strip()):
+        raise typer.BadParameter(f"expected name=value, got {pair[:80]!r}")
+    return name, value
+
+
+def setting_value(name: str, text: str) -> Any:
+    """A value as JSON has it, or else the text itself.
+
+    Raises:
+        typer.BadParameter: one of Python's words that JSON spells otherwise, or brackets too deep to read.
+    """
+    if text in PYTHON_WORDS:
+        raise typer.BadParameter(f"{name}: expected {PYTHON_WORDS[text]}, as JSON has it, got {text}")
+    try:
+        return json.loads(text)
+    except RecursionError:
+        raise typer.BadParameter(f"{name}: expected one value, got brackets within brackets {text[:20]}...") from None
+    except ValueError:
+        return text
 
 
 def open_training(folder: Path) -> Any:

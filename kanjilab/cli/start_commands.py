@@ -6,7 +6,7 @@ from typing import Annotated, Any
 
 import typer
 
-from kanjilab.cli.options import Settings, parse_settings
+from kanjilab.cli.options import Settings, name_and_value, parse_settings, setting_value
 from kanjilab.core.config import DEFAULT_BASE
 
 
@@ -86,7 +86,7 @@ def train(
     precision: Annotated[str | None, typer.Option(help="fp32, bf16, 8bit or 4bit; bf16 by default.")] = None,
     checkpoints: Annotated[int | None, typer.Option(help="After the one before training; 8 by default.")] = None,
     settings: Settings = [],  # noqa: B006
-    vary: Annotated[str, typer.Option(help="One arm per value, as rank=4,16,64.")] = "",
+    vary: Annotated[list[str], typer.Option(help="One arm per value, as rank=4,16,64; of one setting.")] = [],  # noqa: B006
     gradient_checkpointing: Annotated[bool, typer.Option(help="Less memory, a third more time.")] = False,
     tracker: Annotated[str, typer.Option(help="tensorboard, wandb or none.")] = "tensorboard",
     dry_run: Annotated[bool, typer.Option(help="Print what it takes, and stop.")] = False,
@@ -103,10 +103,12 @@ def train(
     from kanjilab.training.job import TrainingJob
     from kanjilab.training.presets import PRESETS, arms_of, lookup
 
-    name, separator, values = vary.partition("=")
-    if vary and not separator:
-        raise typer.BadParameter(f"expected name=value, got {vary!r}")
-    varied = [parse_settings([f"{name}={value}"])[name] for value in values.split(",")]
+    if len(vary) > 1:
+        raise typer.BadParameter(
+            f"expected one setting to vary, got {', '.join(vary)}: a run for each", param_hint="--vary"
+        )
+    name, values = name_and_value(vary[0]) if vary else ("", "")
+    varied = [setting_value(name, value) for value in values.split(",")]
     found = lookup(PRESETS, preset, "preset") if preset else None
     start = found or TrainingJob()
     given = {"base": base, "precision": precision, "checkpoints": checkpoints}

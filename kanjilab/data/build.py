@@ -21,7 +21,7 @@ from kanjilab.data.dictionary import load_characters, rows_of
 from kanjilab.data.image_folder import DESCRIPTION, HELD_OUT, TRAIN, Dataset, DatasetError, open_dataset
 from kanjilab.data.kanjivg import KANJIVG_SHA256, KanjiVG, draw_strokes
 from kanjilab.data.radicals import balance_report
-from kanjilab.data.rendering import GlyphError, default_font, draw_font, drawable_characters
+from kanjilab.data.rendering import GlyphError, checked_font, default_font, draw_font, drawable_characters
 from kanjilab.data.selection import Rule, caption_groups, held_out
 
 Facts = dict[str, Any]  # as dataset.json holds them
@@ -83,13 +83,14 @@ def build_dataset(
         characters: the character table; None for the default one.
         on_progress: called with (done, total): first characters that the font is tried on, then images.
     Raises:
+        GlyphError: the font is no font file.
         DatasetError: the folder is taken, or characters cannot be drawn (all of them are named).
         ValueError: the rule cannot be met, or both a font and KanjiVG are given.
     """
     folder = Path(folder)
     if font is not None and kanjivg is not None:
         raise ValueError("expected a font or KanjiVG, got both")
-    font = Path(font) if font else default_font()
+    font = checked_font(Path(font)) if font else default_font()
     table = load_characters() if characters is None else characters
     held_back = {"per_radical": held_out_per_radical, "share": held_out_share, "seed": seed}
     recipe = _recipe(rule, table, _source_of(font, kanjivg, stroke_width), held_back)
@@ -128,7 +129,7 @@ def _described(folder: Path) -> Facts:
     path = folder / DESCRIPTION
     try:
         known = json.loads(path.read_text("utf-8")) if path.is_file() else {}
-    except ValueError:
+    except (ValueError, RecursionError):
         return {}
     return known if isinstance(known, dict) else {}
 

@@ -4,6 +4,7 @@ import gzip
 import re
 import sqlite3
 import unicodedata
+import zlib
 from collections.abc import Iterator, Sequence
 from functools import cache
 from pathlib import Path
@@ -103,8 +104,16 @@ def load_characters(kanjidic2: Path | None = None) -> pd.DataFrame:
         ValueError: the file is not KANJIDIC2, or defines XML entities.
     Source: KANJIDIC2, EDRDG, CC BY-SA 4.0, https://www.edrdg.org/wiki/index.php/KANJIDIC_Project
     """
-    records = _read_jamdict() if kanjidic2 is None else _read_xml(Path(kanjidic2))
-    return _to_table(records)
+    if kanjidic2 is None:
+        return _to_table(_read_jamdict())
+    try:
+        return _to_table(_read_xml(Path(kanjidic2)))
+    except _EntryError as error:
+        raise ValueError(f"{kanjidic2}: {error}") from error
+
+
+class _EntryError(ValueError):
+    """An entry that is none of KANJIDIC2; the message names its character."""
 
 
 def _read_jamdict() -> list[dict[str, Any]]:
@@ -150,15 +159,18 @@ def _read_xml(path: Path) -> list[dict[str, Any]]:
     from defusedxml import DefusedXmlException
     from defusedxml.ElementTree import fromstring
 
+    data = _unpacked(path)
     try:
-        root = fromstring(_unpacked(path))
+        root = fromstring(data)
     except DefusedXmlException as error:
         raise ValueError(f"{path}: expected plain KANJIDIC2, got a file that defines XML entities ({error})") from error
-    except ParseError as error:
+    except (ParseError, LookupError, ValueError) as error:  # a LookupError of an encoding that Python does not know
         raise ValueError(f"{path}: expected KANJIDIC2 as XML, got text that does not parse ({error})") from error
     if root.tag != "kanjidic2":
         raise ValueError(f"{path}: expected the root element <kanjidic2>, got <{root.tag}>")
-    return [_record_of(node) for node in root.iter("character")]
+    if not (records := [_record_of(node) for node in root.iter("character")]):
+        raise ValueError(f"{path}: expected KANJIDIC2, got a file without characters")
+    return records
 
 
 def _unpacked(path: Path) -> bytes:
@@ -167,7 +179,7 @@ def _unpacked(path: Path) -> bytes:
     try:
         with gzip.open(path) if packed else path.open("rb") as file:
             data = file.read(XML_BYTES_MAX + 1)
-    except (EOFError, gzip.BadGzipFile) as error:
+    except (EOFError, gzip.BadGzipFile, zlib.error) as error:
         raise ValueError(f"{path}: expected a whole gzip file, got a damaged one ({error})") from error
     if len(data) > XML_BYTES_MAX:
         raise ValueError(f"{path}: expected at most {XML_BYTES_MAX} bytes of XML, got more")
@@ -197,7 +209,7 @@ def _to_table(records: Sequence[dict[str, Any]]) -> pd.DataFrame:
         for kind in CHARACTER_SETS:
             if kind in record["codes"]:
                 by_code[kind, _plain_code(record["codes"][kind])] = record["character"]
-    rows = [_row(record, by_code) for record in records]
+    rows = [_checked_row(record, by_code) for record in records]
     columns = {name: pd.Series([row[name] for row in rows], dtype=_dtype(name)) for name in rows[0]}
     return pd.DataFrame(columns).set_index("character")
 
@@ -208,22 +220,29 @@ def _dtype(column: str) -> str:
     return "int64" if column in ("codepoint", "radical", "strokes") else "object"
 
 
+def _checked_row(record: dict[str, Any], by_code: dict[tuple[str, str], str]) -> dict[str, Any]:
+    try:
+        return _row(record, by_code)
+    except (ValueError, TypeError) as error:
+        raise _EntryError(f"character {record['character']!r}: {error}") from error
+
+
 def _row(record: dict[str, Any], by_code: dict[tuple[str, str], str]) -> dict[str, Any]:
     character = record["character"]
     if len(character) != 1 or record["radical"] is None or record["strokes"] is None:
-        raise ValueError(f"character {character!r}: expected one character with its radical and strokes, got {record}")
+        raise ValueError(f"expected one character with its radical and strokes, got {record}")
     jis = _plain_code(record["codes"]["jis208"]) if "jis208" in record["codes"] else None
     partners = (by_code.get((kind, _plain_code(code))) for kind, code in record["variant_codes"])
     return {
         "character": character,
         "codepoint": ord(character),
-        "radical": int(record["radical"]),
-        "strokes": int(record["strokes"]),
+        "radical": _number_of("radical", record["radical"]),
+        "strokes": _number_of("strokes", record["strokes"]),
         "skip": record["skip"],
         "jis": jis,
         "jis_order": None if jis is None else _kuten_order(jis),
-        "grade": _integer(record["grade"]),
-        "frequency": _integer(record["frequency"]),
+        "grade": _optional("grade", record["grade"]),
+        "frequency": _optional("frequency", record["frequency"]),
         "meanings": clean_meanings(record["meanings_raw"]),
         "meanings_raw": tuple(record["meanings_raw"]),
         "readings_on": tuple(record["readings_on"]),
@@ -232,16 +251,27 @@ def _row(record: dict[str, Any], by_code: dict[tuple[str, str], str]) -> dict[st
     }
 
 
-def _plain_code(code: str) -> str:
+def _plain_code(code: str | None) -> str:
     """'1-16-01' and '1-16-1' are the same kuten; hexadecimal codepoints come in both cases."""
-    parts = code.split("-")
-    return "-".join(str(int(part)) for part in parts) if len(parts) == 3 else code.lower()
+    parts = (code or "").split("-")
+    if len(parts) == 3 and all(part.isdecimal() for part in parts):
+        return "-".join(str(int(part)) for part in parts)
+    return (code or "").lower()
 
 
 def _kuten_order(kuten: str) -> int:
-    _, row, cell = (int(part) for part in kuten.split("-"))
-    return 100 * row + cell
+    parts = kuten.split("-")
+    if len(parts) != 3:
+        raise ValueError(f"expected a jis208 code such as 1-16-1, got {kuten!r}")
+    return 100 * int(parts[1]) + int(parts[2])
 
 
-def _integer(value: Any) -> int | None:
-    return None if value in (None, "") else int(value)
+def _number_of(name: str, value: Any) -> int:
+    try:
+        return int(value)
+    except (ValueError, TypeError):
+        raise ValueError(f"expected a whole number as {name}, got {value!r}") from None
+
+
+def _optional(name: str, value: Any) -> int | None:
+    return None if value in (None, "") else _number_of(name, value)

@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 from scipy import ndimage
 
 from kanjilab.data.framing import frame_glyphs, ink_box
-from kanjilab.data.image_folder import read_gray
+from kanjilab.data.image_files import read_gray
 from kanjilab.data.skeleton import skeletons_of
 
 PHOTO_MAX_PX = 1400  # longer side at which photos are read

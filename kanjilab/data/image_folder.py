@@ -4,8 +4,8 @@ import csv
 import hashlib
 import io
 import json
+import os
 import re
-import warnings
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
@@ -14,29 +14,33 @@ from typing import Any, Literal
 
 import numpy as np
 import pandas as pd
-from PIL import Image, ImageOps
 
 from kanjilab.core.images import SIZE_PX
+from kanjilab.core.notices import LISTED, counted, notice, some_of
+from kanjilab.data.image_files import FILTERS, ImageError, read_image
 
 METADATA_NAMES = ("metadata.csv", "metadata.jsonl")
 DESCRIPTION = "dataset.json"
 TRAIN, HELD_OUT = "train", "held_out"
 TEXT_COLUMNS = ("file_name", "text", "split", "character")
-PIXELS_MAX = 64 * 1024 * 1024  # 8192 x 8192; a decompression bomb claims far more
-FORMATS = ("PNG", "JPEG", "WEBP", "BMP", "GIF", "TIFF")  # the others run programs or are rarely images
-FILTERS = {
-    name: Image.Resampling[name.upper()] for name in ("nearest", "box", "bilinear", "hamming", "bicubic", "lanczos")
-}
+IMAGE_SUFFIXES = {".png", ".jpg", ".jpeg", ".webp", ".bmp", ".gif", ".tif", ".tiff"}
+METADATA_BYTES_MAX = 1024**3  # a million rows have some 100 MB
+WORDS = ("character", "radical_character", "position", "group")  # columns of ours that hold a word or a number
+NUMBERS = ("strokes",)
+OUTSIDE = (
+    "leads out of the folder through a link: expected the file itself; of a copy in the Hub's cache, which holds links "
+    "alone, make a folder with `hf download --local-dir` or `cp -rL`"
+)
 
 
 class DatasetError(ValueError):
-    """Everything that is wrong with a dataset, one problem a line; `problems` holds them one by one."""
+    """What is wrong with a dataset, the first problems one a line; `problems` holds them all."""
 
     def __init__(self, folder: Path, problems: Sequence[str]):
         """Join the problems into one message."""
         self.problems = tuple(problems)
-        count = "1 problem" if len(problems) == 1 else f"{len(problems)} problems"
-        super().__init__("\n  ".join([f"{folder}: {count}", *problems]))
+        further = [f"and {len(problems) - LISTED:,} more"] if len(problems) > LISTED else []
+        super().__init__("\n  ".join([f"{folder}: {counted(len(problems), 'problem')}", *problems[:LISTED], *further]))
 
 
 @dataclass(frozen=True, eq=False)
@@ -85,59 +89,25 @@ class Dataset:
             channels: 1 gray, 3 RGB.
         Returns:
             (B, H, W) or (B, H, W, 3) uint8, H = W = size_px, 0 black to 255 white.
+        Raises:
+            DatasetError: a file is not what it was when the dataset was opened.
         """
         rows = range(len(self)) if indices is None else [int(index) for index in indices]
-        mode = {1: "L", 3: "RGB"}[channels]
         found = np.empty((len(rows), self.size_px, self.size_px, *((3,) if channels == 3 else ())), dtype=np.uint8)
         for position, row in enumerate(rows):
-            with _opened(self.folder / self.table["file_name"].iloc[row]) as image:
-                found[position] = np.asarray(_square(image, mode, self.size_px, FILTERS[self.resample]))
+            data = self._content(row)
+            found[position] = read_image(data, self.size_px, self.resample, channels)
         return found
 
-
-def _square(image: Image.Image, mode: str, size_px: int, resample: Image.Resampling) -> Image.Image:
-    image = _flattened(image, mode)
-    if image.size == (size_px, size_px):
-        return image
-    return ImageOps.pad(image, (size_px, size_px), method=resample, color="white")
-
-
-def _flattened(image: Image.Image, mode: str) -> Image.Image:
-    """Upright, in a mode of 8 bits, and white where it was transparent."""
-    image = ImageOps.exif_transpose(image)
-    if image.mode.startswith("I"):  # 16 bits per pixel, which `convert` would cut off at 255
-        image = Image.fromarray((np.asarray(image, dtype=np.int64).clip(0, 65535) >> 8).astype(np.uint8))
-    if image.has_transparency_data:
-        paper = Image.new("RGBA", image.size, "white")
-        image = Image.alpha_composite(paper, image.convert("RGBA"))
-    return image.convert(mode)
-
-
-def read_gray(path: Path, side_max_px: int) -> np.ndarray:
-    """One picture of any kind and size, as it is seen.
-
-    Args:
-        path: of a file.
-        side_max_px: a longer side is brought to this.
-    Returns:
-        (H, W) uint8, 0 black to 255 white.
-    Raises:
-        ValueError: there is none, or it cannot be read; the message says why.
-    """
-    _, wrong = _check_image(path)
-    if wrong:
-        raise ValueError(f"{path.name} {wrong}")
-    with _opened(path) as image:
-        image.draft("L", (side_max_px, side_max_px))
-        gray = _flattened(image, "L")
-    gray.thumbnail((side_max_px, side_max_px), Image.Resampling.LANCZOS, reducing_gap=3)
-    return np.asarray(gray)
-
-
-def _opened(path: Path) -> Image.Image:
-    with warnings.catch_warnings():
-        warnings.simplefilter("error", Image.DecompressionBombWarning)
-        return Image.open(path, formats=FORMATS)
+    def _content(self, row: int) -> bytes:
+        name = self.table["file_name"].iloc[row]
+        try:
+            data = (self.folder / name).read_bytes()
+        except OSError as error:
+            raise DatasetError(self.folder, [f"file {name!r} cannot be read ({error.strerror or error})"]) from error
+        if hashlib.sha256(data).hexdigest() != self.digests[row]:
+            raise DatasetError(self.folder, [f"file {name!r} was changed after the dataset was opened; open it again"])
+        return data
 
 
 @dataclass(frozen=True)
@@ -155,7 +125,10 @@ def open_dataset(folder: Path | str, *, size_px: int = SIZE_PX, resample: str = 
     The metadata is in the folder, or in each of its subfolders, which then name the splits. It has
     the columns file_name and text; without a column `split` everything is "train". Images are
     PNG, JPEG, WebP, BMP, GIF or TIFF, gray or colour, of any size; transparency becomes white, and
-    an image that is not square is padded with white.
+    an image that is not square is padded with white. Each is decoded as it will be for training.
+
+    A notice tells what is passed over or looks like a mistake: images that the metadata does not list, images of one
+    gray alone, equal images of different characters, columns named like ours that hold something else.
 
     Args:
         folder: the image folder.
@@ -173,12 +146,59 @@ def open_dataset(folder: Path | str, *, size_px: int = SIZE_PX, resample: str = 
     if size_px < 1:
         raise ValueError(f"size_px must be >= 1, got {size_px}")
     lines = [line for path in _metadata_files(folder) for line in _read_metadata(folder, path)]
-    problems, digests = _check_lines(folder, lines)
+    problems, digests, pixels = _check_lines(folder, lines, size_px, resample)
     if not problems and not digests:
         problems = ["expected at least one image in the metadata, got none"]
     if problems:
         raise DatasetError(folder, problems)
-    return Dataset(folder, _table_of([line.values for line in lines]), size_px, resample, tuple(digests))
+    table = _table_of([line.values for line in lines])
+    for remark in (*_passed_over(folder, table), *_doubtful(table, pixels)):
+        notice(f"{folder}: {remark}")
+    return Dataset(folder, table, size_px, resample, tuple(digests))
+
+
+def _passed_over(folder: Path, table: pd.DataFrame) -> Iterator[str]:
+    """What is in the folder and is not read: images that no metadata lists, metadata below that of the root."""
+    at_root = any((folder / name).is_file() for name in METADATA_NAMES)
+    listed = {PurePosixPath(name).as_posix() for name in table["file_name"]}
+    images, metadata = [], []
+    for place, folders, files in os.walk(folder):
+        folders[:] = sorted(name for name in folders if not name.startswith("."))
+        below = Path(place).relative_to(folder)
+        for name in sorted(files):
+            path = (below / name).as_posix()
+            if name in METADATA_NAMES and at_root and place != str(folder):
+                metadata.append(path)
+            elif Path(name).suffix.lower() in IMAGE_SUFFIXES and not name.startswith(".") and path not in listed:
+                images.append(path)
+    if metadata:
+        yield f"not read: {some_of(metadata)}; where there is metadata at the root, it alone counts"
+    if images:
+        yield f"{counted(len(images), 'image')} left out, not in the metadata: {some_of(images)}"
+
+
+def _doubtful(table: pd.DataFrame, pixels: Sequence[bytes | None]) -> Iterator[str]:
+    """Images from which nothing can be learned.
+
+    Args:
+        table: of the dataset.
+        pixels: of each image a hash of what training sees, None of an image of one value.
+    """
+    blank = [name for name, found in zip(table["file_name"], pixels, strict=True) if found is None]
+    if blank:
+        yield (
+            f"{counted(len(blank), 'image')} of one gray alone at this size, nothing to see: {some_of(blank)} (white "
+            "ink on transparency becomes white on white; a thin line can vanish when it is scaled down)"
+        )
+    if "character" not in table:
+        return
+    drawn: dict[bytes, dict[str, None]] = {}
+    for character, found in zip(table["character"], pixels, strict=True):
+        if found is not None:
+            drawn.setdefault(found, {})[str(character)] = None
+    alike = [character for characters in drawn.values() if len(characters) > 1 for character in characters]
+    if alike:
+        yield f"{len(alike):,} characters with the same image as another one; a font's placeholder? {some_of(alike)}"
 
 
 def _metadata_files(folder: Path) -> list[Path]:
@@ -189,6 +209,8 @@ def _metadata_files(folder: Path) -> list[Path]:
     found.sort(key=lambda path: path.parent.name != TRAIN)  # what is trained on comes first
     if not found:
         raise DatasetError(folder, ["expected metadata.csv or metadata.jsonl, got neither"])
+    if outside := [path.name for path in found if not path.resolve().is_relative_to(folder.resolve())]:
+        raise DatasetError(folder, [f"{outside[0]} {OUTSIDE}"])
     twice = [str(parent) for parent, count in Counter(path.parent for path in found).items() if count > 1]
     if twice:
         raise DatasetError(folder, [f"expected one metadata file, got both .csv and .jsonl in {p}" for p in twice])
@@ -199,6 +221,8 @@ def _read_metadata(folder: Path, path: Path) -> list[_Line]:
     """Entries with file_name relative to the dataset's folder; a problem with no entry makes an empty one."""
     label = path.relative_to(folder).as_posix()
     prefix = path.parent.relative_to(folder).as_posix()
+    if (size := path.stat().st_size) > METADATA_BYTES_MAX:
+        raise DatasetError(folder, [f"{label}: expected at most {METADATA_BYTES_MAX:,} bytes, got {size:,}"])
     data = path.read_bytes().removeprefix(b"\xef\xbb\xbf")
     lines_of_bytes = enumerate(data.split(b"\n"), start=1)
     garbled = {number for number, line in lines_of_bytes if line.decode("utf-8", "ignore").encode() != line}
@@ -265,9 +289,11 @@ def _read_jsonl(text: str) -> Iterator[Entry]:
         yield number, number, {} if wrong else values, wrong
 
 
-def _check_lines(folder: Path, lines: Sequence[_Line]) -> tuple[list[str], list[str]]:
-    """Every problem of every entry, in file order; and the SHA-256 of each sound image."""
-    problems, digests = [], []
+def _check_lines(
+    folder: Path, lines: Sequence[_Line], size_px: int, resample: str
+) -> tuple[list[str], list[str], list[bytes | None]]:
+    """Every problem of every entry, in file order; and of each image the SHA-256 of its file and of its pixels."""
+    problems, digests, pixels = [], [], []
     first_at: dict[str, str] = {}
     for line in lines:
         problems += [f"{line.place}: {problem}" for problem in line.problems]
@@ -277,6 +303,8 @@ def _check_lines(folder: Path, lines: Sequence[_Line]) -> tuple[list[str], list[
         label = f"{line.place}: file {name!r}"
         if not line.values["text"].strip():
             problems.append(f"{label} has an empty caption")
+        if isinstance(line.values.get("split"), list | dict):
+            problems.append(f"{label} is of the split {line.values['split']!r}: expected one name")
         if wrong := _name_problem(folder, name):
             problems.append(f"{label} {wrong}")
             continue
@@ -284,10 +312,13 @@ def _check_lines(folder: Path, lines: Sequence[_Line]) -> tuple[list[str], list[
             problems.append(f"{label} is listed already in {first_at[plain]}")
             continue
         first_at[plain] = line.place
-        digest, wrong = _check_image(folder / name)
-        problems += [f"{label} {wrong}"] if wrong else []
-        digests.append(digest)
-    return problems, digests
+        try:
+            data = _file_content(folder / name)
+            digests.append(hashlib.sha256(data).hexdigest())
+            pixels.append(_pixel_hash(read_image(data, size_px, resample)))
+        except ImageError as error:
+            problems.append(f"{label} {error}")
+    return problems, digests, pixels
 
 
 def _name_problem(folder: Path, name: str) -> str | None:
@@ -300,33 +331,22 @@ def _name_problem(folder: Path, name: str) -> str | None:
     except (OSError, RuntimeError) as error:  # too long, or a link to itself
         return f"cannot be followed ({error})"
     if not inside:
-        return "leads out of the folder through a link"
+        return OUTSIDE
     return None
 
 
-def _check_image(path: Path) -> tuple[str, str | None]:
-    """SHA-256 of the bytes; and what is wrong with the image, or None."""
+def _file_content(path: Path) -> bytes:
     try:
         if not path.is_file():
-            return "", "is missing"
-        data = path.read_bytes()
+            raise ImageError("is missing")
+        return path.read_bytes()
     except OSError as error:
-        return "", f"cannot be read ({error.strerror or error})"
-    if not data:
-        return "", "is 0 bytes"
-    digest = hashlib.sha256(data).hexdigest()
-    try:
-        with _opened(path) as image:
-            if image.width * image.height > PIXELS_MAX:
-                return digest, f"is too large: {image.width} x {image.height} px, at most {PIXELS_MAX} pixels"
-            image.load()
-    except (Image.DecompressionBombError, Image.DecompressionBombWarning):
-        return digest, f"is too large: expected at most {PIXELS_MAX} pixels"
-    except Image.UnidentifiedImageError:
-        return digest, f"is not an image of a known format ({', '.join(FORMATS)})"
-    except Exception as error:  # decoders raise whatever their parsers trip over
-        return digest, f"is damaged ({error})"
-    return digest, None
+        raise ImageError(f"cannot be read ({error.strerror or error})") from error
+
+
+def _pixel_hash(image: np.ndarray) -> bytes | None:
+    """SHA-256 of (H, W) pixels, or None where all are of one value."""
+    return None if image.min() == image.max() else hashlib.sha256(image.tobytes()).digest()
 
 
 def _table_of(rows: Sequence[dict[str, Any]]) -> pd.DataFrame:
@@ -339,8 +359,17 @@ def _table_of(rows: Sequence[dict[str, Any]]) -> pd.DataFrame:
             table[column] = pd.to_numeric(filled)
         except (ValueError, TypeError, OverflowError):
             pass  # words stay words
+    for column in [name for name in (*WORDS, *NUMBERS) if name in table]:
+        if wrong := _unfit_value(table[column], column in NUMBERS):
+            notice(f"the column {column!r} is left out: expected {wrong}")
+            table = table.drop(columns=column)
     leading = ["file_name", "text", "split"]
     return table.loc[:, [*leading, *(column for column in table.columns if column not in leading)]]
 
 
-# --- Building ------------------------------------------------------------------------------------
+def _unfit_value(values: Any, numbers: bool) -> str | None:
+    """What was expected of a column of ours and what came, or None where it fits: other tools may use the name."""
+    if numbers:
+        return None if pd.api.types.is_numeric_dtype(values) else f"numbers, got {values.iloc[0]!r}"
+    odd = next((value for value in values if isinstance(value, list | dict)), None)
+    return None if odd is None else f"words, got {odd!r}"

@@ -6,6 +6,7 @@ import os
 import re
 import urllib.request
 import zipfile
+import zlib
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 from xml.etree.ElementTree import Element, ParseError
@@ -115,7 +116,8 @@ def _read_kanjivg(data: bytes, source: Path | str) -> dict[str, bytes]:
                     f"{source}: expected stroke files of a few kB each, got far larger ones {oversized[:3]}"
                 )
             files = {name: archive.read(info) for name, info in sorted(wanted.items())}
-    except zipfile.BadZipFile as error:
+    except (zipfile.BadZipFile, zlib.error, EOFError, NotImplementedError, RuntimeError) as error:
+        # the last two of a compression that Python does not know, and of a password
         raise ValueError(f"{source}: expected a zip file of KanjiVG ({error})") from error
     if (content := kanjivg_content_hash(files)) != KANJIVG_SHA256:
         raise ValueError(f"{source}: expected KanjiVG with content hash {KANJIVG_SHA256}, got {content}")
@@ -138,7 +140,8 @@ def _parse_svg(name: str, svg: bytes) -> Element:
     from defusedxml.ElementTree import fromstring
 
     # The prefix kvg: is declared only in the DOCTYPE; that has to go, as it declares attributes too.
-    text = re.sub(r"<!DOCTYPE.*?\]>", "", svg.decode("utf-8", "replace"), flags=re.DOTALL)
+    before, doctype, after = svg.decode("utf-8", "replace").partition("<!DOCTYPE")
+    text = before + (after.partition("]>")[2] if doctype else "")
     text = re.sub(r"<svg\b", f'<svg xmlns:kvg="{KVG}"', text, count=1)
     try:
         return fromstring(text.encode("utf-8"))

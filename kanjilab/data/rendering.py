@@ -1,5 +1,6 @@
 """Rendering: a character in a font, black on white."""
 
+import unicodedata
 from collections.abc import Callable, Iterable
 from functools import cache, lru_cache
 from pathlib import Path
@@ -13,6 +14,9 @@ FONT_SHARE = 120 / 128  # font size over image size
 INK_MAX = 200  # a pixel darker than this counts as ink
 INK_PIXELS_MIN = 8  # of 128 x 128; the lightest character of IPAexGothic has 758
 PAPER = 255
+FONT_BYTES_MAX = 512 * 1024 * 1024  # the largest collections of faces have some 100 MB
+# What fonts show in place of a glyph that they lack: a noncharacter, which no font has, the geta and the diamond.
+PLACEHOLDERS = ("\uffff", "〓", "\ufffd")
 
 
 class GlyphError(ValueError):
@@ -34,8 +38,22 @@ def default_font() -> Path:
     return font
 
 
+def checked_font(font: Path) -> Path:
+    """The same path, of a file that can be a font.
+
+    Raises:
+        GlyphError: no regular file, as a device that never ends, or too large for a font.
+    """
+    if not font.is_file():
+        raise GlyphError(f"{font}: expected a font file, got none")
+    if (size := font.stat().st_size) > FONT_BYTES_MAX:
+        raise GlyphError(f"{font}: expected a font of at most {FONT_BYTES_MAX:,} bytes, got {size:,}")
+    return font
+
+
 @lru_cache(maxsize=8)
 def _load_font(font: Path, size_px: int) -> ImageFont.FreeTypeFont:
+    checked_font(font)
     try:
         return ImageFont.truetype(str(font), size_px, layout_engine=ImageFont.Layout.BASIC)
     except OSError as error:
@@ -52,14 +70,14 @@ def draw_font(character: str, font: Path, size_px: int = SIZE_PX) -> Image.Image
     Returns:
         (size_px, size_px) image of mode L, 0 ink to 255 paper.
     Raises:
-        GlyphError: the font cannot be read, lacks the character, draws it blank (brush fonts map
-            thousands of characters to blank glyphs), or larger than the image.
+        GlyphError: the font cannot be read, lacks the character or shows a placeholder for it, draws it blank (brush
+            fonts map thousands of characters to blank glyphs), or larger than the image.
     """
     font = Path(font)
     if len(character) != 1:
         raise GlyphError(f"expected one character, got {character!r}")
     image = _draw_font(character, font, size_px)
-    if image.tobytes() == _missing_glyph(font, size_px):
+    if image.tobytes() in _placeholders(font, size_px) and character not in PLACEHOLDERS:
         raise GlyphError(f"{font.name} has no glyph for {describe_character(character)}")
     return image
 
@@ -85,12 +103,15 @@ def _draw_font(character: str, font: Path, size_px: int) -> Image.Image:
 
 
 @lru_cache(maxsize=8)
-def _missing_glyph(font: Path, size_px: int) -> bytes | None:
+def _placeholders(font: Path, size_px: int) -> frozenset[bytes]:
     """What the font shows for a character that it lacks: an empty box, as a rule."""
-    try:
-        return _draw_font("\uffff", font, size_px).tobytes()  # a noncharacter: no font has it
-    except GlyphError:
-        return None
+    found = set()
+    for character in PLACEHOLDERS:
+        try:
+            found.add(_draw_font(character, font, size_px).tobytes())
+        except GlyphError:
+            continue
+    return frozenset(found)
 
 
 def has_ink_pixels(image: Image.Image) -> bool:
@@ -116,7 +137,9 @@ def draws(character: str, font: Path) -> bool:
 def drawable_characters(
     characters: Iterable[str], font: Path, on_progress: Callable[[int, int], None] = lambda done, total: None
 ) -> set[str]:
-    """Those of the characters that the font draws whole and with ink.
+    """Those of the characters that the font draws whole, with ink, and unlike any other of them.
+
+    Some fonts list characters that they have no glyph of, and draw one and the same picture for all of them.
 
     Args:
         characters: single characters.
@@ -126,9 +149,17 @@ def drawable_characters(
         GlyphError: the font file cannot be read.
     """
     _load_font(Path(font), round(SIZE_PX * FONT_SHARE))
-    characters, found = list(characters), set()
+    characters = list(characters)
+    drawn: dict[bytes, set[str]] = {}
     for done, character in enumerate(characters, start=1):
-        if draws(character, font):
-            found.add(character)
+        try:
+            drawn.setdefault(draw_font(character, font).tobytes(), set()).add(character)
+        except GlyphError:
+            pass
         on_progress(done, len(characters))
-    return found
+    return {character for alike in drawn.values() if _is_one_character(alike) for character in alike}
+
+
+def _is_one_character(characters: set[str]) -> bool:
+    """Whether Unicode has these as one, as it has compatibility ideographs."""
+    return len({unicodedata.normalize("NFKC", character) for character in characters}) == 1

@@ -1,5 +1,6 @@
 """The names that other tools give to layers, and which layer of a base each of them means."""
 
+import re
 from collections.abc import Callable, Iterator, Mapping
 
 import torch
@@ -12,6 +13,11 @@ TEXT_PREFIXES = {
     "text_encoder_2": ("text_encoder_2.", "lora_te2_"),
     "text_encoder_3": ("text_encoder_3.", "lora_te3_"),
 }
+
+# Before PEFT, diffusers named the layers of a text encoder's attention as a U-Net's.
+OLD_TEXT_NAMES = {"q_proj": "to_q", "k_proj": "to_k", "v_proj": "to_v", "out_proj": "to_out"}
+ORIGINAL_PREFIX = "diffusion_model."  # before names of the original model, and of tools that follow it
+ORIGINAL_UNET = re.compile(r"(^|[._])(input_blocks|middle_block|output_blocks)[._]")
 
 # kohya's names for SD 3 are those of the original model, in which q, k and v are one matrix.
 ORIGINAL_BLOCK = {
@@ -65,16 +71,34 @@ def _names_of(part: str, layer: str) -> Iterator[str]:
                 yield PEFT_PREFIX + name
             for prefix in TEXT_PREFIXES[part]:
                 yield prefix + (name if prefix.endswith(".") else name.replace(".", "_"))
+            above, _, last = name.rpartition(".")
+            if last in OLD_TEXT_NAMES:
+                yield f"{part}.{above}.{OLD_TEXT_NAMES[last]}"
         return
     yield layer
     yield f"{part}.{layer}"
     yield PEFT_PREFIX + layer
+    yield f"{part}.{PEFT_PREFIX}{layer}"
+    yield ORIGINAL_PREFIX + layer
     yield f"lora_{part}_{flat}"
     yield f"lycoris_{flat}"
     if part == "unet":  # diffusers before PEFT
         old = layer.replace(".to_", ".processor.to_").removesuffix(".0")
         yield old
         yield f"unet.{old}"
+
+
+def usual_name(name: str) -> str:
+    """A tensor's name in a file without what some tools put into it.
+
+    PEFT's own `state_dict` has the adapter's name, most often `default`, before the last part; tools that follow SD 3's
+    original have dots where kohya has underscores.
+    """
+    name = re.sub(r"\.(lora_[AB]|lora_magnitude_vector)\.\w+\.weight$", r".\1.weight", name)
+    if not name.startswith(ORIGINAL_PREFIX + "joint_blocks."):
+        return name
+    layer, _, rest = name.removeprefix(ORIGINAL_PREFIX).partition(".lora_")
+    return f"lora_unet_{layer.replace('.', '_')}.lora_{rest}"
 
 
 def _third(index: int) -> ChangeOfRows:

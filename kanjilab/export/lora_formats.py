@@ -16,8 +16,6 @@ X.dora_scale of LyCORIS, OneTrainer and ComfyUI, (out, 1) or (out, 1, 1, 1).
 ComfyUI reads all of these but `unet.X`, and passes over what it does not know: so a wrong name loads as nothing.
 """
 
-import json
-import math
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
@@ -25,10 +23,19 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors import safe_open
 from torch import Tensor, nn
 
-from kanjilab.export.layer_names import TEXT_ENCODERS, TEXT_PREFIXES, ChangeOfRows, layer_aliases
+from kanjilab.core.notices import some_of
+from kanjilab.core.tensor_files import open_tensors
+from kanjilab.export.layer_names import (
+    ORIGINAL_UNET,
+    TEXT_ENCODERS,
+    TEXT_PREFIXES,
+    ChangeOfRows,
+    layer_aliases,
+    usual_name,
+)
+from kanjilab.export.peft_config import PEFT_FILE, Alpha, FileAlphas
 from kanjilab.models.adapters import (
     MAGNITUDE,
     peft_magnitude,
@@ -36,8 +43,7 @@ from kanjilab.models.adapters import (
 )
 from kanjilab.models.hub import CONVERSION, PICKLES
 
-PEFT_FILE = "adapter_model.safetensors"
-DIFFUSERS_METADATA = "lora_adapter_metadata"
+OTHER_ADAPTERS = re.compile(r"\.(hada_|lokr_|oft_|ia3_|boft_|glora_)")
 SUFFIXES = {
     ".lora_A.weight": "down",
     ".lora_B.weight": "up",
@@ -232,8 +238,9 @@ def read_lora(path: Path | str, parts: Mapping[str, nn.Module]) -> Lora:
         parts: the models it may be about, by part: `{"unet": base.denoiser}` or `{"transformer": base.denoiser}`,
             and a text encoder as `text_encoder`.
     Raises:
-        ValueError: keys that name no layer of these parts, by name; half a pair; a shape that does not fit;
-            a DoRA by input; numbers that are not finite; a pickle.
+        ValueError: no safetensors; keys that name no layer of these parts, by name; half a pair; a shape that does not
+            fit; a DoRA by input; numbers that are not finite; another adapter than a LoRA; a configuration of PEFT's
+            that asks for more than is read.
         FileNotFoundError: no such file.
     """
     path = Path(path)
@@ -244,14 +251,15 @@ def read_lora(path: Path | str, parts: Mapping[str, nn.Module]) -> Lora:
 
 
 def _read_file(file: Path, parts: Mapping[str, nn.Module]) -> Lora:
-    with safe_open(file, "pt") as opened:
+    with open_tensors(file) as opened:
         metadata = opened.metadata() or {}
-        tensors = {name: opened.get_tensor(name) for name in opened.keys()}
+        alphas = FileAlphas(file, metadata)
+        tensors = {usual_name(name): opened.get_tensor(name) for name in opened.keys()}
     pairs = _pairs(tensors, file)
     known = layer_aliases(parts)
     if unknown := sorted(pairs.keys() - known.keys()):
         raise ValueError(f"{file}: {_refusal(unknown, parts)}")
-    alphas, layers = _Alphas(file, metadata), {}
+    layers = {}
     for key, pair in pairs.items():
         for part, name, change in known[key]:
             module = parts[part].get_submodule(name)
@@ -274,26 +282,36 @@ def _find_file(path: Path) -> Path:
 
 def _pairs(tensors: Mapping[str, Tensor], file: Path) -> dict[str, dict[str, Tensor]]:
     """By the file's own name of a layer: down, up and perhaps alpha and DoRA's magnitude."""
+    if not tensors:
+        raise ValueError(f"{file}: expected the tensors of a LoRA, got none")
     pairs: dict[str, dict[str, Tensor]] = {}
     unknown = []
     for name, value in tensors.items():
+        if not value.is_floating_point():
+            raise ValueError(
+                f"{file}: expected floating-point numbers, got {value.dtype} as {name}; convert them first"
+            )
         suffix = next((suffix for suffix in SUFFIXES if name.endswith(suffix)), None)
         if suffix is None:
             unknown.append(name)
         else:
-            pairs.setdefault(name.removesuffix(suffix), {})[SUFFIXES[suffix]] = value
+            pairs.setdefault(name.removesuffix(suffix), {})[SUFFIXES[suffix]] = value.float()  # of 8 bits, say
+    if other := [name for name in unknown if OTHER_ADAPTERS.search(name)]:
+        raise ValueError(
+            f"{file}: {len(other)} keys of a LoHa, LoKr or another adapter than a LoRA ({some_of(other)}): merge it "
+            "into its base with the tool that made it, or train a LoRA"
+        )
     if unknown:
-        raise ValueError(f"{file}: {len(unknown)} keys that are none of a LoRA: {_some(unknown)}")
+        raise ValueError(f"{file}: {len(unknown)} keys that are none of a LoRA: {some_of(unknown)}")
     for key, pair in pairs.items():
         if missing := {"down", "up"} - pair.keys():
             raise ValueError(f"{file}: {key} has no {' and no '.join(sorted(missing))} matrix")
+        if pair["down"].ndim < 2 or pair["up"].ndim < 2 or ("alpha" in pair and pair["alpha"].numel() != 1):
+            shapes = {name: tuple(value.shape) for name, value in pair.items()}
+            raise ValueError(f"{file}: expected two matrices of {key} and one alpha, got the shapes {shapes}")
         if not all(torch.isfinite(value).all() for value in pair.values()):
             raise ValueError(f"{file}: {key} is not finite")
     return pairs
-
-
-def _some(names: list[str]) -> str:
-    return ", ".join(names[:5]) + (f" and {len(names) - 5} more" if len(names) > 5 else "")
 
 
 def _refusal(unknown: list[str], parts: Mapping[str, nn.Module]) -> str:
@@ -301,16 +319,22 @@ def _refusal(unknown: list[str], parts: Mapping[str, nn.Module]) -> str:
         found = [name for name in unknown if name.startswith(prefixes)]
         if found and part not in parts:
             return (
-                f"{len(found)} layers of the text encoder ({_some(found)}): give it as parts[{part!r}] to read them; "
+                f"{len(found)} layers of the text encoder ({some_of(found)}): give it as parts[{part!r}] to read them; "
                 "without them the LoRA would not draw what it was trained to"
             )
-    return f"{len(unknown)} layers that {' and '.join(parts)} does not have: {_some(unknown)}"
+    if original := [name for name in unknown if ORIGINAL_UNET.search(name)]:
+        return (
+            f"{len(original)} layers by the names of the original Stable Diffusion ({some_of(original)}), which "
+            "diffusers calls down_blocks, mid_block and up_blocks: save it in the form of diffusers or kohya, with the "
+            "tool that wrote it"
+        )
+    return f"{len(unknown)} layers that {' and '.join(parts)} does not have: {some_of(unknown)}"
 
 
 def _low_rank(
-    file: Path, key: str, pair: dict[str, Tensor], module: nn.Module, change: ChangeOfRows | None, alpha: "Alpha"
+    file: Path, key: str, pair: dict[str, Tensor], module: nn.Module, change: ChangeOfRows | None, alpha: Alpha
 ) -> LowRank:
-    down, up = pair["down"].float(), pair["up"].float().flatten(1)
+    down, up = pair["down"], pair["up"].flatten(1)
     magnitude = _magnitude(file, key, pair, len(up))
     if change is not None:
         up, magnitude = change(up), None if magnitude is None else change(magnitude)
@@ -339,39 +363,4 @@ def _magnitude(file: Path, key: str, pair: dict[str, Tensor], height: int) -> Te
             f"{file}: {key} has a DoRA's lengths of shape {tuple(stored.shape)}, expected one for each of {height} "
             "outputs; what decomposes by input is not read: merge it first"
         )
-    return stored.float().flatten()
-
-
-@dataclass(frozen=True)
-class Alpha:
-    """How a file scales a layer beside its tensors; without an alpha the scale is 1, as all loaders take it."""
-
-    value: float | None = None
-    rslora: bool = False
-
-    def scale(self, rank: int) -> float:
-        """alpha / r, or alpha / sqrt(r) with rslora."""
-        return 1.0 if self.value is None else self.value / (math.sqrt(rank) if self.rslora else rank)
-
-
-class _Alphas:
-    """Alphas from PEFT's adapter_config.json beside the file, or from the header that diffusers writes."""
-
-    def __init__(self, file: Path, metadata: Mapping[str, str]):
-        beside = file.with_name("adapter_config.json")
-        peft = file.name == PEFT_FILE and beside.is_file()
-        self.config: dict[str, Any] = json.loads(beside.read_bytes()) if peft else {}
-        self.packed: dict[str, Any] = json.loads(metadata.get(DIFFUSERS_METADATA, "{}"))
-
-    def _value(self, part: str, name: str) -> Any:
-        return self.config.get(name, self.packed.get(f"{part}.{name}"))
-
-    def dora(self, part: str) -> bool:
-        """Whether a DoRA is announced, every layer of which needs its magnitude."""
-        return bool(self._value(part, "use_dora"))
-
-    def of(self, part: str, layer: str) -> Alpha:
-        """PEFT's rule: the first pattern that the layer's name ends with, else the common alpha."""
-        patterns = self._value(part, "alpha_pattern") or {}
-        match = (alpha for pattern, alpha in patterns.items() if re.match(rf"(.*\.)?({pattern})$", layer))
-        return Alpha(next(match, self._value(part, "lora_alpha")), bool(self._value(part, "use_rslora")))
+    return stored.flatten()

@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from PIL import Image
 
 from kanjilab.core.run_folder import RunFolder
 from kanjilab.export.comfyui import Drawing, workflow_for, write_workflow
@@ -33,7 +34,8 @@ class Handover:
         sampling: of the workflow: steps, guidance, negative prompt, prefix.
         weights: how ONNX stores them, a key of `onnx_folder.ONNX_WEIGHTS`.
     Raises:
-        ValueError: an unknown form; or a card for ONNX, which has its own.
+        ValueError: an unknown form, a card for ONNX, which has its own, or a strip that is no PNG.
+        FileNotFoundError: a strip that is not there.
     """
 
     form: str = "diffusers"
@@ -48,6 +50,8 @@ class Handover:
             raise ValueError(f"format must be one of {', '.join(FORMS)}, got {self.form!r}")
         if self.form == "onnx" and self.card:
             raise ValueError("the format onnx has a card of its own, without a strip, and is not pushed")
+        if self.strip is not None:
+            _require_png(self.strip)
 
     def drawing(self, size_px: int) -> Drawing:
         """What the workflow draws, of this height and width."""
@@ -55,6 +59,16 @@ class Handover:
         text = sampling.prefix + self.prompt
         shape = {"steps": sampling.steps, "guidance": sampling.guidance, "size_px": size_px}
         return Drawing(text, sampling.negative_prompt, **shape)
+
+
+def _require_png(path: Path) -> None:
+    if not path.is_file():
+        raise FileNotFoundError(f"{path}: expected a PNG for the card, found none")
+    try:
+        with Image.open(path, formats=["PNG"]) as image:
+            image.verify()
+    except Exception as error:  # decoders raise whatever their parsers trip over
+        raise ValueError(f"{path}: expected a PNG for the card, got another or a damaged file ({error})") from error
 
 
 def hand_over(run: RunFolder, step: int, arm: int, path: Path, handover: Handover) -> list[Path]:

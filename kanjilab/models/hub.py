@@ -10,9 +10,9 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors import safe_open
 
 from kanjilab.core.storage import appearing_folder, cache_folder, sha256_file
+from kanjilab.core.tensor_files import check_tensor_file, open_tensors
 
 # A revision of None is the newest: no commit of these is known to us well enough to be named.
 HUB_BASES: dict[str, tuple[str, str | None]] = {
@@ -69,6 +69,8 @@ def model_folder(name: str) -> Path:
         PermissionError: a gated repository whose terms are not accepted.
         ValueError: a pickle in place of safetensors.
     """
+    if not name:
+        raise ValueError("expected the name of a base, got an empty one")
     path = Path(name).expanduser()
     if path.suffix in PICKLES:
         raise ValueError(f"{name}: expected safetensors, got a {path.suffix} file; {CONVERSION}")
@@ -83,7 +85,23 @@ def model_folder(name: str) -> Path:
     if not (folder / "model_index.json").is_file():
         raise FileNotFoundError(f"{name}: expected a folder with model_index.json, or a Hub id 'owner/name'")
     _refuse_pickles(name, folder)
+    check_base_files(folder)
     return folder
+
+
+def check_base_files(folder: Path) -> None:
+    """Refuses what no reader should be given: weights that are none, half of them, and what is no regular file.
+
+    Args:
+        folder: in diffusers' format. Of each file of weights the header is read.
+    Raises:
+        ValueError: with the file, what was expected and what came.
+    """
+    for file in sorted(folder.glob("*/*")):
+        if file.suffix == ".safetensors":
+            check_tensor_file(file)
+        elif file.suffix == ".json" and not file.is_file():
+            raise ValueError(f"{file}: expected a file, got no regular one")
 
 
 def family_of(name: str, folder: Path) -> str:
@@ -92,13 +110,28 @@ def family_of(name: str, folder: Path) -> str:
     Raises:
         ValueError: neither a U-Net with one text encoder nor Stable Diffusion 3.
     """
-    index = json.loads((folder / "model_index.json").read_text())
+    index = read_config(folder / "model_index.json")
     if "unet" in index and "text_encoder_2" not in index:
         return "unet"
     if (index.get("transformer") or [None])[-1] == "SD3Transformer2DModel":
         return "mmdit"
     kind = index.get("_class_name")
     raise ValueError(f"{name}: expected a pipeline with a U-Net and one text encoder, or SD 3's, got {kind}")
+
+
+def read_config(file: Path) -> dict[str, Any]:
+    """A model's configuration.
+
+    Raises:
+        ValueError: no JSON object.
+    """
+    try:
+        found = json.loads(file.read_bytes())
+    except (ValueError, RecursionError) as error:
+        raise ValueError(f"{file}: expected a JSON object, got {error}") from error
+    if not isinstance(found, dict):
+        raise ValueError(f"{file}: expected a JSON object, got {type(found).__name__}")
+    return found
 
 
 def _hub_folder(name: str, repository: str, revision: str | None) -> Path:
@@ -135,8 +168,7 @@ def _refuse_pickles(name: str, folder: Path) -> None:
 
 def _single_file_folder(file: Path) -> Path:
     """A single-file checkpoint as a folder in diffusers' format, converted once into the user's cache."""
-    if not file.is_file():
-        raise FileNotFoundError(f"{file}: expected a .safetensors file, found none")
+    check_tensor_file(file)
     target = cache_folder() / "single-files" / f"{file.stem}-{file_digest(file)[:16]}"
     if not target.is_dir():
         with appearing_folder(target) as temporary:
@@ -187,9 +219,11 @@ def _encoders_beside(beside: Path, names: list[str], dtype: torch.dtype) -> dict
 
 def _contents(file: Path) -> tuple[list[str], torch.dtype]:
     """The names in a file, and the type that most of its tensors have."""
-    with safe_open(file, "pt") as opened:
+    with open_tensors(file) as opened:
         names = list(opened.keys())
         kinds = Counter(opened.get_slice(name).get_dtype() for name in names)
+    if not names:
+        raise ValueError(f"{file}: expected denoiser, autoencoder and text encoders, got a file without tensors")
     most = kinds.most_common(1)[0][0]
     return names, {"F16": torch.float16, "BF16": torch.bfloat16}.get(most, torch.float32)
 

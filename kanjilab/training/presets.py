@@ -237,12 +237,16 @@ def arms_of(
         axis: a setting to vary.
         values: one arm each, for every arm of the start.
     Raises:
-        ValueError: an unknown setting, or a value outside its range.
+        ValueError: an unknown setting, a value outside its range, two budgets, or equal arms.
     """
+    if changes.keys() >= {"epochs", "images_seen"}:
+        raise ValueError("expected a budget in epochs or in images_seen, got both")
     variants = [{**changes, axis: value} for value in values] if axis else [dict(changes)]
     arms = []
     for arm in start:
         for asked in variants:
             budget = {"images_seen": None} if "epochs" in asked and "images_seen" not in asked else {}
             arms.append(Arm.from_json(arm.to_json() | budget | asked))
+    if len(set(arms)) < len(arms):
+        raise ValueError(f"expected arms that differ, got equal ones: {axis} {', '.join(map(str, values))}")
     return tuple(arms)

@@ -404,7 +404,7 @@ def test_sweep_refuses_what_it_does_not_know(tiny_study, tmp_path, monkeypatch):
     ("setting", "complaint"),
     [
         ("rnak=16", "unknown settings ['rnak']; expected some of ["),
-        ("rank=0", "rank must be a whole number >= 1, got 0"),
+        ("rank=0", "rank must be a whole number from 1 to 65,536, got 0"),
         ("rank=many", "rank must be of type int, got 'many'"),
         ("peak_lr=fast", "peak_lr must be of type float, got 'fast'"),
         ("rslora=maybe", "rslora must be of type bool, got 'maybe'"),
