@@ -41,6 +41,7 @@ def test_a_page_is_a_picture_and_outlines(writer, tmp_path, options, size):
     assert said.split() == [str(tmp_path / "page.png"), str(tmp_path / "page.svg")]
     picture = pixels(tmp_path / "page.png")
     assert picture.shape == (size[1] * 4, size[0] * 4)
+    places = [(row, column) for row in (0, 1) for column in (0, 1)]
     quarters = {place: picture[512 * place[0] :, 512 * place[1] :][20:492, 20:492] for place in places}
     empty = (1, 0) if options else (1, 1)  # the second line has one character
     assert [place for place, quarter in quarters.items() if (quarter == 255).all()] == [empty]
