@@ -21,6 +21,7 @@ from kanjilab.evaluation.statistics import Contrast
 from kanjilab.experiments.demo import report_table
 from kanjilab.experiments.designs import CLAIMS, TUNED_SUFFIX
 from kanjilab.experiments.findings import claims, findings
+from kanjilab.experiments.image_sheets import PLACE as SHEETS
 from kanjilab.experiments.report import StoredStudy
 
 ROOT = Path(__file__).parents[1]
@@ -31,6 +32,7 @@ CONTRIBUTING = ROOT / "CONTRIBUTING.md"
 WEIGHTS_LIMIT_BYTES = 110_000_000
 NOTEBOOK_LIMIT_BYTES = 1_000_000
 FIGURE_LIMIT_BYTES = 500_000
+SHEETS_LIMIT_BYTES = 8_000_000  # of the images of all stored studies
 PICTURES = {".png", ".gif", ".webp", ".jpg", ".svg"}
 BINARY = PICTURES | {".safetensors", ".ttf", ".otf", ".gz", ".zip", ".npy"}
 TRACES = {
@@ -177,9 +179,17 @@ def test_notebooks_and_figures_stay_small():
     assert {str(path): size for path, size in sizes.items() if size > limits.get(path.suffix, size)} == {}
 
 
+def test_the_images_of_stored_studies_are_small_and_listed():
+    sheets = [path for path in committed("figures") if path.parent.name == SHEETS]
+    assert sum(path.stat().st_size for path in sheets) <= SHEETS_LIMIT_BYTES
+    for folder in {path.parent for path in sheets}:
+        stored = {path.stem for path in folder.glob("*.webp")}
+        assert stored == set(json.loads((folder / "sheets.json").read_text())["arms"]), folder
+
+
 def test_every_figure_has_its_facts_beside():
     for path in committed("figures"):
-        if path.suffix in PICTURES:
+        if path.suffix in PICTURES and path.parent.name != SHEETS:
             beside = path.with_suffix(".json")
             assert beside in committed("figures"), f"{path.name} has no {beside.name} beside it"
             assert isinstance(json.loads(beside.read_text()), dict), f"{beside.name} is not a table of facts"

@@ -30,6 +30,7 @@ def flat_settings(settings: Mapping[str, Any], before: str = "") -> dict[str, An
     """Settings without nesting: {"sampling": {"steps": 2}} is {"sampling.steps": 2}.
 
     Args:
+        settings: by name; mappings in it are taken apart.
         before: what every name begins with.
     """
     flat: dict[str, Any] = {}

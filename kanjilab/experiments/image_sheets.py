@@ -132,9 +132,10 @@ def _drawn(moments: Sequence[Moment], folder: Path, rows_per_split: int, made: I
     """The sheets with that of one arm, from the images in its run folder."""
     samples = [RunFolder.open(folder / moment.folder).read_samples(moment.samples) for moment in moments]
     facts = samples[0][1]
-    rows = spread_rows(facts["prompts"], rows_per_split)
+    asked = facts["prompts"]
+    rows = [asked.index(shown) for shown in made.prompts] if made else spread_rows(asked, rows_per_split)
     drawing = moments[0].samples.rpartition("-")[2]
-    prompts = tuple(facts["prompts"][row] for row in rows)
+    prompts = tuple(asked[row] for row in rows)
     made = made or ImageSheets(folder, drawing, prompts, tuple(facts["noise_seeds"]), {})
     images = np.stack([(grayscale(shown) if shown.ndim == 5 else shown)[rows] for shown, _ in samples], axis=1)
     made.path(moments[0].key).parent.mkdir(exist_ok=True)

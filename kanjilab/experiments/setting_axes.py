@@ -35,7 +35,7 @@ class Axis:
         return self.is_number and 0 < 5 * min(self.values) <= max(self.values)
 
     def apart(self) -> np.ndarray:
-        """How far the stops are from each other: (n, n) float in [0, 1].
+        """How far the stops are from each other: (N, N) float in [0, 1].
 
         Two categories are 1 apart. Two numbers are 0.5 apart at least and 1 at most, the latter for the ends.
         """

@@ -10,10 +10,10 @@ from numpy.typing import NDArray
 
 from kanjilab.core.images import SIZE_PX
 from kanjilab.core.rng import counted_rng
-from kanjilab.data.calligraphy import DRAWN_PX, typed_glyph, typed_scale
+from kanjilab.data.calligraphy import DRAWN_PX, jis_level_1, typed_glyph, typed_scale
 from kanjilab.data.components import load_components
 from kanjilab.data.framing import frame_glyphs
-from kanjilab.data.rendering import default_font, drawable_characters
+from kanjilab.data.rendering import default_font
 from kanjilab.data.skeleton import pack_skeletons, skeletons_of
 from kanjilab.data.typeset import SLOTS_OF_LAYOUT, Pair, Typesetter
 from kanjilab.models.conditioning import Prompt
@@ -75,8 +75,7 @@ def _composed(symbol: str) -> NDArray[np.uint8]:
 
 @cache
 def _typesetter() -> Typesetter:
-    components = load_components()
-    return Typesetter(components, default_font(), drawable_characters(components.decompositions, default_font()))
+    return Typesetter(load_components(), default_font(), set(jis_level_1()))
 
 
 def index_of(base: LatentDiffusion, character: str) -> int:

@@ -21,7 +21,7 @@ from kanjilab.models.minilm import TOKENS, minilm_folder
 from kanjilab.models.skeleton_encoder import load_encoder
 from kanjilab.models.text_encoders import OneEncoder, ThreeEncoders
 
-PACKAGED = (DEFAULT_BASE, "pocket", "writer")
+PACKAGED = (DEFAULT_BASE, "pocket", "writer", "calligraphy")
 WEIGHTS_FILE = "diffusion_pytorch_model.safetensors"
 # Of 8-bit and 4-bit weights, what is computed with them.
 DTYPES = {"fp32": torch.float32} | dict.fromkeys(("bf16", *QUANTISED), torch.bfloat16)
@@ -44,8 +44,9 @@ def load_base(
     """Loads a base by name, with its encoder of skeletons if it has one.
 
     Args:
-        name: `pocket2`; `pocket`, its predecessor, which the stored studies trained on; `writer`, `sd14`, `sd15`,
-            `sd35-medium`, `sd35-large`, a Hub id, a folder in diffusers' format, or a single `.safetensors` file.
+        name: `pocket2`; `pocket`, its predecessor, which the stored studies trained on; `writer`, `calligraphy`,
+            `sd14`, `sd15`, `sd35-medium`, `sd35-large`, a Hub id, a folder in diffusers' format, or a single
+            `.safetensors` file.
         precision: of the frozen denoiser, `fp32` or `bf16`, or `8bit` or `4bit` weights that bf16
             computes with. The autoencoder stays in fp32, and so does a U-Net's text encoder; the three
             text encoders of SD 3 follow the denoiser.
@@ -180,8 +181,8 @@ def _identity(pipeline: Any) -> str:
 def packaged_folder(name: str = DEFAULT_BASE) -> Path:
     """A base that the package carries, as a complete `StableDiffusionPipeline` folder.
 
-    The package carries pocket's denoiser, autoencoder and scheduler, and the denoisers and schedulers of pocket2 and of
-    the writer, which have pocket's autoencoder. MiniLM's text encoder and tokenizer are put beside them once, in the
+    The package carries pocket's denoiser, autoencoder and scheduler, and the denoisers and schedulers of the others,
+    which have pocket's autoencoder. MiniLM's text encoder and tokenizer are put beside them once, in the
     user's cache.
 
     Args:
@@ -192,7 +193,8 @@ def packaged_folder(name: str = DEFAULT_BASE) -> Path:
     sources = [PACKAGE_WEIGHTS / "pocket", *([PACKAGE_WEIGHTS / name] if name != "pocket" else [])]
     weights = [source / "unet" / WEIGHTS_FILE for source in sources] + [sources[0] / "vae" / WEIGHTS_FILE]
     if missing := next((path for path in weights if not path.is_file()), None):
-        raise FileNotFoundError(f"{missing}: the weights of {name} are missing from this installation")
+        builds = f"; kanjilab.training.{name} builds them" if name in ("writer", "calligraphy") else ""
+        raise FileNotFoundError(f"{missing}: the weights of {name} are missing from this installation{builds}")
     digests = "".join(sha256_file(path) for path in weights[-2:])
     target = cache_folder() / f"{name}-{hashlib.sha256((digests + str(TOKENS)).encode()).hexdigest()[:16]}"
     if not target.is_dir():

@@ -312,8 +312,7 @@ class Explorer {
   seenText(setting, seed, moment) {
     const arm = this.arm(setting, seed);
     const known = arm ?? this.catalogue.arms.flat().find(Boolean);
-    const seen = known.seen[Math.min(moment, known.seen.length - 1)];
-    return seen ? seen.toLocaleString("en") : "before training";
+    return known.seen[Math.min(moment, known.seen.length - 1)].toLocaleString("en");
   }
 
   placeText({ at, moment, seed }) {
@@ -456,7 +455,10 @@ class Explorer {
       const links = close.map((number) => {
         const { label, at } = this.catalogue.settings[number];
         const go = node("button", { type: "button", className: "link", text: label });
-        go.addEventListener("click", () => this.update({ at: { ...at } }));
+        go.addEventListener("click", () => {
+          this.update({ at: { ...at } });
+          this.tracks[0].input.focus(); // this button is gone
+        });
         return go;
       });
       parts.push(node("p", { className: "near" }, "Nearest: ", ...links));
@@ -470,7 +472,9 @@ class Explorer {
       parts.push(node("p", { className: "work" }, stop, bar, node("span", { text: work.text })));
     }
     if (work.problem) parts.push(node("p", { className: "problem", role: "alert", text: work.problem }));
+    const focused = this.hole.contains(document.activeElement) ? document.activeElement.textContent : "";
     this.hole.replaceChildren(...parts);
+    if (focused) [...this.hole.querySelectorAll("button")].find(({ textContent }) => textContent === focused)?.focus();
   }
 
   trainButtons(neighbour, work) {
@@ -563,7 +567,7 @@ class Explorer {
     const what = !arm ? "not trained" : hit === "1" ? "a hit" : hit === "0" ? "no hit" : "drawn";
     canvas.setAttribute("aria-label", `${prompt.text}, ${this.seenText(setting, seed, moment)}: ${what}`);
     if (!pictured) {
-      canvas.textContent = hit === "1" ? "✓" : "·";
+      canvas.textContent = hit === "1" ? "✓" : arm ? "·" : "\u00a0";
       return;
     }
     const context = canvas.getContext("2d");
@@ -581,7 +585,7 @@ class Explorer {
     if (over === "moment") {
       const setting = this.setting(place.at);
       const arm = this.arm(setting, place.seed) ?? { seen: [] };
-      return arm.seen.map((seen, moment) => ({ x: seen, text: seen ? seen.toLocaleString("en") : "before", rate: this.rate(setting, moment), now: moment === place.moment, go: { moment } }));
+      return arm.seen.map((seen, moment) => ({ x: seen, text: seen.toLocaleString("en"), rate: this.rate(setting, moment), now: moment === place.moment, go: { moment } }));
     }
     const axis = this.catalogue.axes.find(({ name }) => name === over);
     return axis.values.map((value, stop) => {

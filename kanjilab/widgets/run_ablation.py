@@ -119,12 +119,13 @@ def runs_catalogue(folder: Path | str, trainings: Sequence[Training]) -> tuple[C
     images: list[bytes] = []
     arms = [[_arm(group.get(seed), prompts, noises, images) for seed in seeds] for group in settings]
     counted = f"{len(trainings)} trainings with {len(settings)} different settings"
+    differing = ", ".join(str(axis_json(axis)["label"]).lower() for axis in axes) or "the seed alone"
     shown = [{"split": SPLIT, "text": text, "expected": "", "row": row} for row, text in enumerate(prompts)]
     stopped: list[str] = []
     return {
         "name": str(folder),
         "title": f"Runs in {folder}",
-        "verdict": f"{counted}; they differ in {', '.join(axis.name for axis in axes) or 'the seed alone'}.",
+        "verdict": f"{counted}; they differ in {differing}.",
         "place": "",
         "percent": False,
         "measure": MEASURE,

@@ -1,12 +1,16 @@
 """The ablation panel as a person uses it: move sliders, pin and compare, train what is missing, stop and go on."""
 
+import base64
 import dataclasses
 import hashlib
+import json
 import re
 
 import pytest
 from playwright.sync_api import expect
 
+from kanjilab.widgets.ablation_catalogue import study_catalogue
+from kanjilab.widgets.common import FOLDER
 from tests.stored_study import rank_study, store_study
 from tests.tiny_study import four_radicals, make_small, run, tiny_study
 
@@ -46,6 +50,14 @@ TIMED = """async input => {
   }
   return times;
 }"""
+
+DRAWN = """() => document.querySelector('.glyph canvas')?.getContext('2d')
+  .getImageData(0, 0, 64, 64).data.some(value => value)"""
+ALONE = """<!doctype html><div id="panel"></div><script type="module">{script}
+const values = {values};
+const model = {{ get: name => values[name], set() {{}}, save_changes() {{}}, send() {{}}, on() {{}}, off() {{}} }};
+render({{ model, el: document.getElementById("panel") }});
+</script>"""
 
 
 @pytest.fixture(scope="module")
@@ -100,9 +112,7 @@ def test_every_slider_moves_the_picture_and_the_score(open_notebook, cells, made
     expect(place.get_by_role("heading", name="A higher rank draws better")).to_be_visible()
     expect(place.locator(".score")).to_contain_text("rank 1, alpha = r")
     place.get_by_role("slider", name="Images seen").wait_for()
-    notebook.page.wait_for_function(
-        "() => document.querySelector('.glyph canvas')?.getContext('2d').getImageData(0, 0, 64, 64).data.some(v => v)"
-    )
+    notebook.page.wait_for_function(DRAWN)
     notebook.screenshot("ablation-light")
     for name in ("Rank", "Scaling", "Images seen", "Training seed"):
         slider = place.get_by_role("slider", name=name)
@@ -193,6 +203,29 @@ def test_the_studies_of_the_clone_move_too(open_notebook, cells, pytestconfig):
             sliders.nth(at).press("ArrowLeft" if sliders.nth(at).input_value() != "0" else "ArrowRight")
             assert score(place) + shown(place) != before, (path, at)
     notebook.screenshot("ablation-clone")
+
+
+def test_a_page_without_a_kernel_moves_too(page, made):
+    catalogue, images = study_catalogue(made / "made")
+    addresses = [f"data:image/webp;base64,{base64.b64encode(image).decode()}" for image in images]
+    values = {"catalogue": catalogue, "images": addresses, "menu": [], "chosen": "", "state": {}, "work": {}}
+    page.set_content(
+        ALONE.format(
+            script=(FOLDER / "ablation.js").read_text(encoding="utf-8"),
+            values=json.dumps(values | {"alone": True}).replace("<", "\\u003c"),
+        )
+    )
+    panel = page.locator("#panel")
+    expect(panel.get_by_role("heading", name="A higher rank draws better")).to_be_visible()
+    page.wait_for_function(DRAWN)
+    before = shown(panel), score(panel)
+    panel.get_by_role("slider", name="Rank").press("End")
+    assert shown(panel) != before[0] and score(panel) != before[1]
+    panel.get_by_role("slider", name="Scaling").press("End")
+    panel.get_by_role("slider", name="Rank").press("Home")
+    panel.get_by_role("slider", name="Rank").press("ArrowRight")
+    expect(panel.locator(".hole")).to_contain_text("Not trained: rank 4, rsLoRA")
+    assert panel.get_by_role("button", name=re.compile("Train|Measure|Another value")).count() == 0
 
 
 def test_a_new_value_is_trained_and_becomes_a_stop(open_notebook, cells, small):
