@@ -261,7 +261,7 @@ def _plain_code(code: str | None) -> str:
 
 def _kuten_order(kuten: str) -> int:
     parts = kuten.split("-")
-    if len(parts) != 3:
+    if len(parts) != 3 or not all(part.isdecimal() for part in parts):
         raise ValueError(f"expected a jis208 code such as 1-16-1, got {kuten!r}")
     return 100 * int(parts[1]) + int(parts[2])
 

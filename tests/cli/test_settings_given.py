@@ -1,0 +1,55 @@
+"""Settings on the command line: each counts once, and what cannot be meant is refused before anything is done."""
+
+import pytest
+import typer
+from typer.testing import CliRunner
+
+from kanjilab.cli.main import app
+from kanjilab.cli.options import name_and_value, parse_settings, setting_value
+from kanjilab.core.config import Arm
+from kanjilab.training.presets import arms_of
+
+REFUSED = {
+    "two settings to vary": (["--vary", "schedule=cosine,constant", "--vary", "rank=4"], "one setting to vary"),
+    "one setting varied twice": (["--vary", "rank=4", "--vary", "rank=8"], "one setting to vary"),
+    "equal arms": (["--vary", "rank=4,4"], "expected arms that differ, got equal ones: rank 4, 4"),
+    "arms that are equal as numbers": (["--vary", "peak_lr=0.001,1e-3"], "expected arms that differ"),
+    "None": (["--set", "alpha=None"], "alpha: expected null, as JSON has it, got None"),
+    "True": (["--set", "dora=True"], "dora: expected true, as JSON has it, got True"),
+    "None among values": (["--vary", "alpha=4,None"], "alpha: expected null"),
+    "no name": (["--vary", "=4"], "expected name=value, got '=4'"),
+    "no value": (["--set", "rank="], "expected name=value, got 'rank='"),
+    "no values": (["--vary", "rank="], "expected name=value, got 'rank='"),
+    "the same setting twice": (["--set", "rank=2", "--set", "rank=4"], "expected each setting once, got rank twice"),
+    "two budgets": (["--set", "epochs=2", "--set", "images_seen=9"], "in epochs or in images_seen, got both"),
+    "brackets without end": (["--set", "rank=" + "[" * 100_000], "rank: expected one value, got brackets"),
+    "a rank beyond all weights": (["--set", f"rank={10**30}"], "rank must be a whole number from 1 to 65,536"),
+    "a step without end": (["--set", f"accumulation={10**15}"], "accumulation must be a whole number from 1 to"),
+    "a warm-up without end": (["--set", f"warmup_steps={10**12}"], "warmup_steps must be a whole number from 0"),
+    "epochs without end": (["--set", "epochs=1e300"], "epochs must be > 0 and at most 10^9"),
+    "images without end": (["--set", f"images_seen={10**30}"], "images_seen must be None or from 1 to 10^12"),
+}
+
+
+@pytest.mark.parametrize("name", REFUSED)
+def test_what_cannot_be_meant_is_refused_before_anything_is_done(name, tmp_path):
+    options, message = REFUSED[name]
+    done = CliRunner().invoke(app, ["train", str(tmp_path), str(tmp_path / "run"), *options])
+    assert isinstance(done.exception, SystemExit) and done.exit_code in (1, 2)
+    words = " ".join(done.stderr.replace("│", " ").split())
+    assert message in words, words
+    assert not (tmp_path / "run").exists()
+
+
+def test_one_setting_is_varied():
+    name, values = name_and_value("rank=4,8")
+    arms = arms_of((Arm(),), {"seed": 3}, name, [setting_value(name, value) for value in values.split(",")])
+    assert [(arm.rank, arm.seed) for arm in arms] == [(4, 3), (8, 3)]
+
+
+def test_values_are_read_as_json_has_them():
+    assert parse_settings(["alpha=null", "dora=true", "seed=3", "schedule=cosine", "a=b=c"]) == {
+        **{"alpha": None, "dora": True, "seed": 3, "schedule": "cosine", "a": "b=c"}
+    }
+    with pytest.raises(typer.BadParameter):
+        parse_settings(["None"])
