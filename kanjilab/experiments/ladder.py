@@ -1,0 +1,97 @@
+"""One setting of a stored study, step by step: what each value drew, and how it scored."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+from kanjilab.experiments.image_sheets import ImageSheets
+from kanjilab.experiments.report import StoredStudy
+from kanjilab.experiments.study import Study, spelled
+from kanjilab.viz.strip import Strip
+
+JUDGES = {"radicals": "first judge", "judge-b": "judge B"}
+
+
+def steps_of(study: Study, axis: str) -> dict[Any, str]:
+    """The values of one axis and the variants that have them, where all other axes are the reference's.
+
+    Args:
+        study: whose variants all name the axis.
+        axis: such as rank.
+    Returns:
+        value -> label; numbers ascending, others in the study's order.
+    Raises:
+        ValueError: the study has no such axis, or only one value of it.
+    """
+    usual = dict(study.variants[0].axes or {})
+    found = {}
+    for variant in study.variants:
+        place = dict(variant.axes or {})
+        if axis in place and {**place, axis: None} == {**usual, axis: None}:
+            found[place[axis]] = variant.label
+    if len(found) < 2:
+        raise ValueError(f"{study.name}: expected an axis with two values or more, one of {[*usual]}, got {axis!r}")
+    return dict(sorted(found.items())) if all(isinstance(value, (int, float)) for value in found) else found
+
+
+def ladder_strip(folder: Path, axis: str, *, seed: int | None = None, title: str = "", per_radical: int = 2) -> Strip:
+    """What each value drew at the end of training: values in rows, prompts of each split in columns, one noise.
+
+    Args:
+        folder: of a finished study with its sheets of images.
+        axis: as for `steps_of`.
+        seed: of the training; the study's first by default.
+        title: above.
+        per_radical: prompts of each radical in each split.
+    Raises:
+        FileNotFoundError: the folder has no report or no sheets.
+        KeyError: a seed that the study does not have.
+        ValueError: as `steps_of`.
+    """
+    stored, sheets = StoredStudy.read(folder), ImageSheets.read(folder)
+    if sheets is None:
+        raise FileNotFoundError(f"{folder}: expected sheets of images in images/, found none")
+    seed = stored.study.seeds[0] if seed is None else seed
+    steps = steps_of(stored.study, axis)
+    key_of = {(arm["variant"], arm["seed"]): arm["arm"] for arm in stored.report["arms"]}
+    asked = pd.DataFrame([{**shown, "expected": "".join(shown["expected"])} for shown in sheets.prompts])
+    order = {split: at for at, split in enumerate(asked["split"].unique())}
+    asked = asked.assign(order=asked["split"].map(order), turn=asked.groupby(["split", "expected"]).cumcount())
+    asked = asked[asked["turn"] < per_radical].sort_values(["order", "expected", "turn"])
+    images = [sheets.images(key_of[label, seed])[asked.index, -1, 0] for label in steps.values()]  # (P, 64, 64) each
+    groups = tuple((spelled(str(split)), len(part)) for split, part in asked.groupby("split", sort=False))
+    facts = {"study": stored.study.hash, "seed": seed} | stored.study.sampling.to_json()
+    labels = tuple(_step_text(axis, value) for value in steps)
+    return Strip(np.stack(images), labels, tuple(asked["prompt"]), title, facts, column_groups=groups)
+
+
+def ladder_table(folder: Path, axis: str) -> pd.DataFrame:
+    """Hits of each value at the end of training, by each judge and split, and the held-out loss.
+
+    Args:
+        folder, axis: as for `ladder_strip`.
+    Returns:
+        A row a value; hits as "52.5 [37.5, 67.5]": percent of the images, with the 95% interval.
+    """
+    read = {name: StoredStudy.read(folder, judge) for judge, name in JUDGES.items()}
+    first = next(iter(read.values()))
+    steps = steps_of(first.study, axis)
+    table = pd.DataFrame(index=pd.Index([_step_text(axis, value) for value in steps], name=axis))
+    for split in first.splits:
+        for name, stored in read.items():
+            rates = stored.rates(split).set_index("variant").loc[list(steps.values())]
+            texts = [f"{100 * r.value:.1f} [{100 * r.low:.1f}, {100 * r.high:.1f}]" for r in rates.itertuples()]
+            table[f"{spelled(split)}, {name}"] = texts
+    losses = first.rates().set_index("variant")["held_out_loss"]
+    return table.assign(**{"held-out loss": losses.loc[list(steps.values())].round(4).to_numpy()})
+
+
+def _step_text(axis: str, value: Any) -> str:
+    """A value as a row names it: "rank 64", "rate 0.0015", "cosine"."""
+    if isinstance(value, (int, float)):
+        return f"{axis.replace('peak_lr', 'rate')} {value:.2g}" if isinstance(value, float) else f"{axis} {value}"
+    return "all layers" if value == "all" else str(value)
