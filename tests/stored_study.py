@@ -19,11 +19,11 @@ SECOND = ("castle", "queen", "mountain", "river")
 DRAWING = "d" * 16
 
 
-def rank_study(**changes) -> Study:
+def rank_study(ranks=(1, 16, 64, 256), **changes) -> Study:
     """Ranks in two scalings, rank 4 in one alone, three seeds, four moments."""
     variants = [Variant("rank 4", dict(rank=4), axes=dict(rank=4, scaling="alpha = r"))]
     for scaling, options in {"alpha = r": {}, "rsLoRA": dict(alpha=2.0, rslora=True)}.items():
-        for rank in (1, 16, 64, 256):
+        for rank in ranks:
             label = f"rank {rank}" + ("" if scaling == "alpha = r" else f", {scaling}")
             variants.append(Variant(label, dict(rank=rank) | options, axes=dict(rank=rank, scaling=scaling)))
     options = dict(name="made", claim="a higher rank draws better", arm=Arm(images_seen=4_000), seeds=(0, 1, 2))

@@ -144,7 +144,7 @@ class Explorer {
     this.study.value = this.model.get("chosen");
     const there = Boolean(this.catalogue.settings);
     this.body.hidden = this.foot.hidden = !there;
-    this.el.dataset.study = there ? this.catalogue.name : "";
+    this.el.dataset.study = this.model.get("chosen");
     this.title.textContent = there ? this.catalogue.title : "Nothing is stored yet";
     this.verdict.textContent = there ? this.catalogue.verdict : "Train a study of your own below; then its settings become sliders here.";
     if (!there) return;

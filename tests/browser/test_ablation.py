@@ -33,9 +33,9 @@ make_small(pytest.MonkeyPatch())
 panel = AblationPanel({place!r}, {study}, kept={kept!r}, judge=DarknessJudge())
 panel
 """
-# What the strip shows: the pixels of its pictures, or the marks that stand for them.
+# What the strip shows: the pixels of its pictures, or the marks that stand for them, and which of them are marked.
 SHOWN = """cards => [...cards.querySelectorAll('.glyph > *')].slice(0, 60).map(shown =>
-  shown.getContext ? shown.toDataURL() : shown.textContent + shown.parentElement.className).join('')"""
+  (shown.getContext ? shown.toDataURL() : shown.textContent) + shown.parentElement.className).join('')"""
 # Milliseconds from an event of a slider to the next painted frame, and of the handlers alone.
 TIMED = """async input => {
   const times = [];
@@ -88,7 +88,8 @@ def cells(tmp_path, pytestconfig):
 
     def make(source, **words):
         root = ROOT.format(root=str(pytestconfig.rootpath))
-        return [root, source.format(place=str(tmp_path / "studies"), **{k: str(v) for k, v in words.items()})]
+        words = {"place": tmp_path / "studies"} | words
+        return [root, source.format(**{name: str(value) for name, value in words.items()})]
 
     return make
 
@@ -105,8 +106,9 @@ def score(place):
     return place.locator(".score").inner_text()
 
 
-def test_every_slider_moves_the_picture_and_the_score(open_notebook, cells, made, record_property):
-    notebook = open_notebook(cells(LOOK, kept=made))
+def test_every_slider_moves_the_picture_and_the_score(open_notebook, cells, made, pytestconfig, record_property):
+    clone = pytestconfig.rootpath / "figures" / "studies"
+    notebook = open_notebook(cells(LOOK, kept=made, place=clone))
     notebook.run_all()
     place = notebook.output(1)
     expect(place.get_by_role("heading", name="A higher rank draws better")).to_be_visible()
@@ -118,21 +120,37 @@ def test_every_slider_moves_the_picture_and_the_score(open_notebook, cells, made
         slider = place.get_by_role("slider", name=name)
         last = int(slider.get_attribute("max"))
         key, end = ("ArrowLeft", 0) if name == "Images seen" else ("ArrowRight", last)
-        before = shown(place), score(place), slider.get_attribute("aria-valuetext")
+        seen = [(shown(place), score(place), slider.get_attribute("aria-valuetext"))]
         slider.press(key)
-        assert all(new != old for new, old in zip((shown(place), score(place)), before[:2], strict=True)) or (
-            name == "Images seen" and score(place) != before[1]
-        ), f"{name} by keyboard"
-        assert slider.get_attribute("aria-valuetext") != before[2]
+        seen.append((shown(place), score(place), slider.get_attribute("aria-valuetext")))
+        assert all(new != old for old, new in zip(*seen, strict=True)), f"{name} by keyboard"
+        slider.press("ArrowRight" if end == 0 else "ArrowLeft")
+        assert shown(place) == seen[0][0], f"{name} back"
         box = slider.bounding_box()
-        by_keyboard = shown(place), score(place)
         slider.click(position={"x": 3 if end == 0 else box["width"] - 3, "y": box["height"] / 2})
         assert int(slider.input_value()) == end, f"{name} by mouse"
-        assert name == "Scaling" or score(place) != by_keyboard[1]
+        assert shown(place) != seen[0][0] and score(place) != seen[0][1], f"{name} by mouse"
     times = place.get_by_role("slider", name="Rank").evaluate(TIMED)
     handled, painted = (sorted(column) for column in zip(*times, strict=True))
     p95 = [values[int(0.95 * len(values))] for values in (handled, painted)]
     record_property("measured", f"ablation slider: p95 {p95[0]:.0f} ms handled, {p95[1]:.0f} ms painted")
+
+    # The studies of the clone, chosen from the menu.
+    menu = place.get_by_label("Study", exact=True)
+    paths = menu.locator("option").evaluate_all("options => options.map(option => option.value)")
+    for claim in CLAIMS:
+        path = next(path for path in paths if path.rpartition("/")[2].startswith(f"{claim}-"))
+        menu.select_option(path)
+        expect(place.locator(f".kanjilab-ablation[data-study='{path}']")).to_be_visible()
+        expect(place.locator(".verdict")).to_contain_text("In ")
+        sliders = place.locator(".slider input[type=range]")
+        expect(sliders.first).to_be_visible()
+        for at in range(sliders.count()):
+            before = score(place) + shown(place)
+            sliders.nth(at).press("ArrowLeft" if sliders.nth(at).input_value() != "0" else "ArrowRight")
+            assert score(place) + shown(place) != before, (path, at)
+    expect(place.locator(".score b").first).not_to_have_text("0.0%")
+    notebook.screenshot("ablation-clone")
     assert notebook.active_cell == 1, "JupyterLab took no key"
     assert notebook.page.evaluate("window.obeyed") is None
 
@@ -181,28 +199,6 @@ def test_pin_compare_and_reach_what_is_near(open_notebook, cells, made):
     near.nth(1).click()
     assert rank.get_attribute("aria-valuetext") == "16" and hole.is_hidden()
     assert notebook.page.evaluate("window.obeyed") is None
-
-
-def test_the_studies_of_the_clone_move_too(open_notebook, cells, pytestconfig):
-    notebook = open_notebook(cells(LOOK, kept=pytestconfig.rootpath / "figures" / "studies"))
-    notebook.run_all()
-    place = notebook.output(1)
-    expect(place.locator(".score b")).not_to_have_text("0.0%")
-    menu = place.get_by_label("Study", exact=True)
-    paths = menu.locator("option").evaluate_all("options => options.map(option => option.value)")
-    for claim in CLAIMS:
-        path = next(path for path in paths if path.rpartition("/")[2].startswith(f"{claim}-"))
-        menu.select_option(path)
-        name = path.rpartition("/")[2]
-        expect(place.locator(f".kanjilab-ablation[data-study='{name}']")).to_be_visible()
-        expect(place.locator(".verdict")).to_contain_text("In ")
-        sliders = place.locator(".slider input[type=range]")
-        expect(sliders.first).to_be_visible()
-        for at in range(sliders.count()):
-            before = score(place) + shown(place)
-            sliders.nth(at).press("ArrowLeft" if sliders.nth(at).input_value() != "0" else "ArrowRight")
-            assert score(place) + shown(place) != before, (path, at)
-    notebook.screenshot("ablation-clone")
 
 
 def test_a_page_without_a_kernel_moves_too(page, made):

@@ -193,7 +193,7 @@ def test_rates_are_those_of_the_report_and_of_the_hits(made):
 
 
 def test_variants_that_are_the_same_trainings_are_one_setting(tmp_path):
-    study = rank_study(seeds=(0,), checkpoints=1)
+    study = rank_study((1,), seeds=(0,), checkpoints=1)
     twin = dataclasses.replace(study.variants[0], label="rank 4, tuned", axes=dict(rank=4, scaling="tuned"))
     study = dataclasses.replace(study, variants=(*study.variants[:2], twin), contrasts=())
     folder = store_study(tmp_path / "twins", study, images=False)
@@ -213,7 +213,7 @@ def test_an_added_stop_is_on_its_axis(made):
 
 
 def test_the_menu_has_studies_with_images_first(made, tmp_path):
-    store_study(tmp_path / "a", rank_study(name="a", seeds=(0,)), images=False)
+    store_study(tmp_path / "a", rank_study((1,), name="a", seeds=(0,)), judges=("radicals",), images=False)
     shutil.copytree(made[1], tmp_path / "b")
     [group] = menu({"Stored": tmp_path, "Yours": None, "Nowhere": tmp_path / "nowhere"})
     assert group["heading"] == "Stored"
@@ -472,7 +472,7 @@ def test_inputs_make_the_study(make_panel):
 
 
 def test_hostile_names_stay_text(tmp_path):
-    study = rank_study(claim=HOSTILE, seeds=(0,), checkpoints=1)
+    study = rank_study((1,), claim=HOSTILE, seeds=(0,), checkpoints=1)
     variants = (dataclasses.replace(study.variants[0], label=HOSTILE), *study.variants[1:])
     study = dataclasses.replace(study, variants=variants, contrasts=())
     store_study(tmp_path / "made", study, images=False)
