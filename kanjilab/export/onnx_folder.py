@@ -138,11 +138,9 @@ def _write(base: LatentDiffusion, path: Path, weights: str, name: str, size_px: 
         raise ValueError(f"{base.name}: ONNX is written of a U-Net with one text encoder, not of Stable Diffusion 3")
     description = _description(base, size_px) | {"name": name, "weights": ONNX_WEIGHTS[weights], "facts": facts}
     with appearing_folder(path) as folder:
-        tokenizer = base.text.tokenizer
-        in_every_caption = {len(tokenizer): sorted(set(tokenizer.all_special_ids))}
         for part, network in _parts(base, base.text, size_px).items():
-            _export(network, folder / f"{part}.onnx", ONNX_WEIGHTS[weights][part], in_every_caption)
-        tokenizer.save_pretrained(folder / "tokenizer")
+            _export(network, folder / f"{part}.onnx", ONNX_WEIGHTS[weights][part])
+        base.text.tokenizer.save_pretrained(folder / "tokenizer")
         write_json_atomic(folder / "kanjilab.json", description)
         (folder / "README.md").write_text(CARD.format(**description, **description["schedule"]))
     return path
@@ -163,7 +161,7 @@ def _parts(base: UNetDiffusion, text: OneEncoder, size_px: int) -> dict[str, _Pa
 
 
 @torch.no_grad()
-def _export(part: _Part, path: Path, weights: str, exact_rows: dict[int, list[int]]) -> None:
+def _export(part: _Part, path: Path, weights: str) -> None:
     """Writes one network, in fp32 first, since that is what it computes in."""
     import onnx
 
@@ -182,7 +180,7 @@ def _export(part: _Part, path: Path, weights: str, exact_rows: dict[int, list[in
             dynamo=False,
         )
         model = onnx.load(file)
-    store_weights(model, weights, exact_rows)
+    store_weights(model, weights)
     beside = model.ByteSize() > LARGEST_FILE
     onnx.save(model, str(path), save_as_external_data=beside, location=f"{path.name}.data" if beside else None)
 

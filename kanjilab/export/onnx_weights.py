@@ -4,7 +4,6 @@ A weight that is stored in another form is followed by the nodes that make fp32 
 when it loads the model.
 """
 
-from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -14,19 +13,16 @@ if TYPE_CHECKING:
 
 WEIGHTS = ("fp32", "fp16", "int8")
 FEWEST_NUMBERS = 1024  # of a weight; smaller ones stay fp32
-# of a weight of 8 bits; smaller ones stay fp16. MiniLM's positions are among them: they alone tell its padding apart.
-FEWEST_INT8 = 200_000
 GROUP = 32  # numbers that share a scale
 INT8_MAX = 127
 
 
-def store_weights(model: "onnx.ModelProto", weights: str, exact_rows: Mapping[int, Sequence[int]] = {}) -> None:  # noqa: B006
+def store_weights(model: "onnx.ModelProto", weights: str) -> None:
     """Changes how a model's weights are stored, in place.
 
     Args:
         model: with fp32 weights.
         weights: one of `WEIGHTS`: fp32 leaves them, fp16 halves them, int8 has 8 bits and an fp16 scale of every 32.
-        exact_rows: of a weight by its number of rows, those that stay fp16 among int8.
     """
     from onnx import TensorProto, numpy_helper
 
@@ -38,10 +34,8 @@ def store_weights(model: "onnx.ModelProto", weights: str, exact_rows: Mapping[in
             kept.append(tensor)
             continue
         values = numpy_helper.to_array(tensor)
-        if weights == "int8" and values.size >= FEWEST_INT8 and values.size % GROUP == 0:
-            arrays, needed = _int8(tensor.name, values, exact_rows.get(len(values), ()))
-        else:
-            arrays, needed = _fp16(tensor.name, values)
+        grouped = weights == "int8" and values.size % GROUP == 0
+        arrays, needed = (_int8 if grouped else _fp16)(tensor.name, values)
         kept += [numpy_helper.from_array(array, name) for name, array in arrays.items()]
         nodes += needed
     rest = list(model.graph.node)
@@ -61,8 +55,8 @@ def _fp16(name: str, values: np.ndarray) -> tuple[dict[str, np.ndarray], list[An
     return {f"{name}.fp16": values.astype(np.float16)}, [_cast(f"{name}.fp16", name)]
 
 
-def _int8(name: str, values: np.ndarray, rows: Sequence[int]) -> tuple[dict[str, np.ndarray], list[Any]]:
-    """As `_fp16`, with some rows in fp16."""
+def _int8(name: str, values: np.ndarray) -> tuple[dict[str, np.ndarray], list[Any]]:
+    """As `_fp16`."""
     from onnx import helper
 
     groups = values.reshape(-1, GROUP)
@@ -73,11 +67,6 @@ def _int8(name: str, values: np.ndarray, rows: Sequence[int]) -> tuple[dict[str,
         _cast(f"{name}.int8", f"{name}.whole"),
         _cast(f"{name}.scale", f"{name}.factor"),
         helper.make_node("Mul", [f"{name}.whole", f"{name}.factor"], [f"{name}.groups"]),
-        helper.make_node("Reshape", [f"{name}.groups", f"{name}.shape"], [f"{name}.near" if rows else name]),
+        helper.make_node("Reshape", [f"{name}.groups", f"{name}.shape"], [name]),
     ]
-    if rows:
-        exact, needed = _fp16(f"{name}.exact", values[list(rows)])
-        stored |= exact | {f"{name}.rows": np.array(rows, np.int64)[:, None]}
-        scatter = helper.make_node("ScatterND", [f"{name}.near", f"{name}.rows", f"{name}.exact"], [name])
-        nodes += [*needed, scatter]
     return stored, nodes

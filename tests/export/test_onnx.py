@@ -16,7 +16,7 @@ from transformers import CLIPTextConfig, CLIPTextModel
 
 from kanjilab.core.config import Arm
 from kanjilab.core.run_folder import RunFolder
-from kanjilab.export import onnx_folder, onnx_weights
+from kanjilab.export import onnx_folder
 from kanjilab.export.onnx_folder import base_to_onnx, run_to_onnx
 from kanjilab.export.onnx_weights import store_weights
 from kanjilab.export.release import Handover, hand_over
@@ -188,12 +188,7 @@ def computed_with(model):
     return session.run(None, {"x": np.eye(session.get_inputs()[0].shape[0], dtype=np.float32)})[0]
 
 
-@pytest.fixture
-def no_weight_too_small(monkeypatch):
-    monkeypatch.setattr(onnx_weights, "FEWEST_INT8", 1024)
-
-
-def test_weights_are_rounded_by_the_step_of_their_form(no_weight_too_small):
+def test_weights_are_rounded_by_the_step_of_their_form():
     weight = np.random.default_rng(0).standard_normal((64, 96)).astype(np.float32)
     weight[3] = 0
     weight[:, 32:64] *= 100  # a group of its own, whose size is not the others' affair
@@ -210,23 +205,13 @@ def test_weights_are_rounded_by_the_step_of_their_form(no_weight_too_small):
 
 
 def test_small_weights_stay_as_they_are():
-    for edge, form in ((10, np.float32), (64, np.float16)):
-        model = product_with(np.full((edge, edge), 0.1, np.float32))
-        store_weights(model, "int8")
-        assert np.array_equal(computed_with(model), np.full((edge, edge), 0.1, form).astype(np.float32))
-
-
-def test_the_rows_of_every_caption_stay_exact_among_int8(no_weight_too_small):
-    weight = np.random.default_rng(1).standard_normal((48, 64)).astype(np.float32)
-    model = product_with(weight)
-    store_weights(model, "int8", {48: [0, 7], 64: [1]})
-    found, half = computed_with(model), weight.astype(np.float16).astype(np.float32)
-    assert np.array_equal(found[[0, 7]], half[[0, 7]])
-    assert (found[1] != half[1]).any() and np.abs(found - weight).max() < 0.02
+    model = product_with(np.full((10, 10), 0.1, np.float32))
+    store_weights(model, "int8")
+    assert np.array_equal(computed_with(model), np.full((10, 10), 0.1, np.float32))
 
 
 @pytest.mark.parametrize(("form", "tolerance"), [("fp16", 2e-3), ("int8", 5e-2)])
-def test_a_denoiser_of_smaller_weights_is_near(base, exported, form, tolerance, no_weight_too_small):
+def test_a_denoiser_of_smaller_weights_is_near(base, exported, form, tolerance):
     model = onnx.load(exported.path / "denoiser.onnx")
     store_weights(model, form)
     names, tensors = ("latents", "timestep", "states"), denoiser_calls(base)
