@@ -58,6 +58,12 @@ class Documents:
         scrolling = '<div class="scroll" role="region" aria-label="Table" tabindex="0"><table>'
         return text.replace("<table>", scrolling).replace("</table>", "</table></div>")
 
+    def first_sentence(self, name: str) -> str:
+        """What a page of docs/ begins with, as text; "" where it begins with no paragraph."""
+        tokens = self.markdown.parse((self.root / "docs" / f"{name}.md").read_text())
+        begins = tokens[3].type == "paragraph_open"  # after a heading's three
+        return re.split(r"(?<=\.)\s", _plain(tokens[4]))[0].removesuffix(":") if begins else ""
+
     def _mend(self, token: Token, page: Path) -> None:
         """Gives links and pictures of a line the addresses that they have on the site."""
         open_links: list[Token] = []
@@ -123,12 +129,17 @@ def document_pages(documents: Documents, write: Callable[[str, str, str], None])
     for name, title in titles.items():
         text = documents.render(documents.root / "docs" / f"{name}.md")
         write(f"{name}.html", title, f"{_contents(titles, name)}\n<article>\n{text}</article>")
-    links = "\n".join(f'<li><a href="{name}.html">{html.escape(title)}</a></li>' for name, title in titles.items())
-    intro = "<h1>Documents</h1>\n<p>What was found, how it was measured, and how to use and extend kanjilab.</p>"
-    write("index.html", "Documents", f"{_contents(titles, '')}\n<article>{intro}\n<ul>\n{links}\n</ul></article>")
+    links = "\n".join(
+        f'<dt><a href="{name}.html">{html.escape(title)}</a></dt><dd>{html.escape(documents.first_sentence(name))}</dd>'
+        for name, title in titles.items()
+    )
+    write(
+        "index.html", "Documents", f'<div></div>\n<article><h1>Documents</h1>\n<dl class="list">{links}</dl></article>'
+    )
 
 
 def _contents(titles: dict[str, str], here: str) -> str:
+    """Links to all pages, the present one marked."""
     marks = {name: ' aria-current="page"' if name == here else "" for name in titles}
     items = (
         f'<li><a href="{name}.html"{marks[name]}>{html.escape(title.split(":")[0])}</a></li>'

@@ -258,11 +258,14 @@ def strip_cells(picture: np.ndarray, facts: Mapping[str, Any]) -> np.ndarray:
     width, height = facts["picture"]["size_px"]
     if picture.shape[:2] != (height, width):
         raise ValueError(f"expected a picture of {width} x {height} px, got {picture.shape[1]} x {picture.shape[0]}")
-    labels = {name: tuple(facts[name]) for name in ("row_labels", "column_labels")}
-    groups = {name: tuple((text, size) for text, size in facts[name]) for name in ("row_groups", "column_groups")}
-    blank = np.zeros((len(labels["row_labels"]), len(labels["column_labels"]), 1, 1), np.uint8)
+    rows, columns = tuple(facts["row_labels"]), tuple(facts["column_labels"])
+    row_groups, column_groups = (
+        tuple((text, size) for text, size in facts[name]) for name in ("row_groups", "column_groups")
+    )
+    blank = np.zeros((len(rows), len(columns), 1, 1), np.uint8)
     edge = facts["picture"]["cell_px"]
-    layout = _lay_out(Strip(blank, title=facts["title"], **labels, **groups), edge, 0)
+    strip = Strip(blank, rows, columns, facts["title"], row_groups=row_groups, column_groups=column_groups)
+    layout = _lay_out(strip, edge, 0)
     return np.stack(
         [np.stack([picture[top : top + edge, left : left + edge] for left in layout.x]) for top in layout.y]
     )
