@@ -122,6 +122,11 @@ def open_training(folder: Path) -> Any:
     run = RunFolder.open(folder)
     if missing := [name for name in ("base", "precision", "arms") if name not in run.settings]:
         raise ValueError(f"{folder}: expected the run of a training, got settings without {', '.join(missing)}")
+    if damaged := run.damaged_checkpoints():
+        raise ValueError(
+            f"{folder}: the checkpoint of step {damaged[-1]} is not whole. Copy it again, or delete it: "
+            f"those of steps {run.checkpoints()} are whole"
+        )
     if not run.checkpoints():
         raise ValueError(f"{folder} has no checkpoint yet: its training never began")
     return run

@@ -8,9 +8,8 @@ from collections.abc import Mapping
 from pathlib import Path, PurePosixPath
 from typing import Any
 
+from kanjilab.core.manifest import MANIFEST
 from kanjilab.core.storage import json_bytes, sync_folder, tensor_bytes, write_synced
-
-MANIFEST = "manifest.json"
 
 
 def checkpoint_contents(step: int, files: Mapping[str, Any]) -> dict[str, bytes]:

@@ -13,6 +13,7 @@ and the next writer removes those that a killed one left behind.
 from __future__ import annotations
 
 import copy
+import hashlib
 import json
 import os
 import re
@@ -25,8 +26,10 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from kanjilab.core.checkpoint_folder import MANIFEST, checkpoint_contents, is_complete, write_checkpoint_folder
+from kanjilab.core.checkpoint_folder import checkpoint_contents, is_complete, write_checkpoint_folder
 from kanjilab.core.config import Arm
+from kanjilab.core.manifest import MANIFEST, damage_of
+from kanjilab.core.notices import notice_once
 from kanjilab.core.run_errors import RunError, RunExists
 from kanjilab.core.run_log import RunLog
 from kanjilab.core.storage import (
@@ -34,11 +37,11 @@ from kanjilab.core.storage import (
     is_being_written,
     json_bytes,
     plain_json,
-    sha256_file,
     sync_folder,
     temporary_name,
     write_bytes_atomic,
 )
+from kanjilab.core.tensor_files import TensorFileError, open_tensors
 from kanjilab.core.writer_lock import WriterLock
 
 STEP_FOLDER = re.compile(r"step_(\d{6,})")
@@ -256,22 +259,52 @@ class RunFolder:
             raise RunError(f"run {self.path} has no complete checkpoint of step {step}, only {self.checkpoints()}")
         return folder
 
+    def damaged_checkpoints(self) -> list[int]:
+        """Steps whose checkpoint is there and not complete, ascending."""
+        complete = set(self.checkpoints())
+        found = [STEP_FOLDER.fullmatch(path.name) for path in self.path.glob("checkpoints/step_*")]
+        return sorted({int(match.group(1)) for match in found if match} - complete)
+
     def verify_checkpoint(self, step: int) -> None:
         """Compare every file of a checkpoint with the SHA-256 in its manifest.
 
         Raises:
             RunError: a file's content is not what was written; names it.
         """
+        for name in json.loads((self.checkpoint_path(step) / MANIFEST).read_bytes()):
+            self.sound_file(step, name)
+
+    def sound_file(self, step: int, name: str) -> Path:
+        """A file of a complete checkpoint, compared with the SHA-256 in its manifest.
+
+        Args:
+            step: of the checkpoint.
+            name: in its folder.
+        Raises:
+            RunError: no such checkpoint or file, or its content is not what was written; names the last one before it.
+        """
         folder = self.checkpoint_path(step)
-        for name, expected in json.loads((folder / MANIFEST).read_bytes()).items():
-            if (actual := sha256_file(folder / name)) != expected["sha256"]:
-                raise RunError(f"{folder / name}: expected SHA-256 {expected['sha256']}, got {actual}")
+        expected = json.loads((folder / MANIFEST).read_bytes()).get(name)
+        if expected is None:
+            raise RunError(f"{folder} has no {name}")
+        if wrong := damage_of(folder / name, expected):
+            earlier = [other for other in self.checkpoints() if other < step]
+            go_on = f"delete {folder} to go on from step {earlier[-1]}" if earlier else "there is none before it"
+            raise RunError(f"{wrong}. The checkpoint of step {step} is damaged; {go_on}")
+        return folder / name
 
     def read_state(self, step: int) -> dict[str, Any]:
         """The state of the training at a complete checkpoint: `step`, `seconds`, and of each arm `steps`, `images_seen`
         and `stopped`.
+
+        Raises:
+            RunError: there is no such checkpoint, or its state is not what was written.
         """
-        return json.loads((self.checkpoint_path(step) / "state.json").read_text())
+        file = self.sound_file(step, "state.json")
+        try:
+            return json.loads(file.read_bytes())
+        except ValueError as error:
+            raise RunError(f"{file}: expected JSON, got {error}") from error
 
     def rotate(self, keep: int, also: Sequence[int] = ()) -> list[int]:
         """Delete old checkpoints.
@@ -327,9 +360,11 @@ class RunFolder:
         if images.dtype != np.uint8:
             raise ValueError(f"samples must be uint8, got {images.dtype}")
         path = self._sample_file(name)
+        images = np.ascontiguousarray(images)
         header = {"facts": json.dumps(plain_json(facts), allow_nan=False)}
+        header["sha256"] = hashlib.sha256(header["facts"].encode() + images.tobytes()).hexdigest()
         path.parent.mkdir(exist_ok=True)
-        return write_bytes_atomic(path, save({"images": np.ascontiguousarray(images)}, metadata=header))
+        return write_bytes_atomic(path, save({"images": images}, metadata=header))
 
     def read_samples(self, name: str) -> tuple[np.ndarray, dict[str, Any]]:
         """What `write_samples` stored under a name.
@@ -337,15 +372,21 @@ class RunFolder:
         Returns:
             the uint8 images in their shape, and the facts.
         Raises:
-            RunError: nothing is stored by that name; names what is.
+            RunError: nothing is stored by that name, and it names what is; or the file is damaged.
         """
-        from safetensors import safe_open
-
         path = self._sample_file(name)
         if not path.is_file():
             raise RunError(f"run {self.path} has no samples {name!r}, only {self.samples()}")
-        with safe_open(path, framework="numpy") as file:
-            return file.get_tensor("images"), json.loads(file.metadata()["facts"])
+        try:
+            with open_tensors(path, "numpy") as file:
+                images, header = file.get_tensor("images"), file.metadata()
+            facts = json.loads(header["facts"])
+        except (TensorFileError, ValueError, KeyError, TypeError) as error:
+            raise RunError(f"{path}: expected stored samples, got a damaged file ({error})") from error
+        found = hashlib.sha256(header["facts"].encode() + images.tobytes()).hexdigest()
+        if header.get("sha256", found) != found:  # older files have none
+            raise RunError(f"{path}: expected samples of SHA-256 {header['sha256']}, got {found}; the file is damaged")
+        return images, facts
 
     def samples(self) -> list[str]:
         """Names of the stored samples, sorted."""
@@ -375,22 +416,43 @@ def find_runs(root: Path | str) -> list[RunFolder]:
     Args:
         root: folder, searched to any depth; hidden folders and symbolic links are not followed.
     Returns:
-        runs sorted by path; none where the folder does not exist.
-    Raises:
-        RunError: a settings.json in a folder with checkpoints cannot be read.
+        trainings sorted by path; none where the folder does not exist. One that cannot be read is left out, and a
+        notice names it.
     """
     found = []
     for folder, subfolders, files in os.walk(root):
         if "settings.json" in files and "checkpoints" in subfolders:
-            found.append(RunFolder.open(folder))
             subfolders.clear()
+            try:
+                found.append(_readable_training(Path(folder)))
+            except RunError as error:
+                notice_once(f"{folder} is left out: {error}")
         subfolders[:] = [name for name in subfolders if not name.startswith(".")]
     return sorted(found, key=lambda run: run.path)
+
+
+def _readable_training(path: Path) -> RunFolder:
+    run = RunFolder.open(path)
+    if not isinstance(arms := run.settings.get("arms"), list) or not arms:
+        raise RunError(f"{path / 'settings.json'}: expected the settings of a training, got none of an arm")
+    steps = run.checkpoints()
+    try:
+        if steps:
+            run.read_state(steps[-1])
+    except RunError:
+        if run.checkpoints() == steps:  # else a newer one has taken its place meanwhile
+            raise
+    return run
 
 
 def _refuse_occupied(path: Path) -> None:
     if (path / "settings.json").exists():
         raise RunExists(f"{path} is a run already; open it to go on, or choose another name")
+    if stored := sorted(entry.name for entry in path.glob("checkpoints/step_*")):
+        raise RunExists(
+            f"{path} holds checkpoints ({stored[-1]}) of a training whose settings.json is missing: expected a new or "
+            "empty folder. Put its settings.json back to go on with it, or choose another folder"
+        )
     entries = {entry.name for entry in path.iterdir()} if path.is_dir() else set()
     foreign = sorted(name for name in entries - RUN_ENTRIES if not name.startswith(TEMPORARY_PREFIX))
     if foreign:

@@ -57,7 +57,9 @@ class RunLog:
         kept: list[bytes] = []
         beyond = False
         lines = self._lines()
-        for line, record in zip(lines, self.records(), strict=True):
+        for number, (line, record) in enumerate(zip(lines, self.records(), strict=True), start=1):
+            if not isinstance(record.get("step", 0), int):
+                raise RunError(f"{self.path} line {number}: expected a whole number as step, got {record['step']!r}")
             beyond = record["step"] > step if "step" in record else beyond
             if not beyond:
                 kept.append(line + b"\n")

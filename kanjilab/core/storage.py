@@ -125,6 +125,30 @@ def plain_json(value: Any) -> Any:
     raise TypeError(f"expected a JSON value, got {type(value).__name__}: {value!r:.80}")
 
 
+def reserve(path: Path, size: int) -> None:
+    """Takes room on the disk for a file that is written through memory: without it a full disk ends the process.
+
+    Args:
+        path: a file that is there.
+        size: in bytes.
+    Raises:
+        OSError: there is not so much room; the message says how much.
+    """
+    allocate = getattr(os, "posix_fallocate", None)
+    if allocate is None:  # not on macOS
+        return
+    descriptor = os.open(path, os.O_RDWR)
+    try:
+        allocate(descriptor, 0, size)
+    except OSError as error:
+        free = shutil.disk_usage(path.parent).free
+        raise OSError(
+            error.errno, f"no room for {size / 1e6:,.0f} MB on the disk, {free / 1e6:,.0f} MB are free", str(path)
+        ) from error
+    finally:
+        os.close(descriptor)
+
+
 def temporary_name(name: str) -> str:
     """A name that no reader takes for a finished file, and no other writer uses."""
     return f"{TEMPORARY_PREFIX}{os.getpid()}_{secrets.token_hex(4)}_{name}"

@@ -9,12 +9,13 @@ from typing import Any, Protocol
 
 import torch
 from safetensors import safe_open
-from safetensors.torch import load_file, save, save_file
+from safetensors.torch import save, save_file
 from torch import Tensor
 
 from kanjilab.core.config import Arm
 from kanjilab.core.run_folder import RunFolder
 from kanjilab.core.storage import appearing_folder, write_bytes_atomic, write_json_atomic
+from kanjilab.core.tensor_files import read_tensors
 from kanjilab.export.layer_names import PEFT_PREFIX, TEXT_ENCODERS
 from kanjilab.export.lora_formats import (
     PEFT_FILE,
@@ -110,7 +111,7 @@ def to_peft(run: RunFolder, step: int, arm: int, path: Path | str) -> Path:
     lora, path = read_arm(run, step, arm), Path(path)
     for name in (PEFT_FILE, "adapter_config.json"):  # of an arm that was written here before
         (path / "text_encoder" / name).unlink(missing_ok=True)
-    config = json.loads((_arm_folder(run, step, arm) / "adapter_config.json").read_bytes())
+    config = json.loads(run.sound_file(step, f"arm_{arm}/adapter_config.json").read_bytes())
     for part in lora.parts:
         folder, layers = path / part if part in TEXT_ENCODERS else path, lora.of_part(part)
         folder.mkdir(parents=True, exist_ok=True)
@@ -167,14 +168,10 @@ def _write_lora(run: RunFolder, step: int, arm: int, file: Path, form: Callable[
     return write_bytes_atomic(file, save(tensors, export_facts(run, step, arm)))
 
 
-def _arm_folder(run: RunFolder, step: int, arm: int) -> Path:
-    run.arm(arm)
-    return run.checkpoint_path(step) / f"arm_{arm}"
-
-
 def _stored_tensors(run: RunFolder, step: int, arm: int) -> dict[str, Tensor]:
     """An arm's tensors; refused if one is not finite."""
-    stored = load_file(_arm_folder(run, step, arm) / PEFT_FILE)
+    run.arm(arm)
+    stored = read_tensors(run.sound_file(step, f"arm_{arm}/{PEFT_FILE}"))
     for name, value in stored.items():
         if not torch.isfinite(value).all():
             raise ValueError(f"arm {arm} of {run.path} at step {step}: {name} is not finite; take an earlier step")

@@ -13,6 +13,7 @@ import torch
 from torch import nn
 
 from kanjilab.core.config import DEFAULT_BASE, PRECISIONS, QUANTISED
+from kanjilab.core.manifest import keep_sound
 from kanjilab.core.storage import PACKAGE_WEIGHTS, appearing_folder, cache_folder, sha256_file
 from kanjilab.models.cpu_layers import pack_layers
 from kanjilab.models.diffusion import FlowDiffusion, LatentDiffusion, UNetDiffusion, with_condition_encoder
@@ -197,8 +198,7 @@ def packaged_folder(name: str = DEFAULT_BASE) -> Path:
         raise FileNotFoundError(f"{missing}: the weights of {name} are missing from this installation{builds}")
     digests = "".join(sha256_file(path) for path in weights[-2:])
     target = cache_folder() / f"{name}-{hashlib.sha256((digests + str(TOKENS)).encode()).hexdigest()[:16]}"
-    if not target.is_dir():
-        assemble_pipeline(sources, minilm_folder(), target)
+    keep_sound(target, lambda: assemble_pipeline(sources, minilm_folder(), target))
     return target
 
 

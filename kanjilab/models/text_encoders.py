@@ -14,6 +14,7 @@ from kanjilab.models.conditioning import Conditioning
 from kanjilab.models.hub import quiet_diffusers
 
 T5_TOKENS = 77  # of SD 3's third encoder; diffusers' training script and ComfyUI take as many
+SUFFIXES = ("", "_2", "_3")  # of SD 3's encoders and tokenizers
 REMEMBERED = 64  # captions whose states are kept, so that drawing at each checkpoint loads no encoder again
 
 
@@ -59,6 +60,10 @@ class TextEncoders(ABC):
             batch: captions encoded at a time.
         """
 
+    @abstractmethod
+    def tokenizers(self) -> list[tuple[Any, int]]:
+        """The tokenizer of each encoder, and how many tokens it takes."""
+
     @torch.no_grad()
     def states(self, captions: Sequence[str]) -> Conditioning:
         """The states of a few captions, all in memory."""
@@ -90,6 +95,10 @@ class OneEncoder(TextEncoders):
             states = self.encode(captions[start : start + batch])
             rows = slice(start, start + len(states))
             yield EncodedPart(rows, slice(0, self.shape[0]), slice(0, self.shape[1]), states)
+
+    def tokenizers(self) -> list[tuple[Any, int]]:
+        """See `TextEncoders.tokenizers`."""
+        return [(self.tokenizer, self.shape[0])]
 
     def encode(self, captions: Sequence[str], encoder: Callable[..., Any] | None = None) -> Tensor:
         """(B, L, D) float32 states, through which gradients flow to what is trained in the encoder.
@@ -164,9 +173,17 @@ class ThreeEncoders(TextEncoders):
         pooled = [states.pooled for states in chosen if states.pooled is not None]
         return Conditioning(torch.cat([states.tokens for states in chosen]), torch.cat(pooled))
 
+    def tokenizers(self) -> list[tuple[Any, int]]:
+        """See `TextEncoders.tokenizers`."""
+        return [(self._tokenizer(f"tokenizer{end}"), self._length(end)) for end in SUFFIXES[: self.passes]]
+
+    def _length(self, suffix: str) -> int:
+        return T5_TOKENS if suffix == SUFFIXES[2] else self.clip_tokens
+
     def _parts_of(self, number: int, captions: Sequence[str], batch: int) -> Iterator[EncodedPart]:
         """Of one encoder: the two CLIPs are numbers 0 and 1, T5 is number 2."""
-        suffix, length = ("", "_2", "_3")[number], (self.clip_tokens, self.clip_tokens, T5_TOKENS)[number]
+        suffix = SUFFIXES[number]
+        length = self._length(suffix)
         tokenizer, encoder = self._tokenizer(f"tokenizer{suffix}"), self._encoder(f"text_encoder{suffix}")
         for start in range(0, len(captions), batch):
             chunk = list(captions[start : start + batch])

@@ -2,9 +2,8 @@
 
 from collections.abc import Sequence
 
-from safetensors.torch import load_file
-
 from kanjilab.core.run_folder import RunFolder
+from kanjilab.core.tensor_files import read_tensors
 from kanjilab.models.diffusion import LatentDiffusion
 from kanjilab.models.trainable import Trainable
 
@@ -19,6 +18,7 @@ def load_checkpoints(base: LatentDiffusion, run: RunFolder, steps: Sequence[int]
         arm: which arm of the run.
     Raises:
         ValueError: the run was trained on another base, or has no such arm.
+        RunError: an adapter is not what was written.
     """
     setting = run.arm(arm)
     if run.settings["base_identity"] != base.identity:
@@ -26,7 +26,7 @@ def load_checkpoints(base: LatentDiffusion, run: RunFolder, steps: Sequence[int]
     trainable = Trainable(base.denoiser, [setting] * len(steps), base.text_encoder, base.condition_encoder)
     trainable.size_px = run.size_px
     for k, step in enumerate(steps):
-        trainable.load_state(k, load_file(run.checkpoint_path(step) / f"arm_{arm}" / "adapter_model.safetensors"))
+        trainable.load_state(k, read_tensors(run.sound_file(step, f"arm_{arm}/adapter_model.safetensors")))
     return trainable
 
 

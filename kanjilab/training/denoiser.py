@@ -19,7 +19,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from kanjilab.core.progress import open_bar
-from kanjilab.core.storage import write_bytes_atomic
+from kanjilab.core.storage import reserve, write_bytes_atomic
 from kanjilab.models.minilm import TOKENS, load_minilm
 from kanjilab.models.noise import min_snr_weight, velocity_weight
 from kanjilab.models.text_encoders import padded_tokens
@@ -265,6 +265,7 @@ def encode_captions(captions: Sequence[str], path: Path, batch: int = 128) -> np
         tokenizer, model = load_minilm()
         temporary = path.with_suffix(".tmp")
         states = np.lib.format.open_memmap(temporary, "w+", np.float16, (len(captions), TOKENS, 384))
+        reserve(temporary, temporary.stat().st_size)
         for start in open_bar(range(0, len(captions), batch), desc="captions"):
             tokens = padded_tokens(tokenizer, list(captions[start : start + batch]), TOKENS)
             with torch.autocast("cpu", torch.bfloat16):

@@ -5,18 +5,22 @@ import json
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor
 
 from kanjilab.core.config import settings_hash
-from kanjilab.core.storage import appearing_folder, cache_folder
+from kanjilab.core.manifest import keep_sound
+from kanjilab.core.storage import appearing_folder, cache_folder, reserve
 from kanjilab.data.image_folder import Dataset
+from kanjilab.models.caption_check import tell_caption_losses, token_hash
 from kanjilab.models.conditioning import Conditioning, Prompts
 from kanjilab.models.diffusion import LatentDiffusion
 
 FORMAT = 1
+FREE_NAMES = ("transformers_version", "dtype", "torch_dtype")  # of a configuration, which change no state
 
 
 @dataclass(frozen=True)
@@ -112,24 +116,38 @@ def encode_dataset(
 ) -> Encoded:
     """Encodes images and captions, or opens what an earlier call stored under the same hash.
 
+    A notice tells of captions that the base cannot tell apart; `caption_losses` lists them.
+
     Args:
         cache: a folder; the user's cache by default.
         batch: images or captions encoded at a time.
         on_progress: called with (done, total) items.
     """
+    captions = distinct_captions(dataset)
+    tell_caption_losses(base.text, captions)
     identity = settings_hash([FORMAT, base.encoding_identity, dataset.content_hash])
-    # Two bases of the same weights may differ in scale or in the length of captions.
-    folder = (cache or cache_folder() / "encoded") / settings_hash([identity, base.latent_scale, base.text.shape])
-    if not folder.is_dir():
+    # Two bases of the same weights may differ in scale, in the length of captions, and in how they read them.
+    reading = [base.text.shape, token_hash(base.text, captions), _text_config(base)]
+    folder = (cache or cache_folder() / "encoded") / settings_hash([identity, base.latent_scale, *reading])
+
+    def make() -> None:
         with appearing_folder(folder) as temporary:
             _write(base, dataset, temporary, batch, on_progress)
+
+    keep_sound(folder, make)
 
     def array(name: str) -> np.ndarray:
         return np.load(folder / f"{name}.npy", mmap_mode="r", allow_pickle=False)
 
     pooled = array("pooled") if (folder / "pooled.npy").exists() else None
-    captions = distinct_captions(dataset)
     return Encoded(array("mean"), array("log_variance"), captions, array("tokens"), pooled, array("caption"), identity)
+
+
+def _text_config(base: LatentDiffusion) -> dict[str, Any]:
+    """The configuration of the text encoder that stays loaded; of others the base's identity covers it."""
+    config = getattr(base.text.encoder, "config", None)
+    contents = {} if config is None else config.to_dict()
+    return {name: str(value) for name, value in contents.items() if not name.startswith("_") and name not in FREE_NAMES}
 
 
 def distinct_captions(dataset: Dataset) -> tuple[str, ...]:
@@ -160,6 +178,13 @@ def blank_encoded(base: LatentDiffusion, size_px: int, images: int) -> Encoded:
     )
 
 
+def _reserved(path: Path, dtype: np.dtype, shape: tuple[int, ...]) -> np.memmap:
+    """A new array of zeros on the disk, with all its room taken."""
+    array = np.lib.format.open_memmap(path, "w+", dtype, shape)
+    reserve(path, path.stat().st_size)
+    return array
+
+
 def _write(
     base: LatentDiffusion, dataset: Dataset, folder: Path, batch: int, on_progress: Callable[[int, int], None]
 ) -> None:
@@ -171,7 +196,7 @@ def _write(
     def store(name: str, start: int, values: np.ndarray, length: int) -> None:
         if name not in stores:
             shape = (length, *values.shape[1:])
-            stores[name] = np.lib.format.open_memmap(folder / f"{name}.npy", "w+", values.dtype, shape)
+            stores[name] = _reserved(folder / f"{name}.npy", values.dtype, shape)
         stores[name][start : start + len(values)] = values
 
     for start in range(0, len(texts), batch):
@@ -184,7 +209,7 @@ def _write(
     if base.text.pooled_width is not None:
         sizes["pooled"] = (base.text.pooled_width,)
     for name, size in sizes.items():  # filled with zeros, which stay where no encoder speaks
-        stores[name] = np.lib.format.open_memmap(folder / f"{name}.npy", "w+", np.float16, (len(captions), *size))
+        stores[name] = _reserved(folder / f"{name}.npy", np.dtype(np.float16), (len(captions), *size))
     for part in base.text.parts(captions, batch):
         stores["tokens"][part.captions, part.positions, part.widths] = part.tokens.half().cpu().numpy()
         if part.pooled is not None:

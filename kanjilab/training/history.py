@@ -6,6 +6,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from kanjilab.core.config import settings_hash
+from kanjilab.core.notices import notice
 from kanjilab.core.run_folder import RunError, RunFolder
 from kanjilab.models.loading import LatentDiffusion
 from kanjilab.models.sampling import Sampling, default_sampling, sample
@@ -84,11 +85,21 @@ def stored_history(
     Args:
         prompts, seeds, sampling, arm: as for `sample_history`.
     Returns:
-        Images and facts as there, or None where nothing is stored.
+        Images and facts as there, or None where nothing is stored, or nothing sound that can be drawn again.
+    Raises:
+        RunError: what is stored is damaged, and the run has no checkpoint to draw it again.
     """
     sampling = sampling or default_sampling(run.settings.get("family", "unet"))  # older runs do not say
     name = _name(run, prompts, seeds, sampling, arm)
-    return run.read_samples(name) if name in run.samples() else None
+    if name not in run.samples():
+        return None
+    try:
+        return run.read_samples(name)
+    except RunError as error:
+        if not run.checkpoints():
+            raise
+        notice(f"{error}; it is drawn again")
+        return None
 
 
 def _name(run: RunFolder, prompts: Sequence[str], seeds: Sequence[int], sampling: Sampling, arm: int) -> str:

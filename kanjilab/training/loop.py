@@ -10,11 +10,11 @@ from typing import Any
 
 import torch
 from accelerate import Accelerator
-from safetensors.torch import load_file
 
 from kanjilab import __version__
 from kanjilab.core.config import Arm, settings_hash
-from kanjilab.core.run_folder import RunFolder
+from kanjilab.core.run_folder import RunError, RunFolder
+from kanjilab.core.tensor_files import read_tensors
 from kanjilab.models.loading import LatentDiffusion
 from kanjilab.training.encoded import Encoded
 from kanjilab.training.schedules import checkpoint_steps
@@ -70,6 +70,7 @@ def train(
         StepReport.
     Raises:
         ValueError: the folder holds a run of other settings, or no checkpoint is wanted.
+        RunError: its newest checkpoint is damaged, or another training's.
         RunLocked: another process writes there.
     """
     if checkpoints < 1:
@@ -141,13 +142,33 @@ def _differences(stored: Any, asked: Any, name: str = "") -> Iterator[str]:
 
 def _resume(trainer: Trainer, run: RunFolder, accelerator: Accelerator) -> None:
     if stored := run.checkpoints():
-        tensors = run.checkpoint_path(stored[-1]) / "state.safetensors"
-        trainer.restore(run.read_state(stored[-1]), load_file(tensors, device=str(trainer.base.device)))
+        run.verify_checkpoint(stored[-1])
+        state, tensors = run.read_state(stored[-1]), run.checkpoint_path(stored[-1]) / "state.safetensors"
+        _check_state(trainer, run, stored[-1], state)
+        trainer.restore(state, read_tensors(tensors, device=str(trainer.base.device)))
     if accelerator.is_main_process:
         run.truncate_log(trainer.step)
         if not stored:
-            run.write_checkpoint(0, trainer.checkpoint_files())
+            run.write_checkpoint(0, _files(trainer, run))
     accelerator.wait_for_everyone()
+
+
+def _files(trainer: Trainer, run: RunFolder) -> dict[str, Any]:
+    """A checkpoint's files, bound to the run's settings."""
+    files = trainer.checkpoint_files()
+    return files | {"state.json": files["state.json"] | {"run": run.settings["hash"]}}
+
+
+def _check_state(trainer: Trainer, run: RunFolder, step: int, state: dict[str, Any]) -> None:
+    """Refuses a checkpoint that is another training's, or of steps that this one cannot have done."""
+    file = run.checkpoint_path(step) / "state.json"
+    if state.get("run", run.settings["hash"]) != run.settings["hash"]:  # older ones do not say
+        raise RunError(f"{file}: expected a checkpoint of {run.settings['hash']}, got one of {state['run']}")
+    done = [arm["steps"] for arm in state["arms"]]
+    most = [min(progress.total_steps, step) for progress in trainer.progress]
+    fits = len(done) == len(most) and all(0 <= count <= limit for count, limit in zip(done, most, strict=False))
+    if state["step"] != step or not fits:
+        raise RunError(f"{file}: expected step {step} and arms of at most {most} steps, got {state['step']} and {done}")
 
 
 def _steps(
@@ -159,7 +180,7 @@ def _steps(
 
     def save() -> None:
         if writes and trainer.step not in run.checkpoints():
-            run.write_checkpoint(trainer.step, trainer.checkpoint_files())
+            run.write_checkpoint(trainer.step, _files(trainer, run))
             run.rotate(1, also=sorted(columns))
 
     while any(progress.active for progress in trainer.progress):

@@ -294,7 +294,14 @@ class Trainer:
 
     @torch.no_grad()
     def restore(self, state: dict[str, Any], tensors: dict[str, Tensor]) -> None:
-        """Takes up what `checkpoint_files` gave."""
+        """Takes up what `checkpoint_files` gave.
+
+        Raises:
+            ValueError: a stored number is not finite: an arm stops before it takes one up.
+        """
+        for name, value in tensors.items():
+            if not torch.isfinite(value).all():
+                raise ValueError(f"step {state['step']}: the stored {name} is not finite; go on from an earlier one")
         self.step, self.seconds = state["step"], state["seconds"]
         self.rows.values.copy_(tensors["values"])
         if self.average is not None:

@@ -17,7 +17,7 @@ from kanjilab.core.run_errors import RunError, RunExists, RunLocked
 from kanjilab.core.run_folder import RunFolder, find_runs
 from kanjilab.core.storage import write_json_atomic
 
-SETTINGS = {"rank": 64, "base": "pocket", "prompt": "女王 <img onerror=1>"}
+SETTINGS = {"rank": 64, "base": "pocket", "prompt": "女王 <img onerror=1>", "arms": [{"rank": 64}]}
 
 
 @pytest.fixture
@@ -301,7 +301,7 @@ def test_stop_is_seen_by_the_writer_and_forgotten_by_the_next(run):
 
 
 def test_find_runs(run, tmp_path):
-    RunFolder.create(tmp_path / "runs" / "sweep" / "rank_4", {"rank": 4})
+    RunFolder.create(tmp_path / "runs" / "sweep" / "rank_4", {"arms": [{"rank": 4}]})
     (tmp_path / "runs" / "notes").mkdir()
     (tmp_path / "runs" / "notes" / "settings.json").write_text("someone else's")
     assert [found.name for found in find_runs(tmp_path / "runs")] == ["first", "rank_4"]
