@@ -27,6 +27,7 @@ from documents import Documents, document_pages  # noqa: E402
 
 from kanjilab.core.storage import appearing_folder  # noqa: E402
 from kanjilab.viz.strip import draw_cell, strip_cells  # noqa: E402
+from kanjilab.widgets.ablation_catalogue import menu, study_catalogue  # noqa: E402
 
 HERE = Path(__file__).parent.resolve()
 ROOT, SOURCE = HERE.parents[1], HERE / "source"
@@ -53,9 +54,7 @@ STRIPS = {
         "training caption."
     ),
 }
-# Stored studies for the ablation panel: site.json and pictures (see source/ablations.js). The page is built where the
-# folder is there.
-ABLATIONS = ROOT / "figures" / "ablations"
+STUDIES = ROOT / "figures" / "studies"
 PANEL = ROOT / "kanjilab" / "widgets"
 NAMES = {"index": "Draw", "strips": "Training", "coined": "Coined", "ablations": "Ablations"}
 
@@ -63,9 +62,8 @@ NAMES = {"index": "Draw", "strips": "Training", "coined": "Coined", "ablations":
 class Site:
     """The folder that is being filled."""
 
-    def __init__(self, folder: Path, ablations: bool):
+    def __init__(self, folder: Path):
         self.folder = folder
-        self.names = [name for name in NAMES if name != "ablations" or ablations]
         self.shell = Template((SOURCE / "shell.html").read_text())
 
     def write(self, name: str, title: str, main: str, scripts: Sequence[str] = (), kind: str = "") -> None:
@@ -78,7 +76,7 @@ class Site:
             kind: the class of its main part.
         """
         root = "../" * name.count("/")
-        links = [(f"{root}{one}.html", NAMES[one], name == f"{one}.html") for one in self.names]
+        links = [(f"{root}{one}.html", NAMES[one], name == f"{one}.html") for one in NAMES]
         links.append((f"{root}docs/findings.html", "Findings", name == "docs/findings.html"))
         links.append((f"{root}docs/index.html", "Docs", name.startswith("docs/") and not links[-1][2]))
         current = ("", ' aria-current="page"')
@@ -124,7 +122,7 @@ def build(out: Path, model: Path | None = None, repository: str = "") -> int:
         raise FileExistsError(f"{out} is no site that this command built; name another folder, or remove it")
     fetch_runtime()
     with appearing_folder(out) as folder:
-        site = Site(folder, (ABLATIONS / "site.json").exists())
+        site = Site(folder)
         teasers = write_pages(site, repository)
         weights = _model_files(site, model)
         drawn = site.picture("drawn", _drawn(weights)) if model is None else ""
@@ -150,8 +148,7 @@ def write_pages(site: Site, repository: str = "") -> dict[str, str]:
         if file.suffix in (".js", ".css", ".svg") and file.name not in ("service-worker.js", "ablations.js"):
             shutil.copyfile(file, site.folder / file.name)
     teasers = {"strip_teaser": _strip_page(site), "coined_teaser": _coined_page(site)}
-    if "ablations" in site.names:
-        _ablation_page(site)
+    _ablation_page(site)
     documents = Documents(ROOT, site.folder, repository)
     document_pages(documents, lambda name, title, main: site.write(f"docs/{name}", title, main, kind="text"))
     shutil.copyfile(ROOT / "NOTICE", site.folder / "NOTICE.txt")
@@ -302,8 +299,21 @@ def _figure(site: Site, name: str, phrase: str, heading: str, cells: np.ndarray)
 
 
 def _ablation_page(site: Site) -> None:
-    """The ablation panel over stored studies."""
-    shutil.copytree(ABLATIONS, site.folder / "ablations")
+    """The ablation panel over the stored studies whose images are kept."""
+    folder, studies = site.folder / "ablations", {}
+    folder.mkdir()
+    groups = menu({"Stored trainings": STUDIES})
+    for group in groups:
+        group["studies"] = [entry for entry in group["studies"] if entry["images"]]
+        for entry in group["studies"]:
+            source = Path(entry["path"])
+            entry["path"] = source.name
+            catalogue, images = study_catalogue(source)
+            names = [f"ablations/{source.name}-{number}.webp" for number in range(len(images))]
+            for name, image in zip(names, images, strict=True):
+                (site.folder / name).write_bytes(image)
+            studies[source.name] = {"catalogue": catalogue, "images": names}
+    (folder / "site.json").write_text(json.dumps({"menu": groups, "studies": studies}))
     for file in (PANEL / "ablation.js", PANEL / "ablation.css", SOURCE / "ablations.js"):
         shutil.copyfile(file, site.folder / file.name)
     main = (

@@ -37,7 +37,7 @@ def site(base, tmp_path_factory) -> Path:
     """The page over a tiny model; without onnxruntime-web all of it that needs no model."""
     folder = tmp_path_factory.mktemp("page")
     if not (page_build.RUNTIME / "ort.wasm.bundle.min.mjs").is_file():
-        page_build.write_pages(page_build.Site(folder, ablations=False))
+        page_build.write_pages(page_build.Site(folder))
         return folder
     model = base_to_onnx(base, folder / "model", "fp32", size_px=SIZE_PX)
     page_build.build(folder / "site", model)

@@ -37,7 +37,7 @@ class Addresses(HTMLParser):
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory) -> Path:
-    site = Site(tmp_path_factory.mktemp("site"), ablations=False)
+    site = Site(tmp_path_factory.mktemp("site"))
     write_pages(site)
     site.write("index.html", "First", "<h1>First</h1>")
     return site.folder
