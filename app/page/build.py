@@ -14,6 +14,7 @@ import subprocess
 import sys
 import tempfile
 from collections.abc import Sequence
+from importlib.util import find_spec
 from pathlib import Path
 from string import Template
 from typing import Any
@@ -25,7 +26,7 @@ sys.path.insert(0, str(Path(__file__).parent))
 
 from documents import Documents, document_pages  # noqa: E402
 
-from kanjilab.core.storage import appearing_folder  # noqa: E402
+from kanjilab.core.storage import appearing_folder, write_json_atomic  # noqa: E402
 from kanjilab.viz.strip import draw_cell, strip_cells  # noqa: E402
 
 HERE = Path(__file__).parent.resolve()
@@ -53,9 +54,7 @@ STRIPS = {
         "training caption."
     ),
 }
-# Stored studies for the ablation panel: site.json and pictures (see source/ablations.js). The page is built where the
-# folder is there.
-ABLATIONS = ROOT / "figures" / "ablations"
+STUDIES = ROOT / "figures" / "studies"
 PANEL = ROOT / "kanjilab" / "widgets"
 NAMES = {"index": "Draw", "strips": "Training", "coined": "Coined", "ablations": "Ablations"}
 
@@ -124,7 +123,7 @@ def build(out: Path, model: Path | None = None, repository: str = "") -> int:
         raise FileExistsError(f"{out} is no site that this command built; name another folder, or remove it")
     fetch_runtime()
     with appearing_folder(out) as folder:
-        site = Site(folder, (ABLATIONS / "site.json").exists())
+        site = Site(folder, has_ablations())
         teasers = write_pages(site, repository)
         weights = _model_files(site, model)
         drawn = site.picture("drawn", _drawn(weights)) if model is None else ""
@@ -301,9 +300,15 @@ def _figure(site: Site, name: str, phrase: str, heading: str, cells: np.ndarray)
     )
 
 
+def has_ablations() -> bool:
+    """Whether the package can describe stored studies for its ablation panel without a kernel."""
+    return find_spec("kanjilab.widgets.ablation_catalogue") is not None
+
+
 def _ablation_page(site: Site) -> None:
-    """The ablation panel over stored studies."""
-    shutil.copytree(ABLATIONS, site.folder / "ablations")
+    """The ablation panel over the stored studies; see source/ablations.js."""
+    (site.folder / "ablations").mkdir()
+    write_studies(site.folder / "ablations", sorted(path.parent for path in STUDIES.glob("*-full/study.json")))
     for file in (PANEL / "ablation.js", PANEL / "ablation.css", SOURCE / "ablations.js"):
         shutil.copyfile(file, site.folder / file.name)
     main = (
@@ -311,6 +316,26 @@ def _ablation_page(site: Site) -> None:
         'setting learned, from stored trainings.</p>\n<div id="ablations"></div>'
     )
     site.write("ablations.html", "Ablations", main, ["ablations.js"])
+
+
+def write_studies(target: Path, folders: Sequence[Path]) -> None:
+    """Writes what the ablation panel shows of stored studies.
+
+    Args:
+        target: a folder of the site; it gets site.json and the sheets of glyphs.
+        folders: of studies, which are listed in this order.
+    """
+    from kanjilab.widgets.ablation_catalogue import study_catalogue  # type: ignore[import-not-found]
+
+    studies, listed = {}, []
+    for folder in folders:
+        catalogue, sheets = study_catalogue(folder)
+        names = [f"{folder.name}-{number}.webp" for number in range(len(sheets))]
+        for name, sheet in zip(names, sheets, strict=True):
+            (target / name).write_bytes(sheet)
+        studies[folder.name] = {"catalogue": catalogue, "images": [f"{target.name}/{name}" for name in names]}
+        listed.append({"path": folder.name, "label": catalogue["title"], "images": bool(sheets)})
+    write_json_atomic(target / "site.json", {"menu": [{"heading": "Studies", "studies": listed}], "studies": studies})
 
 
 def _service_worker(folder: Path) -> None:
