@@ -55,6 +55,7 @@ STRIPS = {
     ),
 }
 STUDIES = ROOT / "figures" / "studies"
+CLAIMS = [STUDIES / f"{name}-full" for name in ("rank", "batch", "epochs", "schedule")]  # the first of the studies
 PANEL = ROOT / "kanjilab" / "widgets"
 NAMES = {"index": "Draw", "strips": "Training", "coined": "Coined", "ablations": "Ablations"}
 
@@ -308,14 +309,15 @@ def has_ablations() -> bool:
 def _ablation_page(site: Site) -> None:
     """The ablation panel over the stored studies; see source/ablations.js."""
     (site.folder / "ablations").mkdir()
-    write_studies(site.folder / "ablations", sorted(path.parent for path in STUDIES.glob("*-full/study.json")))
+    others = {path.parent for path in STUDIES.glob("*/study.json") if "pilot" not in path.parent.name} - set(CLAIMS)
+    write_studies(site.folder / "ablations", [*CLAIMS, *sorted(others)])
     for file in (PANEL / "ablation.js", PANEL / "ablation.css", SOURCE / "ablations.js"):
         shutil.copyfile(file, site.folder / file.name)
     main = (
         '<link rel="stylesheet" href="ablation.css">\n<h1>Ablations</h1>\n<p class="lede">Move a slider: what each '
         'setting learned, from stored trainings.</p>\n<div id="ablations"></div>'
     )
-    site.write("ablations.html", "Ablations", main, ["ablations.js"])
+    site.write("ablations.html", "Ablations", main, ["ablations.js"], kind="ablations")
 
 
 def write_studies(target: Path, folders: Sequence[Path]) -> None:
