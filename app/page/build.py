@@ -25,7 +25,7 @@ sys.path.insert(0, str(Path(__file__).parent))
 
 from documents import Documents, document_pages  # noqa: E402
 
-from kanjilab.core.storage import appearing_folder  # noqa: E402
+from kanjilab.core.storage import appearing_folder, write_json_atomic  # noqa: E402
 from kanjilab.viz.strip import draw_cell, strip_cells  # noqa: E402
 from kanjilab.widgets.ablation_catalogue import menu, study_catalogue  # noqa: E402
 
@@ -299,28 +299,35 @@ def _figure(site: Site, name: str, phrase: str, heading: str, cells: np.ndarray)
 
 
 def _ablation_page(site: Site) -> None:
-    """The ablation panel over the stored studies whose images are kept."""
-    folder, studies = site.folder / "ablations", {}
-    folder.mkdir()
-    groups = menu({"Stored trainings": STUDIES})
-    for group in groups:
-        group["studies"] = [entry for entry in group["studies"] if entry["images"]]
-        for entry in group["studies"]:
-            source = Path(entry["path"])
-            entry["path"] = source.name
-            catalogue, images = study_catalogue(source)
-            names = [f"ablations/{source.name}-{number}.webp" for number in range(len(images))]
-            for name, image in zip(names, images, strict=True):
-                (site.folder / name).write_bytes(image)
-            studies[source.name] = {"catalogue": catalogue, "images": names}
-    (folder / "site.json").write_text(json.dumps({"menu": groups, "studies": studies}))
+    """The ablation panel over the stored studies; see source/ablations.js."""
+    (site.folder / "ablations").mkdir()
+    listed = [entry for group in menu({"Studies": STUDIES}) for entry in group["studies"] if not entry["pilot"]]
+    write_studies(site.folder / "ablations", [Path(entry["path"]) for entry in listed])
     for file in (PANEL / "ablation.js", PANEL / "ablation.css", SOURCE / "ablations.js"):
         shutil.copyfile(file, site.folder / file.name)
     main = (
         '<link rel="stylesheet" href="ablation.css">\n<h1>Ablations</h1>\n<p class="lede">Move a slider: what each '
         'setting learned, from stored trainings.</p>\n<div id="ablations"></div>'
     )
-    site.write("ablations.html", "Ablations", main, ["ablations.js"])
+    site.write("ablations.html", "Ablations", main, ["ablations.js"], kind="ablations")
+
+
+def write_studies(target: Path, folders: Sequence[Path]) -> None:
+    """Writes what the ablation panel shows of stored studies.
+
+    Args:
+        target: a folder of the site; it gets site.json and the sheets of glyphs.
+        folders: of studies, which are listed in this order.
+    """
+    studies, listed = {}, []
+    for folder in folders:
+        catalogue, sheets = study_catalogue(folder)
+        names = [f"{folder.name}-{number}.webp" for number in range(len(sheets))]
+        for name, sheet in zip(names, sheets, strict=True):
+            (target / name).write_bytes(sheet)
+        studies[folder.name] = {"catalogue": catalogue, "images": [f"{target.name}/{name}" for name in names]}
+        listed.append({"path": folder.name, "label": catalogue["title"], "images": bool(sheets)})
+    write_json_atomic(target / "site.json", {"menu": [{"heading": "Studies", "studies": listed}], "studies": studies})
 
 
 def _service_worker(folder: Path) -> None:

@@ -87,6 +87,18 @@ def test_markup_in_a_document_is_text(tmp_path):
     assert "<script" not in text and "<b>" not in text and 'href="javascript' not in text and "&lt;i&gt;" in text
 
 
+def test_stored_studies_become_files_of_the_site(tmp_path):
+    target = tmp_path / "ablations"
+    target.mkdir()
+    page.write_studies(target, page.CLAIMS[:1])
+    found = json.loads((target / "site.json").read_text())
+    assert (
+        [one["path"] for group in found["menu"] for one in group["studies"]] == list(found["studies"]) == ["rank-full"]
+    )
+    assert all((tmp_path / name).is_file() for name in found["studies"]["rank-full"]["images"])
+    assert str(page.ROOT) not in (target / "site.json").read_text()
+
+
 def test_a_saved_strip_gives_its_images_back(tmp_path):
     rng = np.random.default_rng(0)
     images = rng.integers(0, 2, (3, 5, 40, 40), np.uint8) * 255

@@ -1,5 +1,5 @@
 // The ablation panel (kanjilab/widgets/ablation.js) over stored studies, without a kernel.
-// site.json: {menu, studies: {path: {catalogue, images: [addresses]}}}, as that file describes them.
+// site.json: {menu, studies: {path: {catalogue, images: [addresses]}}}, as the top of that file describes them.
 
 import panel from "./ablation.js";
 
