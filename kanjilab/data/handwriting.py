@@ -141,7 +141,7 @@ def clean_glyph(light: Light) -> NDArray[np.uint8]:
 
 
 def labelled(mask: NDArray[np.bool_], structure: NDArray | None = None) -> tuple[NDArray[np.int32], int]:
-    """Connected pieces of a mask by number from 1, and how many there are; see `scipy.ndimage.label`."""
+    """Connected pieces of a mask by number from 1, (H, W), and how many there are; see `scipy.ndimage.label`."""
     pieces: Any = ndimage.label(mask, structure)
     return pieces
 

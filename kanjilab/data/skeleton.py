@@ -44,7 +44,7 @@ def pack_skeletons(skeletons: NDArray[np.bool_]) -> NDArray[np.uint8]:
 
 
 def unpack_skeletons(packed: NDArray[np.uint8]) -> NDArray[np.bool_]:
-    """The inverse of `pack_skeletons`."""
+    """(..., H, W / 8) uint8 -> (..., H, W) bool, the inverse of `pack_skeletons`."""
     return np.unpackbits(packed, axis=-1).astype(bool)
 
 

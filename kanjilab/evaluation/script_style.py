@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -37,7 +38,8 @@ def inked(skeletons: NDArray[np.bool_], radius_px: float) -> NDArray[np.uint8]:
     Returns:
         (N, H, W) uint8, 0 ink to 255 paper, with soft edges.
     """
-    away = np.stack([ndimage.distance_transform_edt(~lines) for lines in skeletons])
+    distances: Any = [ndimage.distance_transform_edt(~lines) for lines in skeletons]
+    away = np.stack(distances)
     return ((away - radius_px + 0.5).clip(0, 1) * PAPER).round().astype(np.uint8)
 
 
@@ -77,4 +79,5 @@ def style_scores(
         })
         for name, images in made.items()
     ]  # fmt: skip
-    return pd.concat(rows).groupby(["style", "row"], sort=False)[["l1", "ssim"]].mean()
+    means: Any = pd.concat(rows).groupby(["style", "row"], sort=False)[["l1", "ssim"]].mean()
+    return means

@@ -30,7 +30,7 @@ def calligraphy_sheet(
     Args:
         base: led by skeletons.
         captions: of the rows; those of the trained styles by default.
-        seed: of the noise of each row's first glyph, the same in every row.
+        seed: of the noise, the same for all.
         sampling: how.
     """
     captions = tuple(captions) or tuple(style.caption for style in STYLES)

@@ -120,15 +120,13 @@ def write(
     Args:
         base: led by skeletons.
         prompts: N of `writing_prompt`.
-        seed: of the first noise; the others follow.
+        seed: of the noise, the same for all.
         sampling: how.
         trainable: a hand that was learned, of `learn_hand`.
         on_progress: called with (done, total) characters.
     Returns:
         (N, 128, 128) uint8.
     """
-    drawn = [
-        sample(base, [prompt], [seed + number], sampling, trainable=trainable)[0, 0, 0]
-        for number, prompt in enumerate(prompts)
+    return sample(base, prompts, [seed], sampling, trainable=trainable, size_px=SIZE_PX, on_progress=on_progress)[
+        0, :, 0
     ]
-    return np.stack(drawn)

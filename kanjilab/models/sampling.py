@@ -146,25 +146,16 @@ def sample(
     if not prompts or not seeds:
         raise ValueError(f"expected at least one prompt and one seed, got {len(prompts)} and {len(seeds)}")
     sampling.scheduler(base)  # refuses a sampler that does not fit, before any text encoder is loaded
-    asked = [prompt if isinstance(prompt, Prompt) else Prompt(prompt) for prompt in prompts]
-    empty, whole = Prompt(sampling.negative_prompt), [replace(one, text=sampling.prefix + one.text) for one in asked]
-    alone = [replace(one, text=sampling.negative_prompt) for one in asked] if sampling.copies == 3 else []
-    asked = [empty, *whole, *alone]
+    asked, copies_of = _asked(prompts, sampling)
     arms = 1 if trainable is None else len(trainable.arms)
     states, apart = _states(base, Prompts.of(asked, base.device), trainable)
-    count = len(prompts)
-
-    def copies_of(p: int) -> list[int]:
-        """The rows of a prompt's copies among those asked."""
-        return {1: [p + 1], 2: [0, p + 1], 3: [0, count + p + 1, p + 1]}[sampling.copies]
-
     items = [(k, p, s) for k in range(arms) for p in range(len(prompts)) for s in range(len(seeds))]
     noise = initial_noise(seeds, base.latent_shape(size_px)).to(base.device)
     images = []
     for start in range(0, len(items), batch):
         chunk = items[start : start + batch]
         # With guidance every image is there twice or thrice, side by side, so that the images of an arm stay together.
-        rows = [k * apart + row for k, p, _ in chunk for row in copies_of(p)]
+        rows = [k * apart + row for k, p, _ in chunk for row in copies_of[p]]
         text = states.select(torch.tensor(rows, device=base.device))
         latents = noise[[s for _, _, s in chunk]]
         owners = [k for k, _, _ in chunk]
@@ -178,6 +169,17 @@ def sample(
         on_progress(start + len(chunk), len(items))
     pixels = np.concatenate(images)
     return pixels.reshape(arms, len(prompts), len(seeds), *pixels.shape[1:])
+
+
+def _asked(prompts: Sequence[str | Prompt], sampling: Sampling) -> tuple[list[Prompt], list[list[int]]]:
+    """What the denoiser is asked by, and for each prompt the rows of its copies in that, in the order of `guided`."""
+    given = [prompt if isinstance(prompt, Prompt) else Prompt(prompt) for prompt in prompts]
+    asked = [Prompt(sampling.negative_prompt), *(replace(one, text=sampling.prefix + one.text) for one in given)]
+    own = range(1, 1 + len(given))
+    if sampling.copies < 3:
+        return asked, [[0, row][-sampling.copies :] for row in own]
+    alone = [replace(one, text=sampling.negative_prompt) for one in given]
+    return asked + alone, [[0, len(given) + row, row] for row in own]
 
 
 @torch.no_grad()

@@ -111,7 +111,7 @@ class HintBranch(nn.Module):
         nn.init.zeros_(self.last.bias)  # type: ignore[arg-type]
 
     def forward(self, skeletons: Tensor) -> Tensor:
-        """See the class."""
+        """(N, 1, H, W) -> (N, C, h, w)."""
         patches = F.pixel_unshuffle(skeletons, self.edge_px)
         return self.last(F.silu(self.second(F.silu(self.first(patches)))))
 
@@ -130,7 +130,7 @@ class VisionBranch(nn.Module):
         self.last = nn.Linear(VIT_WIDTH, width)
 
     def forward(self, skeletons: Tensor) -> Tensor:
-        """See the class."""
+        """(N, 1, H, W) -> (N, patches, D)."""
         states = self.patches(skeletons).flatten(2).transpose(1, 2) + self.places  # (N, patches, VIT_WIDTH)
         return self.last(self.blocks(states))
 
