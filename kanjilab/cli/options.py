@@ -7,7 +7,10 @@ import functools
 import importlib
 import json
 import re
-from collections.abc import Callable, Mapping
+import signal
+import threading
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from enum import StrEnum
 from pathlib import Path
 from typing import Annotated, Any
@@ -17,6 +20,7 @@ from typer.core import TyperCommand
 
 Settings = Annotated[list[str], typer.Option("--set", help="A setting of every arm, as rank=16; may be repeated.")]
 ArmNumber = Annotated[int, typer.Option(help="Which arm of the run, from 0.")]
+GO_ON = "the same command goes on from what it has stored"
 PYTHON_WORDS = {"None": "null", "True": "true", "False": "false"}
 Run = Annotated[Path, typer.Argument(help="A run.")]
 
@@ -54,17 +58,47 @@ def _table(path: str) -> Mapping[str, Any]:
 
 
 def plain_errors(command: Callable[..., None]) -> Callable[..., None]:
-    """Turns the errors of a command into one line on stderr and exit code 1, without a traceback."""
+    """Turns the errors of a command into one line on stderr and exit code 1, without a traceback.
+
+    Ctrl-C ends it with 130 and SIGTERM with 143, as shells expect it, and with a line that says how to go on.
+    """
 
     @functools.wraps(command)
     def run(*arguments: Any, **options: Any) -> None:
-        try:
-            command(*arguments, **options)
-        except (ValueError, OSError, RuntimeError) as error:
-            typer.echo(f"kanjilab: {error}", err=True)
-            raise typer.Exit(1) from error
+        with _terminated_like_interrupted() as terminated:
+            try:
+                command(*arguments, **options)
+            except (ValueError, OSError, RuntimeError, EOFError) as error:
+                typer.echo(f"kanjilab: {error}", err=True)
+                raise typer.Exit(1) from error
+            except KeyboardInterrupt:
+                typer.echo(f"kanjilab: stopped by {'SIGTERM' if terminated else 'Ctrl-C'}; {GO_ON}", err=True)
+                raise typer.Exit(143 if terminated else 130) from None
 
     return run
+
+
+@contextmanager
+def _terminated_like_interrupted() -> Iterator[list[str]]:
+    """SIGTERM does what Ctrl-C does, so that a training leaves its checkpoint.
+
+    Yields:
+        A list that is empty until SIGTERM has come.
+    """
+    terminated: list[str] = []
+    if threading.current_thread() is not threading.main_thread():  # signals reach the main thread alone
+        yield terminated
+        return
+
+    def handle(_number: int, _frame: Any) -> None:
+        terminated.append("SIGTERM")
+        signal.raise_signal(signal.SIGINT)
+
+    usual = signal.signal(signal.SIGTERM, handle)
+    try:
+        yield terminated
+    finally:
+        signal.signal(signal.SIGTERM, usual)
 
 
 def parse_settings(pairs: list[str]) -> dict[str, Any]:

@@ -46,14 +46,14 @@ def keep_sound(folder: Path, make: Callable[[], object]) -> None:
         folder: of the cache; all that is in it can be made again.
         make: makes it appear whole.
     """
-    if (folder / MANIFEST).is_file() and (wrong := _first_damage(folder)):
+    if (folder / MANIFEST).exists() and (wrong := _first_damage(folder)):
         notice(f"{wrong}. It is made again")
         doomed = folder.with_name(temporary_name(folder.name))
         folder.rename(doomed)  # gone at once for others
         shutil.rmtree(doomed)
     if not folder.is_dir():
         make()
-    if not (folder / MANIFEST).is_file():
+    if not (folder / MANIFEST).exists():
         files = sorted(path for path in folder.rglob("*") if path.is_file())
         facts = {path.relative_to(folder).as_posix(): file_facts(path) for path in files}
         with contextlib.suppress(PermissionError):  # in a cache that is for reading alone
@@ -64,5 +64,5 @@ def _first_damage(folder: Path) -> str | None:
     try:
         facts = json.loads((folder / MANIFEST).read_bytes())
         return next((wrong for name, expected in facts.items() if (wrong := damage_of(folder / name, expected))), None)
-    except (ValueError, KeyError, TypeError, AttributeError) as error:
+    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
         return f"{folder / MANIFEST}: cannot be read ({error})"

@@ -388,6 +388,18 @@ class RunFolder:
             raise RunError(f"{path}: expected samples of SHA-256 {header['sha256']}, got {found}; the file is damaged")
         return images, facts
 
+    def sound_samples(self, names: Sequence[str]) -> Iterator[tuple[str, np.ndarray, dict[str, Any]]]:
+        """Name, images and facts of stored samples; a damaged file is left out, and a notice names it.
+
+        Args:
+            names: some of `samples`.
+        """
+        for name in names:
+            try:
+                yield name, *self.read_samples(name)
+            except RunError as error:
+                notice_once(f"left out: {error}")
+
     def samples(self) -> list[str]:
         """Names of the stored samples, sorted."""
         return sorted(path.stem for path in self.path.glob("samples/*.safetensors") if SAMPLE_NAME.match(path.name))

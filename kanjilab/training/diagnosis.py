@@ -222,7 +222,8 @@ def stored_samples(run: RunFolder, arm: int = 0) -> tuple[list[int], np.ndarray]
     Returns:
         Steps, and (C, H, W) or (C, H, W, 3) uint8; or None.
     """
-    found = [run.read_samples(name) for name in run.samples() if name.startswith("history_")]
+    names = [name for name in run.samples() if name.startswith("history_")]
+    found = [(images, facts) for _, images, facts in run.sound_samples(names)]
     of_arm = [(facts["steps"], images[:, 0, 0]) for images, facts in found if facts.get("arm") == arm]
     return max(of_arm, key=lambda drawn: len(drawn[0]), default=None)  # some hold the last checkpoint alone
 

@@ -51,8 +51,9 @@ def run_training(
         accelerator=accelerator,
     )
     shown = open_bar(total=total, unit="img", desc="train", smoothing=0.05, disable=hidden)
-    # Closed at once when interrupted: a notebook keeps the exception's frames, and with them the run's lock.
-    with closing(cast(Generator[StepReport], steps)), shown, between_steps() as check:
+    # Closed at once when interrupted: a notebook keeps the exception's frames, and with them the run's lock. Until then
+    # interrupts wait, for closing writes a checkpoint.
+    with between_steps() as check, closing(cast(Generator[StepReport], steps)), shown:
         for number, report in enumerate(steps):
             if number == 0:  # only now is there a run folder, which may hold the trackers' files
                 accelerator.init_trackers("kanjilab")

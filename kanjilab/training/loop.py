@@ -20,6 +20,7 @@ from kanjilab.training.encoded import Encoded
 from kanjilab.training.schedules import checkpoint_steps
 from kanjilab.training.trainer import StepReport, Trainer
 
+SAME_INTERRUPT_SECONDS = 1.0
 NOT_HASHED = ("family", "prediction", "size_px", "versions")  # the first three follow from base_identity and data
 
 
@@ -100,23 +101,26 @@ def is_finished(run: RunFolder) -> bool:
 
 @contextmanager
 def between_steps() -> Iterator[Callable[[], None]]:
-    """An interrupt (Ctrl-C) waits until the step is done, so that a checkpoint can be left; a second one acts at once.
+    """An interrupt (Ctrl-C) waits until the step is done, so that a checkpoint can be left; a later one acts at once.
+
+    Those that follow within a second are the same one: shells and launchers pass it on once more.
 
     Yields:
         To be called between two steps: raises KeyboardInterrupt where one waits. It does nothing beside the main
         thread, which alone hears of interrupts, and where they have another meaning than Python's.
     """
-    usual, waiting = signal.getsignal(signal.SIGINT), threading.Event()
+    usual, first = signal.getsignal(signal.SIGINT), []  # when the first came
     if threading.current_thread() is not threading.main_thread() or usual is not signal.default_int_handler:
         yield lambda: None
         return
 
-    def wait(_number: int, _frame: Any) -> None:
-        waiting.set()
-        signal.signal(signal.SIGINT, usual)
+    def wait(number: int, frame: Any) -> None:
+        if first and time.monotonic() - first[0] > SAME_INTERRUPT_SECONDS:
+            signal.default_int_handler(number, frame)
+        first.append(time.monotonic())
 
     def check() -> None:
-        if waiting.is_set():
+        if first:
             raise KeyboardInterrupt
 
     signal.signal(signal.SIGINT, wait)

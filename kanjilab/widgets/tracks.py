@@ -124,8 +124,7 @@ def _histories(run: RunFolder) -> list[Track]:
     names = [name for name in run.samples() if name.startswith("history_")]
     names.sort(key=lambda name: (run.path / "samples" / f"{name}.safetensors").stat().st_mtime_ns, reverse=True)
     tracks: dict[str, Track] = {}
-    for name in names:
-        images, facts = run.read_samples(name)
+    for name, images, facts in run.sound_samples(names):
         seen, prompts, seeds = (tuple(facts[key]) for key in ("images_seen", "prompts", "seeds"))
         settings = repr([facts.get("arm"), prompts, seeds, sorted(facts["sampling"].items())])
         kept = _moments(seen)
@@ -142,11 +141,10 @@ def _moments(images_seen: Sequence[int]) -> list[int]:
 def _study_samples(run: RunFolder) -> list[Track]:
     """The arms of a study, which stores one file of images per arm and checkpoint."""
     arms: dict[str, list[tuple[np.ndarray, dict[str, Any]]]] = defaultdict(list)
-    for name in run.samples():
-        if not name.startswith("history_"):
-            images, facts = run.read_samples(name)
-            if {"key", "images_seen", "prompts", "noise_seeds"} <= facts.keys():
-                arms[facts["key"] + str(facts["prompts"])].append((images, facts))
+    names = [name for name in run.samples() if not name.startswith("history_")]
+    for _, images, facts in run.sound_samples(names):
+        if {"key", "images_seen", "prompts", "noise_seeds"} <= facts.keys():
+            arms[facts["key"] + str(facts["prompts"])].append((images, facts))
     tracks = []
     for stored in arms.values():
         stored.sort(key=lambda entry: entry[1]["images_seen"])

@@ -21,7 +21,7 @@ from kanjilab.evaluation.scoring import caption_prompts
 from kanjilab.experiments import demo
 from kanjilab.experiments.demo import report_table, run_demo
 from kanjilab.models.sampling import Sampling
-from kanjilab.training import driver
+from kanjilab.training import driver, loop
 from kanjilab.training.driver import run_training
 from kanjilab.training.loop import train
 from kanjilab.training.presets import DEMO_ARM, SCALES, Scale
@@ -239,10 +239,15 @@ def test_an_interrupt_waits_for_the_steps_end_and_a_second_does_not(base_folder,
     run = RunFolder.open(tmp_path / "run")
     assert run.checkpoints() == [0, 3]
     assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
-    interrupts.update({3: 0, 6: 2})
+    interrupts.update({3: 0, 5: 3})
     with pytest.raises(KeyboardInterrupt):
         run_training(*arguments, progress=False)
-    assert run.checkpoints() == [0, 3], "it was not waited for the sixth step"
+    assert run.checkpoints() == [0, 5], "several within a second are one"
+    interrupts.update({5: 0, 7: 2})
+    monkeypatch.setattr(loop, "SAME_INTERRUPT_SECONDS", -1.0)
+    with pytest.raises(KeyboardInterrupt):
+        run_training(*arguments, progress=False)
+    assert run.checkpoints() == [0, 5], "it was not waited for the seventh step"
 
 
 def test_a_demo_that_was_stopped_says_so_and_draws_nothing(base_folder, doubles, tmp_path, monkeypatch):

@@ -1,0 +1,39 @@
+"""Ctrl-C and SIGTERM end a command as shells expect it, with one line that says how to go on."""
+
+import os
+import signal
+import subprocess
+import sys
+import time
+
+import pytest
+
+COMMAND = """
+import time, typer
+from kanjilab.cli.options import plain_errors
+
+def wait():
+    print("ready", flush=True)
+    try:
+        time.sleep(60)
+    finally:
+        print("put away", flush=True)
+
+app = typer.Typer(pretty_exceptions_enable=False)
+app.command()(plain_errors(wait))
+app()
+"""
+
+
+@pytest.mark.parametrize(
+    ("number", "code", "name"), [(signal.SIGINT, 130, "Ctrl-C"), (signal.SIGTERM, 143, "SIGTERM")], ids=["int", "term"]
+)
+def test_a_signal_ends_a_command_with_its_own_code(number, code, name):
+    pipes = dict(stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    process = subprocess.Popen([sys.executable, "-c", COMMAND], env=dict(os.environ), **pipes)
+    assert process.stdout is not None and process.stdout.readline() == "ready\n"
+    time.sleep(0.05)
+    process.send_signal(number)
+    said, told = process.communicate(timeout=30)
+    assert process.returncode == code and said == "put away\n"
+    assert told == f"kanjilab: stopped by {name}; the same command goes on from what it has stored\n"
