@@ -16,7 +16,7 @@
 //              moments, each with all noises
 //   menu       [{heading, studies: [{path, label, images}]}]; choosing one sets `chosen`, and whoever answers sets
 //              catalogue and images
-//   state      what is shown: {study, at, moment, seed, noise, split, judge, radical, over, pinned}
+//   state      what is shown: {study, at, moment, seed, noise, split, judge, radical, over, reach, pinned}
 //   work       {text, cost, done, total, running, problem} of a training that the panel has started
 //   alone      true where no kernel answers: then nothing can be added or trained
 // Untrusted texts (prompts, names) are only set as textContent.
@@ -24,7 +24,8 @@
 const SAVE_MS = 150;
 const CURVE_HEIGHT = 190;
 const EDGE = { left: 46, right: 58, top: 12, bottom: 38 };
-const MANY_STOPS = 7; // above it stops are dots without texts
+const MANY_STOPS = 7; // above it, and with more letters than fit, stops are dots without texts
+const MOST_LETTERS = 36;
 const NEAREST = 3;
 const SVG = "http://www.w3.org/2000/svg";
 
@@ -120,7 +121,8 @@ class Explorer {
     this.over = node("div", { className: "over" });
     this.differences = node("details", { className: "differences" });
     const menu = node("div", { className: "menu" }, node("label", { htmlFor: this.study.id, text: "Study" }), this.study);
-    const left = node("div", { className: "left" }, this.sliders, this.pin);
+    this.reach = node("div", { className: "reach" });
+    const left = node("div", { className: "left" }, this.sliders, this.reach, this.pin);
     const right = node("div", { className: "right" }, this.score, this.toggles, this.hole, this.heads, this.cards);
     this.body = node("div", { className: "stage" }, left, right);
     this.foot = node("div", { className: "foot" }, this.over, this.curve, this.differences);
@@ -179,7 +181,8 @@ class Explorer {
     const first = contrasts[judge]?.[split]?.[0]?.first ?? 0;
     const over = axes[0]?.name ?? "moment";
     const at = { ...settings[first].at };
-    return { study: name, at, moment: this.lastMoment, seed: 0, noise: 0, split, judge, radical: "", over, pinned: null };
+    const reach = 2 * settings.length < this.combinations ? "stored" : "any"; // where most combinations are missing
+    return { study: name, at, moment: this.lastMoment, seed: 0, noise: 0, split, judge, radical: "", over, reach, pinned: null };
   }
 
   rebuild() {
@@ -210,14 +213,23 @@ class Explorer {
     const said = node("output", { htmlFor: id });
     const stops = values.map((_, stop) => node("i", { data: { stop } }));
     const ticks = node("div", { className: "ticks" }, ...stops);
-    ticks.classList.toggle("many", values.length > MANY_STOPS);
+    const letters = axis.texts ? Math.max(...axis.texts.map((text) => text.length)) : 0;
+    ticks.classList.toggle("many", values.length > MANY_STOPS || letters * values.length > MOST_LETTERS);
     const head = node("div", { className: "head" }, node("label", { htmlFor: id, text: label }), said);
     const box = node("div", { className: "slider" }, head, input, ticks);
     if (isAxis && this.canTrain && (axis.typed || axis.choices.length)) this.addAdder(head, box, axis);
-    const move = (stop) => this.update(isAxis ? { at: { ...this.state.at, [name]: values[stop] } } : { [name]: values[stop] });
+    const move = (stop) => this.update(isAxis ? this.moved(name, values[stop]) : { [name]: values[stop] });
     input.addEventListener("input", () => move(Number(input.value)));
     ticks.addEventListener("click", (event) => event.target.dataset.stop && move(Number(event.target.dataset.stop)));
     return { axis, isAxis, input, said, stops, box };
+  }
+
+  // Where a slider leads: to a stored setting the others go along, and the curve is over the axis that moves.
+  moved(name, value) {
+    const at = { ...this.state.at, [name]: value };
+    if (this.state.reach !== "stored") return { at };
+    const number = nearest(this.catalogue, at).find((other) => this.catalogue.settings[other].at[name] === value);
+    return number === undefined ? { at } : { at: { ...this.catalogue.settings[number].at }, over: name };
   }
 
   // A value that no training has: a number is typed, a category chosen. The kernel answers with a new catalogue.
@@ -252,6 +264,9 @@ class Explorer {
       ["radical", "Radical", [["", "all"], ...radicals.map((radical) => [radical, radical])]],
     ];
     const shown = choices.filter(([, , options]) => options.length > (options[0][0] === "" ? 2 : 1));
+    const reaches = [["stored", "stored settings"], ["any", "any combination"]];
+    const whole = this.catalogue.settings.length === this.combinations;
+    this.reach.replaceChildren(whole ? "" : this.buildPills("reach", "Sliders reach", reaches));
     this.toggles.replaceChildren(...shown.map(([name, title, options]) => this.buildPills(name, title, options)));
   }
 
@@ -276,6 +291,10 @@ class Explorer {
 
   key(at) {
     return JSON.stringify(this.catalogue.axes.map(({ name }) => at[name]));
+  }
+
+  get combinations() {
+    return this.catalogue.axes.reduce((product, { values }) => product * values.length, 1);
   }
 
   get canTrain() {
@@ -362,6 +381,7 @@ class Explorer {
   draw() {
     this.pin.textContent = this.state.pinned ? "Unpin A" : "Pin this as A, and move B";
     this.pin.setAttribute("aria-pressed", String(Boolean(this.state.pinned)));
+    for (const radio of this.over.querySelectorAll("input")) radio.checked = radio.value === this.state.over;
     this.drawSliders();
     this.drawScore();
     this.drawHole();
@@ -378,11 +398,12 @@ class Explorer {
       const value = isAxis ? at[name] : this.state[name];
       const stop = values.indexOf(value);
       const texts = name === "moment" ? values.map((moment) => this.seenText(here, seed, moment)) : axis.texts;
-      const stored = values.map((other) => !isAxis || this.setting({ ...at, [name]: other }) >= 0);
+      const stored = values.map((other) => !isAxis || this.setting(this.moved(name, other).at) >= 0);
       input.value = stop;
       const unit = axis.unit ? ` ${axis.unit}` : "";
       said.textContent = texts[stop] + unit;
-      input.setAttribute("aria-valuetext", texts[stop] + unit + (stored[stop] ? "" : ", not trained"));
+      const missing = isAxis && here < 0 && !stored[stop];
+      input.setAttribute("aria-valuetext", texts[stop] + unit + (missing ? ", not trained" : ""));
       const pinned = isAxis ? this.state.pinned?.at[name] : this.state.pinned?.[name];
       stops.forEach((tick, number) => {
         if (tick.textContent !== texts[number]) tick.textContent = texts[number];

@@ -223,6 +223,15 @@ def test_a_page_without_a_kernel_moves_too(page, made):
     expect(panel.locator(".hole")).to_contain_text("Not trained: rank 4, rsLoRA")
     assert panel.get_by_role("button", name=re.compile("Train|Measure|Another value")).count() == 0
 
+    # Where only stored settings are reached, the other sliders go along.
+    panel.get_by_role("slider", name="Scaling").press("Home")
+    panel.get_by_label("stored settings").check()
+    assert panel.get_by_role("slider", name="Rank").get_attribute("aria-valuetext") == "4"
+    panel.get_by_role("slider", name="Scaling").press("End")
+    assert panel.get_by_role("slider", name="Rank").get_attribute("aria-valuetext") in ("1", "16")
+    expect(panel.locator(".hole")).to_be_hidden()
+    expect(panel.get_by_label("Scaling", exact=True).last).to_be_checked()  # of the curve
+
 
 def test_a_new_value_is_trained_and_becomes_a_stop(open_notebook, cells, small):
     notebook = open_notebook(cells(TRAIN, kept=small[1], study="None"))
