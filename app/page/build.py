@@ -115,11 +115,13 @@ def build(out: Path, model: Path | None = None, repository: str = "") -> int:
     Raises:
         FileExistsError: the folder holds something else than a site.
         RuntimeError: npm, which brings onnxruntime-web, is missing or fails.
-        ValueError: the site has more than 60 MB.
+        ValueError: the site has more than 60 MB, or the model is not one that the page can draw with.
     """
     out = out.resolve()
     if out.exists() and any(out.iterdir()) and not (out / "service-worker.js").exists():
         raise FileExistsError(f"{out} is no site that this command built; name another folder, or remove it")
+    if model is not None:
+        _require_drawable(model)
     fetch_runtime()
     with appearing_folder(out) as folder:
         site = Site(folder)
@@ -133,6 +135,19 @@ def build(out: Path, model: Path | None = None, repository: str = "") -> int:
             raise ValueError(f"the site has {size / 1e6:.1f} MB, more than the {LIMIT_BYTES / 1e6:.0f} MB allowed")
         shutil.rmtree(out, ignore_errors=True)
     return size
+
+
+def _require_drawable(model: Path) -> None:
+    """Refuses a model whose tokens or pictures the page does not know."""
+    if not (model / "kanjilab.json").is_file():
+        raise ValueError(f"{model}: expected what kanjilab export --format onnx wrote, got no kanjilab.json")
+    channels = json.loads((model / "kanjilab.json").read_text())["channels"]
+    tokenizer = json.loads((model / "tokenizer" / "tokenizer.json").read_text())["model"]["type"]
+    if (channels, tokenizer) != (1, "WordPiece"):
+        raise ValueError(
+            f"{model}: the page draws gray pictures from WordPiece tokens, as pocket2 and the writer have them; got "
+            f"{channels} channels and {tokenizer}"
+        )
 
 
 def write_pages(site: Site, repository: str = "") -> dict[str, str]:

@@ -115,6 +115,17 @@ def test_a_saved_strip_gives_its_images_back(tmp_path):
         strip_cells(picture[1:], json.loads(path.with_suffix(".json").read_text()))
 
 
+def test_a_model_that_the_page_cannot_draw_with_is_refused(tmp_path):
+    with pytest.raises(ValueError, match="expected what kanjilab export --format onnx wrote, got no kanjilab.json"):
+        page.build(tmp_path / "site", tmp_path)
+    (tmp_path / "tokenizer").mkdir()
+    (tmp_path / "kanjilab.json").write_text('{"channels": 3}')
+    (tmp_path / "tokenizer" / "tokenizer.json").write_text('{"model": {"type": "BPE"}}')
+    with pytest.raises(ValueError, match="gray pictures from WordPiece tokens.* got 3 channels and BPE"):
+        page.build(tmp_path / "site", tmp_path)
+    assert not (tmp_path / "site").exists()
+
+
 def test_what_is_in_the_way_is_not_replaced(tmp_path, monkeypatch):
     (tmp_path / "thesis.txt").write_text("all of it")
     with pytest.raises(FileExistsError, match="no site that this command built"):
