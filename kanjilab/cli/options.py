@@ -7,6 +7,8 @@ import functools
 import importlib
 import json
 import re
+import shlex
+import sys
 from collections.abc import Callable, Mapping
 from enum import StrEnum
 from pathlib import Path
@@ -15,6 +17,7 @@ from typing import Annotated, Any
 import typer
 from typer.core import TyperCommand
 
+INTERRUPTED = 130  # exit code of what Ctrl-C ended, as shells have it
 Settings = Annotated[list[str], typer.Option("--set", help="A setting of every arm, as rank=16; may be repeated.")]
 ArmNumber = Annotated[int, typer.Option(help="Which arm of the run, from 0.")]
 Run = Annotated[Path, typer.Argument(help="A run.")]
@@ -53,7 +56,7 @@ def _table(path: str) -> Mapping[str, Any]:
 
 
 def plain_errors(command: Callable[..., None]) -> Callable[..., None]:
-    """Turns the errors of a command into one line on stderr and exit code 1, without a traceback."""
+    """Turns the errors of a command into one line on stderr, and Ctrl-C into what to do next, without a traceback."""
 
     @functools.wraps(command)
     def run(*arguments: Any, **options: Any) -> None:
@@ -62,6 +65,10 @@ def plain_errors(command: Callable[..., None]) -> Callable[..., None]:
         except (ValueError, OSError, RuntimeError) as error:
             typer.echo(f"kanjilab: {error}", err=True)
             raise typer.Exit(1) from error
+        except KeyboardInterrupt as error:
+            command_line = shlex.join([Path(sys.argv[0]).name, *sys.argv[1:]])
+            typer.echo(f"\nStopped; what is stored is kept. To go on from there:\n  {command_line}", err=True)
+            raise typer.Exit(INTERRUPTED) from error
 
     return run
 
