@@ -364,7 +364,7 @@ class DatasetBrowser(Panel):
             grid.observe(lambda _, grid=grid: self._choose(grid), "selected")
         wrap, column = WRAP | {"align_items": "flex-start"}, {"flex": "1 1 20em", "min_width": "16em"}
         filters = widgets.HBox([*self._inputs, self.clear], layout=wrap)
-        turning = widgets.HBox([self.previous, self.next, self.status], layout={"align_items": "center"})
+        turning = widgets.HBox([self.previous, self.next, self.status], layout=WRAP)
         entry = widgets.VBox([self.entry, self.same, self.seek, self.nearest], layout=column)
         glyphs = widgets.VBox([turning, self.grid], layout={"flex": "2 1 42em", "min_width": "16em"})
         self._body.children = [filters, widgets.HBox([glyphs, entry], layout=wrap), self.chart, self.box]
