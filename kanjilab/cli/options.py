@@ -7,7 +7,9 @@ import functools
 import importlib
 import json
 import re
+import shlex
 import signal
+import sys
 import threading
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
@@ -18,9 +20,9 @@ from typing import Annotated, Any
 import typer
 from typer.core import TyperCommand
 
+INTERRUPTED, TERMINATED = 130, 143  # exit codes of what Ctrl-C and SIGTERM ended, as shells have them
 Settings = Annotated[list[str], typer.Option("--set", help="A setting of every arm, as rank=16; may be repeated.")]
 ArmNumber = Annotated[int, typer.Option(help="Which arm of the run, from 0.")]
-GO_ON = "the same command goes on from what it has stored"
 PYTHON_WORDS = {"None": "null", "True": "true", "False": "false"}
 Run = Annotated[Path, typer.Argument(help="A run.")]
 
@@ -57,6 +59,11 @@ def _table(path: str) -> Mapping[str, Any]:
     return getattr(importlib.import_module(module), name)
 
 
+def _go_on() -> str:
+    command_line = shlex.join([Path(sys.argv[0]).name, *sys.argv[1:]])
+    return f"what is stored is kept. To go on from there:\n  {command_line}"
+
+
 def plain_errors(command: Callable[..., None]) -> Callable[..., None]:
     """Turns the errors of a command into one line on stderr and exit code 1, without a traceback.
 
@@ -72,8 +79,8 @@ def plain_errors(command: Callable[..., None]) -> Callable[..., None]:
                 typer.echo(f"kanjilab: {error}", err=True)
                 raise typer.Exit(1) from error
             except KeyboardInterrupt:
-                typer.echo(f"kanjilab: stopped by {'SIGTERM' if terminated else 'Ctrl-C'}; {GO_ON}", err=True)
-                raise typer.Exit(143 if terminated else 130) from None
+                typer.echo(f"kanjilab: stopped by {'SIGTERM' if terminated else 'Ctrl-C'}; {_go_on()}", err=True)
+                raise typer.Exit(TERMINATED if terminated else INTERRUPTED) from None
 
     return run
 

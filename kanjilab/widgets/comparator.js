@@ -7,6 +7,13 @@ const SAVE_MS = 150; // changes are sent to the kernel after such a pause
 const PINNED_INK = [0, 90, 181]; // blue and orange, which colour-blind readers can distinguish
 const SELECTED_INK = [220, 90, 0];
 const ZOOMS = [1, 2, 3, 4, 6];
+const KEYS = [
+  ["← → ↑ ↓", "move in the grid"],
+  [", .", "one checkpoint back, or on"],
+  ["Enter", "pin the selected glyph (also a double click)"],
+  ["Space, Enter", "on a button: press it"],
+  ["?", "show or hide these keys"],
+];
 
 function node(name, options = {}, ...children) {
   const { text, data, ...properties } = options;
@@ -106,23 +113,78 @@ class Comparator {
   build() {
     this.el.classList.add("kanjilab-comparator");
     this.el.dataset.lmSuppressShortcuts = "true"; // keys pressed here trigger none of JupyterLab's shortcuts
-    this.el.append(this.buildChoice(), this.buildControls());
+    const parts = [this.buildControls(), this.buildHelp(), this.buildChoice()];
     this.grid = node("div", { className: "grid" });
     this.detail = this.buildDetail();
-    this.el.append(node("div", { className: "stage" }, this.grid, this.detail), this.buildFoot());
+    parts.push(node("div", { className: "stage" }, this.grid, this.detail), this.buildFoot());
+    parts.splice(1, 0, this.ownStatus);
+    this.el.replaceChildren(...parts);
+  }
+
+  buildHelp() {
+    const keys = KEYS.flatMap(([key, text]) => [node("dt", {}, node("kbd", { text: key })), node("dd", { text })]);
+    this.help = node("div", { className: "help", id: `${this.id}-help`, hidden: true }, node("dl", {}, ...keys));
+    this.helper.setAttribute("aria-controls", this.help.id);
+    return this.help;
   }
 
   buildChoice() {
-    const box = node("details", { className: "choice", open: true }, node("summary", { text: "Runs, prompts, seeds" }));
+    const box = node("div", { className: "choice", id: `${this.id}-choice`, hidden: true });
+    this.chooser.setAttribute("aria-controls", box.id);
+    this.choice = box;
     this.words = node("input", { type: "search", id: `${this.id}-words`, className: "words" });
-    const search = node("label", { htmlFor: this.words.id, text: "Only prompts with " });
+    const search = node("label", { htmlFor: this.words.id, text: "Find " });
+    const all = ["All", "None"].map((text) => node("button", { type: "button", text, data: { every: text } }));
+    const size = { type: "range", id: `${this.id}-size`, min: 32, max: 256, step: 8, className: "size" };
+    this.size = node("input", size);
+    const look = node(
+      "div",
+      { className: "row" },
+      this.buildSelect("Columns ", "columns", [
+        ["checkpoints", "checkpoints"],
+        ["runs", "runs and seeds"],
+      ]),
+      node("span", {}, node("label", { htmlFor: this.size.id, text: "Cell size " }), this.size),
+      this.buildSelect("Judge’s reading ", "judge", [
+        ["", "none"],
+        ["A", "judge A"],
+        ["B", "judge B"],
+      ]),
+    );
     const seeds = this.catalogue.seeds.map((seed) => `seed ${seed}`);
     box.append(
       this.buildChecks("Runs", "tracks", this.catalogue.tracks.map((track) => track.label)),
-      this.buildChecks("Prompts", "prompts", this.catalogue.prompts, search, this.words),
+      this.buildChecks("Prompts", "prompts", this.catalogue.prompts, search, this.words, ...all),
       this.buildChecks("Seeds", "seeds", seeds),
+      look,
+      this.buildDifferences(),
     );
     return box;
+  }
+
+  // A table of the settings in which the chosen runs differ; filled by `showDifferences`.
+  buildDifferences() {
+    this.differences = node("table", { className: "differences" });
+    return this.differences;
+  }
+
+  showDifferences() {
+    const { tracks } = this.state;
+    const rows = this.model
+      .get("differences")
+      .map(([label, name, values]) => [label, name, tracks.map((track) => values[track])])
+      .filter(([, , values]) => new Set(values).size > 1);
+    this.differences.hidden = !rows.length;
+    const head = tracks.map((track) => node("th", { scope: "col", text: this.catalogue.tracks[track].label }));
+    const body = rows.map(([label, name, values]) => {
+      const cells = values.map((value) => node("td", { text: value }));
+      return node("tr", {}, node("th", { scope: "row", text: label, title: name }), ...cells);
+    });
+    this.differences.replaceChildren(
+      node("caption", { text: "What differs between the runs" }),
+      node("thead", {}, node("tr", {}, node("td"), ...head)),
+      node("tbody", {}, ...body),
+    );
   }
 
   buildChecks(title, name, labels, ...extra) {
@@ -141,17 +203,9 @@ class Comparator {
     this.slider = node("input", slider);
     this.said = node("output", { htmlFor: this.slider.id, className: "said", ariaLive: "polite" });
     this.player = node("button", { type: "button", text: "Play", className: "play" });
-    this.columns = this.buildSelect("Columns ", "columns", [
-      ["checkpoints", "checkpoints"],
-      ["runs", "runs and seeds"],
-    ]);
-    this.judges = this.buildSelect("Judge’s reading ", "judge", [
-      ["", "none"],
-      ["A", "judge A"],
-      ["B", "judge B"],
-    ]);
-    const size = { type: "range", id: `${this.id}-size`, min: 32, max: 256, step: 8, className: "size" };
-    this.size = node("input", size);
+    this.chooser = node("button", { type: "button", className: "chooser", ariaExpanded: "false" });
+    this.helper = node("button", { type: "button", text: "?", className: "helper", ariaExpanded: "false" });
+    this.helper.ariaLabel = "Keyboard help";
     return node(
       "div",
       { className: "controls" },
@@ -159,10 +213,20 @@ class Comparator {
       this.slider,
       this.player,
       this.said,
-      this.columns,
-      node("span", {}, node("label", { htmlFor: this.size.id, text: "Cell size " }), this.size),
-      this.judges,
+      this.buildOwn(),
+      this.chooser,
+      this.helper,
     );
+  }
+
+  buildOwn() {
+    this.own = node("input", { type: "text", id: `${this.id}-own`, className: "own", maxLength: 1000 });
+    this.own.placeholder = "your own prompt";
+    this.own.ariaLabel = "Your own prompt, drawn from the stored checkpoints";
+    this.drawer = node("button", { type: "button", text: "Draw", className: "drawer" });
+    const form = node("span", { className: "own-form" }, this.own, this.drawer);
+    form.hidden = this.model.get("alone") || !(this.catalogue.can_draw ?? []).some(Boolean);
+    return form;
   }
 
   buildSelect(title, name, options) {
@@ -222,9 +286,9 @@ class Comparator {
     }
     this.fileStatus = node("span", { role: "status" });
     this.files.append(this.fileStatus);
+    this.ownStatus = node("p", { className: "note", role: "status", text: this.toldLast ?? "" });
     this.files.hidden = this.model.get("alone");
-    const keys = "In the grid, arrow keys move, Enter pins, and comma and full stop step through the checkpoints.";
-    return node("div", { className: "foot" }, this.legend, node("p", { className: "note", text: keys }), this.files);
+    return node("div", { className: "foot" }, this.legend, this.files);
   }
 
   // ------------------------------------------------------------------------------------------ events
@@ -235,10 +299,13 @@ class Comparator {
     this.el.addEventListener("click", (event) => this.onClick(event));
     this.el.addEventListener("dblclick", (event) => event.target.closest(".cell") && this.pinSelected());
     this.onMessage = (message, buffers) => this.receive(message, buffers);
-    this.onState = () => this.adopt(this.model.get("state"));
+    this.onChange = () => {
+      if (this.model.get("catalogue") === this.catalogue) this.adopt(this.model.get("state"));
+      else this.rebuild();
+    };
     this.onCalm = () => this.update({});
     this.model.on("msg:custom", this.onMessage);
-    this.model.on("change:state", this.onState);
+    this.model.on("change", this.onChange); // once for all changes of a message
     this.calm.addEventListener("change", this.onCalm);
   }
 
@@ -247,12 +314,15 @@ class Comparator {
     clearInterval(this.blinking);
     clearTimeout(this.saving);
     this.model.off("msg:custom", this.onMessage);
-    this.model.off("change:state", this.onState);
+    this.model.off("change", this.onChange);
     this.calm.removeEventListener("change", this.onCalm);
   }
 
   onKey(event) {
     if (!event.ctrlKey && !event.metaKey) event.stopPropagation(); // otherwise arrows collapse headings, and "d d" deletes the cell
+    const typing = event.target.matches("input:is([type=text], [type=search])");
+    if (event.key === "?" && !typing) this.open(this.helper, this.help, this.help.hidden);
+    if (event.key === "Enter" && event.target === this.own) this.drawOwn();
     const cell = event.target.closest(".cell");
     if (!cell || event.ctrlKey || event.metaKey || event.altKey) return;
     const moves = { ArrowLeft: [0, -1], ArrowRight: [0, 1], ArrowUp: [-1, 0], ArrowDown: [1, 0] };
@@ -282,6 +352,10 @@ class Comparator {
     if (button === this.player) this.togglePlay();
     else if (button === this.pin) this.pinSelected();
     else if (button === this.unpin) this.update({ pinned: null });
+    else if (button === this.drawer) this.drawOwn();
+    else if (button === this.chooser) this.open(button, this.choice, this.choice.hidden);
+    else if (button === this.helper) this.open(button, this.help, this.help.hidden);
+    else if (button.dataset.every) this.chooseEvery(button.dataset.every === "All");
     else if (button.dataset.file) this.askFile(button.dataset.file);
     else if (button.classList.contains("cell")) this.select(this.cells[Number(button.dataset.index)]);
   }
@@ -291,13 +365,36 @@ class Comparator {
     this.update({ [name]: [...boxes].filter((box) => box.checked).map((box) => Number(box.value)) }, true);
   }
 
+  open(button, box, shown) {
+    box.hidden = !shown;
+    button.ariaExpanded = String(shown);
+  }
+
+  // Narrows the list of prompts; what is ticked stays so, and what is selected too.
   filter(words) {
     const wanted = words.trim().toLowerCase();
-    const prompts = this.catalogue.prompts
-      .map((prompt, index) => [prompt, index])
-      .filter(([prompt]) => prompt.toLowerCase().includes(wanted))
-      .map(([, index]) => index);
-    this.update({ prompts }, true);
+    for (const box of this.el.querySelectorAll('input[data-list="prompts"]')) {
+      const prompt = this.catalogue.prompts[Number(box.value)];
+      box.parentElement.hidden = !prompt.toLowerCase().includes(wanted);
+    }
+  }
+
+  // Ticks or unticks every prompt that is found.
+  chooseEvery(ticked) {
+    for (const box of this.el.querySelectorAll('label:not([hidden]) > input[data-list="prompts"]')) box.checked = ticked;
+    this.choose("prompts");
+  }
+
+  drawOwn() {
+    const text = this.own.value.trim();
+    if (!text) return this.tell("Type a prompt first.");
+    this.save();
+    this.tell(`“${text}” is asked for.`);
+    this.model.send({ kind: "prompt", text });
+  }
+
+  tell(text) {
+    this.toldLast = this.ownStatus.textContent = text;
   }
 
   select({ place, step }) {
@@ -349,9 +446,33 @@ class Comparator {
     this.refresh();
   }
 
+  // Other samples are stored now: a prompt of one's own, say.
+  rebuild() {
+    const opened = !this.choice.hidden;
+    this.catalogue = this.model.get("catalogue");
+    this.state = structuredClone(this.model.get("state"));
+    this.readings.clear();
+    this.askedReadings.clear();
+    this.cells = [];
+    this.frames = new Frames(this.model, () => this.draw());
+    this.build();
+    this.player.textContent = this.playing ? "Pause" : "Play";
+    this.open(this.chooser, this.choice, opened);
+    this.refresh();
+  }
+
   // ------------------------------------------------------------------------------------------ drawing
 
   refresh() {
+    const { tracks, prompts, seeds } = this.state;
+    const counts = [
+      [tracks, "run"],
+      [prompts, "prompt"],
+      [seeds, "seed"],
+    ].map(([list, name]) => `${list.length} ${name}${list.length === 1 ? "" : "s"}`);
+    this.chooser.textContent = `${counts.join(", ")} ▾`;
+    this.chooser.ariaLabel = `Choose runs, prompts and seeds: ${counts.join(", ")}`;
+    this.showDifferences();
     for (const box of this.el.querySelectorAll("input[data-list]")) {
       box.checked = this.state[box.dataset.list].includes(Number(box.value));
     }
@@ -487,7 +608,14 @@ class Comparator {
     cell.button.disabled = number < 0 && strip;
     const reading = this.readings.get(this.readingKey(number)) ?? (state.judge && number >= 0 ? "…" : "");
     const text = state.judge ? reading : "";
-    if (cell.reading.textContent !== text) cell.reading.textContent = text;
+    if (cell.reading.textContent !== text) cell.reading.replaceChildren(...this.colouredMarks(text));
+  }
+
+  colouredMarks(text) {
+    return text.split(/([◎○✓✗])/).map((part) => {
+      const kind = { "◎": "yes", "✓": "yes", "○": "no", "✗": "no" }[part];
+      return node("span", { text: part, className: kind ?? "" });
+    });
   }
 
   // Only one cell is reached by Tab: the selected one, or else the first.
@@ -522,6 +650,7 @@ class Comparator {
       radio.disabled = !pinned || (radio.value === "blink" && this.calm.matches);
     }
     this.el.style.setProperty("--zoom", this.zoom);
+    this.el.style.setProperty("--frame", `${this.model.get("frame_shape")[1]}px`);
     this.fillFigure(figures.selected, "Selected:", state.selected, state.step);
     figures.pinned.figure.hidden = !pinned || mode !== "side by side";
     this.note.textContent = pinned ? "" : "Pin a glyph to compare it with others.";
@@ -583,7 +712,8 @@ class Comparator {
   askReadings() {
     const { judge } = this.state;
     this.legend.textContent = judge
-      ? `Judge ${judge} reads the parts (– for none), ≈ a character that the glyph resembles, ✓ a well-formed glyph.`
+      ? `Judge ${judge} reads the parts (– for none); ≈ a character that the glyph resembles; ` +
+        "◎ a part that the prompt asks for is there, ○ it is not; ✓ well-formed, ✗ not well-formed."
       : "";
     if (!judge || this.model.get("alone")) return;
     const wanted = this.cells
@@ -611,6 +741,8 @@ class Comparator {
       link.click();
       setTimeout(() => URL.revokeObjectURL(link.href), 10_000);
       this.fileStatus.textContent = `Saved ${message.name}.`;
+    } else if (message.kind === "said") {
+      this.tell(message.text);
     } else if (message.kind === "refused") {
       this.fileStatus.textContent = message.reason;
     }

@@ -1,7 +1,7 @@
 """The strip comparator: stored samples of runs, scrubbed, pinned and compared in the browser.
 
-The browser holds every frame, so a change shows at once even while the kernel is busy. Nothing is trained or drawn: a
-cell without stored samples is blank.
+The browser holds every frame, so a change shows at once even while the kernel is busy. Nothing is trained: a cell
+without stored samples is blank. A prompt of one's own is drawn from the stored checkpoints, in the background.
 """
 
 from __future__ import annotations
@@ -9,25 +9,39 @@ from __future__ import annotations
 import base64
 import json
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import anywidget
-import ipywidgets as widgets
 import numpy as np
 import traitlets
 from PIL import Image
 
 from kanjilab.core.images import grayscale
+from kanjilab.core.run_folder import RunFolder
 from kanjilab.core.storage import write_bytes_atomic
+from kanjilab.data.components import normal_form
 from kanjilab.evaluation.judges.framing import frame_glyphs
 from kanjilab.evaluation.judges.part_judge import load_judge
 from kanjilab.viz.animation import save_animation
 from kanjilab.viz.strip import draw_strip, save_strip
-from kanjilab.widgets.common import FOLDER, CodeBox, Panel, escape, png_bytes, python_call
+from kanjilab.widgets.common import (
+    FOLDER,
+    CodeBox,
+    Panel,
+    differing_settings,
+    escape,
+    flat_settings,
+    label_of,
+    panel_box,
+    png_bytes,
+    python_call,
+)
+from kanjilab.widgets.generation import Models, named_parts
+from kanjilab.widgets.own_prompts import can_draw, draw_prompt
 from kanjilab.widgets.tracks import (
     Cell,
     Frame,
@@ -44,14 +58,14 @@ from kanjilab.widgets.tracks import (
     frame_names,
     name_runs,
     read_tracks,
-    seen_label,
     some_chosen,
     state_of,
     timeline,
     view_of,
-    view_strip,
     with_chosen_cell,
 )
+from kanjilab.widgets.view_strips import seen_label, view_strip
+from kanjilab.widgets.worker import Worker
 
 SENT_AT_ONCE_BYTES = 20_000_000  # above it the browser asks for frames when it shows them
 TRIED_FRAMES = 32  # their size estimates that of all
@@ -69,6 +83,7 @@ class ComparatorView(anywidget.AnyWidget):
         frames: all frames as PNG, in the catalogue's order; [] where `lazy`.
         frame_shape: (H, W) of a frame.
         readings: "judge/frame" -> text, for a page without a kernel.
+        differences: of the runs: [setting, its own name, [value in each track]].
         lazy: the browser asks for the frames it shows.
         alone: no kernel answers.
     """
@@ -80,6 +95,7 @@ class ComparatorView(anywidget.AnyWidget):
     frames = traitlets.List(traitlets.Bytes()).tag(sync=True)
     frame_shape = traitlets.List(traitlets.Int()).tag(sync=True)
     readings = traitlets.Dict().tag(sync=True)
+    differences = traitlets.List().tag(sync=True)
     lazy = traitlets.Bool(False).tag(sync=True)
     alone = traitlets.Bool(False).tag(sync=True)
 
@@ -131,9 +147,11 @@ class StripComparator(Panel):
         self._images = frame_images(self.tracks)
         self._readings: dict[tuple[str, int], str] = {}
         self._reader = ThreadPoolExecutor(max_workers=1)
-        self._view = _browser_view(self.tracks, view, self._images)
+        self._models, self._worker = Models(), None
+        self._view = ComparatorView(**_browser_values(self.tracks, view, self._images))
+        self._view.differences = differences_of(self.tracks, self._runs)
         self._code = CodeBox(self.code)
-        self.widget = widgets.VBox([self._view, self._code])
+        self.widget = panel_box([self._view, self._code])
         self._view.observe(lambda _: setattr(self._code, "code", self.code), "state")
         self._view.on_msg(self._answer)
 
@@ -187,11 +205,53 @@ class StripComparator(Panel):
                 self._reader.submit(self._read, message["judge"], numbers[start : start + READ_AT_ONCE])
         elif message.get("kind") == "file":
             self._send_file(message["ending"])
+        elif message.get("kind") == "prompt" and (self._worker is None or not self._worker.alive):
+            self._worker = Worker(Path("own prompt"), lambda worker: self._add_prompt(str(message["text"]), worker))
+            self._worker.start()
+
+    def _add_prompt(self, text: str, worker: Worker) -> None:
+        """Draw a prompt for the chosen runs, and say how far that is, in a thread."""
+        view, prompt = self.view, " ".join(text.split())
+        chosen = [track for track in self.tracks if track.label in view.tracks and prompt not in track.prompts]
+        try:
+            for track in chosen:
+                begun = f"Drawing “{prompt}” from {track.label}"
+                self._say(f"{begun}: loading …")
+                run = RunFolder.open(self._runs[track.run])
+
+                def report(done: int, checkpoints: int, begun: str = begun) -> None:
+                    worker.check()
+                    self._say(f"{begun}: checkpoint {done + 1} of {checkpoints}")
+
+                draw_prompt(track, run, prompt, self._models, report)
+            self._show_prompt(prompt)
+            self._say(f"“{prompt}” is drawn." if chosen else f"“{prompt}” is there already.")
+        except Exception as error:  # the panel says it, of whatever kind
+            self._say(f"“{prompt}” cannot be drawn: {error}")
+            raise
+
+    def _show_prompt(self, prompt: str) -> None:
+        """Read the stored samples again, and choose a prompt among them."""
+        view = self.view
+        self.tracks = read_tracks(self._runs)
+        self._images, self._readings = frame_images(self.tracks), {}
+        first = next(track for track in self.tracks if track.label in view.tracks and prompt in track.prompts)
+        prompts = tuple(dict.fromkeys((*view.prompts, prompt)))
+        seed = next((seed for seed in view.seeds if seed in first.seeds), first.seeds[0])
+        view = replace(view, prompts=prompts, selected=(first.label, prompt, seed))
+        with self._view.hold_sync():  # one message, so that no frame is taken for another
+            for name, value in _browser_values(self.tracks, view, self._images).items():
+                setattr(self._view, name, value)
+
+    def _say(self, text: str) -> None:
+        self._view.send({"kind": "said", "text": text})
 
     def _read(self, judge: str, numbers: Sequence[int]) -> None:
         new = [number for number in numbers if (judge, number) not in self._readings]
         if new:
-            texts = reading_texts(judge, [self._images[number] for number in new])
+            frames, by_label = frame_names(self.tracks), {track.label: track for track in self.tracks}
+            asked = [(by_label[frames[number][0]], frames[number][1]) for number in new]
+            texts = reading_texts(judge, [self._images[number] for number in new], [expected_of(*one) for one in asked])
             self._readings |= {(judge, number): text for number, text in zip(new, texts, strict=True)}
         entries = [[number, self._readings[judge, number]] for number in numbers]
         self._view.send({"kind": "readings", "judge": judge, "entries": entries})
@@ -206,35 +266,63 @@ class StripComparator(Panel):
             self._view.send({"kind": "file", "name": path.name}, buffers=[path.read_bytes()])
 
 
-def _browser_view(tracks: Sequence[Track], view: View, images: Sequence[np.ndarray]) -> ComparatorView:
+def _browser_values(tracks: Sequence[Track], view: View, images: Sequence[np.ndarray]) -> dict[str, Any]:
     tried = [png_bytes(image) for image in images[:: max(1, len(images) // TRIED_FRAMES)]]
     lazy = np.mean([len(png) for png in tried]) * len(images) > SENT_AT_ONCE_BYTES
-    return ComparatorView(
-        catalogue=catalogue(tracks),
-        state=state_of(view, tracks),
-        frames=[] if lazy else [png_bytes(image) for image in images],
-        frame_shape=list(images[0].shape[:2]),
-        lazy=bool(lazy),
-    )
+    entries = catalogue(tracks)
+    entries["can_draw"] = [can_draw(track) for track in tracks]
+    return {
+        "catalogue": entries,
+        "state": state_of(view, tracks),
+        "frames": [] if lazy else [png_bytes(image) for image in images],
+        "frame_shape": list(images[0].shape[:2]),
+        "lazy": bool(lazy),
+    }
 
 
-def reading_texts(judge: str, images: Sequence[np.ndarray]) -> list[str]:
-    """What a judge reads in some glyphs, in a few characters each: "氵 木 ≈ 沐 ✓".
+def differences_of(tracks: Sequence[Track], runs: Mapping[str, Path]) -> list[list[Any]]:
+    """What differs between the runs of some tracks: [setting for readers, its own name, [value in each track]]."""
+    settings = {}
+    for track in tracks:
+        arm = track.facts.get("arm", 0)
+        own = flat_settings(RunFolder.open(runs[track.run]).settings, arm if isinstance(arm, int) else 0)
+        settings[track.label] = own | (dict(arm) if isinstance(arm, Mapping) else {})
+    rows = differing_settings(settings)
+    return [[label_of(name), name, ["–" if value is None else str(value) for value in values]] for name, values in rows]
+
+
+def expected_of(track: Track, prompt: str) -> tuple[str, ...]:
+    """The parts that a right glyph shows: what a study expected of the prompt, or else the parts that it names."""
+    for entry in track.facts.get("prompts", ()):
+        if isinstance(entry, Mapping) and entry.get("prompt") == prompt and "expected" in entry:
+            return tuple(map(normal_form, entry["expected"]))
+    return named_parts(prompt, load_judge("B").parts)
+
+
+def reading_texts(
+    judge: str, images: Sequence[np.ndarray], expected: Sequence[Sequence[str]] | None = None
+) -> list[str]:
+    """What a judge reads in some glyphs, in a few characters each: "氵 木 ≈ 沐 ◎ ✓".
 
     Args:
         judge: "A" or "B".
         images: each (H, W) or (H, W, 3) uint8, 0 = ink; all of one shape.
+        expected: for each the parts of which a right glyph shows one; None for no such parts.
     Returns:
-        For each glyph its parts ("–" for none), "≈" and a character if it is near enough to count as that, and "✓" if
-        it is well-formed; "blank" for a glyph without ink.
+        For each glyph its parts ("–" for none), "≈" and a character if it is near enough to count as that, "◎" or "○"
+        for whether an expected part is among them, and "✓" or "✗" for whether it is well-formed; "blank" for a glyph
+        without ink.
     """
     glyphs = np.stack([grayscale(image) if image.ndim == 3 else image for image in images])
     _, _, has_ink = frame_glyphs(glyphs)
+    readings = load_judge(judge).read(glyphs).to_dict("records")
+    wanted = expected or [()] * len(images)
     texts = []
-    for reading, inked in zip(load_judge(judge).read(glyphs).to_dict("records"), has_ink, strict=True):
-        parts = " ".join(reading["parts"][:MOST_PARTS]) or "–"
+    for reading, inked, parts in zip(readings, has_ink, wanted, strict=True):
+        read = " ".join(reading["parts"][:MOST_PARTS]) or "–"
         known = f" ≈ {reading['nearest']}" if reading["exists"] else ""
-        texts.append(parts + known + (" ✓" if reading["legal"] else "") if inked else "blank")
+        right = (" ◎" if set(parts) & set(reading["parts"]) else " ○") if parts else ""
+        texts.append(read + known + right + (" ✓" if reading["legal"] else " ✗") if inked else "blank")
     return texts
 
 
@@ -303,6 +391,7 @@ def page_html(tracks: Sequence[Track], view: View, readings: dict[tuple[str, int
         "frames": [base64.b64encode(png_bytes(image)).decode() for image in frame_images(shown)],
         "frame_shape": list(shown[0].images.shape[3:5]),
         "readings": _kept_readings(tracks, shown, readings),
+        "differences": [],
         "lazy": False,
         "alone": True,
     }

@@ -21,23 +21,32 @@ from kanjilab.data.radicals import radical_character
 from kanjilab.data.rendering import default_font
 from kanjilab.evaluation.judges.nearest_character import Neighbours
 from kanjilab.models.loading import cache_folder
-from kanjilab.viz.charts import draw_glyph_sheet, draw_radical_balance
+from kanjilab.viz.charts import draw_glyph_sheet
 from kanjilab.widgets.common import (
     WRAP,
     CodeBox,
     Panel,
     escape,
     labelled,
+    panel_box,
     picture_html,
     png_bytes,
     python_call,
     status_html,
+    wide,
 )
 from kanjilab.widgets.glyph_grid import NONE, GlyphGrid
 
 PAGE_GLYPHS = 40
 PAGE_COLUMNS = 8
+SAME_SHOWN = 12
 NEAREST = 8
+PROBLEMS_SHOWN = 20
+GRADES = {  # of KANJIDIC; 1 to 6 are the years of primary school
+    8: "taught in secondary school (jōyō)",
+    9: "for names (jinmeiyō)",
+    10: "for names (jinmeiyō), variant of a jōyō kanji",
+}
 THUMBNAIL_PX = 128
 CHART_AFTER_SECONDS = 0.3  # a chart is slower to draw than a page of glyphs, so it waits for a pause in typing
 MOST_STROKES = 99
@@ -101,7 +110,7 @@ def _column(table: pd.DataFrame, name: str) -> Any:
 
 
 def balance_table(table: pd.DataFrame, rows: NDArray[np.intp]) -> pd.DataFrame:
-    """Number of glyphs of each radical among some rows, for `draw_radical_balance`.
+    """Number of glyphs of each radical among some rows, as `draw_radical_balance` takes them.
 
     Args:
         table: of a `Dataset`.
@@ -155,11 +164,51 @@ def entry_facts(row: pd.Series, characters: pd.DataFrame) -> dict[str, str]:
         "radical": f"{radical_character(int(entry['radical']))} (no. {entry['radical']}), {row.get('position', '')}",
         "strokes": str(entry["strokes"]),
         "layout (SKIP)": str(entry["skip"] or ""),
-        "school grade": _number(entry["grade"]),
+        "grade": grade_name(entry["grade"]),
         "rank by frequency": _number(entry["frequency"]),
         "variants": " ".join(entry["variants"]),
     }
     return {name: value.strip(" ,") for name, value in facts.items() if value.strip(" ,")}
+
+
+def grade_name(grade: Any) -> str:
+    """What a grade of KANJIDIC means; "" for a character without one.
+
+    Args:
+        grade: 1 to 6, 8, 9, 10, or missing.
+    """
+    if pd.isna(grade):
+        return ""
+    return GRADES.get(int(grade), f"taught in year {int(grade)} of primary school (jōyō)")
+
+
+def balance_html(table: pd.DataFrame) -> str:
+    """Bars of `balance_table` that fit any width, in the theme's colours; "" for an empty table."""
+    if not len(table):
+        return ""
+    totals, most = table.sum(axis=1), float(table.sum(axis=1).max())
+    keys = "".join(f'<span class="key{place}">■</span> {escape(name)} ' for place, name in enumerate(table.columns))
+    bars = []
+    for (name, counts), total in zip(table.iterrows(), totals, strict=True):
+        parts = "".join(
+            f'<i class="part{place}" style="width:{100 * count / most:.1f}%"></i>' for place, count in enumerate(counts)
+        )
+        said = ", ".join(f"{count:,} {column}" for column, count in counts.items())
+        bars.append(
+            f'<li title="{escape(said)}"><b lang="ja">{escape(name)}</b><span class="share">{parts}</span>'
+            f"<span>{total:,}</span></li>"
+        )
+    return f'<h2>Radicals of the glyphs that pass the filter</h2><p>{keys}</p><ul class="bars">{"".join(bars)}</ul>'
+
+
+def problems_html(error: ValueError) -> str:
+    """What is wrong with a folder, problem by problem, for `widgets.HTML`."""
+    problems = getattr(error, "problems", (str(error),))
+    lines = "".join(f"<li>{escape(problem)}</li>" for problem in problems[:PROBLEMS_SHOWN])
+    more = len(problems) - PROBLEMS_SHOWN
+    rest = f"<p>and {more:,} more</p>" if more > 0 else ""
+    count = "1 problem" if len(problems) == 1 else f"{len(problems):,} problems"
+    return f'<div role="alert"><h2>Not opened: {count}</h2><ul>{lines}</ul>{rest}</div>'
 
 
 def _number(value: Any) -> str:
@@ -202,16 +251,36 @@ class DatasetBrowser(Panel):
     def __init__(
         self, dataset: Dataset | Path | str, chosen: Filter | None = None, *, page: int = 1, selected: str = ""
     ):
-        self.dataset = dataset if isinstance(dataset, Dataset) else open_dataset(dataset)
-        self._table = self.dataset.table
         self._characters = load_characters()
+        self._timer: threading.Timer | None = None
+        self.folder = wide(labelled(widgets.Text(), "Image folder"))
+        self.open_button = widgets.Button(description="Open")
+        self.open_button.on_click(lambda _: self.open(self.folder.value))
+        self.folder.on_msg(
+            lambda _, content, __: self.open(self.folder.value) if content.get("event") == "submit" else None
+        )
+        self.problems, self._body = widgets.HTML(), widgets.VBox()
+        self.widget = panel_box([widgets.HBox([self.folder, self.open_button], layout=WRAP), self.problems, self._body])
+        self._show(dataset if isinstance(dataset, Dataset) else open_dataset(dataset), chosen, page, selected)
+
+    def open(self, folder: Path | str) -> None:
+        """Browse another image folder; where it cannot be used, list what is wrong and keep the present one."""
+        try:
+            dataset = open_dataset(str(folder).strip())
+        except (ValueError, OSError) as error:
+            self.problems.value = problems_html(error if isinstance(error, ValueError) else ValueError(str(error)))
+            return
+        self._show(dataset, None, 1, "")
+
+    def _show(self, dataset: Dataset, chosen: Filter | None, page: int, selected: str) -> None:
+        self.dataset, self._table = dataset, dataset.table
         self._pictures: dict[int, bytes] = {}
         self._neighbours: Neighbours | None = None
         self.filter = chosen or Filter()
         self.rows = filter_table(self._table, self.filter)
         self._page = min(max(1, page), pages(len(self.rows)))
         self.selected = self._row_of(selected) if selected else (int(self.rows[0]) if len(self.rows) else 0)
-        self._timer: threading.Timer | None = None
+        self.folder.value, self.problems.value = str(dataset.folder), ""
         self._make_inputs()
         self._make_layout()
         self._show_page()
@@ -286,7 +355,7 @@ class DatasetBrowser(Panel):
         self.clear.on_click(lambda _: self._clear())
         self.grid = GlyphGrid("Glyphs", columns=PAGE_COLUMNS, empty="No glyph passes the filter.")
         self.same = GlyphGrid("Same caption, first meaning or variant", columns=6, cell_px=48, empty="None.")
-        self.nearest = GlyphGrid("Most similar in shape", columns=4, cell_px=48, empty="")
+        self.nearest = GlyphGrid("Most similar in shape, by distance (0 is the same)", columns=4, cell_px=64, empty="")
         self.seek = widgets.Button(description="Find similar glyphs", layout={"width": "16em"})
         self.seek.on_click(lambda _: self._find_nearest())
         self.seek.disabled = "character" not in self._table
@@ -295,10 +364,10 @@ class DatasetBrowser(Panel):
             grid.observe(lambda _, grid=grid: self._choose(grid), "selected")
         wrap, column = WRAP | {"align_items": "flex-start"}, {"flex": "1 1 20em", "min_width": "16em"}
         filters = widgets.HBox([*self._inputs, self.clear], layout=wrap)
-        turning = widgets.HBox([self.previous, self.next, self.status], layout={"align_items": "center"})
+        turning = widgets.HBox([self.previous, self.next, self.status], layout=WRAP)
         entry = widgets.VBox([self.entry, self.same, self.seek, self.nearest], layout=column)
         glyphs = widgets.VBox([turning, self.grid], layout={"flex": "2 1 42em", "min_width": "16em"})
-        self.widget = widgets.VBox([filters, widgets.HBox([glyphs, entry], layout=wrap), self.chart, self.box])
+        self._body.children = [filters, widgets.HBox([glyphs, entry], layout=wrap), self.chart, self.box]
 
     def _refilter(self) -> None:
         if self._filling:
@@ -307,6 +376,9 @@ class DatasetBrowser(Panel):
         radicals, positions, splits = (tuple(box.value or ()) for box in (self.radicals, self.position, self.split))
         self.filter = Filter(self.text.value, radicals, positions, splits, strokes)
         self.rows, self._page = filter_table(self._table, self.filter), 1
+        if not len(self.rows) or self.selected not in self.rows or not self.entry.value:
+            self.selected = int(self.rows[0]) if len(self.rows) else self.selected
+            self._show_entry()
         self._show_page()
         if self._timer is not None:
             self._timer.cancel()
@@ -362,15 +434,19 @@ class DatasetBrowser(Panel):
         return [self._pictures[int(row)] for row in rows]
 
     def _show_entry(self) -> None:
+        """Describe the selected glyph; nothing where none passes the filter."""
+        if not len(self.rows):
+            self.entry.value, self._same_rows, self._nearest_rows = "", self.rows, self.rows
+            self._fill(self.same, self.rows, [])
+            return self._fill(self.nearest, self.rows, [])
         facts = entry_facts(self._table.iloc[self.selected], self._characters)
         lines = "".join(
-            f'<tr><th scope="row" style="text-align:left;vertical-align:top;padding-right:.8em">{escape(name)}</th>'
-            f'<td style="text-align:left;overflow-wrap:anywhere">{escape(value)}</td></tr>'
+            f'<tr><th scope="row">{escape(name)}</th><td lang="ja">{escape(value)}</td></tr>'
             for name, value in facts.items()
         )
         large = picture_html(png_bytes(self.dataset.images([self.selected])[0]), self._name(self.selected), "128px")
-        self.entry.value = f'{large}<table style="line-height:1.35">{lines}</table>'
-        self._same_rows = same_caption(self._table, self.selected)[:PAGE_GLYPHS]
+        self.entry.value = f'{large}<table class="facts">{lines}</table>'
+        self._same_rows = same_caption(self._table, self.selected)[:SAME_SHOWN]
         self._fill(self.same, self._same_rows, list(map(str, self._table["split"].iloc[self._same_rows])))
         self._nearest_rows = np.zeros(0, dtype=np.intp)
         self._fill(self.nearest, self._nearest_rows, [])
@@ -390,7 +466,7 @@ class DatasetBrowser(Panel):
         own = self._table["character"].iloc[self.selected]
         found = [(names[i], d) for i, d in zip(order[0], distances[0], strict=True) if names[i] != own][:NEAREST]
         self._nearest_rows = np.array([first_row[name] for name, _ in found], dtype=np.intp)
-        self._fill(self.nearest, self._nearest_rows, [f"distance {distance:.2f}" for _, distance in found])
+        self._fill(self.nearest, self._nearest_rows, [f"{distance:.2f}" for _, distance in found])
 
     def _fit_neighbours(self) -> None:
         names = [str(name) for name in dict.fromkeys(self._table["character"])]
@@ -404,10 +480,4 @@ class DatasetBrowser(Panel):
         self._find_nearest()
 
     def _draw_chart(self) -> None:
-        table = balance_table(self._table, self.rows)
-        if not len(table):
-            self.chart.value = ""
-            return
-        figure = draw_radical_balance(table, title="Radicals of the glyphs that pass the filter")
-        counts = ", ".join(f"{name} {count:,}" for name, count in table.sum(axis=1).items())
-        self.chart.value = picture_html(png_bytes(figure), f"Bars: {counts}", "60em")
+        self.chart.value = balance_html(balance_table(self._table, self.rows))

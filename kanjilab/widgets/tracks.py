@@ -1,4 +1,4 @@
-"""What the strip comparator shows, without widgets: stored samples as tracks, a view of them, and its strip."""
+"""What the strip comparator shows, without widgets: stored samples as tracks, and a view of them."""
 
 from __future__ import annotations
 
@@ -12,9 +12,8 @@ from typing import Any
 
 import numpy as np
 
-from kanjilab.core.images import grayscale
+from kanjilab.core.config import settings_hash
 from kanjilab.core.run_folder import RunFolder, find_runs
-from kanjilab.viz.strip import Strip
 
 COLUMNS = ("checkpoints", "runs")
 COMPARE = ("side by side", "blink", "difference")
@@ -115,8 +114,25 @@ def read_tracks(runs: Mapping[str, Path]) -> list[Track]:
             raise ValueError(
                 f"{path} has no stored samples: kanjilab.training.history.sample_history draws and stores them"
             )
-        tracks += _labelled(name, found)
+        own = [track for track in found if track.facts.get("own")]
+        labelled = _labelled(name, [track for track in found if not track.facts.get("own")])
+        tracks += [_with_own_prompts(track, own) for track in labelled]
     return tracks
+
+
+def _with_own_prompts(track: Track, own: Sequence[Track]) -> Track:
+    """A track with the prompts that were drawn for it later, one at a time; see `own_prompts`."""
+    for other in reversed(own):  # the newest is the first of them, and comes last
+        if other.facts["own"] == own_key(track) and other.prompts[0] not in track.prompts:
+            images = np.concatenate([track.images, other.images], axis=1)
+            track = replace(track, prompts=(*track.prompts, *other.prompts), images=images)
+    return track
+
+
+def own_key(track: Track) -> str:
+    """What a further prompt has in common with its track: how, from what and in which noises it is drawn."""
+    facts = track.facts
+    return settings_hash([facts.get("arm"), track.images_seen, track.seeds, dict(facts.get("sampling", {}))])
 
 
 def _histories(run: RunFolder) -> list[Track]:
@@ -405,79 +421,3 @@ def some_chosen(tracks: Sequence[Track], view: View) -> list[Track]:
     if shown := chosen(tracks, view):
         return shown
     raise ValueError("expected a run, a prompt and a seed to be chosen, got none")
-
-
-def view_strip(tracks: Sequence[Track], view: View, title: str = "") -> Strip:
-    """A view as a strip to draw.
-
-    Args:
-        tracks: to choose from.
-        title: above it.
-    Returns:
-        For columns "checkpoints", checkpoints in columns and a row for each prompt, run and seed; for columns "runs",
-        prompts in rows and runs and seeds in columns, at the slider's checkpoint.
-    Raises:
-        ValueError: nothing is chosen.
-    """
-    shown = some_chosen(tracks, view)
-    facts = {"runs": {track.label: track.facts.get("run", "") for track in shown}}
-    facts |= {"sampling": {track.label: track.facts.get("sampling", {}) for track in shown}}
-    if view.columns == "checkpoints":
-        return _checkpoint_strip(shown, view, title, facts)
-    return _run_strip(shown, view, title, facts)
-
-
-def seen_label(images_seen: int) -> str:
-    """Label of a checkpoint: "before" or "1,600"."""
-    return f"{images_seen:,}" if images_seen else "before"
-
-
-def _checkpoint_strip(shown: Sequence[Track], view: View, title: str, facts: dict[str, Any]) -> Strip:
-    steps = timeline(shown)
-    several = len(shown) * len(view.seeds) > 1
-    rows, labels, groups = [], [], []
-    for prompt in view.prompts:
-        before = len(rows)
-        for track, seed in itertools.product(shown, view.seeds):
-            glyphs = track.cell(prompt, seed)
-            if glyphs is not None:
-                own = [track.images_seen.index(seen) if seen in track.images_seen else -1 for seen in steps]
-                rows.append(_row(glyphs, own))
-                labels.append(_row_label(track, seed, shown, view) if several else prompt)
-        groups += [(prompt, len(rows) - before)] if len(rows) > before else []
-    facts |= {"seeds": list(view.seeds)}
-    columns = tuple(map(seen_label, steps))
-    heading = (("images seen", len(steps)),)
-    return Strip(_same_kind(rows), tuple(labels), columns, title, facts, tuple(groups) if several else (), heading)
-
-
-def _row_label(track: Track, seed: int, shown: Sequence[Track], view: View) -> str:
-    return ", ".join([track.label] * (len(shown) > 1) + [f"seed {seed}"] * (len(view.seeds) > 1))
-
-
-def _run_strip(shown: Sequence[Track], view: View, title: str, facts: dict[str, Any]) -> Strip:
-    rows, blank = [], np.full_like(shown[0].images[0, 0, 0], 255)
-    for prompt in view.prompts:
-        cells = []
-        for track, seed in itertools.product(shown, view.seeds):
-            glyphs = track.cell(prompt, seed)
-            cells.append(blank if glyphs is None else _row(glyphs, [track.checkpoint_at(view.images_seen)])[0])
-        rows.append(_same_kind(cells))
-    facts |= {"images seen": view.images_seen}
-    columns = tuple(f"seed {seed}" for _ in shown for seed in view.seeds)
-    groups = tuple((track.label, len(view.seeds)) for track in shown)
-    return Strip(_same_kind(rows), view.prompts, columns, title, facts, (), groups)
-
-
-def _row(glyphs: np.ndarray, checkpoints: Sequence[int]) -> np.ndarray:
-    """(N, H, W[, 3]): the glyph at each of the checkpoints, blank where that is -1."""
-    blank = np.full_like(glyphs[0], 255)
-    return np.stack([glyphs[checkpoint] if checkpoint >= 0 else blank for checkpoint in checkpoints])
-
-
-def _same_kind(arrays: Sequence[np.ndarray]) -> np.ndarray:
-    """One array of all; all become gray where some are gray and others coloured."""
-    if len({array.ndim for array in arrays}) > 1:
-        fewest = min(array.ndim for array in arrays)
-        arrays = [grayscale(array) if array.ndim > fewest else array for array in arrays]
-    return np.stack(arrays)

@@ -30,16 +30,18 @@ from kanjilab.viz.charts import draw_gradient_norm, draw_loss, figure_png, new_f
 from kanjilab.viz.strip import draw_strip, encode_png
 from kanjilab.viz.text import printable
 from kanjilab.widgets.common import (
-    WRAP,
     changed_fields,
     escape,
+    folded,
     label_of,
     labelled,
+    panel_box,
     picture_html,
     progress_html,
     python_call,
     stacked,
 )
+from kanjilab.widgets.training_curves import TrainingCurves, curve_of
 from kanjilab.widgets.training_job import (
     FINISHED,
     GOING_ON,
@@ -60,7 +62,15 @@ from kanjilab.widgets.worker import Worker
 
 BASES = (DEFAULT_BASE, "sd14", "sd15")
 RULES = ("left16", "seed16", "all")
-FIELD = widgets.Layout(width="16em")
+FIELD = widgets.Layout(width="19em")
+NAMES = {  # of the settings, for readers; the field's own name is the hint
+    "base": "Base model",
+    "rank": "LoRA rank",
+    "alpha": "LoRA alpha",
+    "schedule": "Learning-rate schedule",
+    "images_seen": "Images seen, in all",
+}
+RUNS_COMPARED = 6  # whose curves can be laid over each other
 WIDE = widgets.Layout(width="33em")
 
 
@@ -175,7 +185,7 @@ class TrainingPanel(WorkPanel):
         self.asked = panel_job(arm, base=str(base), precision=precision, data=as_data(data), checkpoints=checkpoints)
         self.recipe = self.workshop.last(self.asked)
         self._shown: tuple[Any, ...] = ()
-        self.curves, self.strip = widgets.HTML(), widgets.HTML()
+        self.curves, self.strip = TrainingCurves(), widgets.HTML()
         self._make_inputs()
         self.widget = self._laid_out()
         self._fill(self.recipe)
@@ -197,7 +207,8 @@ class TrainingPanel(WorkPanel):
             "checkpoints": widgets.BoundedIntText(min=1, max=1000),
         }
         for name, box in self.inputs.items():
-            labelled(box, label_of(name))
+            labelled(box, NAMES.get(name, label_of(name)))
+            box.tooltip = f"{name}: a field of Arm" if hasattr(self.asked.arm, name) else name
             box.layout = WIDE if name in ("base", "data") else FIELD
             box.observe(self._changed, "value")
         self.runs = widgets.Dropdown(options=[("these settings", "")], layout=WIDE)
@@ -205,12 +216,16 @@ class TrainingPanel(WorkPanel):
         self.runs.observe(self._chosen, "value")
 
     def _laid_out(self) -> widgets.VBox:
+        """What is going on comes first; settings are open where nothing has begun."""
         fields = [box for name, box in self.inputs.items() if name not in ("base", "data")]
-        rows = widgets.HBox(fields, layout=WRAP)
-        source = widgets.HBox([self.inputs["base"], self.inputs["data"]], layout=WRAP)
+        settings = folded("Settings", [[self.inputs["base"], self.inputs["data"]], fields])
+        self._settings_button: Any = settings.children[0]
+        self._settings_button.opened = self.state.kind == NEW
         buttons = self._button_row("Measure cost", "Takes a few steps and discards them", self.measure)
-        shown = [self.cost, buttons, self.status, self.progress, self.curves, self.strip, self.code_box]
-        return widgets.VBox([self.runs, source, rows, *shown])
+        self.code_box.layout.width = "100%"
+        code = folded("Code", [[self.code_box]])
+        top = [self.runs, buttons, self.cost, self.status, self.progress]
+        return panel_box([*top, self.strip, self.curves, settings, code])
 
     def _fill(self, recipe: TrainingJob) -> None:
         """Show a recipe's settings."""
@@ -249,6 +264,7 @@ class TrainingPanel(WorkPanel):
     def start(self) -> Worker:
         """Start the training, resume it, or load it where it is finished, in the background."""
         recipe, drawing = self.recipe, self.drawing
+        self._settings_button.opened = False  # the strip takes its place
         self.workshop.keep(recipe, self.asked)
         return self._begin(lambda worker: self.workshop.train(recipe, drawing, worker))
 
@@ -324,8 +340,7 @@ class TrainingPanel(WorkPanel):
         if shown == self._shown:
             return
         self._shown = shown
-        figure = draw_curves(self._log())
-        self.curves.value = picture_html(figure_png(figure), "Loss and gradient norm so far") if figure else ""
+        self.curves.runs = self._curves()
         drawn = self.workshop.strip(self.recipe, self.drawing)
         if drawn is None:
             self.strip.value = ""
@@ -334,8 +349,15 @@ class TrainingPanel(WorkPanel):
         alternative = f"Strip: {', '.join(strip.row_labels)}; columns {', '.join(strip.column_labels)}"
         self.strip.value = picture_html(encode_png(draw_strip(strip)), alternative)
 
-    def _log(self) -> pd.DataFrame:
-        path = self.folder
+    def _curves(self) -> list[dict[str, Any]]:
+        """Of the shown run, and of the folder's latest others."""
+        others = [job for job in self.workshop.jobs() if job.name != self.recipe.name]
+        jobs = [self.recipe, *others[: RUNS_COMPARED - 1]]
+        found = [curve_of(job.name, job.title(), self._log(self.workshop.run_path(job))) for job in jobs]
+        return [curve for curve in found if curve is not None]
+
+    def _log(self, path: Path | None = None) -> pd.DataFrame:
+        path = path or self.folder
         return RunFolder.open(path).read_log() if (path / "settings.json").exists() else pd.DataFrame()
 
     def _list_runs(self) -> None:

@@ -7,9 +7,16 @@ import pytest
 from PIL import Image
 from playwright.sync_api import Locator, Page, expect
 
+from kanjilab.core.config import Arm
+from kanjilab.core.run_folder import RunFolder
+from kanjilab.models.sampling import Sampling
+from kanjilab.training.history import sample_history
+from kanjilab.training.loop import train
 from kanjilab.widgets import StripComparator
-from kanjilab.widgets.tracks import view_strip
+from kanjilab.widgets.tracks import read_tracks
+from kanjilab.widgets.view_strips import view_strip
 from tests.stored_runs import store_run
+from tests.tiny import tiny_encoded
 
 HOSTILE = """<img src=x onerror="window.obeyed=1">"""
 PROMPTS = ["water", "tree", "fire", "castle", "queen", "mountain", "person", HOSTILE]
@@ -104,6 +111,7 @@ def test_changes_show_at_once(open_notebook, runs, record_property):
     page, place = notebook.page, notebook.output(0)
     page.wait_for_function("document.querySelectorAll('.kanjilab-comparator .cell').length === 96")
     page.evaluate(STOPWATCH)
+    place.locator(".chooser").click()
     cells, slider = place.locator("button.cell"), place.get_by_label("Checkpoint", exact=True)
     modes, tree = (
         [place.get_by_label(name) for name in ("blink", "side by side")],
@@ -166,6 +174,7 @@ def test_the_right_glyph_by_mouse_and_by_keyboard(open_notebook, runs, comparato
     assert (notebook.active_cell, len(notebook.cells())) == (0, 3), "keys reached JupyterLab"
     assert page.evaluate("window.obeyed") is None
     assert place.get_by_text(HOSTILE).count() >= 3, "a run, a prompt and a row of that name"
+    place.locator(".chooser").click()
     place.get_by_label("Columns").select_option("checkpoints")
     assert np.array_equal(pixels(cells.nth(3).locator("canvas")), first.images[3, 0, 0])
 
@@ -219,3 +228,80 @@ def test_reading_blinking_and_files(open_notebook, runs, tmp_path):
     assert np.array_equal(pixels(alone.nth(len(SEEN) + 1)), here.tracks[1].images[1, 6, 0]), "no kernel, no network"
     assert page.locator(".reading").nth(0).inner_text() not in ("", "…")
     assert page.evaluate("window.obeyed") is None
+
+
+@pytest.fixture
+def trained(base, tmp_path: Path) -> dict[str, Path]:
+    """Two runs with checkpoints, of different ranks, each with samples of one prompt."""
+    found = {f"rank {rank}": tmp_path / f"r{rank}" for rank in (2, 4)}
+    for rank, path in zip((2, 4), found.values(), strict=True):
+        arm = Arm(targets="all", rank=rank, peak_lr=0.02, images_seen=6, batch=2)
+        for _ in train(base, tiny_encoded(base), [arm], path, checkpoints=2):
+            pass
+        sample_history(base, RunFolder.open(path), ["water", "fire"], [0], Sampling(steps=2))
+    return found
+
+
+def test_an_own_prompt_is_drawn_and_scrubbed(open_notebook, trained):
+    notebook = open_notebook([cell_source(trained)])
+    notebook.run_all()
+    page, place = notebook.page, notebook.output(0)
+    place.locator(".chooser").click()
+    place.get_by_role("checkbox", name="fire").uncheck()  # and it stays so
+    own = place.get_by_label("Your own prompt")
+    own.fill(HOSTILE)
+    own.press("Enter")
+    expect(place.get_by_text("is drawn.")).to_be_visible(timeout=120_000)
+    tracks = read_tracks(trained)
+    assert [track.prompts for track in tracks] == [("water", "fire", HOSTILE)] * 2
+    assert place.locator("input[data-list=prompts]:checked").count() == 2
+    large = place.locator("figure:not([hidden]) canvas")
+    for key, checkpoint in (("Home", 0), ("ArrowRight", 1), ("End", 2)):
+        place.get_by_label("Checkpoint", exact=True).press(key)
+        assert np.array_equal(pixels(large), tracks[0].images[checkpoint, 2, 0]), "scrubbed like the rest"
+    wait_for_code(page, place, "onerror")
+    assert shown_view(place).prompts == ("water", HOSTILE), "the code shows it again"
+    table = place.get_by_role("table").filter(has_text="What differs between the runs")
+    assert table.get_by_role("row").nth(1).inner_text().split() == ["Rank", "2", "4"]
+    assert page.evaluate("window.obeyed") is None
+
+
+def test_the_pane_stays_beside_the_grid_and_the_selection_survives(open_notebook, runs):
+    notebook = open_notebook([cell_source(runs, judge="B")])
+    notebook.run_all()
+    page, place = notebook.page, notebook.output(0)
+    place.locator(".cell").nth(13).click()  # the second row
+    before = place.locator("figcaption").last.inner_text()
+    place.locator(".chooser").click()
+    place.get_by_label("Find").fill("tre")
+    assert [
+        box.inner_text() for box in place.locator("label:has(input[data-list=prompts])").all() if box.is_visible()
+    ] == ["tree"]
+    place.get_by_role("button", name="None").click()  # unticks what is found
+    assert place.locator("figcaption").last.inner_text() == before, "what is enlarged stays"
+    place.get_by_label("Find").fill("")
+    assert place.locator("input[data-list=prompts]:checked").count() == len(PROMPTS) - 1, "all others are still ticked"
+    place.locator(".chooser").click()
+
+    place.locator(".cell").nth(0).focus()
+    page.keyboard.press("?")
+    expect(place.get_by_text("one checkpoint back, or on")).to_be_visible()
+    expect(place.get_by_role("button", name="Keyboard help")).to_have_attribute("aria-expanded", "true")
+    page.keyboard.press("?")
+    expect(place.get_by_text("one checkpoint back, or on")).to_be_hidden()
+
+    legend = place.locator(".legend").inner_text()
+    assert "◎ a part that the prompt asks for is there" in legend and "✓ well-formed" in legend
+    page.wait_for_function("[...document.querySelectorAll('.reading')].every(at => at.textContent !== '…')")
+    marks = {mark for text in place.locator(".reading").all_inner_texts() for mark in text.split()}
+    assert marks & {"○", "◎"} and marks & {"✓", "✗"}, "the right part and a well-formed glyph are told apart"
+    page.evaluate("void jupyterapp.commands.execute('application:toggle-left-area')")
+    for width in (1280, 800, 390):
+        page.set_viewport_size({"width": width, "height": 1000})
+        grid, detail = (place.locator(name).bounding_box() for name in (".grid", ".detail"))
+        assert grid["x"] + grid["width"] <= detail["x"] and abs(grid["y"] - detail["y"]) < 5, f"at {width} pixels"
+        assert detail["x"] + detail["width"] <= width
+        assert width < 1280 or place.locator(".controls").bounding_box()["height"] < 45, "one row of controls"
+        notebook.screenshot(f"comparator_{width}")
+    page.evaluate("void jupyterapp.commands.execute('application:toggle-left-area')")
+    page.set_viewport_size({"width": 1280, "height": 1000})

@@ -1,5 +1,7 @@
 """The dataset browser as a reader uses it: filter and choose by mouse and keyboard, and how fast it is."""
 
+import re
+
 import numpy as np
 import pytest
 from playwright.sync_api import Locator, Page, expect
@@ -130,3 +132,42 @@ def measured(page: Page) -> list[float]:
             page.wait_for_function("count => window.taken.length > count", arg=count, polling=20)
     assert len(letters) > 4
     return page.evaluate("window.taken")
+
+
+def test_the_detail_the_chart_and_an_own_folder(open_notebook, folder, tmp_path):
+    notebook = open_notebook([cell(folder)])
+    notebook.run_all()
+    page, place = notebook.page, notebook.output(0)
+    place.get_by_label("Caption contains").fill("whale")
+    wait_for_tally(place, "175 of 1,400 glyphs")
+    expect(entry(place)).to_contain_text("whale")
+    expect(entry(place).get_by_role("row", name="grade")).to_contain_text("secondary school")
+    bars = place.locator(".bars li")
+    expect(bars).to_have_count(1, timeout=20_000)
+    place.get_by_role("button", name="Clear filters").click()
+    wait_for_tally(place, "1,400 of 1,400 glyphs")
+    place.get_by_role("button", name="Find similar glyphs").click()
+    similar = place.get_by_role("group", name="Most similar in shape, by distance (0 is the same)").locator("span")
+    expect(similar.first).to_have_text(re.compile(r"^\d\.\d\d$"), timeout=60_000)
+    assert similar.first.evaluate("span => span.scrollWidth <= span.clientWidth"), "the number is not cut"
+
+    broken = tmp_path / "mine"
+    broken.mkdir()
+    (broken / "metadata.csv").write_text(f"file_name,text\n1.png,{HOSTILE.replace(',', ';')}\n2.png,water\n")
+    place.get_by_label("Image folder").fill(str(broken))
+    place.get_by_label("Image folder").press("Enter")
+    alert = place.get_by_role("alert")
+    expect(alert).to_contain_text("Not opened: 2 problems", timeout=20_000)
+    expect(alert).to_contain_text("metadata.csv line 2")
+    assert page.evaluate("window.obeyed") is None
+    place.get_by_label("Image folder").fill(str(eight_kanji(tmp_path / "other")))
+    place.get_by_role("button", name="Open", exact=True).click()
+    wait_for_tally(place, "8 of 8 glyphs")
+    expect(alert).to_have_count(0)
+    page.evaluate("void jupyterapp.commands.execute('application:toggle-left-area')")
+    page.set_viewport_size({"width": 390, "height": 1000})
+    chart = place.locator(".bars").bounding_box()
+    assert chart["x"] + chart["width"] <= 390, "the chart fits"
+    notebook.screenshot("dataset_phone")
+    page.evaluate("void jupyterapp.commands.execute('application:toggle-left-area')")
+    page.set_viewport_size({"width": 1280, "height": 1000})

@@ -103,9 +103,11 @@ def test_start_stop_resume_reload_and_restart(open_notebook, cells, tmp_path, re
     milliseconds = 1000 * (time.monotonic() - started)
     record_property("measured", f"training panel, another cell run during a training: {milliseconds:.0f} ms")
     place = notebook.output(0)
-    expect(place.get_by_alt_text("Loss and gradient norm so far")).to_be_visible(timeout=SLOW_MS)
+    expect(place.get_by_role("img", name="Loss over images seen")).to_be_visible(timeout=SLOW_MS)
     strip = place.get_by_alt_text(re.compile("^Strip: water"))
     expect(strip).to_be_visible(timeout=SLOW_MS)
+    expect(place.get_by_label("LoRA rank")).to_be_hidden()  # the settings are folded, so the strip is seen
+    assert strip.bounding_box()["y"] - place.bounding_box()["y"] < 250, "the strip is in the first screen"
     first = strip.get_attribute("src")
     expect(strip).not_to_have_attribute("src", first, timeout=SLOW_MS)  # it has grown by a column
     assert HOSTILE in strip.get_attribute("alt")
@@ -182,9 +184,73 @@ def test_the_whole_from_top_to_bottom(open_notebook, cells):
     assert "image/png" in notebook.cells()[5]["outputs"][0]["data"]
     place = notebook.output(0)
     expect(button(place, "Load")).to_be_enabled()
-    images = place.get_by_label("images seen").first
+    assert place.get_by_title("peak_lr: a field of Arm").count() > 0, "the field's own name is the hint"
+    button(place, "Settings").click()  # folded since the start
+    images = place.get_by_label("Images seen, in all")
     images.fill("48")
     images.press("Tab")
     expect(button(place, "Start")).to_be_enabled()
     expect(place.get_by_text(re.compile("24 steps"))).to_be_visible()
     notebook.screenshot("training-finished")
+
+
+CURVES = """
+import pandas as pd
+from kanjilab.widgets.common import panel_box
+from kanjilab.widgets.training_curves import TrainingCurves, curve_of
+
+def log(shift, count):
+    seen = range(10, 10 * count + 10, 10)
+    return pd.DataFrame({{"images_seen": seen, "loss": [shift + 100 / at for at in seen], "gradient_norm": 1.0}})
+
+curves = TrainingCurves()
+curves.runs = [curve_of("a", "first", log(1, {count})), curve_of("b", {hostile!r}, log(3, 200))]
+panel_box([curves])
+"""
+INK = """canvas => {
+  const { data } = canvas.getContext('2d').getImageData(0, 0, canvas.width, canvas.height);
+  let hash = 0;
+  for (let at = 0; at < data.length; at += 4) hash = (Math.imul(hash, 31) + data[at] + data[at + 3]) | 0;
+  return hash;
+}"""
+
+
+def test_curves_are_smoothed_zoomed_overlaid_and_logarithmic(open_notebook):
+    notebook = open_notebook([CURVES.format(count=200, hostile=HOSTILE)])
+    notebook.run_all()
+    page, place = notebook.page, notebook.output(0)
+    loss = place.get_by_role("img", name="Loss over images seen")
+    expect(loss).to_be_visible()
+    seen = [loss.evaluate(INK)]
+
+    def changed(what):
+        seen.append(loss.evaluate(INK))
+        assert seen[-1] != seen[-2], what
+
+    place.get_by_label("Smoothing").press("Home")
+    changed("smoothing, by keyboard")
+    place.get_by_role("checkbox", name=HOSTILE).check()
+    changed("a second run over the first")
+    expect(place.locator(".said")).to_contain_text("first: loss 1.05 after 2,000 images; ")
+    place.get_by_label("log scale").check()
+    changed("log scale")
+    place.get_by_role("button", name="Zoom in").click()
+    page.wait_for_timeout(100)
+    changed("zoom by button")
+    box = place.locator(".u-over").first.bounding_box()
+    page.mouse.move(box["x"] + 50, box["y"] + 50)
+    page.mouse.down()
+    page.mouse.move(box["x"] + 150, box["y"] + 60, steps=4)
+    page.mouse.up()
+    page.wait_for_timeout(100)
+    changed("zoom by mouse")
+    place.get_by_role("button", name="Whole").click()
+    page.wait_for_timeout(100)
+    assert loss.evaluate(INK) == seen[3], "the whole again"
+    notebook.screenshot("training_curves")
+    notebook.command("apputils:change-theme", theme="JupyterLab Dark")
+    expect(page.locator("#jupyterlab-splash")).to_have_count(0)
+    changed("the dark theme's ink")
+    notebook.screenshot("training_curves_dark")
+    notebook.command("apputils:change-theme", theme="JupyterLab Light")
+    assert page.evaluate("window.obeyed") is None

@@ -9,12 +9,13 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
+import typer
 from PIL import Image
 from safetensors import safe_open
 from typer.testing import CliRunner
 
 from kanjilab.cli.main import app
-from kanjilab.cli.options import parse_settings
+from kanjilab.cli.options import parse_settings, plain_errors
 from kanjilab.core.config import Arm
 from kanjilab.core.run_folder import RunFolder
 from kanjilab.data.image_folder import open_dataset
@@ -505,3 +506,16 @@ def test_data_refuses_what_it_cannot_draw(tmp_path):
     assert "No such file" in refused("data", folder, "--kanjidic2", tmp_path / "none.xml")
     assert "Invalid value for '--rule'" in refused("data", folder, "--rule", "sixteen", code=2)
     assert not folder.exists()
+
+
+def test_ctrl_c_says_how_to_go_on(monkeypatch, capsys):
+    @plain_errors
+    def command():
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(sys, "argv", ["bin/kanjilab", "demo", "--folder", "my runs"])
+    with pytest.raises(typer.Exit) as ended:
+        command()
+    assert ended.value.exit_code == 130
+    said = capsys.readouterr().err
+    assert "what is stored is kept" in said and said.endswith("  kanjilab demo --folder 'my runs'\n")

@@ -13,7 +13,8 @@ from PIL import Image
 from kanjilab.core.run_folder import RunFolder
 from kanjilab.data.rendering import default_font, draw_font
 from kanjilab.widgets import comparator as module
-from kanjilab.widgets.comparator import StripComparator, page_html, reading_texts
+from kanjilab.widgets.common import differing_settings, flat_settings
+from kanjilab.widgets.comparator import StripComparator, expected_of, page_html, reading_texts
 from kanjilab.widgets.tracks import (
     Track,
     all_prompts,
@@ -23,12 +24,13 @@ from kanjilab.widgets.tracks import (
     first_view,
     frame_images,
     name_runs,
+    own_key,
     read_tracks,
     state_of,
     timeline,
     view_of,
-    view_strip,
 )
+from kanjilab.widgets.view_strips import view_strip
 from tests.stored_runs import distinct_glyphs, store_run
 
 HOSTILE = """</script><img src=x onerror="alert('1')">"""
@@ -316,7 +318,7 @@ def test_many_frames_wait_until_the_browser_asks(runs, monkeypatch):
 def test_readings_come_from_a_thread_once_for_each_frame(runs, monkeypatch):
     asked = []
 
-    def read(judge, images):
+    def read(judge, images, expected):
         asked.append((judge, len(images)))
         return [f"{judge}{image[0, 0]}" for image in images]
 
@@ -359,3 +361,47 @@ def test_an_arm_that_ended_before_its_run_has_no_checkpoint_twice(tmp_path):
     (track,) = read_tracks({"a": tmp_path / "a"})
     assert track.images_seen == (0, 4, 8)
     assert np.array_equal(track.images, images[:3])
+
+
+def test_what_differs_between_runs():
+    settings = {"arms": [{"rank": 4, "seed": 1}, {"rank": 8, "seed": 1}], "base": "a", "hash": "x", "versions": {}}
+    runs = {"one": flat_settings(settings), "two": flat_settings(settings, 1), "old": {"base": "b", "seed": 1}}
+    assert runs["two"] == {"base": "a", "rank": 8, "seed": 1}
+    assert differing_settings(runs) == [("base", ("a", "a", "b")), ("rank", (4, 8, None))]
+    assert differing_settings({"one": runs["one"]}) == differing_settings({}) == []
+
+
+def test_the_right_part_is_told_apart_from_a_well_formed_glyph(tmp_path):
+    glyphs = [np.asarray(draw_font(character, default_font())) for character in "休明"]
+    texts = reading_texts("B", glyphs, [("木", "水"), ("木",)])
+    assert texts[0].endswith("◎ ✓") and texts[1].endswith("○ ✓")
+    noise = np.random.default_rng(0).integers(0, 256, (128, 128), dtype=np.uint8)
+    assert reading_texts("B", [noise], [()])[0].endswith(" ✗") and "○" not in reading_texts("B", [noise], [()])[0]
+    store_run(tmp_path / "a", prompts=("fire water", "queen"))
+    (track,) = read_tracks({"a": tmp_path / "a"})
+    assert expected_of(track, "fire water") == ("火", "水") and expected_of(track, "blorpt") == ()
+    study = replace(track, facts={"prompts": [{"prompt": "queen", "expected": ["氵"]}]})
+    assert expected_of(study, "queen") == ("水",)
+
+
+def test_own_prompts_join_their_track_alone(tmp_path):
+    store_run(tmp_path / "a", prompts=("water", "tree"), seed=1)
+    before = read_tracks({"a": tmp_path / "a"})[0]
+    run = RunFolder.open(tmp_path / "a")
+    images = distinct_glyphs((3, 1, 2), 9)
+    for name, key, prompt in (("x", own_key(before), "fish"), ("y", "another", "iron")):
+        run.write_samples(f"history_own_{name}", images, {**before.facts, "prompts": [prompt], "own": key})
+    (track,) = read_tracks({"a": tmp_path / "a"})
+    assert (track.label, track.prompts) == (before.label, ("water", "tree", "fish"))
+    assert np.array_equal(track.images[:, 2], images[:, 0]) and np.array_equal(track.images[:, :2], before.images)
+
+
+def test_a_prompt_that_cannot_be_drawn_says_why(runs, monkeypatch):
+    panel, sent = StripComparator(runs), []
+    monkeypatch.setattr(panel._view, "send", lambda content, buffers=(): sent.append(content))
+    panel._answer(None, {"kind": "prompt", "text": "fish"}, [])
+    panel._worker.join(30)
+    assert "“fish” cannot be drawn: " in sent[-1]["text"], "these runs have no checkpoints"
+    panel._answer(None, {"kind": "prompt", "text": " water "}, [])
+    panel._worker.join(30)
+    assert "cannot be drawn" in sent[-1]["text"] or "is there already" in sent[-1]["text"]

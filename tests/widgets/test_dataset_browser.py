@@ -1,5 +1,6 @@
 """The dataset browser: filters by hand, what a glyph's entry says, and the panel driven as the page drives it."""
 
+import re
 import statistics
 import time
 from pathlib import Path
@@ -18,6 +19,7 @@ from kanjilab.widgets.dataset_browser import (
     balance_table,
     entry_facts,
     filter_table,
+    grade_name,
     pages,
     same_caption,
 )
@@ -179,10 +181,16 @@ def test_the_nearest_in_shape_are_other_glyphs(browser, tmp_path, monkeypatch):
     assert len(browser.nearest.names) == 7 and not any(name.startswith(nearest) for name in browser.nearest.names)
 
 
+def bars_of(browser):
+    """Glyphs of each radical, as the bars say."""
+    found = re.findall(r'<b lang="ja">(.)</b>.*?</span><span>([\d,]+)</span>', browser.chart.value)
+    return {name: int(count) for name, count in found}
+
+
 def test_the_chart_follows_the_filter(browser):
-    assert "魚 3" in browser.chart.value
+    assert bars_of(browser)["魚"] == 3
     browser.text.value = "carp"
-    wait_for(lambda: "魚 2" in browser.chart.value and "人" not in browser.chart.value)
+    wait_for(lambda: bars_of(browser).get("魚") == 2 and "人" not in bars_of(browser))
 
 
 def test_turning_pages(tmp_path):
@@ -218,3 +226,56 @@ def test_a_filter_of_1400_glyphs_takes_less_than_100_ms(tmp_path):
         browser.text.value = text
         seconds.append(time.thread_time() - started)
     assert statistics.median(seconds) < 0.1
+
+
+def test_the_detail_follows_the_filter(browser):
+    browser.selected = int(browser.rows[-1])
+    browser._show_entry()
+    before = browser.entry.value
+    browser.text.value = "carp"
+    assert browser.selected in browser.rows and browser.entry.value != before and "carp" in browser.entry.value
+    kept = browser.selected
+    browser.text.value = "car"
+    assert browser.selected == kept, "it stays while it passes"
+    browser.text.value = "no such word"
+    assert browser.entry.value == "" and browser.same.pictures == []
+    browser.text.value = ""
+    assert "carp" in browser.entry.value, "the same glyph comes back"
+
+
+@pytest.mark.parametrize(
+    ("grade", "name"),
+    [
+        (1, "taught in year 1 of primary school (jōyō)"),
+        (6, "taught in year 6 of primary school (jōyō)"),
+        (8, "taught in secondary school (jōyō)"),
+        (9, "for names (jinmeiyō)"),
+        (10, "for names (jinmeiyō), variant of a jōyō kanji"),
+        (pd.NA, ""),
+    ],
+)
+def test_grades_have_names(grade, name):
+    assert grade_name(grade) == name
+
+
+def test_a_folder_that_cannot_be_used_is_listed_problem_by_problem(browser, tmp_path):
+    folder, before = tmp_path / "mine", browser.dataset
+    folder.mkdir()
+    hostile = "<img src=x onerror=alert(1)>"
+    lines = [f"{number}.png,{hostile}" for number in range(25)]
+    (folder / "metadata.csv").write_text("file_name,text\n" + "\n".join(lines))
+    browser.open(folder)
+    shown = browser.problems.value
+    assert "Not opened: 25 problems" in shown and shown.count("<li>") == 20 and "and 5 more" in shown
+    assert "metadata.csv line 2" in shown and hostile not in shown and browser.dataset is before
+    browser.open(tmp_path / "nowhere")
+    assert "1 problem" in browser.problems.value
+
+
+def test_another_folder_is_opened(browser, tmp_path):
+    other = eight_kanji(tmp_path / "other", times=2)
+    browser.folder.value = str(other)
+    browser.open_button.click()
+    assert browser.problems.value == "" and len(browser.rows) == 16 and str(other) in browser.code
+    browser.text.value = "carp"
+    assert 0 < len(browser.rows) < 16, "its own filters"

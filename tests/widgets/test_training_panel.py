@@ -12,6 +12,7 @@ import time
 from functools import partial
 
 import numpy as np
+import pandas as pd
 import pytest
 import torch
 from safetensors.torch import load_file
@@ -30,6 +31,7 @@ from kanjilab.training.encoded import encode_dataset
 from kanjilab.training.job import TrainingJob
 from kanjilab.widgets import TrainingPanel, training, training_job
 from kanjilab.widgets.training import as_data, data_from_text, text_from_data
+from kanjilab.widgets.training_curves import POINTS_MOST, curve_of
 from kanjilab.widgets.training_job import (
     RunState,
     cost_text,
@@ -311,7 +313,7 @@ def test_the_strip_has_a_column_for_each_checkpoint_and_grows(make_panel, monkey
 
 def test_hostile_names_stay_text(make_finished):
     panel = make_finished()
-    shown = panel.strip.value + panel.curves.value + panel.status.value + panel.cost.value + panel.progress.value
+    shown = panel.strip.value + panel.status.value + panel.cost.value + panel.progress.value
     assert HOSTILE not in shown and "&lt;img src=x onerror=alert(1)&gt;" in panel.strip.value
     panel.inputs["data"].value = HOSTILE
     panel.inputs["base"].value = HOSTILE
@@ -339,7 +341,7 @@ def test_what_is_finished_is_loaded_not_trained(make_finished, monkeypatch):
     monkeypatch.setattr(training_job, "measure_steps", lambda *_: pytest.fail("measured again"))
     monkeypatch.setattr(history, "sample", lambda *_, **__: pytest.fail("drawn again"))
     panel = make_finished()
-    assert panel.strip.value and panel.curves.value  # shown before anything is pressed
+    assert panel.strip.value and panel.curves.runs  # shown before anything is pressed
     before = {path: path.stat().st_mtime_ns for path in run_of(panel).path.rglob("*") if path.suffix}
     asyncio.run(panel.run_now())
     assert {path: path.stat().st_mtime_ns for path in before} == before
@@ -557,3 +559,23 @@ def test_damaged_settings_are_named(make_finished):
     (path / "settings.json").write_text("{")
     with pytest.raises(RunError, match="settings.json"):
         read_state(path)
+
+
+def test_a_curve_is_thinned_and_says_nothing_of_what_is_not_finite():
+    log = pd.DataFrame({"images_seen": [[8], [16], [None], [24]], "loss": [[1.0], [float("nan")], [None], [0.5]]})
+    curve = curve_of("a", "first", log)
+    assert curve == {"name": "a", "label": "first", "seen": [8, 16, 24], "loss": [1.0, None, 0.5]}
+    assert curve_of("a", "first", log.iloc[:0]) is None and curve_of("a", "first", log.iloc[2:3]) is None
+    long = pd.DataFrame({"images_seen": range(1, 5001), "loss": 1.0})
+    assert len(curve_of("a", "first", long)["seen"]) == 1667 <= POINTS_MOST  # every third
+
+
+def test_the_settings_are_folded_once_something_has_begun(make_panel, make_finished):
+    panel = make_panel()
+    assert panel._settings_button.opened and panel.inputs["rank"].description == "LoRA rank"
+    assert (
+        panel.inputs["peak_lr"].tooltip.startswith("peak_lr") and panel.inputs["checkpoints"].tooltip == "checkpoints"
+    )
+    finished = make_finished()
+    assert not finished._settings_button.opened
+    assert [curve["name"] for curve in finished.curves.runs] == [finished.recipe.name]
