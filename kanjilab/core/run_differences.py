@@ -15,15 +15,16 @@ OWN_TO_A_RUN = ("hash", "arms")  # the hash follows from the rest, and an arm's 
 
 
 def arm_settings(run: RunFolder, arm: int = 0) -> dict[str, Any]:
-    """All settings of one training: those of its run and those of its arm, by name.
+    """All settings of one training: those of its run and, where the run names its arms, those of its arm, by name.
 
     Args:
         arm: which of the arms that were trained together.
     Raises:
-        ValueError: the run has no such arm.
+        ValueError: the run names its arms and has no such one.
     """
-    shared = {name: value for name, value in run.settings.items() if name not in OWN_TO_A_RUN}
-    return flat_settings(shared) | dataclasses.asdict(run.arm(arm))
+    settings = run.settings
+    shared = {name: value for name, value in settings.items() if name not in OWN_TO_A_RUN}
+    return flat_settings(shared) | (dataclasses.asdict(run.arm(arm)) if settings.get("arms") else {})
 
 
 def flat_settings(settings: Mapping[str, Any], before: str = "") -> dict[str, Any]:

@@ -71,32 +71,6 @@ def label_of(setting: str) -> str:
     return LABELS.get(setting, setting.replace("_", " ").capitalize())
 
 
-def differing_settings(runs: Mapping[str, Mapping[str, Any]]) -> list[tuple[str, tuple[Any, ...]]]:
-    """In what some runs differ.
-
-    Args:
-        runs: settings by the run's name, such as `flat_settings`.
-    Returns:
-        (setting, its value in each run, in their order) of each that is not the same in all; None where a run does not
-        have it.
-    """
-    names = dict.fromkeys(name for settings in runs.values() for name in settings)
-    rows = [(name, tuple(settings.get(name) for settings in runs.values())) for name in names]
-    return [(name, values) for name, values in rows if any(value != values[0] for value in values)]
-
-
-def flat_settings(settings: Mapping[str, Any], arm: int = 0) -> dict[str, Any]:
-    """A run's settings and those of one of its arms side by side, without hashes of the whole and versions.
-
-    Args:
-        settings: of a run folder.
-        arm: index of the arm.
-    """
-    arms = settings.get("arms", [])
-    own = dict(arms[arm]) if arm < len(arms) else {}
-    return {name: value for name, value in settings.items() if name not in ("arms", "hash", "versions")} | own
-
-
 class Code(str):
     """Python source, which `python_call` copies unchanged."""
 

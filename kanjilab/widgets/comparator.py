@@ -7,6 +7,7 @@ without stored samples is blank. A prompt of one's own is drawn from the stored 
 from __future__ import annotations
 
 import base64
+import dataclasses
 import json
 import tempfile
 from collections.abc import Mapping, Sequence
@@ -20,7 +21,9 @@ import numpy as np
 import traitlets
 from PIL import Image
 
+from kanjilab.core.config import Arm
 from kanjilab.core.images import grayscale
+from kanjilab.core.run_differences import arm_settings, setting_differences
 from kanjilab.core.run_folder import RunFolder
 from kanjilab.core.storage import write_bytes_atomic
 from kanjilab.data.components import normal_form
@@ -32,9 +35,7 @@ from kanjilab.widgets.common import (
     FOLDER,
     CodeBox,
     Panel,
-    differing_settings,
     escape,
-    flat_settings,
     label_of,
     panel_box,
     png_bytes,
@@ -284,11 +285,12 @@ def differences_of(tracks: Sequence[Track], runs: Mapping[str, Path]) -> list[li
     """What differs between the runs of some tracks: [setting for readers, its own name, [value in each track]]."""
     settings = {}
     for track in tracks:
-        arm = track.facts.get("arm", 0)
-        own = flat_settings(RunFolder.open(runs[track.run]).settings, arm if isinstance(arm, int) else 0)
-        settings[track.label] = own | (dict(arm) if isinstance(arm, Mapping) else {})
-    rows = differing_settings(settings)
-    return [[label_of(name), name, ["–" if value is None else str(value) for value in values]] for name, values in rows]
+        arm, run = track.facts.get("arm", 0), RunFolder.open(runs[track.run])
+        of_study = dataclasses.asdict(Arm.from_json(dict(arm))) if isinstance(arm, Mapping) else {}
+        settings[track.label] = arm_settings(run, arm if isinstance(arm, int) else 0) | of_study
+    table = setting_differences(settings)
+    texts = [["–" if value is None else str(value) for value in values] for values in table.to_numpy()]
+    return [[label_of(str(name)), name, values] for name, values in zip(table.index, texts, strict=True)]
 
 
 def expected_of(track: Track, prompt: str) -> tuple[str, ...]:

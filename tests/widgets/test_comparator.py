@@ -13,7 +13,6 @@ from PIL import Image
 from kanjilab.core.run_folder import RunFolder
 from kanjilab.data.rendering import default_font, draw_font
 from kanjilab.widgets import comparator as module
-from kanjilab.widgets.common import differing_settings, flat_settings
 from kanjilab.widgets.comparator import StripComparator, expected_of, page_html, reading_texts
 from kanjilab.widgets.tracks import (
     Track,
@@ -361,14 +360,6 @@ def test_an_arm_that_ended_before_its_run_has_no_checkpoint_twice(tmp_path):
     (track,) = read_tracks({"a": tmp_path / "a"})
     assert track.images_seen == (0, 4, 8)
     assert np.array_equal(track.images, images[:3])
-
-
-def test_what_differs_between_runs():
-    settings = {"arms": [{"rank": 4, "seed": 1}, {"rank": 8, "seed": 1}], "base": "a", "hash": "x", "versions": {}}
-    runs = {"one": flat_settings(settings), "two": flat_settings(settings, 1), "old": {"base": "b", "seed": 1}}
-    assert runs["two"] == {"base": "a", "rank": 8, "seed": 1}
-    assert differing_settings(runs) == [("base", ("a", "a", "b")), ("rank", (4, 8, None))]
-    assert differing_settings({"one": runs["one"]}) == differing_settings({}) == []
 
 
 def test_the_right_part_is_told_apart_from_a_well_formed_glyph(tmp_path):
