@@ -376,6 +376,20 @@ def test_findings_hold_the_trials_of_the_base():
         assert f"| {trial['what']} | {trial['images_seen']:,} | {' | '.join(rates)} | {trial['loss']:.3f} |" in page
 
 
+def test_the_findings_say_what_each_moved_setting_drew():
+    page, folder = (ROOT / "docs" / "findings.md").read_text(), ROOT / "figures" / "studies" / "settings-steps"
+    cells: dict[str, list[str]] = {}
+    for judge in ("radicals", "judge-b"):
+        for rate in json.loads((folder / f"report-{judge}.json").read_text())["rates"]:
+            if rate["final"] and rate["split"] == "held_out":
+                value, low, high = (100 * rate[name] for name in ("value", "low", "high"))
+                cells.setdefault(rate["variant"], []).append(f"{value:.0f} [{low:.0f}, {high:.0f}]")
+    reference, *others = cells.items()
+    assert f"all layers | {' | '.join(reference[1])} |" in page
+    for variant, texts in others:
+        assert f"| {variant} | {' | '.join(texts)} |" in page
+
+
 def test_no_text_names_one_machine_or_a_package_index():
     texts = {path: path.read_text(errors="replace") for path in committed() if path.suffix not in BINARY}
     here = [f"{folder}/" for folder in (ROOT, ROOT.parent) if len(folder.parts) > 1]
