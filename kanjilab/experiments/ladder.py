@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -58,15 +59,22 @@ def ladder_strip(folder: Path, axis: str, *, seed: int | None = None, title: str
     seed = stored.study.seeds[0] if seed is None else seed
     steps = steps_of(stored.study, axis)
     key_of = {(arm["variant"], arm["seed"]): arm["arm"] for arm in stored.report["arms"]}
-    asked = pd.DataFrame([{**shown, "expected": "".join(shown["expected"])} for shown in sheets.prompts])
-    order = {split: at for at, split in enumerate(asked["split"].unique())}
-    asked = asked.assign(order=asked["split"].map(order), turn=asked.groupby(["split", "expected"]).cumcount())
-    asked = asked[asked["turn"] < per_radical].sort_values(["order", "expected", "turn"])
-    images = [sheets.images(key_of[label, seed])[asked.index, -1, 0] for label in steps.values()]  # (P, 64, 64) each
-    groups = tuple((spelled(str(split)), len(part)) for split, part in asked.groupby("split", sort=False))
+    rows = _prompt_rows(sheets.prompts, per_radical)
+    splits = [sheets.prompts[row]["split"] for row in rows]
+    images = [sheets.images(key_of[label, seed])[rows, -1, 0] for label in steps.values()]  # (P, 64, 64) each
+    groups = tuple((spelled(split), splits.count(split)) for split in dict.fromkeys(splits))
     facts = {"study": stored.study.hash, "seed": seed} | stored.study.sampling.to_json()
     labels = tuple(_step_text(axis, value) for value in steps)
-    return Strip(np.stack(images), labels, tuple(asked["prompt"]), title, facts, column_groups=groups)
+    prompts = tuple(sheets.prompts[row]["prompt"] for row in rows)
+    return Strip(np.stack(images), labels, prompts, title, facts, column_groups=groups)
+
+
+def _prompt_rows(prompts: Sequence[Mapping[str, Any]], per_radical: int) -> list[int]:
+    """Rows of the first prompts of each radical, split by split, radical by radical."""
+    groups: dict[str, dict[str, list[int]]] = {}
+    for row, asked in enumerate(prompts):
+        groups.setdefault(asked["split"], {}).setdefault("".join(asked["expected"]), []).append(row)
+    return [row for of in groups.values() for radical in sorted(of) for row in of[radical][:per_radical]]
 
 
 def ladder_table(folder: Path, axis: str) -> pd.DataFrame:
