@@ -122,7 +122,8 @@ class Study:
     def to_json(self) -> dict[str, Any]:
         """A plain dictionary, ready for JSON."""
         variants = [dataclasses.asdict(variant.respelled(SPELLED_IN_JSON)) for variant in self.variants]
-        contents = dataclasses.asdict(self) | {"arm": self.arm.to_json(), "variants": variants}
+        parts = {"arm": self.arm.to_json(), "sampling": self.sampling.to_json(), "variants": variants}
+        contents = dataclasses.asdict(self) | parts
         return json.loads(json.dumps(contents))
 
     @classmethod
