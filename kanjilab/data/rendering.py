@@ -15,8 +15,8 @@ INK_MAX = 200  # a pixel darker than this counts as ink
 INK_PIXELS_MIN = 8  # of 128 x 128; the lightest character of IPAexGothic has 758
 PAPER = 255
 FONT_BYTES_MAX = 512 * 1024 * 1024  # the largest collections of faces have some 100 MB
-# What fonts show in place of a glyph that they lack: a noncharacter, which no font has, the geta and the diamond.
-PLACEHOLDERS = ("\uffff", "〓", "\ufffd")
+LACKED = "\uffff"  # a noncharacter, which no font has
+PLACEHOLDERS = (LACKED, "〓", "\ufffd")  # what fonts show in place of a glyph that they lack
 
 
 class GlyphError(ValueError):
@@ -77,7 +77,10 @@ def draw_font(character: str, font: Path, size_px: int = SIZE_PX) -> Image.Image
     if len(character) != 1:
         raise GlyphError(f"expected one character, got {character!r}")
     image = _draw_font(character, font, size_px)
-    if image.tobytes() in _placeholders(font, size_px) and character not in PLACEHOLDERS:
+    shown = image.tobytes()
+    if any(
+        shown == other for sign, other in _placeholders(font, size_px).items() if sign != character or sign == LACKED
+    ):
         raise GlyphError(f"{font.name} has no glyph for {describe_character(character)}")
     return image
 
@@ -103,15 +106,15 @@ def _draw_font(character: str, font: Path, size_px: int) -> Image.Image:
 
 
 @lru_cache(maxsize=8)
-def _placeholders(font: Path, size_px: int) -> frozenset[bytes]:
-    """What the font shows for a character that it lacks: an empty box, as a rule."""
-    found = set()
+def _placeholders(font: Path, size_px: int) -> dict[str, bytes]:
+    """How the font shows each placeholder that it draws: `LACKED`, as a rule, as an empty box."""
+    found = {}
     for character in PLACEHOLDERS:
         try:
-            found.add(_draw_font(character, font, size_px).tobytes())
+            found[character] = _draw_font(character, font, size_px).tobytes()
         except GlyphError:
             continue
-    return frozenset(found)
+    return found
 
 
 def has_ink_pixels(image: Image.Image) -> bool:

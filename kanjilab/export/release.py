@@ -48,10 +48,10 @@ class Handover:
     def __post_init__(self) -> None:
         if self.form not in FORMS:
             raise ValueError(f"format must be one of {', '.join(FORMS)}, got {self.form!r}")
-        if self.form == "onnx" and self.card:
-            raise ValueError("the format onnx has a card of its own, without a strip, and is not pushed")
         if self.strip is not None:
             _require_png(self.strip)
+        if self.form == "onnx" and self.card:
+            raise ValueError("the format onnx has a card of its own, without a strip, and is not pushed")
 
     def drawing(self, size_px: int) -> Drawing:
         """What the workflow draws, of this height and width."""

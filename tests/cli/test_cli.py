@@ -195,7 +195,8 @@ def test_other_settings_for_a_run_are_refused(trained, arguments):
 
 
 def test_an_arm_that_stopped_early_is_told(arguments, tmp_path):
-    result = call(*arguments[:2], tmp_path / "run", *arguments[3:-2], "--tracker", "none", "--set", "peak_lr=1e30")
+    others = [str(each).replace("peak_lr=0.01", "peak_lr=1e30") for each in arguments[3:-2]]
+    result = call(*arguments[:2], tmp_path / "run", *others, "--tracker", "none")
     assert result.exit_code == 0
     assert "arm 0 stopped early: step 2: loss" in result.output.replace("\n", " ")
     assert not (tmp_path / "run" / "trackers").exists()

@@ -128,11 +128,16 @@ def test_a_ruined_arm_is_refused(base, tmp_path):
     arm = dataclasses.replace(ARMS["attention"], peak_lr=1e30)
     step = list(train(base, tiny_encoded(base), [arm], tmp_path / "run", checkpoints=1))[-1].step
     run = RunFolder.open(tmp_path / "run")
-    file = run.checkpoint_path(step) / "arm_0" / "adapter_model.safetensors"
-    tensors = {name: torch.full_like(value, torch.nan) for name, value in load_file(file).items()}
-    save_file(tensors, file)
-    with pytest.raises(ValueError, match=f"arm 0 of .* at step {step}: .*lora_.* is not finite"):
-        to_diffusers(run, step, 0, tmp_path)
+    folder = run.checkpoint_path(step)
+    files = {
+        str(path.relative_to(folder)): path.read_bytes() for path in folder.rglob("*.*") if path.stem != "manifest"
+    }
+    tensors = load_file(folder / "arm_0" / "adapter_model.safetensors")
+    files["arm_0/adapter_model.safetensors"] = {name: value * torch.nan for name, value in tensors.items()}
+    with run.lock():
+        run.write_checkpoint(step + 1, files)
+    with pytest.raises(ValueError, match=f"arm 0 of .* at step {step + 1}: .*lora_.* is not finite"):
+        to_diffusers(run, step + 1, 0, tmp_path)
 
 
 # ---------------------------------------------------------------------------------- further forms

@@ -58,7 +58,7 @@ def test_the_command_leaves_nothing_and_succeeds_when_it_is_repeated(run, tmp_pa
 
     from kanjilab.cli.main import app
 
-    for form in FORMS:
+    for form in (form for form in FORMS if form != "onnx"):  # which has a card of its own
         target, strip = tmp_path / form, tmp_path / f"{form}.png"
         words = ["export", str(run.path), str(target), "--format", form, "--card", "--strip", str(strip)]
         refused = CliRunner().invoke(app, words)
