@@ -5,6 +5,7 @@ from pathlib import Path
 
 import numpy as np
 
+from kanjilab.core.config import Arm
 from kanjilab.core.run_folder import RunFolder
 
 
@@ -30,7 +31,11 @@ def store_run(
         (C, P, S, H, W) uint8, what was stored.
     """
     new = not (path / "settings.json").exists()
-    run = RunFolder.create(path, {"base": "tiny", "hash": path.name}) if new else RunFolder.open(path)
+    run = (
+        RunFolder.create(path, {"base": "tiny", "hash": path.name, "arms": [Arm().to_json()]})
+        if new
+        else RunFolder.open(path)
+    )
     images = distinct_glyphs((len(images_seen), len(prompts), len(seeds)), seed, size_px)
     facts = {"run": path.name, "arm": 0, "steps": list(images_seen), "images_seen": list(images_seen)}
     facts |= {"prompts": list(prompts), "seeds": list(seeds), "sampling": {"sampler": "ddim", "guidance": guidance}}

@@ -97,9 +97,13 @@ def _terminated_like_interrupted() -> Iterator[list[str]]:
         yield terminated
         return
 
-    def handle(_number: int, _frame: Any) -> None:
+    def handle(number: int, frame: Any) -> None:
         terminated.append("SIGTERM")
-        signal.raise_signal(signal.SIGINT)
+        interrupt = signal.getsignal(signal.SIGINT)
+        if callable(interrupt):
+            interrupt(number, frame)
+        else:  # of a command in the background, where shells let Ctrl-C be ignored
+            raise KeyboardInterrupt
 
     usual = signal.signal(signal.SIGTERM, handle)
     try:

@@ -9,7 +9,7 @@ import time
 import pytest
 
 COMMAND = """
-import time, typer
+import signal, sys, time, typer
 from kanjilab.cli.options import plain_errors
 
 def wait():
@@ -19,6 +19,7 @@ def wait():
     finally:
         print("put away", flush=True)
 
+signal.signal(signal.SIGINT, signal.SIG_IGN if "background" in sys.argv.pop() else signal.default_int_handler)
 app = typer.Typer(pretty_exceptions_enable=False)
 app.command()(plain_errors(wait))
 app()
@@ -26,11 +27,16 @@ app()
 
 
 @pytest.mark.parametrize(
-    ("number", "code", "name"), [(signal.SIGINT, 130, "Ctrl-C"), (signal.SIGTERM, 143, "SIGTERM")], ids=["int", "term"]
+    ("number", "code", "name", "where"),
+    [
+        (signal.SIGINT, 130, "Ctrl-C", "foreground"),
+        (signal.SIGTERM, 143, "SIGTERM", "foreground"),
+        (signal.SIGTERM, 143, "SIGTERM", "background"),  # where shells let SIGINT be ignored
+    ],
 )
-def test_a_signal_ends_a_command_with_its_own_code(number, code, name):
+def test_a_signal_ends_a_command_with_its_own_code(number, code, name, where):
     pipes = dict(stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
-    process = subprocess.Popen([sys.executable, "-c", COMMAND], env=dict(os.environ), **pipes)
+    process = subprocess.Popen([sys.executable, "-c", COMMAND, where], env=dict(os.environ), **pipes)
     assert process.stdout is not None and process.stdout.readline() == "ready\n"
     time.sleep(0.05)
     process.send_signal(number)

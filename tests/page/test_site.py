@@ -90,7 +90,7 @@ def test_markup_in_a_document_is_text(tmp_path):
 def test_stored_studies_become_files_of_the_site(tmp_path):
     target = tmp_path / "ablations"
     target.mkdir()
-    page.write_studies(target, page.CLAIMS[:1])
+    page.write_studies(target, [page.STUDIES / "rank-full"])
     found = json.loads((target / "site.json").read_text())
     assert (
         [one["path"] for group in found["menu"] for one in group["studies"]] == list(found["studies"]) == ["rank-full"]
