@@ -60,7 +60,7 @@ def test_coin_choose_download_and_keep(open_notebook, pytestconfig, tmp_path, th
     saved = np.asarray(Image.open(io.BytesIO(download.value.path().read_bytes())).convert("L"))
     assert np.array_equal(saved, pixels(cards.locator("img").nth(1)))
     place.get_by_role("button", name="Keep this glyph").click()
-    expect(place.get_by_role("group", name="History", exact=True).locator("img")).to_have_count(1)
+    expect(place.get_by_role("group", name="Gallery", exact=True).locator("img")).to_have_count(1)
     ink, paper = cards.locator("label").first.evaluate(
         "card => [getComputedStyle(card).color, getComputedStyle(card.closest('.jp-Notebook')).backgroundColor]"
         ".map(colour => colour.match(/[0-9.]+/g).slice(0, 3).map(Number).reduce((sum, value) => sum + value))"
