@@ -185,7 +185,7 @@ def test_the_whole_from_top_to_bottom(open_notebook, cells):
     place = notebook.output(0)
     expect(button(place, "Load")).to_be_enabled()
     assert place.get_by_title("peak_lr: a field of Arm").count() > 0, "the field's own name is the hint"
-    button(place, "Settings").click()  # folded since the start
+    place.get_by_role("button", name=re.compile("Settings$")).click()  # folded since the start
     images = place.get_by_label("Images seen, in all")
     images.fill("48")
     images.press("Tab")
