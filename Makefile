@@ -10,7 +10,7 @@ export PIP_DISABLE_PIP_VERSION_CHECK := 1
 
 help:
 	@echo "make demo        curate, train and show the checkpoint strip (runs/)"
-	@echo "make test        style, types, all tests, and every notebook at smoke scale"
+	@echo "make test        style, types, all tests, and every notebook, in small or on stored results"
 	@echo "make browser-test  the widgets in JupyterLab and Chromium only (a part of make test where Chromium is found)"
 	@echo "make lab         open JupyterLab on the notebooks"
 	@echo "make app         the prompt playground as a page of its own, for this machine alone: http://localhost:8866"

@@ -1,9 +1,11 @@
-"""The notebooks: as committed, one clean run each; and they run at smoke scale, anew, in an empty folder."""
+"""The notebooks: as committed, one clean run each; and they run anew, in a folder of their own, at smoke scale or on
+stored results."""
 
 import ast
 import importlib.util
 import json
 import re
+import shutil
 from pathlib import Path
 
 import nbformat
@@ -34,6 +36,8 @@ def load_build():
 
 build = load_build()
 PATHS = build.notebook_paths()
+# Of the studies' notebooks, which train alike at smoke scale, these read the stored results, as by default.
+READ_STORED = {"09_ablate_batch", "12_ablate_layers", "14_fine_tune_every_weight", "16_ablate_the_data"}
 IN_BROWSER = {"01_curate_kanji", "05_train_one_lora", "13_compare_strips"}  # run by tests/browser where it can
 every_notebook, every_other_notebook = (
     pytest.mark.parametrize("path", paths, ids=lambda path: path.stem)
@@ -117,7 +121,9 @@ def test_numbers_are_distinct():
 
 @pytest.mark.notebook
 @every_other_notebook
-def test_runs_at_smoke_scale(path, tmp_path, monkeypatch, record_property):
+def test_runs_from_top_to_bottom(path, tmp_path, monkeypatch, record_property):
+    if path.stem in READ_STORED:
+        shutil.copytree(FOLDER.parent / "figures", tmp_path / "figures")
     silence = Silence()
     silence.listen(monkeypatch)
     start = tmp_path / "notebooks"  # so that '../figures' lies in the temporary folder too
@@ -125,7 +131,7 @@ def test_runs_at_smoke_scale(path, tmp_path, monkeypatch, record_property):
     notebook = papermill.execute_notebook(
         str(path),
         str(tmp_path / path.name),
-        parameters={"SCALE": "smoke"},
+        parameters={"SCALE": "stored" if path.stem in READ_STORED else "smoke"},
         kernel_name="python3",
         cwd=str(start),
         execution_timeout=SMOKE_LIMIT_SECONDS,
