@@ -251,7 +251,7 @@ def setting_strip(folder: Path, label: str, seed: int | None = None, split: str 
         sheets.images(keys[0])[rows, :, 0],
         tuple(f"{one['prompt']} → {''.join(one['expected'])}" for one in asked),
         tuple(f"{seen:,}" for seen in sheets.arms[keys[0]]),
-        title=f"{label}: {split.replace('_', '-')} prompts → expected radical, after so many images",
+        title=f"{label}: {split.replace('_', '-')} prompts, by images seen",
         facts={"study": report["hash"], "training seed": seed, "noise seed": sheets.noise_seeds[0]},
     )
 
