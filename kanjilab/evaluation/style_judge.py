@@ -24,10 +24,7 @@ def style_features(images: NDArray[np.uint8]) -> NDArray[np.float64]:
     """
     from skimage.feature import hog  # a third of a second to import
 
-    directions = [
-        hog(image, ORIENTATIONS, (CELL_PX, CELL_PX), (2, 2), block_norm="L2-Hys", transform_sqrt=True)
-        for image in images
-    ]
+    directions = [hog(image, ORIENTATIONS, (CELL_PX, CELL_PX), (1, 1), block_norm="L2") for image in images]
     return np.column_stack([np.stack(directions), np.stack([_widths(image < INK_MAX) for image in images])])
 
 

@@ -104,6 +104,7 @@ def score_calligraphy(
     folder: Path,
     amounts: Amounts = Amounts(),
     read: Mapping[str, Reader] | None = None,
+    hands: Sequence[Style] = FEW_SHOT_STYLES,
 ) -> dict[str, Any]:
     """Draws, measures and writes everything.
 
@@ -114,6 +115,7 @@ def score_calligraphy(
         folder: of the results, and of what was learned of hands.
         amounts: how much.
         read: readers by name; both judges and the outside one by default.
+        hands: that were never trained on.
     Returns:
         The report: for each split and row the means of its columns with 95% intervals, over seeds and characters.
     """
@@ -121,10 +123,10 @@ def score_calligraphy(
     known = _chosen(dataset.split(TRAIN), amounts.fitted)
     judge = StyleJudge.fit(known.images(), list(known.table["style"]))
     made = unseen_characters(base, dataset, known, amounts) + trained_characters(base, dataset, amounts)
-    hands = unseen_hands(base, dataset, font_folders, folder, judge, amounts)
+    learned = unseen_hands(base, dataset, font_folders, folder, judge, amounts, hands)
     table = pd.concat([measured(one, judge, read) for one in made], ignore_index=True)
     facts = {"base": base.name, "identity": base.identity, "sampling": WRITING.to_json(), "amounts": vars(amounts)}
-    report = facts | {"rows": summarised(table), "styles": by_style(table), "hands": hands}
+    report = facts | {"rows": summarised(table), "styles": by_style(table), "hands": learned}
     folder.mkdir(parents=True, exist_ok=True)
     write_table(table, folder / "table.parquet")
     write_json_atomic(folder / "report.json", report)
@@ -212,13 +214,9 @@ def trained_characters(base: LatentDiffusion, dataset: Dataset, amounts: Amounts
     chosen = _chosen(dataset.split(TRAIN), amounts.known)
     made = []
     for name, scripts in {"regular": ("regular",), "running and cursive": ("running", "cursive")}.items():
-        styles = [style.name for style in STYLES if style.script in scripts]
-        characters = sorted(set(chosen.table["character"]))
-        wanted = {character: styles[number % len(styles)] for number, character in enumerate(characters)}
-        kept = [
-            style == wanted[one] for style, one in zip(chosen.table["style"], chosen.table["character"], strict=True)
-        ]
-        some = chosen.take(np.flatnonzero(kept))
+        styles = sorted(set(chosen.table["style"][chosen.table["script"].isin(scripts)]))
+        wanted = {one: styles[number % len(styles)] for number, one in enumerate(known_characters(chosen))}
+        some = chosen.take(np.flatnonzero(chosen.table["style"] == chosen.table["character"].map(wanted)))
         its_styles, its_characters = list(some.table["style"]), list(some.table["character"])
         indices = [index_of(base, character) for character in its_characters]
         captions = _captions(its_styles)
@@ -274,7 +272,7 @@ def unseen_hands(
     folder: Path,
     judge: StyleJudge,
     amounts: Amounts,
-    styles: Sequence[Style] = FEW_SHOT_STYLES,
+    styles: Sequence[Style],
 ) -> list[dict[str, Any]]:
     """Hands learned from five samples: how far they are from the true hand, without and with what was learned.
 
@@ -328,3 +326,23 @@ def _old_styles(base: LatentDiffusion, held: Dataset, judge: StyleJudge, learned
     prompts = [writing_prompt(base, *one) for one in zip(_captions(styles), lines, strict=True)]
     images = write(base, prompts, trainable=learned)
     return float(np.mean(np.array(judge.read(images)) == np.array(styles)))
+
+
+def table_text(report: Mapping[str, Any]) -> str:
+    """The report's rows as a table in Markdown; shares in percent with their intervals.
+
+    Args:
+        report: of `score_calligraphy`.
+    """
+    head = "| glyphs | made from | L1 | RMSE | SSIM | style | outside reader | judge A | judge B |\n" + "|---" * 9 + "|\n"
+
+    def share(estimate: Sequence[float]) -> str:
+        mean, low, high = (100 * value for value in estimate)
+        return f"{mean:.1f} [{low:.1f}, {high:.1f}]"
+
+    def line(row: Mapping[str, Any]) -> str:
+        distances = [f"{row[name][0]:.3f}" for name in ("l1", "rmse", "ssim")]
+        shares = [share(row[name]) for name in ("style_read", "outside", "judge_a", "judge_b")]
+        return "| " + " | ".join([row["split"], row["row"], *distances, *shares]) + " |"
+
+    return head + "\n".join(map(line, report["rows"])) + "\n"

@@ -1,0 +1,49 @@
+"""The style judge on two made-up hands, and the outside reader on printed characters."""
+
+import numpy as np
+import pytest
+
+from kanjilab.data.calligraphy import jis_level_1, typed_glyph
+from kanjilab.data.skeleton import skeletons_of
+from kanjilab.evaluation.outside_reader import OutsideReader
+from kanjilab.evaluation.script_style import inked
+from kanjilab.evaluation.style_judge import StyleJudge
+
+CHARACTERS = jis_level_1()[::60]  # 50 of them
+
+
+@pytest.fixture(scope="module")
+def glyphs():
+    """Characters written by a thin pen, and by a thick one."""
+    skeletons = skeletons_of(np.stack([typed_glyph(character) for character in CHARACTERS]))
+    return {"thin": inked(skeletons, 1.5), "thick": inked(skeletons, 4.5)}
+
+
+def test_a_hand_is_known_by_characters_that_were_not_fitted(glyphs):
+    images = np.concatenate([glyphs["thin"][:40], glyphs["thick"][:40]])
+    judge = StyleJudge.fit(images, ["thin"] * 40 + ["thick"] * 40)
+    for name in glyphs:
+        assert judge.read(glyphs[name][40:]).count(name) >= 9
+    assert judge.distance(glyphs["thin"], glyphs["thin"]) == 0
+    apart = judge.distance(glyphs["thin"], glyphs["thick"])
+    mixed = np.concatenate([glyphs["thin"][:25], glyphs["thick"][25:]])
+    assert 0 < judge.distance(mixed, glyphs["thick"]) < apart
+    blank = np.full((1, 128, 128), 255, np.uint8)
+    assert judge.read(blank)[0] in ("thin", "thick")
+
+
+def test_within_a_style_every_direction_has_at_most_unit_variance(glyphs):
+    images, styles = np.concatenate(list(glyphs.values())), ["thin"] * 50 + ["thick"] * 50
+    judge = StyleJudge.fit(images, styles)
+    found = judge.whiten(images).reshape(2, 50, -1)
+    centred = (found - found.mean(axis=1, keepdims=True)).reshape(100, -1)
+    variances = np.linalg.eigvalsh(centred @ centred.T / 98)
+    assert 0.5 < variances.max() <= 1 / 0.9 + 1e-6  # shrinkage takes a tenth of the covariance away
+
+
+def test_the_outside_reader_reads_print():
+    reader = OutsideReader()
+    images = np.stack([typed_glyph(character) for character in "永国水"])
+    assert reader.read(images) == ["永", "国", "水"] and {"永", "国"} < reader.characters
+    assert reader.reads(images, "永国火").tolist() == [True, True, False]
+    assert reader.read(np.full((1, 128, 128), 255, np.uint8)) == [""]
