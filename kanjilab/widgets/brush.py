@@ -96,6 +96,8 @@ class BrushPanel(DrawPanel):
         queue: Path | None = None,
     ):
         self._base = base.name if isinstance(base, LatentDiffusion) else str(base)
+        usual = "bf16" if self._base in PACKAGED else "fp32"  # as `Models` loads it
+        self._precision = base.precision if isinstance(base, LatentDiffusion) else usual
         self._models = models or Models(*([base] if isinstance(base, LatentDiffusion) else []), device=device)
         self._lock, self._queue, self._folder = lock or threading.Lock(), queue, Path(folder)
         self._styles, self._first = tuple(styles), text
@@ -103,6 +105,7 @@ class BrushPanel(DrawPanel):
         self._written: dict[Any, NDArray[np.uint8]] = {}
         self._images: list[NDArray[np.uint8]] = []  # as they are shown, finished or not
         self._tiles: tuple[Tile, ...] = ()
+        self._finished = False
         self._make_inputs(checked)
         self._make_outputs()
         self._make_layout()
@@ -156,11 +159,11 @@ class BrushPanel(DrawPanel):
         inputs = (self.guidance, self.skeleton_guidance, self.seed, self.share, self.start_style, self.end_style)
         for widget in (*self.checks, *inputs):
             widget.observe(lambda _: self.start(), "value")
-        self.row.observe(lambda _: self._enlarge(), "selected")
-        self.text.on_msg(lambda _, content, __: self.type() if content.get("event") == "submit" else None)
+        self.row.observe(lambda _: self._choose(), "selected")
+        self.text.on_msg(lambda _, content, __: self.type_character() if content.get("event") == "submit" else None)
         self.line.on_msg(lambda _, content, __: self.start_page() if content.get("event") == "submit" else None)
         for button in self.examples:
-            button.on_click(lambda chosen: (setattr(self.text, "value", chosen.description), self.type()))
+            button.on_click(lambda chosen: (setattr(self.text, "value", chosen.description), self.type_character()))
         self.button.on_click(lambda _: self.start_page())
         self.stop_button.on_click(lambda _: self.stop())
         self.box.observe(lambda _: self.save_skeleton(), "copies")
@@ -186,23 +189,20 @@ class BrushPanel(DrawPanel):
 
     @property
     def code(self) -> str:
-        """The calls that write the same glyphs; "" on a public page."""
+        """The calls that write the same glyphs; the panel itself while nothing is drawn; "" on a public page."""
         if self._queue:
             return ""
+        if not self.board.strokes and not self.board.under:
+            return python_call("BrushPanel", *([] if self._base == BASE else [self._base]))
         drawn = Code(f"np.asarray({python_call('Image.open', str(self._skeleton_path))}) < 128")
         symbol = self._typed_symbol
         skeleton = Code(python_call("typed_skeleton", symbol)) if symbol else drawn
         return code_of(self._base, self._precision, skeleton, self.tiles, self.seed.value, self.sampling)
 
     @property
-    def _precision(self) -> str:
-        return "bf16" if self._base in PACKAGED else "fp32"  # as `Models` loads it
-
-    @property
     def _typed_symbol(self) -> str | None:
         """What was typed, where nothing was drawn over it."""
-        drawing = self.board.drawing
-        return None if drawing.get("strokes") else self._typed.get(bytes(drawing.get("under", b"")))
+        return None if self.board.strokes else self._typed.get(self.board.under)
 
     @property
     def _skeleton_path(self) -> Path:
@@ -242,14 +242,14 @@ class BrushPanel(DrawPanel):
         self.stop()
         self._begin(self._page_job)
 
-    def type(self) -> None:
+    def type_character(self) -> None:
         """Put the skeleton of what is typed onto the square."""
         self.stop()
         self._begin(lambda: self._type_job(self.text.value))
 
     def _seen(self) -> None:
         """The panel is on the screen: load, and write the example."""
-        if self._first and not self._images and not self.board.lines.any():
+        if self._first and self._worker is None:
             self.stop()
             self._begin(lambda: self._type_job(self._first, example=True))
 
@@ -294,31 +294,28 @@ class BrushPanel(DrawPanel):
     def _job(self) -> Job:
         self._show_code()
         lines, tiles, sampling, seed = self.board.lines, self.tiles, self.sampling, self.seed.value
-        if not lines.any() or not tiles:
-            self._tiles, self._images = (), []
-            self._show()
-            raise ValueError("Check a style." if lines.any() else "Draw a stroke, or type a character.")
         keys = [(tile, lines.tobytes(), seed, sampling) for tile in tiles]
 
         def job(worker: Worker) -> None:
             worker.check()
+            if not lines.any() or not tiles:
+                self._show((), [])
+                return self._say("Check a style." if lines.any() else "Draw a stroke, or type a character.")
             base, start = self._loaded(), time.perf_counter()
             self._say(f"Writing {_glyphs(len(tiles))} …")
-            old = dict(zip(self._tiles, self._images, strict=True))
-            self._tiles = tiles
-            self._images = [self._written.get(key, old.get(key[0], BLANK)) for key in keys]
+            shown = dict(zip(self._tiles, self._images, strict=True))
+            images = [self._written.get(key, shown.get(key[0], BLANK)) for key in keys]
             new = [place for place, key in enumerate(keys) if key not in self._written]
             if new:
                 prompts = [tiles[place].prompt(base, lines) for place in new]
-                images = write(
-                    base, prompts, seed, sampling, on_latents=self._forming(base, new, sampling.steps, worker)
-                )
-                for place, image in zip(new, glyphs_of(images[None]), strict=True):
-                    self._written[keys[place]] = self._images[place] = image
+                hook = self._forming(base, tiles, images, new, worker)
+                written = write(base, prompts, seed, sampling, on_latents=hook)
+                for place, image in zip(new, glyphs_of(written[None]), strict=True):
+                    self._written[keys[place]] = images[place] = image
+            self._show(tiles, images, finished=True)
+            self._say(f"{_glyphs(len(tiles))} in {time.perf_counter() - start:.1f} s.")
             for key in list(self._written)[:-KEPT_MOST]:
                 del self._written[key]
-            self._show(finished=True)
-            self._say(f"{_glyphs(len(tiles))} in {time.perf_counter() - start:.1f} s.")
 
         return job
 
@@ -328,13 +325,19 @@ class BrushPanel(DrawPanel):
         return self._models.load(Request("-", base=self._base))[0]
 
     def _forming(
-        self, base: LatentDiffusion, places: Sequence[int], steps: int, worker: Worker
+        self,
+        base: LatentDiffusion,
+        tiles: tuple[Tile, ...],
+        images: list[NDArray[np.uint8]],
+        places: Sequence[int],
+        worker: Worker,
     ) -> Callable[[Tensor], None]:
-        """A function, to be called after each step, that shows the glyphs of these places as they form.
+        """A function, to be called after each step, that shows the images of these places as they form.
 
         The first third of the steps is left out: it is all noise.
         """
         shown, done = 0.0, 0
+        steps = self.sampling.steps
 
         def on_latents(latents: Tensor) -> None:
             nonlocal shown, done
@@ -343,47 +346,46 @@ class BrushPanel(DrawPanel):
             if not steps <= 3 * done < 3 * steps or time.monotonic() - shown < FRAME_EVERY_SECONDS:
                 return
             for place, image in zip(places, glyphs_of(base.decode(latents)[None]), strict=True):
-                self._images[place] = image
-            self._show()
+                images[place] = image
+            self._show(tiles, images)
             shown = time.monotonic()
             self.progress.value = progress_html(done, steps, "Steps")
 
         return on_latents
 
-    def _show(self, finished: bool = False) -> None:
-        captions = [tile.caption for tile in self._tiles]
-        place = min(max(self.row.selected, 0), len(captions) - 1)  # -1 without any
+    def _show(self, tiles: tuple[Tile, ...], images: Sequence[NDArray[np.uint8]], finished: bool = False) -> None:
+        self._tiles, self._images, self._finished = tiles, list(images), finished
+        place = min(max(self.row.selected, 0), len(tiles) - 1)  # -1 without any
         with self._changing_inputs():
-            self.row.fill([png_bytes(image) for image in self._images], captions, selected=place)
-        self._enlarge(finished)
+            self.row.fill([png_bytes(image) for image in images], [tile.caption for tile in tiles], selected=place)
+        self._enlarge()
 
-    def _enlarge(self, finished: bool = True) -> None:
-        """Show the chosen tile large; once it is finished by its outline, to be saved."""
-        if self._filling and finished:  # the row is being filled
-            return
+    def _choose(self) -> None:
+        if not self._filling:
+            self._enlarge()
+
+    def _enlarge(self) -> None:
+        """Show the chosen tile large; once it is finished as an outline, with files to save."""
         tile, place = self.chosen, self.row.selected
         if tile is None:
             self.large.value = ""
-        elif not finished:
-            self.large.value = figure_html(
-                picture_html(png_bytes(self._images[place]), tile.caption, "256px"), tile.caption
-            )
-        else:
-            of = str(self.board.drawing.get("of", "")) or "drawn"
+        elif self._finished:
+            of = self.board.of or "drawn"
             self.large.value = page_html(np.stack(self._images[place : place + 1]), [(0, 0)], of, tile.caption)
+        else:
+            picture = picture_html(png_bytes(self._images[place]), tile.caption, "256px")
+            self.large.value = figure_html(picture, tile.caption)
 
     def _page_job(self) -> Job:
         lines = [symbols_of(line) for line in unicodedata.normalize("NFC", self.line.value).split()]
         count, most = sum(map(len, lines)), PUBLIC_MOST if self._queue else GLYPHS_MOST
         if not 1 <= count <= most:
             raise ValueError(f"Line: expected 1 to {most} characters, got {count}")
-        tile, sampling, seed, vertical = (
+        title, seed, sampling = self.line.value, self.seed.value, self.sampling
+        tile, places = (
             self.chosen or Tile(self._styles[0]),
-            self.sampling,
-            self.seed.value,
-            self.vertical.value,
+            places_of([len(line) for line in lines], self.vertical.value),
         )
-        title = self.line.value
 
         def job(worker: Worker) -> None:
             def on_progress(done: int, total: int) -> None:
@@ -395,7 +397,7 @@ class BrushPanel(DrawPanel):
             self._say(f"Writing {_glyphs(count)} …")
             prompts = [tile.prompt(base, skeleton) for skeleton in skeletons]
             images = glyphs_of(write(base, prompts, seed, sampling, on_progress=on_progress)[None])
-            self.page.value = page_html(images, places_of([len(line) for line in lines], vertical), title, tile.caption)
+            self.page.value = page_html(images, places, title, tile.caption)
             self._say(f"{_glyphs(count)}, {tile.caption}.")
 
         return job

@@ -59,16 +59,32 @@ class BrushBoard(anywidget.AnyWidget):
             self.drawing = {"strokes": [], "under": skeleton_png(lines), "of": of}
 
     @property
+    def strokes(self) -> list[list[tuple[float, float]]]:
+        """What was drawn; ValueError where the page sent something else."""
+        return _checked(self.drawing.get("strokes", ()))
+
+    @property
+    def under(self) -> bytes:
+        """PNG of the skeleton below the strokes, or no bytes; ValueError where the page sent something else."""
+        sent = self.drawing.get("under", b"")
+        if not isinstance(sent, bytes | memoryview):
+            raise ValueError(f"expected a PNG below the strokes, got {type(sent).__name__}")
+        return bytes(sent)
+
+    @property
+    def of(self) -> str:
+        """What that one is the skeleton of, in words; untrusted."""
+        return str(self.drawing.get("of", ""))
+
+    @property
     def lines(self) -> NDArray[np.bool_]:
         """What is drawn, (128, 128) bool.
 
         Raises:
             ValueError: the page sent something else than a drawing.
         """
-        found = skeleton_of_strokes(_checked(self.drawing.get("strokes", ())))
-        if under := bytes(self.drawing.get("under", b"")):
-            found |= read_image(under, SIZE_PX, "nearest") < 128
-        return found
+        found = skeleton_of_strokes(self.strokes)
+        return found | (read_image(self.under, SIZE_PX, "nearest") < 128) if self.under else found
 
 
 def skeleton_png(lines: NDArray[np.bool_]) -> bytes:
