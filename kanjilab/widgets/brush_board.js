@@ -138,7 +138,8 @@ function render({ model, el }) {
   });
   canvas.addEventListener("pointermove", (event) => {
     if (event.pointerId !== drawing?.pointer) return;
-    for (const moved of event.getCoalescedEvents?.() ?? [event]) {
+    const between = event.getCoalescedEvents?.() ?? [];
+    for (const moved of between.length ? between : [event]) {
       const point = place(moved);
       const [x, y] = drawing.points.at(-1);
       if (Math.hypot(point[0] - x, point[1] - y) >= STEP && drawing.points.length < POINTS_MOST) drawing.points.push(point);
