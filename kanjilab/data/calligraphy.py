@@ -22,6 +22,7 @@ from PIL import Image
 
 from kanjilab.core.rng import counted_rng
 from kanjilab.core.storage import appearing_folder, write_synced
+from kanjilab.data.components import is_held_out
 from kanjilab.data.framing import frame_glyphs, frame_scale
 from kanjilab.data.handwriting import Hand
 from kanjilab.data.image_folder import HELD_OUT, TRAIN, Dataset, open_dataset
@@ -30,7 +31,6 @@ from kanjilab.data.skeleton import pack_skeletons, skeletons_of
 
 SKELETONS = "skeletons.npy"  # beside metadata.csv: (M, 128, 16) uint8, one bit a pixel
 DRAWN_PX = 256  # at which fonts are drawn before they are framed
-TEST_ONE_IN = 10  # of the characters
 OWN = "own"  # style and script of a person's hand
 HAND_VARIANTS = 24  # of each glyph of a person's own
 SHIFT_PX, TURN_DEGREES, RESIZE = 4.0, 3.0, 0.06  # at most, of a variant
@@ -92,11 +92,6 @@ FEW_SHOT_STYLES = (  # never trained on
     Style("long-cang", "running", "brush", "long cang", _slices("long-cang")),
     Style("kiloji", "regular", "pen", "kiloji", "kiloji.ttf"),
 )
-
-
-def is_held_out_character(character: str) -> bool:
-    """Whether a character is kept for tests in every style: one in ten, by its hash."""
-    return hashlib.sha256(f"calligraphy {character}".encode()).digest()[0] % TEST_ONE_IN == 0
 
 
 def jis_level_1() -> list[str]:
@@ -228,7 +223,7 @@ def _row(style: Style, character: str, skeleton: int, typed: int) -> dict[str, A
     return {
         "file_name": f"images/{style.name}_{ord(character):05x}.png",
         "text": style.caption if named else style.caption_of_kind,
-        "split": HELD_OUT if is_held_out_character(character) else TRAIN,
+        "split": HELD_OUT if is_held_out(character) else TRAIN,
         "character": character,
         "style": style.name,
         "script": style.script,

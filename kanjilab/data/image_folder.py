@@ -78,7 +78,11 @@ class Dataset:
         kept = np.flatnonzero((self.table["split"] == name).to_numpy())
         if not len(kept):
             raise KeyError(f"split {name!r}: expected one of {sorted(self.table['split'].unique())}")
-        table, digests = self.table.iloc[kept].reset_index(drop=True), tuple(self.digests[i] for i in kept)
+        return self.take(kept)
+
+    def take(self, rows: Sequence[int] | np.ndarray) -> "Dataset":
+        """Some of the images, by their rows in `table`."""
+        table, digests = self.table.iloc[rows].reset_index(drop=True), tuple(self.digests[row] for row in rows)
         return replace(self, table=table, digests=digests)
 
     def images(self, indices: Sequence[int] | np.ndarray | None = None, channels: Literal[1, 3] = 1) -> np.ndarray:

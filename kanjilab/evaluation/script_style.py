@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
-import pandas as pd
 from numpy.typing import NDArray
 from scipy import ndimage
 
@@ -17,6 +15,11 @@ PAPER = 255
 def mean_absolute_difference(drawn: NDArray[np.uint8], true: NDArray[np.uint8]) -> NDArray[np.float64]:
     """(N,) L1 distance of images (N, H, W), as a share of the way from ink to paper."""
     return np.abs(drawn.astype(float) - true).mean(axis=(1, 2)) / PAPER
+
+
+def root_mean_square_difference(drawn: NDArray[np.uint8], true: NDArray[np.uint8]) -> NDArray[np.float64]:
+    """(N,) RMSE of images (N, H, W), as a share of the way from ink to paper."""
+    return np.sqrt(((drawn.astype(float) - true) ** 2).mean(axis=(1, 2))) / PAPER
 
 
 def structural_similarity(drawn: NDArray[np.uint8], true: NDArray[np.uint8]) -> NDArray[np.float64]:
@@ -51,33 +54,3 @@ def fitted_radius(skeletons: NDArray[np.bool_], true: NDArray[np.uint8]) -> floa
     """
     errors = [mean_absolute_difference(inked(skeletons, radius), true).mean() for radius in RADII_PX]
     return float(RADII_PX[int(np.argmin(errors))])
-
-
-def style_scores(
-    drawn: NDArray[np.uint8],
-    true: NDArray[np.uint8],
-    skeletons: NDArray[np.bool_],
-    styles: Sequence[str],
-    radii_px: Sequence[float],
-) -> pd.DataFrame:
-    """Mean L1 and SSIM of each style: of what was drawn, of a blank page, and of the skeleton inked evenly.
-
-    Args:
-        drawn, true: (N, H, W).
-        skeletons: (N, H, W), that led the drawing.
-        styles: of each glyph.
-        radii_px: of each glyph's style, of `fitted_radius`.
-    Returns:
-        A row for each style and each of `blank page`, `inked skeleton`, `drawn`; columns l1 and ssim.
-    """
-    even = np.concatenate([inked(lines[None], radius) for lines, radius in zip(skeletons, radii_px, strict=True)])
-    made = {"blank page": np.full_like(true, PAPER), "inked skeleton": even, "drawn": drawn}
-    rows = [
-        pd.DataFrame({
-            "style": styles, "row": name,
-            "l1": mean_absolute_difference(images, true), "ssim": structural_similarity(images, true),
-        })
-        for name, images in made.items()
-    ]  # fmt: skip
-    means: Any = pd.concat(rows).groupby(["style", "row"], sort=False)[["l1", "ssim"]].mean()
-    return means

@@ -1,15 +1,23 @@
-"""The sheet of calligraphy: every style in a row, with characters that were never shown, kana, and new kanji."""
+"""Pictures of what calligraphy writes: every style, what it learned and when, and hands from five samples."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from pathlib import Path
 
 import numpy as np
 
-from kanjilab.data.calligraphy import STYLES, is_held_out_character, jis_level_1
-from kanjilab.experiments.writing import WRITING, symbols_of, typed_skeleton, write, writing_prompt
+from kanjilab.core.run_folder import RunFolder
+from kanjilab.data.calligraphy import FEW_SHOT_STYLES, STYLES, draw_style, jis_level_1, open_face
+from kanjilab.data.components import is_held_out
+from kanjilab.data.framing import frame_glyphs, frame_scale
+from kanjilab.data.handwriting import Hand
+from kanjilab.data.skeleton import skeletons_of
+from kanjilab.experiments.writing import WRITING, index_of, symbols_of, typed_skeleton, write, writing_prompt
 from kanjilab.models.diffusion import LatentDiffusion
 from kanjilab.models.sampling import Sampling
+from kanjilab.training.checkpoints import load_checkpoints
+from kanjilab.training.few_shot import learn_hand
 from kanjilab.viz.strip import Strip
 
 UNSEEN = 8  # characters
@@ -18,7 +26,7 @@ FURTHER = {"kana": "あのミ", "kanji that do not exist": "⿰木鳥⿱雨魚�
 
 def unseen_characters(count: int) -> str:
     """Held-out characters, evenly spread over JIS level 1."""
-    held = [character for character in jis_level_1() if is_held_out_character(character)]
+    held = [character for character in jis_level_1() if is_held_out(character)]
     return "".join(held[row] for row in np.linspace(0, len(held) - 1, count).astype(int))
 
 
@@ -43,3 +51,56 @@ def calligraphy_sheet(
     title = "Each style, led by the skeletons of another font; unselected"
     sizes = tuple((name, len(group)) for name, group in groups.items())
     return Strip(np.stack(rows), captions, tuple(symbols), title, facts, column_groups=sizes)
+
+
+def learning_strip(base: LatentDiffusion, run: RunFolder, seed: int = 0, sampling: Sampling = WRITING) -> Strip:
+    """What the training of `build_calligraphy` wrote at each of its checkpoints.
+
+    Args:
+        base: of `base_to_train`.
+        run: of the training.
+        seed: of the noise, the same for all.
+        sampling: how.
+    """
+    styles, unseen, known = STYLES[::2], unseen_characters(1), "永"
+    led = [writing_prompt(base, style.caption, typed_skeleton(unseen)) for style in styles]
+    by_index = [writing_prompt(base, style.caption, None, index_of(base, known)) for style in styles]
+    steps = run.checkpoints()
+    drawn = [write(base, led + by_index, seed, sampling, load_checkpoints(base, run, [step])) for step in steps]
+    images = run.arm(0).batch * np.array(steps)
+    facts = {"base": base.name, "seed": seed, "steps": steps, "sampling": sampling.to_json()}
+    return Strip(
+        np.stack(drawn, axis=1),
+        tuple(style.caption_of_kind for style in styles) * 2,
+        tuple(f"{count:,}" for count in images),
+        "Images seen, from left to right",
+        facts,
+        row_groups=(
+            (f"{unseen}, never shown, by a typed skeleton", len(styles)),
+            (f"{known} by its index", len(styles)),
+        ),
+    )
+
+
+def hands_sheet(base: LatentDiffusion, font_folders: Sequence[Path], learned: Path, draw: int = 0) -> Strip:
+    """Three hands that were never trained on: true, asked for by name alone, and learned from five samples.
+
+    Args:
+        base: led by skeletons.
+        font_folders: with the fonts of the hands, see `kanjilab.data.calligraphy.open_face`.
+        learned: folder of `score_calligraphy`, which holds what was learned.
+        draw: which five samples.
+    """
+    characters, rows, labels = unseen_characters(UNSEEN), [], []
+    for style in FEW_SHOT_STYLES:
+        folder = learned / f"{style.name}-{draw}"
+        face = draw_style(open_face(style, font_folders), characters)
+        true = frame_glyphs([face[character] for character in characters], frame_scale(list(face.values())))
+        prompts = [writing_prompt(base, style.caption, lines) for lines in skeletons_of(true)]
+        known = Hand((), true[:0], (), ())
+        hand = learn_hand(base, known, style.caption, folder)
+        rows += [true, write(base, prompts), write(base, prompts, trainable=hand)]
+        labels += [style.hand, "by its name alone", "after five samples"]
+    groups = tuple((style.caption_of_kind, 3) for style in FEW_SHOT_STYLES)
+    facts = {"base": base.name, "identity": base.identity, "sampling": WRITING.to_json()}
+    return Strip(np.stack(rows), tuple(labels), tuple(characters), "Hands never trained on", facts, row_groups=groups)

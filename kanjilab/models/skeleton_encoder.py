@@ -1,13 +1,13 @@
 """The condition encoder of calligraphy: what a denoiser is told of a skeleton, and of a character by its index.
 
 The skeleton enters as a spatial hint, or as the tokens of a vision transformer beside the text, as in CalliffusionV2
-(arXiv:2410.03787); the index is one token more.
+(arXiv:2410.03787); the index is `INDEX_TOKENS` tokens more.
 """
 
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -20,12 +20,14 @@ from kanjilab.core.images import SIZE_PX
 from kanjilab.core.storage import write_bytes_atomic, write_json_atomic
 from kanjilab.models.conditioning import Conditioning
 from kanjilab.models.diffusion import LatentDiffusion, with_condition_encoder
+from kanjilab.models.text_encoders import TextEncoders, padded_tokens
 
 FOLDER = "condition_encoder"  # beside unet/, where diffusers does not look
 WAYS = ("hint", "tokens")
 HIDDEN = 128  # channels of the hint's convolutions
 PATCH_PX, VIT_WIDTH, VIT_LAYERS, VIT_HEADS = 16, 192, 2, 4
-INDEX_STD = 0.4  # of an index's first token: about that of MiniLM's states
+INDEX_TOKENS = 3
+INDEX_STD = 0.4  # of an index's first tokens: about that of MiniLM's states
 BITS = 8
 
 
@@ -66,7 +68,7 @@ class SkeletonEncoder(nn.Module):
         self.enters, self.characters, self.size_px = enters, characters, size_px
         with torch.random.fork_rng():
             torch.manual_seed(seed)
-            self.index = nn.Embedding(len(characters) + 1, width)
+            self.index = nn.Embedding(len(characters) + 1, INDEX_TOKENS * width)
             nn.init.normal_(self.index.weight, std=INDEX_STD)
             self.skeleton = HintBranch(hint_px, hint_channels) if enters == "hint" else VisionBranch(size_px, width)
         with torch.no_grad():
@@ -87,7 +89,8 @@ class SkeletonEncoder(nn.Module):
         if not ((index >= 0) & (index <= len(self.characters))).all():
             found = sorted(set(index.tolist()) - set(range(len(self.characters) + 1)))
             raise ValueError(f"index: expected 0 (none) to {len(self.characters)} (the known characters), got {found}")
-        tokens = [states.tokens, self.index(index)[:, None].to(states.tokens.dtype)]
+        of_index = self.index(index).unflatten(1, (INDEX_TOKENS, -1))
+        tokens = [states.tokens, of_index.to(states.tokens.dtype)]
         read, hint = self.skeleton(unpack_bits(packed)), None  # (N, C, h, w) or (N, patches, D)
         if self.enters == "hint":
             hint = read
@@ -141,17 +144,32 @@ def unpack_bits(packed: Tensor) -> Tensor:
     return (packed.long()[..., None] >> shifts & 1).flatten(2)[:, None].float()
 
 
-def with_skeletons(base: LatentDiffusion, enters: str, characters: str, seed: int = 0) -> LatentDiffusion:
+def with_skeletons(
+    base: LatentDiffusion, enters: str, characters: str, seed: int = 0, captions: Sequence[str] = ()
+) -> LatentDiffusion:
     """A base that can be led by skeletons; untrained.
 
     Args:
         base: any; its denoiser and text encoders are shared.
         enters, characters, seed: as for `SkeletonEncoder`.
+        captions: one of each character, from which the tokens of its index start; random without.
     """
     layer = base.first_layer
     hint_px = base.latent_px * layer.stride[0]
     encoder = SkeletonEncoder(enters, characters, base.text.shape[1], hint_px, layer.out_channels, seed=seed)
+    if captions:
+        with torch.no_grad():
+            encoder.index.weight[1:] = averaged_states(base.text, captions).flatten(1)
     return with_condition_encoder(base, encoder)
+
+
+def averaged_states(text: TextEncoders, captions: Sequence[str]) -> Tensor:
+    """(N, INDEX_TOKENS, D): the states of each caption's tokens, averaged over as many runs of about equal length."""
+    tokenizer, longest = text.tokenizers()[0]
+    states = text.states(captions).tokens  # (N, L, D)
+    lengths = padded_tokens(tokenizer, list(captions), longest).attention_mask.sum(dim=1).tolist()
+    runs = [torch.tensor_split(row[:length], INDEX_TOKENS) for row, length in zip(states, lengths, strict=True)]
+    return torch.stack([torch.stack([run.mean(dim=0) for run in row]) for row in runs])
 
 
 def save_encoder(encoder: SkeletonEncoder, folder: Path) -> None:

@@ -1,4 +1,4 @@
-"""Build calligraphy: pocket2 trained whole, led by skeletons, text, and the index of a character.
+"""Build calligraphy: the writer trained whole, led by skeletons, text, and the index of a character.
 
 The recipe in order: `build_calligraphy_folder` (kanjilab.data.calligraphy) -> the ordinary training of one arm, whose
 run folder goes on where it was stopped -> `save_calligraphy`.
@@ -20,7 +20,11 @@ from kanjilab.core.config import Arm
 from kanjilab.core.run_folder import RunFolder
 from kanjilab.core.storage import appearing_folder, write_json_atomic
 from kanjilab.data.calligraphy import STYLES, Style, build_calligraphy_folder, known_characters, load_skeletons
+from kanjilab.data.components import load_components
+from kanjilab.data.dictionary import load_characters
 from kanjilab.data.image_folder import TRAIN, Dataset, open_dataset
+from kanjilab.data.typeset import pair_of
+from kanjilab.data.writer_corpus import captions_by_parts
 from kanjilab.models.diffusion import LatentDiffusion
 from kanjilab.models.loading import base_folder, load_base
 from kanjilab.models.skeleton_encoder import SkeletonEncoder, save_encoder, with_skeletons
@@ -35,8 +39,8 @@ RECIPE = Arm(
     schedule="linear",
     warmup_steps=200,
     batch=16,
-    images_seen=60_000,
-    array_dropout=0.25,
+    images_seen=140_000,
+    array_dropout=0.35,
     min_snr_gamma=5.0,
     velocity_weight=True,
     ema_decay=0.998,
@@ -73,13 +77,27 @@ def encode_calligraphy(base: LatentDiffusion, dataset: Dataset, cache: Path | No
     return shown.with_arrays(skeleton=skeletons, index=index[rows])
 
 
+def caption_of(character: str) -> str:
+    """What the writer knows a character by: its parts where they have names, else its first meaning, else itself."""
+    named = captions_by_parts(character, pair_of(load_components().of(character)))
+    characters = load_characters()
+    meanings = characters.loc[character, "meanings"] if character in characters.index else ()
+    return next(iter([*named[1:2], *named, *meanings, character]))  # a pair's second caption names the places
+
+
+def base_to_train(base_name: str, characters: Sequence[str], enters: str = "hint", seed: int = 0) -> LatentDiffusion:
+    """What a training starts from, in bf16; each character's index from what the writer knows it by."""
+    captions = [caption_of(character) for character in characters]
+    return with_skeletons(load_base(base_name, "bf16"), enters, "".join(characters), seed, captions)
+
+
 def build_calligraphy(
     folder: Path,
     font_folders: Sequence[Path],
     recipe: Arm = RECIPE,
     *,
     enters: str = "hint",
-    base_name: str = "pocket2",
+    base_name: str = "writer",
     styles: Sequence[Style] = STYLES,
     characters: str | None = None,
 ) -> Path:
@@ -100,7 +118,7 @@ def build_calligraphy(
     data = folder / "data"
     dataset = open_dataset(data) if data.exists() else build_calligraphy_folder(data, font_folders, styles, characters)
     training = dataset.split(TRAIN)
-    base = with_skeletons(load_base(base_name, "bf16"), enters, "".join(known_characters(training)), recipe.seed)
+    base = base_to_train(base_name, known_characters(training), enters, recipe.seed)
     encoded = encode_calligraphy(base, training, folder / "encoded")
     run = finished_training(base, encoded, [recipe], folder / "run", CHECKPOINTS)
     facts = {"images": len(training), "examples": len(encoded), "images_seen": recipe.images_seen}

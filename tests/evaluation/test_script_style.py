@@ -7,8 +7,8 @@ from kanjilab.evaluation.script_style import (
     fitted_radius,
     inked,
     mean_absolute_difference,
+    root_mean_square_difference,
     structural_similarity,
-    style_scores,
 )
 
 LINE = np.zeros((1, 40, 40), bool)
@@ -26,6 +26,7 @@ def test_the_share_of_pixels_that_differ():
     blank = np.full((1, 40, 40), 255, np.uint8)
     assert_allclose(mean_absolute_difference(bar(2), blank), 5 * 24 / 1600)
     assert mean_absolute_difference(bar(2), bar(2)).item() == 0
+    assert_allclose(root_mean_square_difference(bar(2), blank), (5 * 24 / 1600) ** 0.5)
 
 
 def test_similarity_is_one_for_the_same_and_that_of_the_formula_for_even_grays():
@@ -39,11 +40,3 @@ def test_an_inked_line_is_a_stroke_of_that_width():
     image = inked(LINE, 3.0)[0]
     assert [int(value) for value in image[14:27, 20]] == [255] * 3 + [128] + [0] * 5 + [128] + [255] * 3
     assert fitted_radius(LINE, bar(2)) == 2.5 and fitted_radius(LINE, bar(4)) == 4.5
-
-
-def test_the_table_ranks_what_is_drawn_between_the_rows_that_cost_nothing():
-    true = np.concatenate([bar(2), bar(4)])
-    table = style_scores(true, true, np.concatenate([LINE, LINE]), ["thin", "thick"], [2.5, 2.5])
-    assert table.loc[("thin", "drawn")].tolist() == [0, 1] and len(table) == 6
-    assert_allclose(table.loc[("thick", "blank page"), "l1"], 9 * 24 / 1600)
-    assert table.loc[("thin", "inked skeleton"), "l1"] < 0.02 < table.loc[("thick", "inked skeleton"), "l1"]

@@ -11,7 +11,14 @@ from kanjilab.data.skeleton import pack_skeletons
 from kanjilab.models.conditioning import Conditioning, Prompt, Prompts
 from kanjilab.models.loading import load_base
 from kanjilab.models.sampling import Sampling, sample
-from kanjilab.models.skeleton_encoder import SkeletonEncoder, load_encoder, save_encoder, unpack_bits, with_skeletons
+from kanjilab.models.skeleton_encoder import (
+    INDEX_TOKENS,
+    SkeletonEncoder,
+    load_encoder,
+    save_encoder,
+    unpack_bits,
+    with_skeletons,
+)
 
 LINES = np.random.default_rng(0).random((3, 128, 128)) < 0.1
 PACKED = torch.from_numpy(pack_skeletons(LINES).astype(np.float32))
@@ -71,11 +78,31 @@ def test_tokens_of_the_papers_transformer_stand_beside_the_text(base):
     mask = torch.ones(states.tokens.shape[:2], dtype=torch.bool)
     read = base.condition_encoder(states._replace(mask=mask), {"skeleton": PACKED[:2], "index": torch.tensor([0, 2])})
     length = states.tokens.shape[1]
-    assert read.hint is None and read.tokens.shape[1] == length + 1 + 64 and read.mask.shape == read.tokens.shape[:2]
+    assert (
+        read.hint is None
+        and read.tokens.shape[1] == length + INDEX_TOKENS + 64
+        and read.mask.shape == read.tokens.shape[:2]
+    )
     assert torch.equal(read.tokens[:, :length], states.tokens) and read.mask.all()
-    assert read.tokens[0, length].abs().max() == 0  # no index
-    assert torch.equal(read.tokens[1, length], base.condition_encoder.index.weight[2])
-    assert not torch.allclose(read.tokens[0, length + 1 :], read.tokens[1, length + 1 :])
+    assert read.tokens[0, length : length + INDEX_TOKENS].abs().max() == 0  # no index
+    of_index = read.tokens[1, length : length + INDEX_TOKENS]
+    assert torch.equal(of_index.flatten(), base.condition_encoder.index.weight[2])
+    assert not torch.allclose(read.tokens[0, -64:], read.tokens[1, -64:])
+
+
+def test_an_index_starts_from_the_states_of_a_caption(base):
+    """Even runs of the caption's own tokens, its start and end among them, averaged; padding counts for nothing."""
+    captions = ["left: water, right: blue", "queen"]
+    states = base.encode_text(captions).tokens
+    led = with_skeletons(base, "hint", "清后", captions=captions).condition_encoder
+    expected = []
+    for row, caption in zip(states, captions, strict=True):
+        own = row[: len(base.text.tokenizer(caption).input_ids)]
+        short, long = divmod(len(own), INDEX_TOKENS)
+        lengths = [short + (run < long) for run in range(INDEX_TOKENS)]
+        expected.append(torch.cat([run.mean(dim=0) for run in own.split(lengths)]))
+    assert_close(led.index.weight[1:].detach(), torch.stack(expected))
+    assert led.index.weight[0].abs().max() == 0
 
 
 def test_what_is_stored_beside_a_base_is_loaded_with_it_and_diffusers_ignores_it(folder, tmp_path):

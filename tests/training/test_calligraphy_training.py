@@ -15,7 +15,7 @@ from kanjilab.data.skeleton import pack_skeletons, skeletons_of
 from kanjilab.experiments.writing import writing_prompt
 from kanjilab.models.loading import load_base
 from kanjilab.models.sampling import Sampling, sample
-from kanjilab.training.calligraphy import RECIPE, build_calligraphy
+from kanjilab.training.calligraphy import RECIPE, base_to_train, build_calligraphy
 from kanjilab.training.checkpoints import load_checkpoints
 from kanjilab.training.data_order import draw_example
 from kanjilab.training.few_shot import HAND_RECIPE, learn_hand
@@ -71,11 +71,9 @@ def test_text_and_each_array_are_dropped_independently(base, monkeypatch):
 
 def test_the_recipe_leaves_a_base_that_draws_as_the_run_does(built, folder):
     target, base = built
-    assert base.condition_encoder.characters == "国心永道"  # two of six are held out
+    assert base.condition_encoder.characters == "九国心永足"  # 道 is held out
     run = RunFolder.open(target / "run")
-    from kanjilab.models.skeleton_encoder import with_skeletons
-
-    untrained = with_skeletons(load_base(folder, "bf16"), "hint", "国心永道", RECIPE.seed)
+    untrained = base_to_train(str(folder), "九国心永足", seed=RECIPE.seed)
     trained = load_checkpoints(untrained, run, run.checkpoints()[-1:])
     lines = skeletons_of(typed_glyph("永")[None])[0]
     prompts = [writing_prompt(base, "queen", lines, index=3), writing_prompt(base, "queen", None, index=1)]
