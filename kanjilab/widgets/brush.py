@@ -121,7 +121,7 @@ class BrushPanel(DrawPanel):
             labelled(widgets.Checkbox(style in checked, indent=False, layout=auto), style) for style in self._styles
         ]
         self.guidance = RangeSlider("Style guidance", WRITING.guidance, 1, 4, 0.25)
-        self.skeleton_guidance = RangeSlider("Skeleton guidance", WRITING.array_guidance or 1, 0, 4, 0.25)
+        self.skeleton_guidance = RangeSlider("Skeleton guidance", WRITING.array_guidance or 1, 0, 8, 0.25)
         box: Any = widgets.BoundedIntText(0, min=0, max=SEED_MOST, layout={"width": "9em"})
         self.seed = labelled(box, "Seed")
         ends = [widgets.Dropdown(options=self._styles, index=index) for index in (0, min(1, len(self._styles) - 1))]

@@ -21,7 +21,8 @@ class RangeSlider(anywidget.AnyWidget):
       const label = document.createElement("label");
       const name = document.createElement("span");
       const input = document.createElement("input");
-      const value = document.createElement("output");
+      const value = document.createElement("span");
+      value.setAttribute("aria-hidden", "true"); // the input says it
       input.type = "range";
       name.textContent = model.get("label");
       label.append(name, input, value);
@@ -52,7 +53,7 @@ class RangeSlider(anywidget.AnyWidget):
     .kanjilab-range label { display: flex; gap: 8px; align-items: center; min-height: 30px; white-space: nowrap; }
     .kanjilab-range input { width: 9em; min-width: 4em; margin: 0; flex: 1 1 auto;
       accent-color: var(--jp-brand-color1, #1976d2); }
-    .kanjilab-range output { min-width: 2.6em; font-variant-numeric: tabular-nums; }
+    .kanjilab-range span + input + span { min-width: 2.6em; font-variant-numeric: tabular-nums; }
     """
     label = traitlets.Unicode().tag(sync=True)
     value = traitlets.Float().tag(sync=True)
