@@ -16,6 +16,7 @@ from kanjilab.data.skeleton import skeleton_of_strokes
 from kanjilab.widgets.common import FOLDER, png_bytes
 
 STROKES_MOST, POINTS_MOST, BYTES_MOST = 300, 2000, 8_000_000  # as in the page's own code, which may not be trusted
+UNDER_BYTES_MOST = 20_000  # many times what a skeleton has
 
 
 class BrushBoard(anywidget.AnyWidget):
@@ -67,8 +68,8 @@ class BrushBoard(anywidget.AnyWidget):
     def under(self) -> bytes:
         """PNG of the skeleton below the strokes, or no bytes; ValueError where the page sent something else."""
         sent = self.drawing.get("under", b"")
-        if not isinstance(sent, bytes | memoryview):
-            raise ValueError(f"expected a PNG below the strokes, got {type(sent).__name__}")
+        if not isinstance(sent, bytes | memoryview) or len(sent) > UNDER_BYTES_MOST:
+            raise ValueError(f"expected a small PNG below the strokes, got {type(sent).__name__}")
         return bytes(sent)
 
     @property

@@ -218,7 +218,11 @@ def test_what_cannot_be_typed_is_said(panel, text, sentence):
         (lambda panel: lay(panel, [[[0, float("nan")]]]), "from 0 to 128"),
         (lambda panel: lay(panel, [["ab"], 7]), "expected strokes of points"),
         (lambda panel: lay(panel, [[[1, 1]]] * 301), "at most 300 strokes"),
-        (lambda panel: panel.board.set_trait("drawing", {"under": "x"}), "expected a PNG below the strokes, got str"),
+        (
+            lambda panel: panel.board.set_trait("drawing", {"under": "x"}),
+            "expected a small PNG below the strokes, got str",
+        ),
+        (lambda panel: panel.board.set_trait("drawing", {"under": b"x" * 10**5}), "a small PNG below the strokes"),
         (lambda panel: panel.board.set_trait("drawing", {"under": b"x"}), "is not an image"),
         (lambda panel: panel.guidance.set_trait("value", 99.0), "Style guidance: expected 1 to 4, got 99"),
         (lambda panel: panel.share.set_trait("value", float("nan")), "Between two hands: expected 0 to 100"),
