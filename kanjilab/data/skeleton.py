@@ -2,9 +2,16 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from itertools import pairwise
+
 import numpy as np
 from numpy.typing import NDArray
+from PIL import Image, ImageDraw
 
+from kanjilab.core.images import SIZE_PX
+
+PEN_PX = 3  # width at which strokes are drawn before they are thinned
 PART = 64  # glyphs at a time: what a processor's cache holds
 AROUND = ((-1, 0), (-1, 1), (0, 1), (1, 1), (1, 0), (1, -1), (0, -1), (-1, -1))  # clockwise from above
 
@@ -36,6 +43,24 @@ def skeletons_of(images: NDArray[np.uint8]) -> NDArray[np.bool_]:
     from skimage.morphology import skeletonize  # a third of a second to import
 
     return np.stack([skeletonize(image < 128, method="zhang") for image in images])
+
+
+def skeleton_of_strokes(strokes: Sequence[Sequence[tuple[float, float]]]) -> NDArray[np.bool_]:
+    """The skeleton of what was drawn with a pen.
+
+    Args:
+        strokes: each the points (x, y) that the pen went through, in px of the skeleton; one point is a dot.
+    Returns:
+        (128, 128) bool; what is outside is left out.
+    """
+    paper = Image.new("L", (SIZE_PX, SIZE_PX), 255)
+    canvas = ImageDraw.Draw(paper)
+    for stroke in strokes:
+        for x, y in stroke:  # round ends and corners
+            canvas.ellipse((x - PEN_PX / 2, y - PEN_PX / 2, x + PEN_PX / 2, y + PEN_PX / 2), fill=0)
+        for start, end in pairwise(stroke):
+            canvas.line([tuple(start), tuple(end)], fill=0, width=PEN_PX)
+    return skeletons_of(np.asarray(paper)[None])[0]
 
 
 def pack_skeletons(skeletons: NDArray[np.bool_]) -> NDArray[np.uint8]:

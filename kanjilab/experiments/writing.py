@@ -7,6 +7,7 @@ from functools import cache
 
 import numpy as np
 from numpy.typing import NDArray
+from torch import Tensor
 
 from kanjilab.core.images import SIZE_PX
 from kanjilab.core.rng import counted_rng
@@ -92,7 +93,12 @@ def index_of(base: LatentDiffusion, character: str) -> int:
 
 
 def writing_prompt(
-    base: LatentDiffusion, style: str, skeleton: NDArray[np.bool_] | None = None, index: int = 0
+    base: LatentDiffusion,
+    style: str,
+    skeleton: NDArray[np.bool_] | None = None,
+    index: int = 0,
+    toward: str = "",
+    share: float = 0.0,
 ) -> Prompt:
     """What one character is asked for by.
 
@@ -101,10 +107,12 @@ def writing_prompt(
         style: as "running script, brush".
         skeleton: (128, 128); None for a blank one.
         index: of `index_of`; 0 for none.
+        toward: another style.
+        share: how far to go towards it, 0 to 1.
     """
     side = skeleton_encoder(base).size_px
     lines = np.zeros((side, side), bool) if skeleton is None else skeleton
-    return Prompt(style, {"skeleton": pack_skeletons(lines), "index": np.array(index, np.float32)})
+    return Prompt(style, {"skeleton": pack_skeletons(lines), "index": np.array(index, np.float32)}, toward, share)
 
 
 def write(
@@ -114,6 +122,7 @@ def write(
     sampling: Sampling = WRITING,
     trainable: Trainable | None = None,
     on_progress: Callable[[int, int], None] = lambda done, total: None,
+    on_latents: Callable[[Tensor], None] = lambda latents: None,
 ) -> NDArray[np.uint8]:
     """Draws every prompt once.
 
@@ -124,9 +133,9 @@ def write(
         sampling: how.
         trainable: a hand that was learned, of `learn_hand`.
         on_progress: called with (done, total) characters.
+        on_latents: as for `sample`.
     Returns:
         (N, 128, 128) uint8.
     """
-    return sample(base, prompts, [seed], sampling, trainable=trainable, size_px=SIZE_PX, on_progress=on_progress)[
-        0, :, 0
-    ]
+    hooks = {"on_progress": on_progress, "on_latents": on_latents}
+    return sample(base, prompts, [seed], sampling, trainable=trainable, size_px=SIZE_PX, **hooks)[0, :, 0]

@@ -32,6 +32,21 @@ class Conditioning(NamedTuple):
         """The same states on a device."""
         return Conditioning(*(None if states is None else states.to(device) for states in self))  # type: ignore[arg-type]
 
+    def mixed(self, others: "Conditioning", share: Tensor) -> "Conditioning":
+        """On the straight way from these states to others; a token that either may attend to may be attended to.
+
+        Args:
+            others: N rows of the same shapes, without a hint, as these.
+            share: (N,) of the way, 0 for these states to 1 for the others.
+        """
+        tokens = torch.lerp(self.tokens, others.tokens, share.view(-1, 1, 1).to(self.tokens))
+        pooled, mask = self.pooled, self.mask
+        if pooled is not None and others.pooled is not None:
+            pooled = torch.lerp(pooled, others.pooled, share.view(-1, 1).to(pooled))
+        if mask is not None and others.mask is not None:
+            mask = mask | others.mask
+        return Conditioning(tokens, pooled, mask)
+
     @classmethod
     def cat(cls, parts: "Sequence[Conditioning]") -> "Conditioning":
         """The states of several batches as one."""
@@ -46,10 +61,20 @@ class Prompt:
     Attributes:
         text: the caption.
         arrays: by name, of any shape, the same for all prompts that are drawn together.
+        toward: a second caption, as of another style.
+        share: how far the states of the text go towards those of the second caption, 0 to 1.
+    Raises:
+        ValueError: a share outside its range.
     """
 
     text: str
     arrays: Mapping[str, np.ndarray] = field(default_factory=dict)
+    toward: str = ""
+    share: float = 0.0
+
+    def __post_init__(self) -> None:
+        if not 0 <= self.share <= 1:
+            raise ValueError(f"share must be from 0 to 1, got {self.share}")
 
 
 class Prompts(NamedTuple):

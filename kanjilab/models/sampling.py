@@ -148,7 +148,7 @@ def sample(
     sampling.scheduler(base)  # refuses a sampler that does not fit, before any text encoder is loaded
     asked, copies_of = _asked(prompts, sampling)
     arms = 1 if trainable is None else len(trainable.arms)
-    states, apart = _states(base, Prompts.of(asked, base.device), trainable)
+    states, apart = _states(base, asked, trainable)
     items = [(k, p, s) for k in range(arms) for p in range(len(prompts)) for s in range(len(seeds))]
     noise = initial_noise(seeds, base.latent_shape(size_px)).to(base.device)
     images = []
@@ -174,18 +174,26 @@ def sample(
 def _asked(prompts: Sequence[str | Prompt], sampling: Sampling) -> tuple[list[Prompt], list[list[int]]]:
     """What the denoiser is asked by, and for each prompt the rows of its copies in that, in the order of `guided`."""
     given = [prompt if isinstance(prompt, Prompt) else Prompt(prompt) for prompt in prompts]
-    asked = [Prompt(sampling.negative_prompt), *(replace(one, text=sampling.prefix + one.text) for one in given)]
+    prefix = sampling.prefix
+    own_words = [replace(one, text=prefix + one.text, toward=prefix + one.toward) for one in given]
+    asked = [Prompt(sampling.negative_prompt), *own_words]
     own = range(1, 1 + len(given))
     if sampling.copies < 3:
         return asked, [[0, row][-sampling.copies :] for row in own]
-    alone = [replace(one, text=sampling.negative_prompt) for one in given]
+    alone = [replace(one, text=sampling.negative_prompt, share=0.0) for one in given]
     return asked + alone, [[0, len(given) + row, row] for row in own]
 
 
 @torch.no_grad()
-def _states(base: LatentDiffusion, prompts: Prompts, trainable: Trainable | None) -> tuple[Conditioning, int]:
+def _states(base: LatentDiffusion, asked: Sequence[Prompt], trainable: Trainable | None) -> tuple[Conditioning, int]:
     """Conditioning by the prompts, arm after arm, and the rows from one arm's to the next's: 0 where all share them."""
-    states, count = base.encode_text(prompts.captions), len(prompts.captions)
+    prompts, count = Prompts.of(asked, base.device), len(asked)
+    states = base.encode_text(prompts.captions)
+    if any(one.share for one in asked):
+        if trainable is not None and trainable.trains_encoders:
+            raise ValueError("prompts with a share of a second caption: expected text encoders that were not trained")
+        share = torch.tensor([one.share for one in asked])
+        states = states.mixed(base.encode_text([one.toward for one in asked]), share)
     if trainable is None or not trainable.trains_encoders:
         return base.condition(prompts, states), 0
     every = []

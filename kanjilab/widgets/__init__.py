@@ -1,7 +1,7 @@
 """Panels for JupyterLab and Voilà: thin shells over stored runs, each with the code that reproduces what it shows.
 
 Show one by naming it last in a cell: `StripComparator("runs")`, `Playground("runs")`, `CoinPage("robot")`,
-`DatasetBrowser(folder)`, `TrainingPanel(folder)` or `AblationPanel(folder)`.
+`BrushPanel()`, `DatasetBrowser(folder)`, `TrainingPanel(folder)` or `AblationPanel(folder)`.
 """
 
 from importlib import import_module
@@ -10,6 +10,7 @@ from typing import Any
 # The module of each panel, imported on first use, so that one panel does not wait for the imports of the others.
 PANELS = {
     "AblationPanel": "ablation",
+    "BrushPanel": "brush",
     "CoinPage": "coin_page",
     "DatasetBrowser": "dataset_browser",
     "Playground": "playground",

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import base64
 import json
 from collections.abc import Sequence
 from typing import Any
@@ -16,7 +15,7 @@ from kanjilab.evaluation.criteria import CRITERIA
 from kanjilab.experiments.certificate import LABELS, Certificate
 from kanjilab.experiments.coining import Coined
 from kanjilab.export.vectors import svg_of
-from kanjilab.widgets.common import FOLDER, escape, png_bytes
+from kanjilab.widgets.common import FOLDER, download_link, png_bytes
 from kanjilab.widgets.glyph_grid import NONE
 
 PARTS_SHOWN = 3
@@ -88,10 +87,5 @@ def chosen_html(number: int, one: Coined) -> str:
         "json": ("application/json", json.dumps(certificate.to_json(), ensure_ascii=False, indent=1).encode()),
     }
     name = "-".join("".join(sign if sign.isalnum() else " " for sign in certificate.phrase).split())[:40] or "glyph"
-    links = " · ".join(_download(f"{name}-{number}.{kind}", *content) for kind, content in files.items())
+    links = " · ".join(download_link(f"{name}-{number}.{kind}", *content) for kind, content in files.items())
     return f'<div class="glyph">{certificate_html(number, certificate, outline, f"Download {links}")}</div>'
-
-
-def _download(name: str, kind: str, content: bytes) -> str:
-    data = base64.b64encode(content).decode()
-    return f'<a download="{escape(name)}" href="data:{kind};base64,{data}">{name.rpartition(".")[2].upper()}</a>'

@@ -38,11 +38,13 @@ function render({ model, el }) {
   };
   button.addEventListener("click", async () => {
     status.textContent = (await copy(area)) ? "Copied." : "Select the text and copy it.";
+    model.set("copies", model.get("copies") + 1);
+    model.save_changes();
   });
   el.addEventListener("keydown", (event) => event.stopPropagation());
-  model.on("change", show);
+  model.on("change:code change:label", show);
   show();
-  return () => model.off("change", show);
+  return () => model.off("change:code change:label", show);
 }
 
 export default { render };

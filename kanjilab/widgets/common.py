@@ -141,12 +141,15 @@ class CodeBox(anywidget.AnyWidget):
     Args:
         code: Python source; it can be set later.
         label: accessible name of the box.
+    Attributes:
+        copies: how often it was copied.
     """
 
     _esm = FOLDER / "code_box.js"
     _css = FOLDER / "code_box.css"
     code = traitlets.Unicode().tag(sync=True)
     label = traitlets.Unicode().tag(sync=True)
+    copies = traitlets.Int(0).tag(sync=True)
 
     def __init__(self, code: str = "", label: str = "This state as code"):
         super().__init__(code=code, label=label)
@@ -182,6 +185,20 @@ def picture_html(png: bytes, alternative: str, width: str = "100%") -> str:
     data = base64.b64encode(png).decode()
     style = f"max-width:min(100%,{escape(width)});height:auto"  # no wider than a narrow or zoomed window
     return f'<img src="data:image/png;base64,{data}" alt="{escape(alternative)}" style="{style}">'
+
+
+def download_link(name: str, kind: str, content: bytes) -> str:
+    """A link for `widgets.HTML` that saves a file; its ending is what is shown.
+
+    Args:
+        name: of the file, with its ending; untrusted.
+        kind: such as "image/png".
+        content: of the file.
+    """
+    data = base64.b64encode(content).decode()
+    return (
+        f'<a download="{escape(name)}" href="data:{kind};base64,{data}">{escape(name.rpartition(".")[2].upper())}</a>'
+    )
 
 
 def stacked(pictures: Sequence[Image.Image]) -> Image.Image:

@@ -41,14 +41,16 @@ class DrawPanel(Panel):
 
     def start(self) -> None:
         """Start to draw what the inputs describe, in a thread; the panel says what is wrong with them."""
-        if self._worker is not None and self._worker.alive:
-            return
+        if self._worker is None or not self._worker.alive:
+            self._begin(self._job)
+
+    def _begin(self, make: Callable[[], Job]) -> None:
         self._worker = None
         try:
-            job = self._job()
+            job = make()
         except ValueError as error:
             return self._say(str(error))
-        self.button.disabled, self.stop_button.disabled = True, False
+        self._show_working(True)
         self._worker = Worker(Path(type(self).__name__.lower()), lambda worker: self._run(job, worker))
         self._worker.start()
 
@@ -75,11 +77,16 @@ class DrawPanel(Panel):
             with waiting, self._lock:
                 job(worker)
         except Exception as error:
-            self._say_failed(error)
+            if worker is self._worker:  # else another has taken its place
+                self._say_failed(error)
             raise
         finally:
-            self.progress.value = ""
-            self.button.disabled, self.stop_button.disabled = False, True
+            if worker is self._worker:
+                self.progress.value = ""
+                self._show_working(False)
+
+    def _show_working(self, working: bool) -> None:
+        self.button.disabled, self.stop_button.disabled = working, not working
 
     def _say(self, text: str) -> None:
         self.status.value = status_html(text)

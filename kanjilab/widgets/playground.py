@@ -23,6 +23,7 @@ from kanjilab.experiments.coining import WRITER, Coined
 from kanjilab.models.diffusion import FlowDiffusion, LatentDiffusion, UNetDiffusion
 from kanjilab.models.loading import PACKAGED
 from kanjilab.models.sampling import SAMPLERS, Sampling
+from kanjilab.widgets.brush import BrushPanel
 from kanjilab.widgets.certificate_cards import chosen_html
 from kanjilab.widgets.coin_page import CoinPage
 from kanjilab.widgets.common import (
@@ -77,7 +78,7 @@ class Playground(DrawPanel):
     """Draw a prompt with a trained run, choose among several glyphs, and keep a gallery of them; or coin a kanji.
 
     Drawing runs in a thread, so the kernel stays free. Without a trained run the base itself draws. Judge A orders the
-    glyphs; all that is said of them is what judge B reads. A page of its own coins kanji for a phrase, see `CoinPage`.
+    glyphs; all that is said of them is what judge B reads. Other pages coin (`CoinPage`) and write (`BrushPanel`).
 
     Args:
         runs: folder with trained runs, at any depth; None for the base alone.
@@ -90,7 +91,7 @@ class Playground(DrawPanel):
         query: of a shared link (see `share_link`), which is drawn at once; "" for none.
     Attributes:
         glyphs: the latest drawing, or None.
-        coining: the page that coins.
+        coining, brush: the further pages.
         history: the glyphs that are kept, the latest last.
     Raises:
         RunError: the settings of a run cannot be read.
@@ -121,7 +122,8 @@ class Playground(DrawPanel):
         self._make_inputs()
         self._make_outputs()
         self._queue = LOCK if public else None
-        self.coining = CoinPage(models=self._models, lock=self._lock, queue=self._queue, on_keep=self._keep)
+        shared: Any = dict(models=self._models, lock=self._lock, queue=self._queue)
+        self.coining, self.brush = CoinPage(**shared, on_keep=self._keep), BrushPanel(**shared)
         if not public:
             self._make_saving(Path(history))
         self._make_layout()
@@ -251,9 +253,7 @@ class Playground(DrawPanel):
         self.forming = GlyphGrid("How it formed, step by step", columns=FRAMES_SHOWN, cell_px=64, empty="")
         self.verdict = widgets.HTML()
         self.verdict.add_class("kanjilab-certificate")
-        self.past = GlyphGrid(
-            "Gallery", columns=12, cell_px=64, empty="No glyphs yet: the best of each drawing is kept."
-        )
+        self.past = GlyphGrid("Gallery", columns=12, cell_px=64, empty="The best glyph of each drawing is kept here.")
         self.candidates.observe(lambda _: self._explain_choice(), "selected")
         self.forming.observe(lambda _: self._enlarge(), "selected")
         self.past.observe(lambda _: self._recall(), "selected")
@@ -279,7 +279,8 @@ class Playground(DrawPanel):
         shown += [widgets.HBox(rows[2], layout=WRAP), self.candidates, self.verdict]
         formed = widgets.HBox([self.forming, self.enlarged], layout={"flex_flow": "row wrap"})
         shown += [formed, *([self.link] if self._public else []), advanced]
-        pages = widgets.Tab([widgets.VBox(shown), self.coining.widget], titles=("Draw", "Coin a kanji"))
+        shown_pages = [widgets.VBox(shown), self.coining.widget, self.brush.widget]
+        pages = widgets.Tab(shown_pages, titles=("Draw", "Coin a kanji", "Brush"))
         below: list[widgets.Widget] = [pages, self.past]
         if not self._public:
             below.append(widgets.HBox([self.folder, self.save_button, self.load_button], layout=WRAP))

@@ -165,3 +165,28 @@ def test_images_under_equal_scales_are_those_under_one(led):
     assert np.abs(first - second).max() <= 1
     assert np.abs(first[0, 0] - third[0, 0]).max() > 1  # without guidance by the skeleton
     assert Prompts.of(prompts, led.device).arrays["skeleton"].shape == (2, 128, 16)
+
+
+def test_a_share_of_a_second_caption_is_on_the_way_between_their_states(led, monkeypatch):
+    seen = []
+    monkeypatch.setattr(type(led), "denoise", lambda base, noisy, at, text: seen.append(text) or noisy)
+    sampling = Sampling(led.samplers[0], steps=1, guidance=1)
+    prompts = [Prompt("queen", toward="water", share=share) for share in (0.0, 0.25, 1.0)] + [Prompt("water")]
+    sample(led, prompts, [0], sampling, size_px=32)
+    ends = led.encode_text(["queen", "water"])
+    for name in ("tokens", "pooled"):
+        if (states := getattr(ends, name)) is not None:
+            found = getattr(seen[0], name)[:, : states.shape[1]]
+            first, second = states
+            assert_close(found, torch.stack([first, 0.75 * first + 0.25 * second, second, second]))
+
+
+def test_the_share_is_kept_out_of_what_guidance_compares_with(led):
+    """Of three copies only the last is asked by the caption."""
+    sampling = Sampling(led.samplers[0], steps=2, guidance=1, array_guidance=0)
+    arrays = {"skeleton": PACKED[0].numpy()}
+    full = sample(led, [Prompt("water", arrays)], [0], sampling, size_px=128)
+    mixed = sample(led, [Prompt("queen", arrays, "water", 1.0)], [0], sampling, size_px=128)
+    assert np.abs(full.astype(int) - mixed).max() <= 1
+    with pytest.raises(ValueError, match="share must be from 0 to 1, got 1.5"):
+        Prompt("queen", share=1.5)

@@ -1,0 +1,113 @@
+"""The brush panel in Chromium, with the packaged weights: a pointer draws, undo, a typed character, the latency."""
+
+import re
+import time
+from collections.abc import Callable
+from itertools import pairwise
+
+import numpy as np
+from playwright.sync_api import Locator, expect
+from scipy.ndimage import distance_transform_edt
+
+from kanjilab.core.images import SIZE_PX
+from kanjilab.data.skeleton import skeleton_of_strokes
+
+from .pixels import pixels
+
+SLOW_MS = 120_000
+NEAR_PX, INKED_LEAST = 3, 0.8
+TREE = [[(22, 44), (106, 42)], [(64, 16), (65, 114)], [(62, 46), (44, 78), (20, 98)], [(67, 46), (84, 76), (110, 98)]]
+CELL = """
+from kanjilab.widgets import BrushPanel
+
+panel = BrushPanel(text="")
+panel
+"""
+NAMELESS = """place => [...place.querySelectorAll('canvas, button, input, select, textarea')].filter(
+  e => e.checkVisibility() && !(e.labels?.length || e.getAttribute('aria-label') || e.title || e.textContent.trim())
+).map(e => e.outerHTML)"""
+
+
+def draw(canvas: Locator, strokes: list) -> None:
+    """Real pointer events: down, moves, up."""
+    box, mouse = canvas.bounding_box(), canvas.page.mouse
+    assert box
+    for stroke in strokes:
+        points = [(box["x"] + x / SIZE_PX * box["width"], box["y"] + y / SIZE_PX * box["height"]) for x, y in stroke]
+        mouse.move(*points[0])
+        mouse.down()
+        for point in points[1:]:
+            mouse.move(*point, steps=4)
+        mouse.up()
+
+
+def shown(glyphs: Locator) -> list[np.ndarray]:
+    return [pixels(image) for image in glyphs.all()]
+
+
+def same(glyphs: list[np.ndarray], others: list[np.ndarray]) -> bool:
+    return all(np.array_equal(glyph, other) for glyph, other in zip(glyphs, others, strict=True))
+
+
+def inked(glyphs: list[np.ndarray], lines: np.ndarray) -> list[float]:
+    """The share of the lines' pixels that have ink nearby, of each glyph."""
+    return [float((distance_transform_edt(image >= 128)[lines] <= NEAR_PX).mean()) for image in glyphs]
+
+
+def wait_until(condition: Callable[[], bool]) -> None:
+    end = time.monotonic() + SLOW_MS / 1000
+    while not condition():
+        assert time.monotonic() < end, "it never came"
+        time.sleep(0.05)
+
+
+def test_what_is_drawn_is_written(open_notebook, record_property):
+    notebook = open_notebook([CELL, "1"])
+    page = notebook.page
+    notebook.command("apputils:change-theme", theme="JupyterLab Dark")
+    page.evaluate("void jupyterapp.commands.execute('notebook:run-cell')")
+    place = notebook.output(0)
+    canvas, row = (place.get_by_role("img", name="Drawing surface"), place.get_by_role("group", name="Written"))
+    glyphs = row.locator("img")
+    expect(canvas).to_have_accessible_description("Empty: draw here, or type a character.", timeout=SLOW_MS)
+    draw(canvas, TREE[:1])
+    expect(canvas).to_have_accessible_description("Drawn: 1 stroke.")
+    finished = place.get_by_text(re.compile("^4 glyphs in"))
+    expect(finished).to_be_visible(timeout=SLOW_MS)
+    expect(glyphs).to_have_count(4)
+    one, lines = shown(glyphs), skeleton_of_strokes(TREE)
+    assert max(inked(one, lines)) < INKED_LEAST, "one stroke of four"
+    assert min(inked(one, skeleton_of_strokes(TREE[:1]))) >= INKED_LEAST
+
+    before, start = glyphs.first.get_attribute("src"), time.perf_counter()
+    draw(canvas, TREE[1:])
+    expect(glyphs.first).not_to_have_attribute("src", before, timeout=SLOW_MS)
+    to_first = time.perf_counter() - start
+    wait_until(lambda: min(inked(shown(glyphs), lines)) >= INKED_LEAST)
+    expect(finished).to_be_visible(timeout=SLOW_MS)
+    four = shown(glyphs)
+    assert all((image != other).any() for image, other in pairwise(four)), "styles differ"
+    shares = ", ".join(f"{share:.2f}" for share in inked(four, lines))
+    record_property(
+        "measured",
+        f"brush panel: first picture {to_first:.1f} s after three strokes were begun; {finished.text_content()} "
+        f"Shares of the strokes that are inked: {shares}",
+    )
+    notebook.screenshot("brush_dark")
+
+    for strokes in ("3 strokes", "2 strokes", "1 stroke"):
+        place.get_by_role("button", name="Undo").click()
+        expect(canvas).to_have_accessible_description(f"Drawn: {strokes}.")
+    wait_until(lambda: same(shown(glyphs), one))
+
+    place.get_by_label("Character", exact=True).focus()  # from here on by keyboard
+    page.keyboard.insert_text("国")
+    page.keyboard.press("Enter")
+    expect(canvas).to_have_accessible_description("Drawn: the skeleton of 国.", timeout=SLOW_MS)
+    wait_until(lambda: not same(shown(glyphs), one))
+    place.get_by_role("button", name="Undo").focus()
+    for key in ("b", "d", "d", "Control+z"):
+        page.keyboard.press(key)
+    assert (notebook.active_cell, len(notebook.cells())) == (0, 2), "keys reached JupyterLab"
+    wait_until(lambda: same(shown(glyphs), one))
+    assert place.evaluate(NAMELESS) == []
