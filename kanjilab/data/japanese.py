@@ -31,6 +31,7 @@ HIRAGANA = re.compile(r"[\u3041-\u309fー]+")
 KATAKANA = re.compile(r"[\u30a1-\u30ffー]+")
 HAN = re.compile(r"[々\u3400-\u9fff\uf900-\ufaff\U00020000-\U0003ffff]")
 JAPANESE = re.compile(r"[\u3041-\u30ff\uff66-\uff9f]|" + HAN.pattern)
+UNDERSTOOD = {"Latin", "Hiragana", "Katakana", "Cjk"}  # letters, by the first word of their names
 TO_HIRAGANA = {code: code - 0x60 for code in range(0x30A1, 0x30F7)}
 LEADING = re.compile(r"^(?:to be|to|an?|the) ")
 
@@ -38,6 +39,34 @@ LEADING = re.compile(r"^(?:to be|to|an?|the) ")
 def normal_text(text: str) -> str:
     """Text as the Japanese tokenizer reads it: NFKC, so that ﾛﾎﾞｯﾄ, ロボット and its NFD are one; lower case."""
     return unicodedata.normalize("NFKC", text).lower()
+
+
+def has_japanese(text: str) -> bool:
+    """Whether a text has kana or kanji, and so is read as Japanese."""
+    return bool(JAPANESE.search(unicodedata.normalize("NFKC", text)))
+
+
+def script_note(text: str) -> str:
+    """What to say to a user of a text's scripts: "" for English."""
+    scripts = _letter_scripts(text)
+    said = []
+    if has_japanese(text):
+        said.append("Read as Japanese, its Latin letters too." if "Latin" in scripts else "Read as Japanese.")
+    if scripts := sorted(scripts - UNDERSTOOD):
+        said.append(f"{' and '.join(scripts)} letters are not understood: write in English or in Japanese.")
+    return " ".join(said)
+
+
+def is_understood(text: str) -> bool:
+    """Whether a text encoder understands any of its letters, or it has none."""
+    scripts = _letter_scripts(text)
+    return not scripts or bool(scripts & UNDERSTOOD)
+
+
+def _letter_scripts(text: str) -> set[str]:
+    """The first words of the letters' names: Latin, Hiragana, Katakana, Cjk (kanji), Cyrillic, Hangul and so on."""
+    letters = (sign for sign in unicodedata.normalize("NFKC", text) if sign.isalpha())
+    return {unicodedata.name(sign, "Unnamed").split()[0].split("-")[0].capitalize() for sign in letters}
 
 
 def script_of(word: str) -> str:
@@ -224,7 +253,9 @@ def _read_entries(connection: sqlite3.Connection) -> tuple[Any, ...]:
     mimetic = "SELECT s.idseq FROM Sense s JOIN misc m ON m.sid = s.ID WHERE m.text = ?"
     sounds = {entry for (entry,) in connection.execute(mimetic, (MIMETIC,))}
     tables = (("Kanji", "KJP"), ("Kana", "KNP"))
-    marked = " UNION ".join(f"SELECT idseq FROM {forms} WHERE ID IN (SELECT kid FROM {marks})" for forms, marks in tables)
+    marked = " UNION ".join(
+        f"SELECT idseq FROM {forms} WHERE ID IN (SELECT kid FROM {marks})" for forms, marks in tables
+    )
     common = {entry for (entry,) in connection.execute(marked)}
     return forms, {entry: list(found.values()) for entry, found in senses.items()}, sounds, common
 
@@ -284,6 +315,8 @@ def japanese_captions(characters: pd.DataFrame, words: pd.DataFrame) -> pd.DataF
             for form in word["forms"]:
                 kinds = [kind for kind, fits in CAPTION_CLASSES.items() if fits(form, row.Index)]
                 marks = {name: bool(word[name]) for name in ("mimetic", "loan", "held_out")}
-                found += [{"character": row.Index, "text": form, "kind": kind, "entry": entry, **marks} for kind in kinds]
+                found += [
+                    {"character": row.Index, "text": form, "kind": kind, "entry": entry, **marks} for kind in kinds
+                ]
     columns = ["character", "text", "kind", "entry", "mimetic", "loan", "held_out"]
     return pd.DataFrame(found, columns=columns)

@@ -5,7 +5,7 @@ Every random choice is a function of (seed, step). The state is one safetensors 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -17,7 +17,6 @@ from safetensors.torch import load_file, save
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from kanjilab.core.progress import open_bar
 from kanjilab.core.rng import counted_rng
 from kanjilab.core.storage import write_bytes_atomic
 from kanjilab.data.dictionary import has_clean_meaning, rows_of
@@ -88,7 +87,7 @@ class DistilRecipe:
     and the divergence of the batch's similarities from the teacher's own (in-batch contrast with soft targets).
     """
 
-    words_seen: int = 3_200_000
+    words_seen: int = 3_000_000
     batch: int = 512
     peak_lr: float = 2e-3
     warmup_steps: int = 200
