@@ -51,8 +51,8 @@ def new_encoder(vocabulary: int, seed: int = 0, **changes: Any) -> BertModel:
     with torch.random.fork_rng():
         torch.manual_seed(seed)
         # torch's fused attention takes several times as long backwards on a processor.
-        config = BertConfig(vocab_size=vocabulary, attn_implementation="eager", **ENCODER | changes)
-        return BertModel(config, add_pooling_layer=False)
+        settings: dict[str, Any] = ENCODER | {"vocab_size": vocabulary, "attn_implementation": "eager"} | changes
+        return BertModel(BertConfig(**settings), add_pooling_layer=False)
 
 
 def save_encoder(weights: dict[str, Tensor], tokenizer: Path, folder: Path) -> None:
@@ -63,9 +63,10 @@ def save_encoder(weights: dict[str, Tensor], tokenizer: Path, folder: Path) -> N
         tokenizer: folder of the tokenizer.
         folder: for `text_encoder/` and `tokenizer/`.
     """
-    vocabulary, width = weights["embeddings.word_embeddings.weight"].shape
-    config = BertConfig(vocab_size=vocabulary, **ENCODER | {"hidden_size": width})
-    encoder = BertModel(config)  # with the pooling layer that diffusers expects and nothing reads: zeros
+    settings: dict[str, Any] = ENCODER | {"vocab_size": len(weights["embeddings.word_embeddings.weight"])}
+    encoder = BertModel(
+        BertConfig(**settings)
+    )  # with the pooling layer that diffusers expects and nothing reads: zeros
     nothing = {name: torch.zeros_like(value) for name, value in encoder.state_dict().items() if "pooler" in name}
     encoder.load_state_dict(weights | nothing)
     encoder.half().save_pretrained(folder / "text_encoder")
@@ -209,5 +210,5 @@ def text_vectors(captions: Sequence[str]) -> NDArray[np.float32]:
     found = np.zeros((len(captions), ENCODER["hidden_size"]), np.float32)
     for rows, read in ((np.flatnonzero(~japanese), caption_vectors), (np.flatnonzero(japanese), japanese_vectors)):
         if len(rows):
-            found[rows] = read([captions[row] for row in rows])
+            found[rows] = read([captions[int(row)] for row in rows])
     return found

@@ -29,31 +29,23 @@ def train_pieces(texts: Iterable[str], vocabulary: int = VOCABULARY) -> Any:
     import sentencepiece
 
     model = io.BytesIO()
-    pad, unknown, first, last = SPECIAL
-    sentencepiece.SentencePieceTrainer.train(
-        sentence_iterator=iter(sorted(normal_text(text) for text in texts)),
-        model_writer=model,
-        vocab_size=vocabulary,
-        model_type="unigram",
-        character_coverage=COVERAGE,
-        byte_fallback=True,
-        normalization_rule_name="identity",
-        add_dummy_prefix=False,
-        required_chars=SPACE,
-        num_threads=1,
-        minloglevel=2,
-        **{"pad_id": 0, "unk_id": 1, "bos_id": 2, "eos_id": 3},
-        **{"pad_piece": pad, "unk_piece": unknown, "bos_piece": first, "eos_piece": last},
-    )
+    options: dict[str, Any] = dict(zip(("pad_piece", "unk_piece", "bos_piece", "eos_piece"), SPECIAL, strict=True))
+    options |= {"pad_id": 0, "unk_id": 1, "bos_id": 2, "eos_id": 3}
+    options |= {"vocab_size": vocabulary, "model_type": "unigram", "character_coverage": COVERAGE}
+    options |= {"byte_fallback": True, "normalization_rule_name": "identity", "add_dummy_prefix": False}
+    options |= {"required_chars": SPACE, "num_threads": 1, "minloglevel": 2}
+    listed = sorted(normal_text(text) for text in texts)
+    sentencepiece.SentencePieceTrainer.train(sentence_iterator=iter(listed), model_writer=model, **options)
     return sentencepiece.SentencePieceProcessor(model_proto=model.getvalue())
 
 
-def save_tokenizer(pieces: Any, folder: Path) -> None:
+def save_tokenizer(pieces: Any, folder: Path, length: int = TOKENS) -> None:
     """Writes a tokenizer as `transformers` loads it, without SentencePiece.
 
     Args:
         pieces: of `train_pieces`.
         folder: for tokenizer.json and tokenizer_config.json.
+        length: L, tokens of a text; what is longer is cut.
     """
     from tokenizers import Tokenizer, decoders, models, normalizers, pre_tokenizers, processors
     from transformers import PreTrainedTokenizerFast
@@ -71,7 +63,7 @@ def save_tokenizer(pieces: Any, folder: Path) -> None:
     )
     PreTrainedTokenizerFast(
         tokenizer_object=tokenizer,
-        model_max_length=TOKENS,
+        model_max_length=length,
         pad_token=pad,
         unk_token=unknown,
         cls_token=first,
