@@ -46,4 +46,3 @@ def save_tiny_japanese(folder: Path, signs: str = SIGNS, width: int = 24, length
         torch.manual_seed(1)
         BertModel(config).save_pretrained(folder / "text_encoder")
     return folder
-

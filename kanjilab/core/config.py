@@ -28,7 +28,11 @@ RANGES: tuple[tuple[str, str, Callable[[Any], bool]], ...] = (  # NaN fits none 
     ("weight_decay", "be finite and >= 0", lambda value: 0 <= value < inf),
     ("caption_dropout beta1 beta2", "lie in [0, 1)", lambda value: 0 <= value < 1),
     ("cooldown_share", "lie in (0, 1]", lambda value: 0 < value <= 1),
-    ("alpha min_snr_gamma text_encoder_lr", "be None or finite and > 0", lambda value: value is None or 0 < value < inf),
+    (
+        "alpha min_snr_gamma text_encoder_lr",
+        "be None or finite and > 0",
+        lambda value: value is None or 0 < value < inf,
+    ),
     ("images_seen", "be None or from 1 to 10^12", lambda value: value is None or 0 < value <= 10**12),
     ("array_dropout", "be None or lie in [0, 1)", lambda value: value is None or 0 <= value < 1),
     ("ema_decay", "be None or lie in (0, 1)", lambda value: value is None or 0 < value < 1),
