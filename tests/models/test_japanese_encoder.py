@@ -6,15 +6,15 @@ from dataclasses import replace
 import pytest
 import torch
 from PIL import Image
-from tests.image_folders import write_dataset
-from tests.tiny import save_tiny_pipeline
-from tests.tiny_japanese import save_tiny_japanese
 from torch.testing import assert_close
 
 from kanjilab.models.caption_check import caption_losses
 from kanjilab.models.japanese import Bilingual, japanese_vectors, load_japanese, reading_japanese
 from kanjilab.models.loading import load_base
 from kanjilab.models.tiny_sd3 import WORDS
+from tests.image_folders import write_dataset
+from tests.tiny import save_tiny_pipeline
+from tests.tiny_japanese import save_tiny_japanese
 
 
 @pytest.fixture(scope="module")
