@@ -70,7 +70,7 @@ def prediction_gap(
     states: Tensor,
     wanted: Tensor,
     empty: Tensor,
-    levels: Sequence[float] = (0.2, 0.4, 0.6, 0.8),
+    levels: Sequence[float] = (0.3, 0.7),
     seed: int = 0,
 ) -> NDArray[np.float64]:
     """How far a denoiser's predictions are from those for the wanted states; 1 is as far as the empty caption's.
