@@ -307,16 +307,14 @@ def japanese_captions(characters: pd.DataFrame, words: pd.DataFrame) -> pd.DataF
         `CAPTION_CLASSES`), mimetic, loan, held_out, entry; a character's usual words come first.
     """
     index = word_index(words, [meaning for row in characters["meanings"] for meaning in row])
+    listed = {row.Index: row for row in rows_of(words.loc[sorted({entry for own in index.values() for entry in own})])}
     found = []
     for row in rows_of(characters):
         meanings = dict.fromkeys(bare_meaning(meaning) for meaning in row.meanings)
         for entry in dict.fromkeys(entry for meaning in meanings for entry in index.get(meaning, ())):
-            word: Any = words.loc[entry]
-            for form in word["forms"]:
+            word = listed[entry]
+            for form in word.forms:
                 kinds = [kind for kind, fits in CAPTION_CLASSES.items() if fits(form, row.Index)]
-                marks = {name: bool(word[name]) for name in ("mimetic", "loan", "held_out")}
-                found += [
-                    {"character": row.Index, "text": form, "kind": kind, "entry": entry, **marks} for kind in kinds
-                ]
+                found += [(row.Index, form, kind, entry, word.mimetic, word.loan, word.held_out) for kind in kinds]
     columns = ["character", "text", "kind", "entry", "mimetic", "loan", "held_out"]
     return pd.DataFrame(found, columns=columns)

@@ -70,6 +70,8 @@ def save_encoder(weights: dict[str, Tensor], tokenizer: Path, folder: Path) -> N
     nothing = {name: torch.zeros_like(value) for name, value in encoder.state_dict().items() if "pooler" in name}
     encoder.load_state_dict(weights | nothing)
     encoder.half().save_pretrained(folder / "text_encoder")
+    path = folder / "text_encoder" / "config.json"  # computed with in float32, as MiniLM's are
+    path.write_text(path.read_text().replace('"float16"', '"float32"'))
     shutil.copytree(tokenizer, folder / "tokenizer", dirs_exist_ok=True)
 
 

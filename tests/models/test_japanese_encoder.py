@@ -108,3 +108,26 @@ def test_encoders_of_different_shapes_are_refused(base, packaged):
 def test_a_missing_encoder_is_named(tmp_path):
     with pytest.raises(FileNotFoundError, match="kanjilab.training.japanese builds them"):
         load_japanese(tmp_path)
+
+
+def test_pocket_ja_is_pocket2_that_reads_japanese_in_plain_diffusers_too(packaged):
+    from diffusers import StableDiffusionPipeline
+
+    from kanjilab.models.loading import base_folder
+
+    loaded, pocket = load_base("pocket-ja"), load_base("pocket2")
+    assert_close(loaded.text.states(["火山", ""]).tokens, packaged.states(["火山", ""]).tokens)
+    assert_close(loaded.denoiser.state_dict(), pocket.denoiser.state_dict(), rtol=0, atol=0)
+    assert loaded.identity == load_base("pocket-ja").identity != pocket.identity
+    pipeline = StableDiffusionPipeline.from_pretrained(base_folder("pocket-ja"), safety_checker=None)
+    pipeline.set_progress_bar_config(disable=True)
+    embedded, _ = pipeline.encode_prompt(["火山"], "cpu", 1, do_classifier_free_guidance=False)
+    assert_close(embedded, packaged.states(["火山"]).tokens)
+
+
+def test_the_writer_reads_both_languages():
+    writer = load_base("writer")
+    both = reading_japanese(writer)
+    assert both.identity == writer.identity and both.encoding_identity != writer.encoding_identity
+    assert_close(both.encode_text(["river"]).tokens, writer.encode_text(["river"]).tokens, rtol=0, atol=0)
+    assert (both.encode_text(["川"]).tokens - writer.encode_text(["川"]).tokens).abs().max() > 0.1
