@@ -87,7 +87,7 @@ class DistilRecipe:
     and the divergence of the batch's similarities from the teacher's own (in-batch contrast with soft targets).
     """
 
-    words_seen: int = 3_000_000
+    words_seen: int = 1_740_000
     batch: int = 512
     peak_lr: float = 2e-3
     warmup_steps: int = 200

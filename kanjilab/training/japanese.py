@@ -30,7 +30,7 @@ from kanjilab.training.encoded import encode_dataset
 from kanjilab.training.japanese_tokenizer import save_tokenizer, train_pieces
 
 POOLED = DistilRecipe()
-MATCHED = DistilRecipe(words_seen=100_000, batch=128, peak_lr=5e-4, warmup_steps=50)
+MATCHED = DistilRecipe(words_seen=32_000, batch=96, peak_lr=5e-4, warmup_steps=50)
 READERS = ("pocket2", "writer")  # the denoisers whose cross-attention is matched
 PROBED_IMAGES = 64
 
