@@ -169,7 +169,7 @@ def word_table(
     first = {number: headwords[entry] for entry, number in reversed(group.items())}
     sounds = {group[entry] for entry in mimetic if entry in group}
     held_out = {number: is_held_out_group(words, number in sounds) for number, words in first.items()}
-    return table.assign(held_out=table["group"].map(held_out).astype(bool))
+    return table.assign(held_out=[held_out[number] for number in table["group"]])
 
 
 def english_of(glosses: Sequence[str]) -> str:
@@ -235,7 +235,8 @@ def words_with(words: pd.DataFrame, characters: Collection[str]) -> pd.Series:
         characters: single signs.
     """
     signs = set(characters)
-    return words["forms"].map(lambda forms: any(signs.intersection(form) for form in forms)).astype(bool)
+    found = [any(signs.intersection(form) for form in forms) for forms in words["forms"]]
+    return pd.Series(found, index=words.index, dtype=bool)
 
 
 def _read_entries(connection: sqlite3.Connection) -> tuple[Any, ...]:
