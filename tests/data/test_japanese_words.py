@@ -5,6 +5,7 @@ import unicodedata
 import pandas as pd
 import pytest
 
+from kanjilab.data import selection
 from kanjilab.data.dictionary import load_characters
 from kanjilab.data.japanese import (
     english_of,
@@ -20,6 +21,7 @@ from kanjilab.data.japanese import (
     word_table,
     words_with,
 )
+from kanjilab.data.selection import EveryCharacter, InJapanese, rule_from_json
 
 FORMS = {
     1: (["魚"], ["さかな"]),
@@ -108,3 +110,21 @@ def test_captions_of_a_character_by_kind(words):
     assert found.loc[found["kind"] == "other kanji", "text"].tolist() == ["釣る"]
     assert found["text"].iloc[0] == "魚"  # the usual word first
     assert "たいかい" not in set(found["text"])
+
+
+def test_a_rule_captions_its_characters_with_words_that_are_not_held_out(words, monkeypatch):
+    held_back = words.assign(held_out=words.index == 2)  # フィッシュ
+    monkeypatch.setattr(selection, "load_words", lambda: held_back)
+    characters = load_characters().loc[["魚", "鯉"]]
+    rule = InJapanese(EveryCharacter(), words=2)
+    chosen = rule.select(characters, ["魚", "鯉"])
+    assert chosen["text"].to_dict() == {"魚": "さかな;釣る"}  # no word means carp
+    both = InJapanese(EveryCharacter(), kinds=("itself",), language="both").select(characters, ["魚", "鯉"])
+    assert both.loc["魚", "text"].startswith("魚;Image of a Japanese kanji")
+    assert rule_from_json(rule.to_json()) == rule
+
+
+@pytest.mark.parametrize("wrong", [{"kinds": ("romaji",)}, {"kinds": ()}, {"language": "en"}, {"words": 0}])
+def test_wrong_settings_of_the_rule_are_refused(wrong):
+    with pytest.raises(ValueError, match="kinds must be one or more|expected language ja or both"):
+        InJapanese(EveryCharacter(), **wrong)
