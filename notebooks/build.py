@@ -46,6 +46,7 @@ ABOUT = {
     "14_fine_tune_every_weight": "every weight or a LoRA: cost and result",
     "15_sd35_and_comfyui": "a LoRA on SD 3.5, from one command to a picture in ComfyUI",
     "16_ablate_the_data": "which kanji to train on: balance, place, two radicals at once",
+    "17_speak_japanese": "a tokenizer and a text encoder for Japanese, in two stages",
     "18_write_by_brush": "characters by brush, led by a skeleton; a new hand from five samples; the brush panel",
     "19_coin_a_kanji": "a new kanji for a phrase, and its certificate; the page that coins",
     "90_build_pocket_base": "how the base model was built without a single kanji",

@@ -14,7 +14,7 @@ MARKS = {True: "yes", False: "–"}
 
 
 def coin(
-    phrase: Annotated[str, typer.Argument(help="What the kanji should mean, in English or in kanji.")],
+    phrase: Annotated[str, typer.Argument(help="What the kanji should mean, in English or in Japanese.")],
     parts: Annotated[str, typer.Option(help="Two parts to draw, as woman+dragon or 女+竜.")] = "",
     layout: Annotated[
         str, typer.Option(help="Of parts: {kanjilab.experiments.phrase_readings.LAYOUTS_BY_NAME}, or a sign as ⿰.")
@@ -35,6 +35,7 @@ def coin(
     started = time.perf_counter()
     from kanjilab import __version__
     from kanjilab.cli.coin_folder import CARD, is_finished, stored_certificates, write_coinage
+    from kanjilab.data.japanese import script_note
     from kanjilab.data.typeset import SLOTS_OF_LAYOUT
     from kanjilab.experiments.phrase_readings import layouts_named
 
@@ -42,6 +43,8 @@ def coin(
     folder = out or Path("runs/coined", folder_name(phrase, parts))
     options = {"parts": parts, "layouts": layouts, "noises": noises, "keep": keep, "seed": seed}
     call = {"phrase": phrase, "base": base, "version": __version__, **options}
+    if note := script_note(phrase):
+        typer.echo(note)
     if not is_finished(folder, call):
         write_coinage(_coinage(phrase, base, started, **options), folder, call)
     summary, certificates = stored_certificates(folder)

@@ -61,17 +61,20 @@ def data(
     font: Annotated[Path | None, typer.Option(help="Font file; IPAexGothic by default.")] = None,
     strokes: Annotated[float | None, typer.Option(help="Draw from KanjiVG strokes of this width instead.")] = None,
     kanjidic2: Annotated[Path | None, typer.Option(help="kanjidic2.xml[.gz] in place of the packaged one.")] = None,
+    language: Annotated[str, typer.Option(help="Of the captions: en, ja (words without the kanji), or both.")] = "en",
 ) -> None:
     """Select, caption, draw and split kanji into an image folder with metadata.csv."""
     from kanjilab.data.build import build_dataset
     from kanjilab.data.dictionary import load_characters
     from kanjilab.data.kanjivg import KanjiVG
+    from kanjilab.data.selection import InJapanese
 
     if font is not None and strokes is not None:
         raise ValueError("a set is drawn from --font or from --strokes, not from both")
     drawing: dict[str, Any] = dict(font=font) if strokes is None else dict(kanjivg=KanjiVG.open(), stroke_width=strokes)
     characters = load_characters(kanjidic2) if kanjidic2 else None
-    dataset = build_dataset(_rule(rule, ratio), folder, characters=characters, **drawing)
+    chosen = _rule(rule, ratio) if language == "en" else InJapanese(_rule(rule, ratio), language=language)
+    dataset = build_dataset(chosen, folder, characters=characters, **drawing)
     counts = dataset.table["split"].value_counts()
     typer.echo(f"{folder}: {', '.join(f'{count:,} {split}' for split, count in counts.items())} images")
 

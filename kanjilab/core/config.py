@@ -28,7 +28,11 @@ RANGES: tuple[tuple[str, str, Callable[[Any], bool]], ...] = (  # NaN fits none 
     ("weight_decay", "be finite and >= 0", lambda value: 0 <= value < inf),
     ("caption_dropout beta1 beta2", "lie in [0, 1)", lambda value: 0 <= value < 1),
     ("cooldown_share", "lie in (0, 1]", lambda value: 0 < value <= 1),
-    ("alpha min_snr_gamma", "be None or finite and > 0", lambda value: value is None or 0 < value < inf),
+    (
+        "alpha min_snr_gamma text_encoder_lr",
+        "be None or finite and > 0",
+        lambda value: value is None or 0 < value < inf,
+    ),
     ("images_seen", "be None or from 1 to 10^12", lambda value: value is None or 0 < value <= 10**12),
     ("array_dropout", "be None or lie in [0, 1)", lambda value: value is None or 0 <= value < 1),
     ("ema_decay", "be None or lie in (0, 1)", lambda value: value is None or 0 < value < 1),
@@ -37,7 +41,7 @@ RANGES: tuple[tuple[str, str, Callable[[Any], bool]], ...] = (  # NaN fits none 
 SPELLED_IN_JSON = {"full": "unet"}
 READ_FROM_JSON = {"unet": "full"}
 # Settings that runs were stored without: where they are not used they are in no hash, so that those keep theirs.
-ADDED_LATER = ("dora", "text_encoder", "condition_encoder", "array_dropout")
+ADDED_LATER = ("dora", "text_encoder", "condition_encoder", "array_dropout", "text_encoder_lr")
 
 
 def settings_hash(contents: Any) -> str:
@@ -85,6 +89,7 @@ class Arm:
             it. Not of SD 3, which has three.
         condition_encoder: likewise of the encoder of what prompts carry beside text, where the base has one.
         peak_lr: the highest learning rate.
+        text_encoder_lr: the highest rate of what is trained in the text encoder, which takes less; None for `peak_lr`.
         schedule: one of `SCHEDULES`; see `kanjilab.training.schedules.lr_factor`.
         warmup_steps: optimizer steps of linear warm-up; of `periodic` the half period, and no warm-up.
         cycles: of `cosine-restarts`.
@@ -117,6 +122,7 @@ class Arm:
     text_encoder: str = "frozen"
     condition_encoder: str = "frozen"
     peak_lr: float = 1e-4
+    text_encoder_lr: float | None = None
     schedule: str = "cosine"
     warmup_steps: int = 0
     cycles: int = 1

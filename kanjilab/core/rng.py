@@ -14,6 +14,7 @@ STREAMS = {
     "typeset": 7,
     "resampling": 8,
     "handwriting": 9,
+    "distillation": 10,
 }
 
 

@@ -11,6 +11,7 @@ import pandas as pd
 
 from kanjilab.core.storage import plain_json
 from kanjilab.data.dictionary import has_clean_meaning, rows_of
+from kanjilab.data.japanese import CAPTION_CLASSES, japanese_captions, load_words
 from kanjilab.data.radicals import BY_NUMBER, RADICALS_WANTED, radical_character, with_radicals
 
 PER_RADICAL = 100
@@ -251,6 +252,56 @@ class Imbalanced(Rule):
         return _first_of_each(pool, counts)
 
 
+@dataclass(frozen=True)
+class InJapanese(Rule):
+    """What another rule selects, captioned with Japanese words of the same meaning.
+
+    Characters without such a word are left out, and so are words that the Japanese text encoder is tested on.
+
+    Args:
+        rule: what selects.
+        kinds: of words, see `japanese.CAPTION_CLASSES`; by default those without the kanji itself.
+        language: `ja`, or `both` for the Japanese words and then the rule's own caption.
+        words: at most so many in a caption, the usual ones first, joined by ';'.
+    Raises:
+        ValueError: an unknown kind or language, or no word.
+    """
+
+    rule: "Seed16 | Left16 | EveryCharacter | Only | Imbalanced"
+    kinds: tuple[str, ...] = ("kana", "other kanji")
+    language: str = "ja"
+    words: int = 3
+    name: ClassVar[str] = "japanese"
+
+    def __post_init__(self):
+        object.__setattr__(self, "kinds", tuple(self.kinds))
+        if not self.kinds or not set(self.kinds) <= set(CAPTION_CLASSES):
+            raise ValueError(f"kinds must be one or more of {', '.join(CAPTION_CLASSES)}, got {self.kinds}")
+        if self.language not in ("ja", "both") or self.words < 1:
+            raise ValueError(f"expected language ja or both and words >= 1, got {self.language!r}, {self.words}")
+
+    def pool(self, characters: pd.DataFrame, drawable: Iterable[str]) -> pd.DataFrame:
+        """The other rule's pool, captioned in Japanese."""
+        return self._captioned(self.rule.pool(characters, drawable))
+
+    def select(self, characters: pd.DataFrame, drawable: Iterable[str]) -> pd.DataFrame:
+        """What the other rule selects, captioned in Japanese."""
+        return self._captioned(self.rule.select(characters, drawable))
+
+    def _captioned(self, rows: pd.DataFrame) -> pd.DataFrame:
+        found = japanese_captions(rows, load_words())
+        found = found.loc[found["kind"].isin(list(self.kinds)) & ~found["held_out"]]
+        texts = {
+            str(character): ";".join(dict.fromkeys(own["text"].head(self.words)))
+            for character, own in found.groupby("character", sort=False)
+        }
+        rows = rows.loc[rows.index.isin(list(texts))]
+        japanese = [texts[str(character)] for character in rows.index]
+        if self.language == "both":
+            japanese = [f"{own};{english}" for own, english in zip(japanese, rows["text"], strict=True)]
+        return rows.assign(text=japanese)
+
+
 def geometric_counts(total: int, groups: int, ratio: float) -> list[int]:
     """Whole numbers that fall geometrically from the first group to the last.
 
@@ -299,10 +350,10 @@ def rule_from_json(values: Mapping[str, Any]) -> Rule:
         ValueError: an unknown name, or parameters that the rule does not have.
     """
     parameters = {key: value for key, value in values.items() if key != "name"}
-    rules = {rule.name: rule for rule in (Seed16, Left16, EveryCharacter, Only, Imbalanced)}
+    rules = {rule.name: rule for rule in (Seed16, Left16, EveryCharacter, Only, Imbalanced, InJapanese)}
     if (name := values.get("name")) not in rules:
         raise ValueError(f"rule name must be one of {', '.join(rules)}, got {name!r}")
-    if name in (Only.name, Imbalanced.name) and "rule" in parameters:
+    if name in (Only.name, Imbalanced.name, InJapanese.name) and "rule" in parameters:
         parameters["rule"] = rule_from_json(parameters["rule"])
     try:
         return rules[name](**parameters)

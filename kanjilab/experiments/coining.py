@@ -36,8 +36,8 @@ from kanjilab.evaluation.scoring import glyphs_of
 from kanjilab.experiments.certificate import Certificate, novelty_sentence, outlines_near, verdicts_of
 from kanjilab.experiments.phrase_readings import Embed, Reading, read_phrase, translate
 from kanjilab.models.diffusion import LatentDiffusion
+from kanjilab.models.japanese import reading_japanese, text_vectors
 from kanjilab.models.loading import load_base, usual_device
-from kanjilab.models.minilm import caption_vectors
 from kanjilab.models.sampling import Sampling, fitting, sample
 from kanjilab.training.presets import DEMO_SAMPLING
 
@@ -103,14 +103,14 @@ def coin(
     writer: LatentDiffusion | str = WRITER,
     sampling: Sampling = DEMO_SAMPLING,
     draw: Draw | None = None,
-    embed: Embed = caption_vectors,
+    embed: Embed = text_vectors,
     on_drawn: Callable[[Reading, Images], None] = lambda reading, images: None,
     on_progress: Callable[[int, int], None] | None = None,
 ) -> Coinage:
     """Coin glyphs for a phrase.
 
     Args:
-        phrase: in English, or in kanji, which the dictionary translates.
+        phrase: in English or in Japanese; one in kanji is read in the dictionary's translation too.
         parts: two of them to draw, such as "woman+dragon" or "女+竜"; "" for those that the words suggest.
         layouts: that pairs may have.
         noises: candidates of each reading.
@@ -124,16 +124,18 @@ def coin(
         on_drawn: called with each reading and its candidates before these are judged.
         on_progress: called with (readings drawn, all); a progress bar by default.
     Raises:
-        ValueError: as `read_phrase` and `translate`, or a number below its least.
+        ValueError: as `read_phrase`, or a number below its least.
     """
     if min(noises, keep) < 1 or seed < 0:
         raise ValueError(f"expected noises and keep of 1 or more, seed of 0 or more, got {noises}, {keep}, {seed}")
     translation = translate(phrase, load_characters())
-    readings = read_phrase(translation or phrase, load_components(), parts=parts, layouts=layouts, embed=embed)
+    options = {"translation": translation, "parts": parts, "layouts": layouts, "embed": embed}
+    readings = read_phrase(phrase, load_components(), **options)
     facts: dict[str, Any] = {"phrase": phrase, "translation": translation, "sampling": sampling.to_json()}
     facts |= {"writer": "", "identity": "", "version": kanjilab.__version__}
     if draw is None:
         writer = load_base(writer, "bf16", usual_device()) if isinstance(writer, str) else writer
+        writer = reading_japanese(writer)
         sampling = fitting(sampling, writer)
         facts |= {"sampling": sampling.to_json() | {"precision": writer.precision}}
         facts |= {"writer": writer.name, "identity": writer.identity}

@@ -1,6 +1,6 @@
 """From a phrase to what the writer is asked: the phrase itself, pairs of parts that its words suggest, or named parts.
 
-A phrase in Japanese is first translated by the dictionary, kanji by kanji.
+A phrase in Japanese is read as it is, and where it is in kanji also as the dictionary translates it, kanji by kanji.
 """
 
 from __future__ import annotations
@@ -16,11 +16,12 @@ import pandas as pd
 from numpy.typing import NDArray
 
 from kanjilab.data.components import Components
+from kanjilab.data.japanese import HAN, has_japanese, is_understood, script_note
 from kanjilab.data.part_names import name_of_part, pair_caption, part_named, part_names, parts_caption
 from kanjilab.data.typeset import SLOTS_OF_LAYOUT, Pair, novel_pairs
 from kanjilab.data.writer_corpus import places, slot_counts
 from kanjilab.evaluation.caption_baseline import caption_words
-from kanjilab.models.minilm import caption_vectors
+from kanjilab.models.japanese import text_vectors
 
 Embed = Callable[[Sequence[str]], NDArray[np.float32]]
 
@@ -29,9 +30,7 @@ SMALL_WORDS = frozenset(
     "a an the of in on at to for with and or by from as into over under is are be was were it its this that these "
     "those who which whose what where when who's i you he she we they my your his her our their not no".split()
 )
-KANJI = re.compile(r"[々\u3400-\u9fff\uf900-\ufaff\U00020000-\U0003ffff]")
 HIRAGANA = re.compile(r"[\u3041-\u309f]+")
-JAPANESE = re.compile(r"[\u3041-\u30ff]|" + KANJI.pattern)
 LAYOUTS_BY_NAME = {"left-right": ("⿰",), "top-bottom": ("⿱",), "outside-inside": ("⿸", "⿺", "⿴")}
 
 
@@ -64,22 +63,15 @@ def translate(phrase: str, characters: pd.DataFrame) -> str:
         phrase: any text.
         characters: a table of `load_characters`.
     Returns:
-        The English words; "" for a phrase without Japanese signs.
-    Raises:
-        ValueError: katakana, hiragana alone, or a kanji without a meaning: the dictionary has no words.
+        The English words; "" for a phrase without kanji, with katakana, or with a kanji that has no meaning there.
     """
-    if not JAPANESE.search(phrase):
-        return ""
     rest = HIRAGANA.sub(" ", phrase)
-    if not KANJI.search(rest) or JAPANESE.search(KANJI.sub(" ", rest)):
-        raise ValueError(
-            f"{phrase!r} cannot be translated: the dictionary has the meanings of kanji, but no words in kana; "
-            "write it with kanji or in English"
-        )
+    if not HAN.search(rest) or has_japanese(HAN.sub(" ", rest)):
+        return ""
     meanings: dict[str, tuple[str, ...]] = characters["meanings"].to_dict()
-    if unknown := [sign for sign in KANJI.findall(rest) if not meanings.get(sign)]:
-        raise ValueError(f"{phrase!r} cannot be translated: the dictionary has no meaning of {''.join(unknown)}")
-    return " ".join(KANJI.sub(lambda found: f" {meanings[found[0]][0]} ", rest).split())
+    if not all(meanings.get(sign) for sign in HAN.findall(rest)):
+        return ""
+    return " ".join(HAN.sub(lambda found: f" {meanings[found[0]][0]} ", rest).split())
 
 
 def layouts_named(text: str) -> tuple[str, ...]:
@@ -99,28 +91,34 @@ def read_phrase(
     phrase: str,
     components: Components,
     *,
+    translation: str = "",
     parts: str = "",
     layouts: Sequence[str] = tuple(SLOTS_OF_LAYOUT),
-    embed: Embed = caption_vectors,
+    embed: Embed = text_vectors,
 ) -> list[Reading]:
     """The ways to ask for a phrase.
 
     Args:
-        phrase: in English.
+        phrase: in English or in Japanese.
         components: the list of decompositions.
+        translation: its English, see `translate`; "" for none.
         parts: two of them such as "woman+dragon" or "女+竜"; "" for those that the words suggest.
         layouts: that pairs may have.
         embed: captions to unit vectors (N, D).
     Returns:
-        With named parts: by slots, and as a plain sum. Else the phrase itself, then up to four pairs.
+        With named parts: by slots, and as a plain sum. Else the phrase itself, its translation, and up to four pairs.
     Raises:
-        ValueError: a blank phrase, or named parts that are unknown or fit in no layout.
+        ValueError: a blank phrase, one in letters that no text encoder understands, or named parts that are unknown or
+            fit in no layout.
     """
     if not phrase.strip():
         raise ValueError("expected a phrase, got none")
     if parts:
         return readings_of_parts(parts, components, layouts)
-    return [Reading(phrase.strip()), *suggested(phrase, components, layouts, embed)]
+    if not is_understood(phrase):
+        raise ValueError(f"{phrase!r} cannot be read: {script_note(phrase)}")
+    own = [Reading(text) for text in (phrase.strip(), translation) if text]
+    return [*own, *suggested(translation or phrase, components, layouts, embed)]
 
 
 def readings_of_parts(parts: str, components: Components, layouts: Sequence[str]) -> list[Reading]:

@@ -120,7 +120,7 @@ class LatentDiffusion(ABC):
     @property
     def encoding_identity(self) -> str:
         """What encoded latents and text states depend on, of the base."""
-        return self.identity
+        return "-".join(filter(None, [self.identity, self.text.identity]))
 
     @property
     def latent_px(self) -> int:

@@ -22,7 +22,14 @@ from kanjilab.models.minilm import TOKENS, minilm_folder
 from kanjilab.models.skeleton_encoder import load_encoder
 from kanjilab.models.text_encoders import OneEncoder, ThreeEncoders
 
-PACKAGED = (DEFAULT_BASE, "pocket", "writer", "calligraphy")
+PACKAGED = (DEFAULT_BASE, "pocket", "writer", "calligraphy", "pocket-ja")
+BUILT_ON = {"pocket-ja": DEFAULT_BASE}  # another one's denoiser
+# What a base has of its own beside its denoiser.
+OWN_FILES = {
+    "pocket-ja": ("text_encoder/model.safetensors", "tokenizer/tokenizer.json"),
+    "calligraphy": ("condition_encoder/model.safetensors", "condition_encoder/config.json"),
+}
+BUILDERS = {"writer": "writer", "calligraphy": "calligraphy", "pocket-ja": "japanese"}  # modules of kanjilab.training
 WEIGHTS_FILE = "diffusion_pytorch_model.safetensors"
 # Of 8-bit and 4-bit weights, what is computed with them.
 DTYPES = {"fp32": torch.float32} | dict.fromkeys(("bf16", *QUANTISED), torch.bfloat16)
@@ -45,9 +52,9 @@ def load_base(
     """Loads a base by name, with its encoder of skeletons if it has one.
 
     Args:
-        name: `pocket2`; `pocket`, its predecessor, which the stored studies trained on; `writer`, `calligraphy`,
-            `sd14`, `sd15`, `sd35-medium`, `sd35-large`, a Hub id, a folder in diffusers' format, or a single
-            `.safetensors` file.
+        name: `pocket2`; `pocket`, its predecessor, which the stored studies trained on; `pocket-ja`, which reads
+            Japanese; `writer`, `calligraphy`, `sd14`, `sd15`, `sd35-medium`, `sd35-large`, a Hub id, a folder in
+            diffusers' format, or a single `.safetensors` file.
         precision: of the frozen denoiser, `fp32` or `bf16`, or `8bit` or `4bit` weights that bf16
             computes with. The autoencoder stays in fp32, and so does a U-Net's text encoder; the three
             text encoders of SD 3 follow the denoiser.
@@ -184,19 +191,21 @@ def packaged_folder(name: str = DEFAULT_BASE) -> Path:
 
     The package carries pocket's denoiser, autoencoder and scheduler, and the denoisers and schedulers of the others,
     which have pocket's autoencoder. MiniLM's text encoder and tokenizer are put beside them once, in the
-    user's cache.
+    user's cache, except for `pocket-ja`, which has pocket2's denoiser and a text encoder of its own.
 
     Args:
         name: one of `PACKAGED`.
     Raises:
         FileNotFoundError: the package's weights, or MiniLM, are missing.
     """
-    sources = [PACKAGE_WEIGHTS / "pocket", *([PACKAGE_WEIGHTS / name] if name != "pocket" else [])]
-    weights = [source / "unet" / WEIGHTS_FILE for source in sources] + [sources[0] / "vae" / WEIGHTS_FILE]
+    sources = [PACKAGE_WEIGHTS / part for part in dict.fromkeys(("pocket", BUILT_ON.get(name, "pocket"), name))]
+    drawn = [source / "unet" / WEIGHTS_FILE for source in sources if source.name not in BUILT_ON]
+    own = [PACKAGE_WEIGHTS / name / file for file in OWN_FILES.get(name, ())]
+    weights = [*drawn, sources[0] / "vae" / WEIGHTS_FILE, *own]
     if missing := next((path for path in weights if not path.is_file()), None):
-        builds = f"; kanjilab.training.{name} builds them" if name in ("writer", "calligraphy") else ""
+        builds = f"; kanjilab.training.{BUILDERS[name]} builds them" if name in BUILDERS else ""
         raise FileNotFoundError(f"{missing}: the weights of {name} are missing from this installation{builds}")
-    digests = "".join(sha256_file(path) for path in weights[-2:])
+    digests = "".join(sha256_file(path) for path in weights[len(drawn) - 1 :])
     target = cache_folder() / f"{name}-{hashlib.sha256((digests + str(TOKENS)).encode()).hexdigest()[:16]}"
     keep_sound(target, lambda: assemble_pipeline(sources, minilm_folder(), target))
     return target
@@ -207,20 +216,25 @@ def assemble_pipeline(sources: Sequence[Path], text_model: Path, target: Path) -
 
     Args:
         sources: they hold model_index.json, unet/, vae/, scheduler/; of what several have, the last one's counts.
-        text_model: holds config.json, model.safetensors and the tokenizer's files.
+        text_model: holds config.json, model.safetensors and the tokenizer's files; for sources without an encoder.
         target: appears whole or not at all.
     """
     with appearing_folder(target) as temporary:
         for source in sources:
             shutil.copytree(source, temporary, dirs_exist_ok=True)
-        encoder, tokenizer = temporary / "text_encoder", temporary / "tokenizer"
-        encoder.mkdir()
-        tokenizer.mkdir()
-        shutil.copyfile(text_model / "model.safetensors", encoder / "model.safetensors")
-        config = json.loads((text_model / "config.json").read_text())
-        # Padding is hidden from the text encoder, in kanjilab and in diffusers' own pipeline alike.
-        (encoder / "config.json").write_text(json.dumps(config | {"use_attention_mask": True}, indent=2))
-        for name in ("tokenizer.json", "vocab.txt", "special_tokens_map.json"):
-            shutil.copyfile(text_model / name, tokenizer / name)
-        settings = json.loads((text_model / "tokenizer_config.json").read_text())
-        (tokenizer / "tokenizer_config.json").write_text(json.dumps(settings | {"model_max_length": TOKENS}, indent=2))
+        if not (temporary / "text_encoder").exists():
+            _add_minilm(text_model, temporary)
+
+
+def _add_minilm(text_model: Path, pipeline: Path) -> None:
+    encoder, tokenizer = pipeline / "text_encoder", pipeline / "tokenizer"
+    encoder.mkdir()
+    tokenizer.mkdir()
+    shutil.copyfile(text_model / "model.safetensors", encoder / "model.safetensors")
+    config = json.loads((text_model / "config.json").read_text())
+    # Padding is hidden from the text encoder, in kanjilab and in diffusers' own pipeline alike.
+    (encoder / "config.json").write_text(json.dumps(config | {"use_attention_mask": True}, indent=2))
+    for name in ("tokenizer.json", "vocab.txt", "special_tokens_map.json"):
+        shutil.copyfile(text_model / name, tokenizer / name)
+    settings = json.loads((text_model / "tokenizer_config.json").read_text())
+    (tokenizer / "tokenizer_config.json").write_text(json.dumps(settings | {"model_max_length": TOKENS}, indent=2))

@@ -44,9 +44,11 @@ class TextEncoders(ABC):
         pooled_width: P, or None where there are no pooled states.
         passes: how often the captions are gone through, once an encoder.
         encoder: the one that stays loaded and can be trained; None where each is loaded when it is needed.
+        identity: of what is not part of the base's own identity; "" for nothing.
     """
 
     shape: tuple[int, int]
+    identity: str = ""
     pooled_width: int | None = None
     passes = 1
     encoder: nn.Module | None = None

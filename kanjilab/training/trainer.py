@@ -11,6 +11,7 @@ from accelerate import Accelerator
 from torch import Tensor
 
 from kanjilab.core.config import QUANTISED, Arm
+from kanjilab.models.adapters import TEXT
 from kanjilab.models.diffusion import LatentDiffusion
 from kanjilab.models.trainable import Trainable
 from kanjilab.training.data_order import Draw, captions_of, draw_example
@@ -150,9 +151,22 @@ class Trainer:
         ]
         self.optimizer = torch.optim.AdamW(groups, fused=True)
         self.average = self.rows.values.clone() if any(arm.ema_decay for arm in arms) else None
+        self.rate_factors = self._rate_factors()
         self.captions = [captions_of(arm, data) for arm in arms]
         # Whole weights are kept in fp32, so that only their use is in bf16.
         self.autocast = bool(self.trainable.arms_that("full", "denoiser")) and base.precision == "bf16"
+
+    def _rate_factors(self) -> Tensor | None:
+        """(K, P) what each number's learning rate is of its arm's; None where all are 1."""
+        arms = self.trainable.arms
+        if all(arm.text_encoder_lr is None for arm in arms):
+            return None
+        factors = torch.ones_like(self.rows.values)
+        for name, view in self.rows.views(factors).items():
+            if name.startswith(TEXT):
+                for k, arm in enumerate(arms):
+                    view[k] = (arm.text_encoder_lr or arm.peak_lr) / arm.peak_lr
+        return factors
 
     @property
     def stopped(self) -> tuple[str | None, ...]:
@@ -258,7 +272,10 @@ class Trainer:
             self.vectors[k].grad = self.rows.gradients[k]
             progress.norms = [*progress.norms[1 - NORM_WINDOW :], norms[k]]
             progress.steps += 1
+        before = None if self.rate_factors is None else self.rows.values.clone()
         self.optimizer.step()
+        if before is not None:  # AdamW's step is proportional to the rate
+            self.rows.values.copy_(torch.lerp(before, self.rows.values, cast(Tensor, self.rate_factors)))
         self._update_average(active)
         self.step += 1
         return losses, norms, rates

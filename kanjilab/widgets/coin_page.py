@@ -17,7 +17,7 @@ from PIL import Image
 
 from kanjilab.core.storage import write_json_atomic
 from kanjilab.data.components import load_components
-from kanjilab.data.dictionary import load_characters
+from kanjilab.data.japanese import is_understood, script_note
 from kanjilab.data.typeset import SLOTS_OF_LAYOUT
 from kanjilab.evaluation.criteria import CRITERIA
 from kanjilab.evaluation.judges.framing import Images
@@ -29,7 +29,6 @@ from kanjilab.experiments.phrase_readings import (
     Reading,
     layouts_named,
     readings_of_parts,
-    translate,
 )
 from kanjilab.models.loading import cache_folder
 from kanjilab.models.sampling import Sampling
@@ -262,7 +261,8 @@ class CoinPage(DrawPanel):
     def _coined(self, phrase: str, options: dict[str, Any], worker: Worker) -> Coinage:
         self._say("Reading the phrase …")
         layouts = options["layouts"] or tuple(SLOTS_OF_LAYOUT)
-        translate(phrase, load_characters())  # both refuse what cannot be read, before the writer is loaded
+        if not is_understood(phrase):  # what cannot be read is refused before the writer is loaded
+            raise ValueError(f"{phrase!r} cannot be read: {script_note(phrase)}")
         if options["parts"].strip():
             readings_of_parts(options["parts"], load_components(), layouts)
         pictures: list[bytes] = []
@@ -307,8 +307,8 @@ class CoinPage(DrawPanel):
         """Show what was coined, the best glyph chosen."""
         self.coinage = coinage
         self.cards.fill(coinage.glyphs)
-        translated = f"Translated by the dictionary: {coinage.translation}. " if coinage.translation else ""
-        self._say(translated + coinage.summary)
+        translated = f"In the dictionary's words: {coinage.translation}." if coinage.translation else ""
+        self._say(" ".join(filter(None, [script_note(coinage.phrase), translated, coinage.summary])))
 
     @property
     def chosen(self) -> Coined | None:

@@ -30,6 +30,7 @@ from kanjilab.evaluation.scoring import glyphs_of
 from kanjilab.experiments.coining import WRITER
 from kanjilab.experiments.reinvention import part_glosses
 from kanjilab.models.diffusion import LatentDiffusion
+from kanjilab.models.japanese import reading_japanese
 from kanjilab.models.loading import PACKAGED, load_base
 from kanjilab.models.sampling import Sampling, sample
 from kanjilab.models.trainable import Trainable
@@ -134,7 +135,7 @@ class Models:
 
     def __init__(self, *loaded: LatentDiffusion, device: str = "cpu"):
         self._device = device
-        self._given = {base.name: base for base in loaded}
+        self._given = {base.name: reading_japanese(base) for base in loaded}
         self._bases: dict[tuple[str, str], LatentDiffusion] = {}
         self._used: tuple[tuple, Trainable] | None = None
 
@@ -164,7 +165,7 @@ class Models:
         if name in self._given:
             return self._given[name]
         if (name, precision) not in self._bases:
-            self._bases[name, precision] = load_base(name, precision, self._device)
+            self._bases[name, precision] = reading_japanese(load_base(name, precision, self._device))
         return self._bases[name, precision]
 
 

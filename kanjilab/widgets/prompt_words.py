@@ -8,6 +8,7 @@ from functools import cache, lru_cache
 from typing import Any
 
 from kanjilab.data.dictionary import load_characters
+from kanjilab.data.japanese import script_note
 from kanjilab.data.part_names import part_names
 from kanjilab.evaluation.caption_baseline import caption_words
 from kanjilab.models.diffusion import LatentDiffusion
@@ -25,18 +26,17 @@ def known_words() -> frozenset[str]:
 
 
 def unknown_words(prompt: str) -> tuple[str, ...]:
-    """Words of a prompt that no caption of a kanji has, in order: "a blorpt of 水" gives ("blorpt", "水")."""
+    """English words of a prompt that no caption of a kanji has, in order: "a blorpt of 水" gives ("blorpt",)."""
     known = known_words()
-    foreign = tuple(dict.fromkeys(OTHER_SCRIPT.findall(prompt)))
-    return (*(word for word in caption_words(OTHER_SCRIPT.sub(" ", prompt)) if word not in known), *foreign)
+    return tuple(word for word in caption_words(OTHER_SCRIPT.sub(" ", prompt)) if word not in known)
 
 
 def token_count(prompt: str, base: LatentDiffusion) -> tuple[int, int] | None:
     """Tokens of a prompt, with those that mark its ends, and how many the base reads; None for several encoders."""
-    tokenizer = getattr(base.text, "tokenizer", None)
-    if tokenizer is None:
+    if len(tokenizers := base.text.tokenizers()) > 1:
         return None
-    return len(_own_copy(tokenizer)(prompt, truncation=False, verbose=False).input_ids), base.text.shape[0]
+    [(tokenizer, most)] = tokenizers
+    return len(_own_copy(tokenizer)(prompt, truncation=False, verbose=False).input_ids), most
 
 
 @lru_cache(maxsize=8)
@@ -55,7 +55,7 @@ def prompt_note(prompt: str, tokens: tuple[int, int] | None, taught: bool) -> st
     Returns:
         Such as "5 of 32 tokens. No caption of a kanji has “blorpt”: the model guesses from similar words."
     """
-    words = []
+    words = [note] if (note := script_note(prompt)) else []
     if tokens:
         count, most = tokens
         words.append(

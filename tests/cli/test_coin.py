@@ -139,7 +139,7 @@ def test_a_long_phrase_leaves_the_outlines_short(tmp_path):
 
 def test_a_translation_is_labelled(tmp_path):
     result = call("火の玉", "--noises", "1", "--keep", "1", "--out", tmp_path / "out")
-    assert "translated by the dictionary: fire jewel" in result.output
+    assert "Read as Japanese." in result.output and "translated by the dictionary: fire jewel" in result.output
     assert "translated by the dictionary: fire jewel" in (tmp_path / "out" / "index.html").read_text("utf-8")
 
 
@@ -157,7 +157,7 @@ def test_nothing_found_is_said(tmp_path, monkeypatch):
 @pytest.mark.parametrize(
     ("arguments", "complaint"),
     [
-        (["ロボット"], "cannot be translated"),
+        (["물고기"], "cannot be read: Hangul letters are not understood"),
         (["x", "--parts", "waer+fire"], "no part of characters is called 'waer'; near it are water"),
         (["x", "--parts", "lid+walk"], "are never in two slots that fit"),
         (["x", "--layout", "diagonal"], "expected a layout of left-right, top-bottom, outside-inside"),

@@ -89,7 +89,7 @@ def test_an_existing_character_is_named():
 def test_a_phrase_in_kanji_is_translated():
     found = coin("火の玉", noises=1, keep=1, draw=draw, embed=word_vectors)
     assert found.translation == found.glyphs[0].certificate.translation == "fire jewel"
-    assert found.readings[0].prompt == "fire jewel" and found.phrase == "火の玉"
+    assert [reading.prompt for reading in found.readings[:2]] == ["火の玉", "fire jewel"]
 
 
 def test_numbers_below_one_are_refused():

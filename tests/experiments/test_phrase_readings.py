@@ -100,9 +100,19 @@ def test_kanji_are_translated_by_the_dictionary(phrase, english):
 
 
 @pytest.mark.parametrize("phrase", ["さくら", "ロボット", "火のロボット", "\U0002a6d6"])
-def test_what_the_dictionary_lacks_is_refused(phrase):
-    with pytest.raises(ValueError, match="cannot be translated: the dictionary"):
-        translate(phrase, load_characters())
+def test_what_the_dictionary_lacks_has_no_translation(phrase):
+    assert translate(phrase, load_characters()) == ""
+
+
+def test_japanese_is_read_as_it_is_and_in_translation():
+    found = read_phrase("火の玉", components, translation="fire jewel", embed=word_vectors)
+    assert [reading.prompt for reading in found[:2]] == ["火の玉", "fire jewel"]
+    assert set(found[2].parts) == {"火", "玉"}  # suggested by the words of the translation
+
+
+def test_what_no_encoder_understands_is_refused():
+    with pytest.raises(ValueError, match="'물고기' cannot be read: Hangul letters are not understood"):
+        read_phrase("물고기", components, embed=word_vectors)
 
 
 def test_layouts_have_names():

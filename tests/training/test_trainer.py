@@ -708,3 +708,17 @@ def test_two_processes_stop_together_and_go_on(processes, folder, tmp_path):
     last = end_of(started)
     assert last[0] == last[1] < 200
     assert RunFolder.open(tmp_path / "two").checkpoints()[-1] == last[0]
+
+
+def test_the_text_encoder_learns_at_its_own_rate(data, tmp_path):
+    base = load_base(save_tiny_pipeline(tmp_path / "base"))
+    arm = Arm(text_encoder="lora", rank=2, peak_lr=1e-2, schedule="constant", batch=2, images_seen=2, clip_norm=1e9)
+    own = dataclasses.replace(arm, text_encoder_lr=1e-3)
+    trainer = Trainer(base, data, [arm, own], Accelerator(cpu=True))
+    before = trainer.rows.values.clone()
+    trainer.advance()
+    moved = trainer.rows.views(trainer.rows.values - before)
+    for name, change in moved.items():
+        ratio = 0.1 if name.startswith("text_encoder.") else 1.0
+        assert_close(change[1], ratio * change[0], rtol=1e-3, atol=1e-7, msg=name)
+    assert "text_encoder_lr" not in arm.to_json() and own.to_json()["text_encoder_lr"] == 1e-3

@@ -120,7 +120,7 @@ def test_what_is_out_of_bounds_is_said_at_once(changes, complaint):
 
 @pytest.mark.parametrize(
     ("phrase", "parts", "complaint"),
-    [("ロボット", "", "cannot be translated"), ("x", "waer+fire", "no part of characters is called")],
+    [("물고기", "", "cannot be read: Hangul"), ("x", "waer+fire", "no part of characters is called")],
 )
 def test_what_cannot_be_read_is_refused_before_the_writer_is_loaded(phrase, parts, complaint, monkeypatch):
     monkeypatch.setattr(Models, "load", None)

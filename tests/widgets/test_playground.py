@@ -263,9 +263,10 @@ def test_where_nothing_passed_it_says_what_to_try():
 
 def test_unknown_words_are_named():
     assert unknown_words("Blorpt king of the left: water") == ("blorpt",)
-    assert unknown_words("blorpt 火の玉, zzyx blorpt") == ("blorpt", "zzyx", "火の玉")
+    assert unknown_words("blorpt 火の玉, zzyx blorpt") == ("blorpt", "zzyx")
     assert prompt_note("king", (3, 32), True) == "3 of 32 tokens."
-    assert "“blorpt”, “水”: the model guesses" in prompt_note("blorpt 水", None, True)
+    assert prompt_note("水", (3, 32), True) == "Read as Japanese. 3 of 32 tokens."
+    assert "Latin letters too." in prompt_note("blorpt 水", None, True)
     assert prompt_note("blorpt", None, False) == "", "a large base knows words that no caption has"
 
 
