@@ -44,14 +44,14 @@ lint: $(INSTALLED)
 
 # Three processes for two cores: one of them has the browser, which waits most of the time.
 test: lint
-	$(BIN)/pytest -q -n 3 --dist loadgroup $(TESTS)
+	$(BIN)/pytest -q -n 3 $(TESTS)
 	@echo "Style, types, tests and notebooks: all passed (their files were temporary, nothing is left behind)"
 
 browser-test: $(INSTALLED)
 	@command -v chromium || command -v chromium-browser || command -v google-chrome || \
 		{ echo "No Chromium on the search path. Install it (Debian and Ubuntu: apt-get install chromium;" \
 		"macOS: brew install --cask chromium), then: make browser-test" >&2; exit 1; }
-	$(BIN)/pytest -q -n 2 --dist loadgroup -m browser tests/browser
+	$(BIN)/pytest -q tests/browser
 
 # What notebook and kernel tell each other is encrypted, or else every kernel warns that it is not.
 lab: $(INSTALLED)
