@@ -63,7 +63,7 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> Any:
     """Of several processes one takes the browser, or a file whole, so that its fixtures are made once, or a notebook.
 
-    (The groups of `--dist loadgroup` come to nothing under pytest 9.2: xdist 3.8 writes them to a name that is no more.)
+    (Groups of `--dist loadgroup` come to nothing under pytest 9.2, which lost the name that xdist 3.8 writes them to.)
     """
     from xdist.scheduler import LoadScopeScheduling
 

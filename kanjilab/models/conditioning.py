@@ -8,6 +8,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
+TEXT_MAX = 10_000  # characters of a prompt
+
 
 class Conditioning(NamedTuple):
     """What the denoiser attends to.
@@ -46,10 +48,18 @@ class Prompt:
     Attributes:
         text: the caption.
         arrays: by name, of any shape, the same for all prompts that are drawn together.
+    Raises:
+        ValueError: text that is longer than any text encoder reads, or no text at all, as bytes that are no UTF-8.
     """
 
     text: str
     arrays: Mapping[str, np.ndarray] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        if len(self.text) > TEXT_MAX:
+            raise ValueError(f"expected a prompt of at most {TEXT_MAX:,} characters, got {len(self.text):,}")
+        if self.text.encode(errors="ignore").decode() != self.text:
+            raise ValueError(f"expected a prompt in UTF-8, got {self.text[:80]!r}")
 
 
 class Prompts(NamedTuple):

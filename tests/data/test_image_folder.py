@@ -133,7 +133,7 @@ def test_sizes_are_brought_to_a_square_by_the_named_filter(tmp_path):
     assert (wide[:2] == 255).all() and (wide[2:6] == 0).all() and (wide[6:] == 255).all()
     with pytest.raises(ValueError, match="resample must be one of nearest.*got 'best'"):
         open_dataset(tmp_path, resample="best")
-    with pytest.raises(ValueError, match="size_px must be >= 1, got 0"):
+    with pytest.raises(ValueError, match="size_px must be from 1 to 2,048, got 0"):
         open_dataset(tmp_path, size_px=0)
 
 

@@ -172,8 +172,8 @@ def test_a_run_of_another_base_is_refused(base, tmp_path):
     ("options", "message"),
     [
         (dict(sampler="euler"), "sampler must be one of .*, got 'euler'"),
-        (dict(steps=0), "steps must be >= 1, got 0"),
-        (dict(guidance=0.5), "guidance must be >= 1, got 0.5"),
+        (dict(steps=0), "steps must be from 1 to 1,000, got 0"),
+        (dict(guidance=0.5), "guidance must be from 1 to 1,000, got 0.5"),
     ],
 )
 def test_sampling_out_of_range_is_refused(options, message):
