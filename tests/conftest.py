@@ -31,12 +31,14 @@ def pytest_configure(config: pytest.Config) -> None:
         os.environ.setdefault("GIT_CONFIG_GLOBAL", str(git_settings))
     home = tempfile.mkdtemp(prefix="kanjilab-home-")
     config.add_cleanup(lambda: shutil.rmtree(home, ignore_errors=True))
+    # Of several processes all have the first one's cache: judges are fitted and bases put together once.
+    cache = os.environ["XDG_CACHE_HOME"] if "PYTEST_XDIST_WORKER" in os.environ else f"{home}/.cache"
     for name in (*CACHE_FOLDERS, *JUPYTER_FOLDERS, *XDG_FOLDERS):
         os.environ.pop(name, None)
     guard = str(Path(__file__).parent / "offline")
     search_path = os.pathsep.join(filter(None, [guard, os.environ.get("PYTHONPATH")]))
     # One thread, here and in kernels: the models are so small that threads would mostly wait for each other.
-    os.environ.update(OFFLINE, HOME=home, PYTHONPATH=search_path, OMP_NUM_THREADS="1")
+    os.environ.update(OFFLINE, HOME=home, XDG_CACHE_HOME=cache, PYTHONPATH=search_path, OMP_NUM_THREADS="1")
     network_guard.forbid_network()
     torch.set_num_threads(1)
 

@@ -60,9 +60,9 @@ def run_job(
     shown = accelerator.is_main_process
     tell = say if shown else lambda line: None  # of several processes one prints
     images = _training_images(Path(job.data["folder"]), size_px)
-    tell(f"{counted(len(images), 'image')} of {size_px} x {size_px} px")
     begun = (folder / "settings.json").exists()
     _tell_budget(job, preset, images, accelerator, tell, dry_run)
+    tell(f"{counted(len(images), 'image')} of {size_px} x {size_px} px")
     base = load_base(job.base, job.precision, accelerator.device, gradient_checkpointing=job.gradient_checkpointing)
     if dry_run or (preset and not begun):
         cost = measure_steps(base, blank_encoded(base, images.size_px, len(images)), job.arms)

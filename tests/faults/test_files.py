@@ -1,0 +1,77 @@
+"""Every content at every place: read right, or refused at once in a sentence that names the file."""
+
+import shutil
+import signal
+from collections import Counter
+from contextlib import contextmanager
+
+import pytest
+
+from kanjilab.models.loading import load_base
+from tests.faults.contents import CHANGED, REPLACED
+from tests.faults.places import places, sound_files
+
+PLACES = list(places(type("Base", (), {"denoiser": None})()))
+SECONDS = 10  # a content should take milliseconds
+PLAIN = (ValueError, OSError, RuntimeError)
+
+
+@pytest.fixture(scope="module")
+def sound(tmp_path_factory):
+    folder = sound_files(tmp_path_factory.mktemp("sound"))
+    return folder, places(load_base(folder / "base"))
+
+
+@contextmanager
+def in_time():
+    """Raises TimeoutError's opposite: an assertion, which no reader takes for a fault of the file."""
+
+    def ring(*_):
+        raise AssertionError(f"it waits for more than {SECONDS} s")
+
+    before = signal.signal(signal.SIGALRM, ring)
+    signal.setitimer(signal.ITIMER_REAL, SECONDS)
+    try:
+        yield
+    finally:
+        signal.setitimer(signal.ITIMER_REAL, 0)
+        signal.signal(signal.SIGALRM, before)
+
+
+def outcome(place, folder):
+    """`read`, `refused`, or what is wrong with how it ended."""
+    try:
+        with in_time():
+            place.read(folder)
+        return "read"
+    except PLAIN as error:
+        name = place.file.rpartition("/")[2]
+        if type(error) is RecursionError or name not in str(error) or len(str(error)) > 2_000:
+            return f"{type(error).__name__}: {str(error)[:300]!r}"
+        return "refused"
+    except BaseException as error:  # what a command would show as a traceback
+        return f"{type(error).__name__}: {str(error)[:300]!r}"
+
+
+@pytest.mark.parametrize("name", PLACES)
+def test_a_content_is_read_right_or_refused_in_a_sentence(name, sound, tmp_path, record_property):
+    place, source = sound[1][name], sound[0] / sound[1][name].source
+    original = (source / place.file).read_bytes()
+    if place.sound:
+        assert outcome(place, source) == "read"
+    wrong, counts = {}, Counter()
+    for content in (*REPLACED, *CHANGED):
+        folder = shutil.copytree(source, tmp_path / f"{len(counts) + counts.total()}")
+        path = folder / place.file
+        path.unlink()
+        if content in CHANGED:
+            path.write_bytes(CHANGED[content](original))
+        else:
+            REPLACED[content](path)
+        came = outcome(place, folder)
+        counts[came if came in ("read", "refused") else "wrong"] += 1
+        if came != ("read" if content in place.right else "refused"):
+            wrong[content] = came
+        shutil.rmtree(folder)
+    record_property("faults", f"{name}|{counts.total()}|{counts['refused']}|{counts['read']}")
+    assert wrong == {}
