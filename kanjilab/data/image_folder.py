@@ -294,7 +294,7 @@ def _read_csv(text: str) -> Iterator[Entry]:
 
 def _header_problems(header: list[str]) -> list[str]:
     if missing := [name for name in ("file_name", "text") if name not in header]:
-        got = ", ".join(header) or "nothing"
+        got = ", ".join(header)[:200] or "nothing"
         renamed = meant(missing, header)
         return [f"expected the columns file_name and text, got {got} (missing: {', '.join(missing)}){renamed}"]
     repeated = [name for name, count in Counter(header).items() if count > 1]

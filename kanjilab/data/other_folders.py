@@ -8,6 +8,7 @@ from kanjilab.core.outside_files import read_file
 
 CAPTION_SUFFIXES = (".txt", ".caption")  # kohya's scripts take either
 CAPTION_BYTES_MAX = 1024 * 1024
+LFS_POINTER = "version https://git-lfs"
 OTHER_NAMES = {  # columns of other tools, by the one that is meant
     "text": ("caption", "captions", "prompt", "prompts", "description", "label"),
     "file_name": ("image", "image_path", "file", "filename", "path"),
@@ -59,7 +60,15 @@ def captions_beside(folder: Path, images: list[str]) -> Iterator[tuple[str, str,
             yield name, "", f"has a caption that cannot be read ({error})"
             continue
         caption = next((line.strip() for line in lines if line.strip()), "")
-        yield name, caption, None if caption else f"has an empty caption in {found[0].name}"
+        yield name, caption, _wrong_caption(caption, found[0].name)
+
+
+def _wrong_caption(caption: str, file: str) -> str | None:
+    if not caption:
+        return f"has an empty caption in {file}"
+    if caption.startswith(LFS_POINTER):
+        return f"has a Git LFS pointer in {file}: fetch the captions with `git lfs pull`"
+    return f"has no text in {file}, but zero bytes" if "\0" in caption else None
 
 
 def other_form(folder: Path) -> str:

@@ -1,6 +1,7 @@
 """What a LoRA file says beside its tensors: alphas, and what PEFT was asked to do when it was trained."""
 
 import math
+import os
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -48,7 +49,7 @@ class FileAlphas:
         beside = file.with_name(PEFT_CONFIG)
         self.source = file
         self.config: dict[str, Any] = {}
-        if file.name == PEFT_FILE and beside.is_file():
+        if file.name == PEFT_FILE and os.path.lexists(beside):
             self.config = read_json_object(beside)
             _refuse_unread(beside, self.config)
         self.packed = json_object(file, metadata.get(DIFFUSERS_METADATA, "{}"))

@@ -23,13 +23,27 @@ from kanjilab.models.hub import family_of, model_folder
 from kanjilab.models.loading import load_base
 from kanjilab.training.loop import train
 from kanjilab.widgets.saved_glyphs import load_history
+from tests.faults.contents import NO_JSON
 from tests.tiny import save_tiny_pipeline, tiny_encoded
 
 STUDIES = Path(__file__).parents[2] / "figures" / "studies"
 KANJIDIC2 = "<kanjidic2><character><literal>水</literal><radical><rad_value rad_type='classical'>85</rad_value>"
 KANJIDIC2 += "</radical><misc><stroke_count>4</stroke_count></misc></character></kanjidic2>"
 WEIGHTS = "diffusion_pytorch_model.safetensors"
-LOST = ("missing", "a link to nowhere")
+LOST = ("missing", "a link to nowhere", "a link to itself")
+TEXTS = ("a line of text", "an HTML page", "brackets without end", "tags without end", "the first half")
+TEXTS += ("the second half", "all but a tenth", *(f"JSON: {name}" for name in NO_JSON))
+# A log's last line without an end is what a killed writer leaves: it does not count.
+TORN = (
+    "missing",
+    "empty",
+    "one byte",
+    "an HTML page",
+    "brackets without end",
+    "braces without end",
+    "tags without end",
+)
+TORN += ("a long line", "a file of the system without end", "zeros", *(f"JSON: {name}" for name in NO_JSON))
 UNSEEN = "zeros in the middle"  # of weights without a hash, which nobody can know
 
 
@@ -94,7 +108,7 @@ def places(base: object) -> dict[str, Place]:
 
     return {
         "LoRA": Place("adapter_model.safetensors", "lora", lambda folder: read_lora(folder, lora)),
-        "PEFT's configuration": Place("adapter_config.json", "lora", lambda f: read_lora(f, lora), right=LOST),
+        "PEFT's configuration": Place("adapter_config.json", "lora", lambda f: read_lora(f, lora), right=("missing",)),
         "single-file base": Place(
             "model.safetensors", "files", lambda f: model_folder(str(f / "model.safetensors")), sound=False
         ),
@@ -102,7 +116,9 @@ def places(base: object) -> dict[str, Place]:
         "base: weights": Place(f"unet/{WEIGHTS}", "base", _base, right=("missing", UNSEEN)),
         "base: configuration": Place("unet/config.json", "base", _base, right=("missing",)),
         "base: tokenizer": Place("tokenizer/tokenizer_config.json", "base", _base, right=("missing",)),
-        "font": Place("font.ttf", "files", lambda folder: draw_font("水", folder / "font.ttf")),
+        "font": Place(
+            "font.ttf", "files", lambda f: draw_font("水", f / "font.ttf"), right=("all but a tenth", UNSEEN)
+        ),
         "dictionary": Place("kanjidic2.xml", "files", lambda f: load_characters.__wrapped__(f / "kanjidic2.xml")),
         "strokes": Place("kanjivg.zip", "files", lambda f: KanjiVG.open(f / "kanjivg.zip"), sound=False),
         "strip of a card": Place("a.png", "files", lambda f: Handover(card=True, strip=f / "a.png")),
@@ -110,12 +126,10 @@ def places(base: object) -> dict[str, Place]:
         "image of a dataset": Place("a.png", "table", open_dataset),
         "metadata.csv": Place("metadata.csv", "table", open_dataset),
         "metadata.jsonl": Place("metadata.jsonl", "lines", open_dataset),
-        "caption beside an image": Place(
-            "a.txt", "captions", open_dataset, right=("a line of text", "the first half", "the second half")
-        ),
+        "caption beside an image": Place("a.txt", "captions", open_dataset, right=TEXTS),
         "report of a study": Place("rank-full/report-radicals.json", "studies", claims, right=LOST),
         "settings of a run": Place("settings.json", "run", RunFolder.open),
         "state of a checkpoint": Place("checkpoints/step_000002/state.json", "run", state),
-        "log of a run": Place("log.jsonl", "run", lambda folder: RunFolder.open(folder).read_log()),
+        "log of a run": Place("log.jsonl", "run", lambda folder: RunFolder.open(folder).read_log(), right=TORN),
         "gallery": Place("history.json", "kept", load_history, sound=False),
     }

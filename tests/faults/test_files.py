@@ -1,9 +1,11 @@
 """Every content at every place: read right, or refused at once in a sentence that names the file."""
 
+import resource
 import shutil
 import signal
 from collections import Counter
 from contextlib import contextmanager
+from pathlib import Path
 
 import pytest
 
@@ -12,7 +14,7 @@ from tests.faults.contents import CHANGED, REPLACED
 from tests.faults.places import places, sound_files
 
 PLACES = list(places(type("Base", (), {"denoiser": None})()))
-SECONDS = 10  # a content should take milliseconds
+SECONDS, MEMORY_BYTES = 10, 4 * 1024**3  # a content should take milliseconds and megabytes
 PLAIN = (ValueError, OSError, RuntimeError)
 
 
@@ -22,18 +24,25 @@ def sound(tmp_path_factory):
     return folder, places(load_base(folder / "base"))
 
 
+def _address_space():
+    """Bytes that this process has reserved by now."""
+    return int(Path("/proc/self/statm").read_text().split()[0]) * resource.getpagesize()
+
+
 @contextmanager
-def in_time():
-    """Raises TimeoutError's opposite: an assertion, which no reader takes for a fault of the file."""
+def bounded():
+    """Bounds time and memory, by an assertion and a MemoryError: no reader takes them for a fault of the file."""
 
     def ring(*_):
         raise AssertionError(f"it waits for more than {SECONDS} s")
 
-    before = signal.signal(signal.SIGALRM, ring)
+    before, limits = signal.signal(signal.SIGALRM, ring), resource.getrlimit(resource.RLIMIT_AS)
     signal.setitimer(signal.ITIMER_REAL, SECONDS)
+    resource.setrlimit(resource.RLIMIT_AS, (_address_space() + MEMORY_BYTES, limits[1]))
     try:
         yield
     finally:
+        resource.setrlimit(resource.RLIMIT_AS, limits)
         signal.setitimer(signal.ITIMER_REAL, 0)
         signal.signal(signal.SIGALRM, before)
 
@@ -41,12 +50,12 @@ def in_time():
 def outcome(place, folder):
     """`read`, `refused`, or what is wrong with how it ended."""
     try:
-        with in_time():
+        with bounded():
             place.read(folder)
         return "read"
     except PLAIN as error:
-        name = place.file.rpartition("/")[2]
-        if type(error) is RecursionError or name not in str(error) or len(str(error)) > 2_000:
+        named = str(folder) in str(error) or place.file.rpartition("/")[2] in str(error)
+        if type(error) is RecursionError or not named or len(str(error)) > 2_000:
             return f"{type(error).__name__}: {str(error)[:300]!r}"
         return "refused"
     except BaseException as error:  # what a command would show as a traceback
