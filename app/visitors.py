@@ -3,7 +3,6 @@
 import asyncio
 import os
 
-from jupyter_server.base.handlers import JupyterHandler
 from jupyter_server.services.kernels.kernelmanager import AsyncMappingKernelManager
 from tornado.web import HTTPError
 
@@ -46,9 +45,7 @@ def check_host(handler):
     return (host if host.endswith("]") else host.rpartition(":")[0] or host) in served_names()
 
 
-class Refusal(JupyterHandler):
-    """Whatever is not here, with the headers that all pages have."""
-
-    async def prepare(self):
-        """Refuses."""
-        raise HTTPError(404)
+def set_headers(handler):
+    """The headers of all pages, for files and for their refusals, which have none of their own."""
+    for name, value in handler.settings["headers"].items():
+        handler.set_header(name, value)

@@ -1,7 +1,8 @@
 """Settings of Voilà for the public playground (`make app`); app/serve.py points Voilà to them."""
 
 from jupyter_server.base.handlers import JupyterHandler
-from visitors import Refusal, Visitors, check_host
+from tornado.web import StaticFileHandler
+from visitors import Visitors, check_host, set_headers
 
 IDLE_SECONDS = 600
 
@@ -20,6 +21,7 @@ CONTENT_POLICY = {
 
 
 JupyterHandler.check_host = check_host  # Voilà itself answers to any name
+StaticFileHandler.set_default_headers = set_headers
 c = get_config()  # noqa: F821  (given by Voilà)
 c.Voila.open_browser = False
 c.Voila.tornado_settings = {
@@ -28,7 +30,6 @@ c.Voila.tornado_settings = {
         "Referrer-Policy": "no-referrer",
         "X-Content-Type-Options": "nosniff",
     },
-    "default_handler_class": Refusal,
     # There is no login that another site could abuse, and Voilà sets no cookie by which a closing page could end its
     # kernel; who does not know a kernel's random name cannot end it.
     "disable_check_xsrf": True,

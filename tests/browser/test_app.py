@@ -126,7 +126,7 @@ def test_a_link_opens_the_drawing_of_another_on_a_phone(address: str, browser: B
 
 @pytest.mark.parametrize(
     ("host", "path", "status"),
-    [("evil.example", "", 403), ("evil.example:8866", "static/x", 403), ("", "nothing", 404)],
+    [("evil.example", "", 403), ("evil.example:8866", "static/x", 403), ("", "nothing", 403)],
 )
 def test_a_refusal_has_the_headers_of_all_pages(address: str, host: str, path: str, status: int):
     request = Request(address + path, headers={"Host": host} if host else {})

@@ -60,7 +60,7 @@ REPLACED: dict[str, Callable[[Path], object]] = {
 # Each gets the sound file's bytes.
 CHANGED: dict[str, Callable[[bytes], bytes]] = {
     "the first half": lambda data: data[: len(data) // 2],
-    "all but a tenth": lambda data: data[: len(data) * 9 // 10],
+    "two thirds": lambda data: data[: len(data) * 2 // 3],
     "the second half": lambda data: data[len(data) // 2 :],
     "zeros in the middle": lambda data: data[: len(data) // 3] + bytes(len(data) // 3) + data[2 * (len(data) // 3) :],
 }

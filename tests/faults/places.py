@@ -31,19 +31,13 @@ KANJIDIC2 = "<kanjidic2><character><literal>水</literal><radical><rad_value rad
 KANJIDIC2 += "</radical><misc><stroke_count>4</stroke_count></misc></character></kanjidic2>"
 WEIGHTS = "diffusion_pytorch_model.safetensors"
 LOST = ("missing", "a link to nowhere", "a link to itself")
-TEXTS = ("a line of text", "an HTML page", "brackets without end", "tags without end", "the first half")
-TEXTS += ("the second half", "all but a tenth", *(f"JSON: {name}" for name in NO_JSON))
+NO_OBJECTS = tuple(f"JSON: {name}" for name in NO_JSON)
+TEXTS = ("a line of text", "an HTML page", "brackets without end", "braces without end", "tags without end")
+TEXTS += ("the first half", "the second half", "two thirds", *NO_OBJECTS)
 # A log's last line without an end is what a killed writer leaves: it does not count.
-TORN = (
-    "missing",
-    "empty",
-    "one byte",
-    "an HTML page",
-    "brackets without end",
-    "braces without end",
-    "tags without end",
-)
-TORN += ("a long line", "a file of the system without end", "zeros", *(f"JSON: {name}" for name in NO_JSON))
+TORN = ("missing", "empty", "one byte", "an HTML page", "a pickle", "brackets without end", "braces without end")
+TORN += ("tags without end", "a long line", "a file of the system without end", "zeros", *NO_OBJECTS)
+TORN += ("the first half", "two thirds")
 UNSEEN = "zeros in the middle"  # of weights without a hash, which nobody can know
 
 
@@ -116,9 +110,7 @@ def places(base: object) -> dict[str, Place]:
         "base: weights": Place(f"unet/{WEIGHTS}", "base", _base, right=("missing", UNSEEN)),
         "base: configuration": Place("unet/config.json", "base", _base, right=("missing",)),
         "base: tokenizer": Place("tokenizer/tokenizer_config.json", "base", _base, right=("missing",)),
-        "font": Place(
-            "font.ttf", "files", lambda f: draw_font("水", f / "font.ttf"), right=("all but a tenth", UNSEEN)
-        ),
+        "font": Place("font.ttf", "files", lambda f: draw_font("水", f / "font.ttf"), right=(UNSEEN,)),
         "dictionary": Place("kanjidic2.xml", "files", lambda f: load_characters.__wrapped__(f / "kanjidic2.xml")),
         "strokes": Place("kanjivg.zip", "files", lambda f: KanjiVG.open(f / "kanjivg.zip"), sound=False),
         "strip of a card": Place("a.png", "files", lambda f: Handover(card=True, strip=f / "a.png")),

@@ -82,5 +82,6 @@ def test_a_content_is_read_right_or_refused_in_a_sentence(name, sound, tmp_path,
         if came != ("read" if content in place.right else "refused"):
             wrong[content] = came
         shutil.rmtree(folder)
-    record_property("faults", f"{name}|{counts.total()}|{counts['refused']}|{counts['read']}")
+    told = f"{counts.total()} contents, {counts['refused']} refused, {counts['read']} read"
+    record_property("measured", f"faults, {name}: {told}")
     assert wrong == {}
