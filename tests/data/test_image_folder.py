@@ -215,9 +215,9 @@ def test_everything_wrong_is_listed_together_by_line_and_file(tmp_path):
         ("line 17", "expected UTF-8"),
         ("line 18", "expected 2 fields, got 3"),
         ("line 19: file ''", "has no name"),
-        ("line 20: file 'sub'", "is missing"),
+        ("line 20: file 'sub'", "expected an image, got a folder"),
         ("line 21: file 'loop.png'", "cannot be followed"),
-        ("line 22: file 'pipe.png'", "is missing"),
+        ("line 22: file 'pipe.png'", "expected an image, got a pipe"),
     ]
     found = problems_of(folder)
     assert len(found) == len(expected), "\n".join(found)
