@@ -89,7 +89,7 @@ def image_bytes(path: Path) -> bytes:
     try:
         return read_file(path, "an image", FILE_BYTES_MAX)
     except FileNotFoundError:
-        raise ImageError("is missing") from None
+        raise ImageError("cannot be read: it is missing") from None
     except OSError as error:
         raise ImageError(f"cannot be read ({error.strerror or error})") from error
     except ValueError as error:

@@ -140,7 +140,7 @@ def test_metadata_without_end_and_of_another_place_is_refused(tmp_path, monkeypa
     (inside / "metadata.csv").unlink()
     with (inside / "metadata.csv").open("wb") as file:
         os.truncate(file.fileno(), image_folder.METADATA_BYTES_MAX + 1)  # takes no room on the disk
-    with pytest.raises(DatasetError, match=r"expected at most 1,073,741,824 bytes, got 1,073,741,825"):
+    with pytest.raises(DatasetError, match=r"expected metadata of at most 1,073,741,824 bytes, got 1,073,741,825"):
         open_dataset(inside)
 
 
