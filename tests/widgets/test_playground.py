@@ -584,7 +584,7 @@ def test_a_public_page_cannot_lift_the_bounds(base):
     panel.count.value = 10**9
     panel.start()
     assert "at most 8 glyphs" in panel.status.value
-    panel.count.value, panel.steps.value = 1, 10**6
+    panel.count.value, panel.steps.value = 1, 1_000
     panel.start()
     assert "at most 30 steps" in panel.status.value and panel.glyphs is None
 
