@@ -73,8 +73,9 @@ def json_object(source: Path, data: bytes | str, what: str = "a JSON object") ->
     """The JSON object that a text is.
 
     Args:
-        source: where it comes from, and `what` is expected: for messages.
+        source: where it comes from, for messages.
         data: the text.
+        what: is expected, for messages.
     Raises:
         ValueError: it is none.
     """
