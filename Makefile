@@ -6,11 +6,12 @@ INSTALLED := $(VENV)/.installed
 export PYRIGHT_PYTHON_IGNORE_WARNINGS := 1
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 
-.PHONY: help demo test browser-test lint lab app page notebooks benchmarks clean
+.PHONY: help demo test faults browser-test lint lab app page notebooks benchmarks clean
 
 help:
 	@echo "make demo        curate, train and show the checkpoint strip (runs/)"
 	@echo "make test        style, types, all tests, and every notebook, in small or on stored results"
+	@echo "make faults      more of what make test has a little of: damaged files, killed trainings, any input (minutes)"
 	@echo "make browser-test  the widgets in JupyterLab and Chromium only (a part of make test where Chromium is found)"
 	@echo "make lab         open JupyterLab on the notebooks"
 	@echo "make app         the prompt playground as a page of its own, for this machine alone: http://localhost:8866"
@@ -44,14 +45,20 @@ lint: $(INSTALLED)
 
 # Three processes for two cores: one of them has the browser, which waits most of the time.
 test: lint
-	$(BIN)/pytest -q -n 3 --dist loadgroup $(TESTS)
+	$(BIN)/pytest -q -n 3 $(TESTS)
 	@echo "Style, types, tests and notebooks: all passed (their files were temporary, nothing is left behind)"
+
+faults: $(INSTALLED)
+	KANJILAB_FAULTS=1 KANJILAB_KILLS=25 $(BIN)/pytest -q tests/faults tests/core/test_run_folder.py \
+		tests/core/test_integrity.py tests/training/test_damaged_training.py \
+		tests/training/test_trainer.py::test_a_killed_training_goes_on_bit_for_bit
+	@echo "Counts are above; docs/reliability.md says what they mean"
 
 browser-test: $(INSTALLED)
 	@command -v chromium || command -v chromium-browser || command -v google-chrome || \
 		{ echo "No Chromium on the search path. Install it (Debian and Ubuntu: apt-get install chromium;" \
 		"macOS: brew install --cask chromium), then: make browser-test" >&2; exit 1; }
-	$(BIN)/pytest -q -n 2 --dist loadgroup -m browser tests/browser
+	$(BIN)/pytest -q tests/browser
 
 # What notebook and kernel tell each other is encrypted, or else every kernel warns that it is not.
 lab: $(INSTALLED)

@@ -1,6 +1,7 @@
 """Serve the playground as a public page, without any request to another machine: `make app`.
 
 Arguments are passed to Voilà, such as --port=8866, or --Voila.ip=0.0.0.0 for a page that others can reach.
+Others reach it under the names of this machine that $KANJILAB_HOSTS lists, as kanji.example.org,192.0.2.7.
 $KANJILAB_RUNS names the folder with the trained runs (default: runs/).
 """
 

@@ -1,10 +1,11 @@
-"""What holds for every test: no network, no file in the user's home, the slow ones last."""
+"""What holds for every test: no network, no file in the user's home, the slow ones first."""
 
 import os
 import shutil
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import network_guard
 import pytest
@@ -30,28 +31,52 @@ def pytest_configure(config: pytest.Config) -> None:
         os.environ.setdefault("GIT_CONFIG_GLOBAL", str(git_settings))
     home = tempfile.mkdtemp(prefix="kanjilab-home-")
     config.add_cleanup(lambda: shutil.rmtree(home, ignore_errors=True))
+    # Of several processes all have the first one's cache: judges are fitted and bases put together once.
+    cache = os.environ["XDG_CACHE_HOME"] if "PYTEST_XDIST_WORKER" in os.environ else f"{home}/.cache"
     for name in (*CACHE_FOLDERS, *JUPYTER_FOLDERS, *XDG_FOLDERS):
         os.environ.pop(name, None)
     guard = str(Path(__file__).parent / "offline")
     search_path = os.pathsep.join(filter(None, [guard, os.environ.get("PYTHONPATH")]))
     # One thread, here and in kernels: the models are so small that threads would mostly wait for each other.
-    os.environ.update(OFFLINE, HOME=home, PYTHONPATH=search_path, OMP_NUM_THREADS="1")
+    os.environ.update(OFFLINE, HOME=home, XDG_CACHE_HOME=cache, PYTHONPATH=search_path, OMP_NUM_THREADS="1")
     network_guard.forbid_network()
     torch.set_num_threads(1)
 
 
+@pytest.hookimpl(tryfirst=True)
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Plain tests, the browser's, then notebooks. Of several processes one takes a file whole; notebooks go singly.
+    """The browser's tests first, then notebooks, then plain tests.
 
-    The later notebooks, which take longer, go first, so that in the end no process waits long for another.
+    What takes long goes first, the later notebooks and rooms before the others, so that in the end no process waits
+    long for another.
     """
-    items.sort(key=lambda item: [item.get_closest_marker(name) is not None for name in ("notebook", "browser")])
-    first = sum(item.get_closest_marker("notebook") is None for item in items)
-    items[first:] = reversed(items[first:])
-    for item in items:
-        if item.get_closest_marker("notebook") is None:
-            browser = item.get_closest_marker("browser") is not None
-            item.add_marker(pytest.mark.xdist_group("browser" if browser else item.path.stem))
+    places = {path: place for place, path in enumerate(dict.fromkeys(item.path for item in items))}
+
+    def order(numbered: tuple[int, pytest.Item]) -> tuple[int, int]:
+        number, item = numbered
+        if item.get_closest_marker("browser"):
+            return 0, number
+        return (1, -number) if item.get_closest_marker("notebook") else (2, -places[item.path])
+
+    items[:] = [item for _, item in sorted(enumerate(items), key=order)]
+
+
+@pytest.hookimpl(optionalhook=True)  # there is no such hook without xdist
+def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> Any:
+    """Of several processes one takes the browser, or a file whole, so that its fixtures are made once, or a notebook.
+
+    (Groups of `--dist loadgroup` come to nothing under pytest 9.2, which lost the name that xdist 3.8 writes them to.)
+    """
+    from xdist.scheduler import LoadScopeScheduling
+
+    class Scheduling(LoadScopeScheduling):
+        def _split_scope(self, nodeid: str) -> str:
+            if nodeid.startswith("tests/test_notebooks.py::test_runs_"):
+                return nodeid
+            return "browser" if nodeid.startswith("tests/browser/") else nodeid.partition("::")[0]
+
+    config.option.loadscopereorder = False  # the order is that of `pytest_collection_modifyitems`
+    return Scheduling(config, log)
 
 
 def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:

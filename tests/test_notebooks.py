@@ -37,8 +37,8 @@ def load_build():
 build = load_build()
 PATHS = build.notebook_paths()
 # Of the studies' notebooks, which train alike at smoke scale, these read the stored results, as by default.
-READ_STORED = {"09_ablate_batch", "11_ablate_scheduler", "12_ablate_layers", "14_fine_tune_every_weight"}
-READ_STORED |= {"16_ablate_the_data"}
+READ_STORED = {"09_ablate_batch", "10_ablate_epochs", "11_ablate_scheduler", "12_ablate_layers"}
+READ_STORED |= {"14_fine_tune_every_weight", "16_ablate_the_data"}
 IN_BROWSER = {"01_curate_kanji", "05_train_one_lora", "13_compare_strips"}  # run by tests/browser where it can
 every_notebook, every_other_notebook = (
     pytest.mark.parametrize("path", paths, ids=lambda path: path.stem)

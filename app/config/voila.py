@@ -1,8 +1,9 @@
 """Settings of Voilà for the public playground (`make app`); app/serve.py points Voilà to them."""
 
-from tornado.web import HTTPError
+from jupyter_server.base.handlers import JupyterHandler
+from tornado.web import StaticFileHandler
+from visitors import Visitors, check_host, set_headers
 
-MOST_VISITORS = 8  # each has a kernel of up to 1 GB
 IDLE_SECONDS = 600
 
 # The browser blocks every request to another server.
@@ -19,12 +20,8 @@ CONTENT_POLICY = {
 }
 
 
-def refuse_a_crowd(request, notebook, cwd):
-    """Refuse a visitor, before a kernel is started, when this machine is full."""
-    if len(request.kernel_manager.list_kernel_ids()) >= MOST_VISITORS:
-        raise HTTPError(503, reason="All places are taken. Please come back in a few minutes.")
-
-
+JupyterHandler.check_host = check_host  # Voilà itself answers to any name
+StaticFileHandler.set_default_headers = set_headers
 c = get_config()  # noqa: F821  (given by Voilà)
 c.Voila.open_browser = False
 c.Voila.tornado_settings = {
@@ -32,7 +29,10 @@ c.Voila.tornado_settings = {
         "Content-Security-Policy": "; ".join(f"{name} {sources}" for name, sources in CONTENT_POLICY.items()),
         "Referrer-Policy": "no-referrer",
         "X-Content-Type-Options": "nosniff",
-    }
+    },
+    # There is no login that another site could abuse, and Voilà sets no cookie by which a closing page could end its
+    # kernel; who does not know a kernel's random name cannot end it.
+    "disable_check_xsrf": True,
 }
 c.VoilaConfiguration.template = "kanjilab"
 c.VoilaConfiguration.theme = "light"
@@ -41,7 +41,7 @@ c.VoilaConfiguration.allow_theme_override = "NO"
 c.VoilaConfiguration.strip_sources = True
 c.VoilaConfiguration.show_tracebacks = False
 c.VoilaConfiguration.file_allowlist = []  # no file of this folder is served
-c.VoilaConfiguration.prelaunch_hook = refuse_a_crowd
+c.VoilaConfiguration.multi_kernel_manager_class = Visitors
 c.MappingKernelManager.cull_idle_timeout = IDLE_SECONDS
 c.MappingKernelManager.cull_interval = 60
 c.MappingKernelManager.cull_connected = True

@@ -9,6 +9,8 @@ from typing import Annotated, Any
 
 import typer
 
+from kanjilab.cli.options import count
+
 SKETCH_COLUMNS = 32
 MARKS = {True: "yes", False: "–"}
 
@@ -19,8 +21,8 @@ def coin(
     layout: Annotated[
         str, typer.Option(help="Of parts: {kanjilab.experiments.phrase_readings.LAYOUTS_BY_NAME}, or a sign as ⿰.")
     ] = "",
-    noises: Annotated[int, typer.Option(help="Candidates of each reading of the phrase.")] = 8,
-    keep: Annotated[int, typer.Option(help="Glyphs to keep, at most.")] = 8,
+    noises: Annotated[int, count("Candidates of each reading of the phrase.")] = 8,
+    keep: Annotated[int, count("Glyphs to keep, at most.")] = 8,
     out: Annotated[
         Path | None, typer.Option("--out", "--folder", help="New folder; runs/coined/<phrase> by default.")
     ] = None,

@@ -6,7 +6,7 @@ from typing import Annotated, Any
 
 import typer
 
-from kanjilab.cli.options import JudgeName
+from kanjilab.cli.options import JudgeName, count
 
 
 def sweep(
@@ -22,10 +22,12 @@ def sweep(
     judge: Annotated[
         JudgeName, typer.Option(help="Which judge reads the images; those that are stored are not drawn again.")
     ] = JudgeName.radicals,
-    pack: Annotated[list[int], typer.Option(help="Only this pack, as an array job does; may be repeated.")] = [],  # noqa: B006
+    pack: Annotated[list[int], typer.Option(help="Only this pack, as an array job does; may be repeated.", min=0)] = [],  # noqa: B006
     seeds: Annotated[list[int], typer.Option(help="Training seeds in place of the scale's; may be repeated.")] = [],  # noqa: B006
-    most_arms: Annotated[int, typer.Option(help="Arms in one training.")] = 8,
-    memory_gb: Annotated[float | None, typer.Option(help="Memory for a training; most of what is free.")] = None,
+    most_arms: Annotated[int, count("Arms in one training.")] = 8,
+    memory_gb: Annotated[
+        float | None, typer.Option(help="Memory for a training; most of what is free.", min=0.1)
+    ] = None,
     keep_adapters: Annotated[bool, typer.Option(help="Keep each pack's last checkpoint.")] = False,
     retrain: Annotated[bool, typer.Option(help="Train the arms too that figures/studies keeps.")] = False,
     dry_run: Annotated[bool, typer.Option(help="Print the packs and what they cost, and stop.")] = False,

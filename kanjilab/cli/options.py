@@ -6,6 +6,7 @@ The commands import what they need when they run, so that `kanjilab --help` answ
 import functools
 import importlib
 import json
+import os
 import re
 import shlex
 import signal
@@ -14,6 +15,7 @@ import threading
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from enum import StrEnum
+from io import TextIOWrapper
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -22,7 +24,7 @@ from typer.core import TyperCommand
 
 INTERRUPTED, TERMINATED = 130, 143  # exit codes of what Ctrl-C and SIGTERM ended, as shells have them
 Settings = Annotated[list[str], typer.Option("--set", help="A setting of every arm, as rank=16; may be repeated.")]
-ArmNumber = Annotated[int, typer.Option(help="Which arm of the run, from 0.")]
+ArmNumber = Annotated[int, typer.Option(help="Which arm of the run, from 0.", min=0)]
 PYTHON_WORDS = {"None": "null", "True": "true", "False": "false"}
 Run = Annotated[Path, typer.Argument(help="A run.")]
 
@@ -64,6 +66,16 @@ def _go_on() -> str:
     return f"what is stored is kept. To go on from there:\n  {command_line}"
 
 
+def count(text: str, most: int = 1_000) -> Any:
+    """An option that is a whole number from 1 to so many: what takes longer than a life is refused at once.
+
+    Args:
+        text: its help.
+        most: the largest number.
+    """
+    return typer.Option(help=text, min=1, max=most)
+
+
 def plain_errors(command: Callable[..., None]) -> Callable[..., None]:
     """Turns the errors of a command into one line on stderr and exit code 1, without a traceback.
 
@@ -72,10 +84,14 @@ def plain_errors(command: Callable[..., None]) -> Callable[..., None]:
 
     @functools.wraps(command)
     def run(*arguments: Any, **options: Any) -> None:
+        for stream in (sys.stdout, sys.stderr):
+            if isinstance(stream, TextIOWrapper):
+                stream.reconfigure(errors="replace")  # a terminal that knows ASCII alone shows ? for the rest
         with _terminated_like_interrupted() as terminated:
             try:
                 command(*arguments, **options)
             except (ValueError, OSError, RuntimeError, EOFError) as error:
+                _let_go_of_output()
                 typer.echo(f"kanjilab: {error}", err=True)
                 raise typer.Exit(1) from error
             except KeyboardInterrupt:
@@ -83,6 +99,14 @@ def plain_errors(command: Callable[..., None]) -> Callable[..., None]:
                 raise typer.Exit(TERMINATED if terminated else INTERRUPTED) from None
 
     return run
+
+
+def _let_go_of_output() -> None:
+    """What cannot be written, as to a full disk, is not tried again when Python ends."""
+    try:
+        sys.stdout.flush()
+    except OSError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
 @contextmanager

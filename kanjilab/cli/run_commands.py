@@ -6,7 +6,7 @@ from typing import Annotated
 
 import typer
 
-from kanjilab.cli.options import ArmNumber, JudgeName, Run, base_of, open_training
+from kanjilab.cli.options import ArmNumber, JudgeName, Run, base_of, count, open_training
 
 
 def strip(
@@ -15,8 +15,8 @@ def strip(
     prompts: Annotated[str, typer.Option(help="A set: {kanjilab.data.prompts.PROMPT_SETS}.")] = "demo",
     prompt: Annotated[list[str], typer.Option(help="One prompt, in place of a set; may be repeated.")] = [],  # noqa: B006
     arm: ArmNumber = 0,
-    seeds: Annotated[int, typer.Option(help="The first in every column, the others at the end.")] = 4,
-    steps: Annotated[int, typer.Option(help="Denoising steps.")] = 15,
+    seeds: Annotated[int, count("The first in every column, the others at the end.")] = 4,
+    steps: Annotated[int, count("Denoising steps.")] = 15,
     guidance: Annotated[float, typer.Option(help="Classifier-free guidance scale.")] = 5.0,
     sampler: Annotated[
         str | None, typer.Option(help="ddim, dpm-solver++ (a U-Net's default) or flow-euler (SD 3's).")
@@ -47,7 +47,7 @@ def strip(
 def score(
     folder: Run,
     data: Annotated[Path, typer.Argument(help="The image folder it was trained on.")],
-    captions_per_radical: Annotated[int, typer.Option(help="In each of the two prompt sets.")] = 6,
+    captions_per_radical: Annotated[int, count("In each of the two prompt sets.")] = 6,
     arm: ArmNumber = 0,
 ) -> None:
     """How often the expected radical is found, before and after training."""
@@ -66,8 +66,8 @@ def criteria(
     folder: Run,
     data: Annotated[Path, typer.Argument(help="The image folder it was trained on.")],
     judge: Annotated[JudgeName, typer.Option(help="A or B.")] = JudgeName.B,
-    captions_per_radical: Annotated[int, typer.Option(help="Captions of held-out characters, for each radical.")] = 3,
-    images: Annotated[int, typer.Option(help="Drawn of each caption.")] = 4,
+    captions_per_radical: Annotated[int, count("Captions of held-out characters, for each radical.")] = 3,
+    images: Annotated[int, count("Drawn of each caption.")] = 4,
     arm: ArmNumber = 0,
     shuffled: Annotated[Path | None, typer.Option(help="The run of shuffled captions, as a control.")] = None,
 ) -> None:

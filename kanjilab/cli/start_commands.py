@@ -8,6 +8,7 @@ import typer
 
 from kanjilab.cli.options import Settings, name_and_value, parse_settings, setting_value
 from kanjilab.core.config import DEFAULT_BASE
+from kanjilab.core.images import SIZE_MAX_PX, SIZE_PX
 
 
 class RuleName(StrEnum):
@@ -58,7 +59,7 @@ def data(
     folder: Annotated[Path, typer.Argument(help="Image folder to write; must not exist.")],
     rule: Annotated[RuleName, typer.Option(help="Which characters.")] = RuleName.left16,
     ratio: Annotated[float, typer.Option(help="Imbalance between most and least frequent radical.")] = 1.0,
-    font: Annotated[Path | None, typer.Option(help="Font file; IPAexGothic by default.")] = None,
+    font: Annotated[Path | None, typer.Option(help="Font file, IPAexGothic by default; a face as FILE#Bold.")] = None,
     strokes: Annotated[float | None, typer.Option(help="Draw from KanjiVG strokes of this width instead.")] = None,
     kanjidic2: Annotated[Path | None, typer.Option(help="kanjidic2.xml[.gz] in place of the packaged one.")] = None,
     language: Annotated[str, typer.Option(help="Of the captions: en, ja (words without the kanji), or both.")] = "en",
@@ -91,6 +92,9 @@ def train(
     settings: Settings = [],  # noqa: B006
     vary: Annotated[list[str], typer.Option(help="One arm per value, as rank=4,16,64; of one setting.")] = [],  # noqa: B006
     gradient_checkpointing: Annotated[bool, typer.Option(help="Less memory, a third more time.")] = False,
+    size_px: Annotated[
+        int, typer.Option(help="Side of the square that images are brought to.", min=32, max=SIZE_MAX_PX)
+    ] = SIZE_PX,
     tracker: Annotated[str, typer.Option(help="tensorboard, wandb or none.")] = "tensorboard",
     dry_run: Annotated[bool, typer.Option(help="Print what it takes, and stop.")] = False,
 ) -> None:
@@ -121,6 +125,6 @@ def train(
         gradient_checkpointing=gradient_checkpointing,
         **{key: getattr(start, key) if value is None else value for key, value in given.items()},
     )
-    run = run_job(job, folder, preset=found, tracker=tracker, dry_run=dry_run, say=typer.echo)
+    run = run_job(job, folder, preset=found, size_px=size_px, tracker=tracker, dry_run=dry_run, say=typer.echo)
     if run is not None:
         typer.echo(f"{folder}\nNext: kanjilab strip {folder} strip.png")

@@ -1,10 +1,13 @@
 """A training from the command line: its cost first, then the training, then what a preset ends with."""
 
 from collections.abc import Callable, Sequence
+from importlib.util import find_spec
 from pathlib import Path
 
 from accelerate import Accelerator
 
+from kanjilab.core.images import SIZE_PX
+from kanjilab.core.notices import counted
 from kanjilab.core.progress import bar
 from kanjilab.core.run_folder import RunFolder
 from kanjilab.data.image_folder import Dataset, open_dataset
@@ -18,12 +21,16 @@ from kanjilab.training.job import TrainingJob
 from kanjilab.training.loop import is_finished
 from kanjilab.training.presets import Preset
 
+TRACKERS = ("tensorboard", "wandb", "none")
+SIZE_STEP_PX = 16  # a latent is 8 px, of which a denoiser takes two at once
+
 
 def run_job(
     job: TrainingJob,
     folder: Path,
     *,
     preset: Preset | None = None,
+    size_px: int = SIZE_PX,
     tracker: str = "none",
     dry_run: bool = False,
     say: Callable[[str], None] = print,
@@ -34,14 +41,17 @@ def run_job(
         job: its data an image folder with images of the split `train`.
         folder: the run: new, or of an earlier call with the same settings.
         preset: where the job comes from, if from one.
-        tracker: `tensorboard`, `wandb` or `none`.
+        size_px: side of the square that images are brought to.
+        tracker: one of `TRACKERS`.
         dry_run: whether to stop after the cost.
         say: takes each line of output.
     Returns:
         The run, or None after a dry run.
     Raises:
-        ValueError: no training images, settings that do not fit the base or the memory, a run of other settings.
+        ValueError: no training images, an unknown tracker or size, settings that do not fit the base or the memory, a
+            run of other settings.
     """
+    require_tracker(tracker)
     accelerator = Accelerator(
         cpu=usual_device().type == "cpu",
         log_with=None if tracker == "none" else tracker,
@@ -49,9 +59,10 @@ def run_job(
     )
     shown = accelerator.is_main_process
     tell = say if shown else lambda line: None  # of several processes one prints
-    images = _training_images(Path(job.data["folder"]))
+    images = _training_images(Path(job.data["folder"]), size_px)
     begun = (folder / "settings.json").exists()
     _tell_budget(job, preset, images, accelerator, tell, dry_run)
+    tell(f"{counted(len(images), 'image')} of {size_px} x {size_px} px")
     base = load_base(job.base, job.precision, accelerator.device, gradient_checkpointing=job.gradient_checkpointing)
     if dry_run or (preset and not begun):
         cost = measure_steps(base, blank_encoded(base, images.size_px, len(images)), job.arms)
@@ -67,8 +78,22 @@ def run_job(
     return run
 
 
-def _training_images(folder: Path) -> Dataset:
-    images = open_dataset(folder)
+def require_tracker(name: str) -> None:
+    """Refuses a tracker that is unknown or not installed, which accelerate would pass over.
+
+    Args:
+        name: one of `TRACKERS`.
+    """
+    if name not in TRACKERS:
+        raise ValueError(f"tracker must be one of {', '.join(TRACKERS)}, got {name!r}")
+    if name != "none" and find_spec(name) is None:
+        raise ValueError(f"tracker {name!r} needs a package that is not installed: pip install {name}")
+
+
+def _training_images(folder: Path, size_px: int) -> Dataset:
+    if size_px % SIZE_STEP_PX:
+        raise ValueError(f"size_px must be a multiple of {SIZE_STEP_PX}, got {size_px}")
+    images = open_dataset(folder, size_px=size_px)
     if "train" not in (splits := sorted(set(images.table["split"]))):
         raise ValueError(f"{folder}: expected images of the split 'train', got {splits}")
     return images.split("train")

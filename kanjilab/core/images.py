@@ -3,6 +3,7 @@
 import numpy as np
 
 SIZE_PX = 128
+SIZE_MAX_PX = 2048  # of what is trained on or drawn
 
 
 def grayscale(images: np.ndarray) -> np.ndarray:

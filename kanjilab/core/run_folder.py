@@ -30,6 +30,7 @@ from kanjilab.core.checkpoint_folder import checkpoint_contents, is_complete, wr
 from kanjilab.core.config import Arm
 from kanjilab.core.manifest import MANIFEST, damage_of
 from kanjilab.core.notices import notice_once
+from kanjilab.core.outside_files import read_json_object
 from kanjilab.core.run_errors import RunError, RunExists
 from kanjilab.core.run_log import RunLog
 from kanjilab.core.storage import (
@@ -128,14 +129,11 @@ class RunFolder:
         path = Path(path)
         file = path / "settings.json"
         try:
-            settings = json.loads(file.read_bytes())
-        except (FileNotFoundError, NotADirectoryError):
+            return cls(path, read_json_object(file))
+        except FileNotFoundError:
             raise RunError(f"{path} is not a run folder: it has no settings.json") from None
         except ValueError as error:
-            raise RunError(f"{file}: expected JSON, got {error}") from error
-        if not isinstance(settings, dict):
-            raise RunError(f"{file}: expected a JSON object, got {type(settings).__name__}")
-        return cls(path, settings)
+            raise RunError(str(error)) from error
 
     @contextmanager
     def lock(self) -> Iterator[RunFolder]:
@@ -302,9 +300,9 @@ class RunFolder:
         """
         file = self.sound_file(step, "state.json")
         try:
-            return json.loads(file.read_bytes())
+            return read_json_object(file)
         except ValueError as error:
-            raise RunError(f"{file}: expected JSON, got {error}") from error
+            raise RunError(str(error)) from error
 
     def rotate(self, keep: int, also: Sequence[int] = ()) -> list[int]:
         """Delete old checkpoints.

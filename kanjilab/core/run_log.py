@@ -7,9 +7,11 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
+from kanjilab.core.outside_files import read_file
 from kanjilab.core.run_errors import RunError
 from kanjilab.core.storage import plain_json, write_all, write_bytes_atomic
 
+LOG_BYTES_MAX = 4 * 1024**3  # a million steps have some 300 MB
 NON_FINITE = {"NaN": math.nan, "Infinity": math.inf, "-Infinity": -math.inf}  # which JSON holds as text only
 
 
@@ -76,7 +78,12 @@ class RunLog:
             os.truncate(self.path, complete)
 
     def _bytes(self) -> bytes:
-        return self.path.read_bytes() if self.path.exists() else b""
+        if not os.path.lexists(self.path):
+            return b""
+        try:
+            return read_file(self.path, "a log", LOG_BYTES_MAX)
+        except (OSError, ValueError) as error:
+            raise RunError(str(error)) from error
 
     def _lines(self) -> list[bytes]:
         return self._bytes().split(b"\n")[:-1]  # after the last line end: nothing, or a torn line
@@ -84,7 +91,7 @@ class RunLog:
     def _record(self, number: int, line: bytes) -> dict[str, Any]:
         try:
             record = json.loads(line)
-        except ValueError as error:
+        except (ValueError, RecursionError) as error:
             raise RunError(f"{self.path} line {number}: expected JSON, got {error}") from error
         if not isinstance(record, dict):
             raise RunError(f"{self.path} line {number}: expected a JSON object, got {type(record).__name__}")

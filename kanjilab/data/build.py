@@ -16,12 +16,13 @@ from PIL import Image
 
 from kanjilab import __version__
 from kanjilab.core.images import SIZE_PX
+from kanjilab.core.outside_files import read_json_object
 from kanjilab.core.storage import appearing_folder, sha256_file, write_synced
 from kanjilab.data.dictionary import load_characters, rows_of
 from kanjilab.data.image_folder import DESCRIPTION, HELD_OUT, TRAIN, Dataset, DatasetError, open_dataset
 from kanjilab.data.kanjivg import KANJIVG_SHA256, KanjiVG, draw_strokes
 from kanjilab.data.radicals import balance_report
-from kanjilab.data.rendering import GlyphError, checked_font, default_font, draw_font, drawable_characters
+from kanjilab.data.rendering import GlyphError, checked_font, default_font, draw_font, drawable_characters, font_file
 from kanjilab.data.selection import Rule, caption_groups, held_out
 
 Facts = dict[str, Any]  # as dataset.json holds them
@@ -117,7 +118,7 @@ def _recipe(rule: Rule, table: pd.DataFrame, source: Facts, held_back: Facts) ->
 def _source_of(font: Path, kanjivg: KanjiVG | None, stroke_width: float) -> Facts:
     if kanjivg:
         return {"kanjivg_sha256": KANJIVG_SHA256, "stroke_width": stroke_width, "size_px": SIZE_PX}
-    return {"font": font.name, "font_sha256": sha256_file(font), "size_px": SIZE_PX}
+    return {"font": font.name, "font_sha256": sha256_file(font_file(font)[0]), "size_px": SIZE_PX}
 
 
 def _versions() -> dict[str, str]:
@@ -128,10 +129,9 @@ def _described(folder: Path) -> Facts:
     """The description in a folder; empty where it holds none that can be read."""
     path = folder / DESCRIPTION
     try:
-        known = json.loads(path.read_text("utf-8")) if path.is_file() else {}
-    except (ValueError, RecursionError):
+        return read_json_object(path)
+    except (OSError, ValueError):
         return {}
-    return known if isinstance(known, dict) else {}
 
 
 def _reopen(folder: Path, recipe: Facts) -> Dataset:

@@ -1,18 +1,20 @@
 """The dictionary table: every character of KANJIDIC2 with its radical, strokes, layout and meanings."""
 
-import gzip
 import re
 import sqlite3
 import unicodedata
 import zlib
 from collections.abc import Iterator, Sequence
 from functools import cache
+from gzip import BadGzipFile, GzipFile
+from io import BytesIO
 from pathlib import Path
 from typing import Any
 from xml.etree.ElementTree import Element, ParseError
 
 import pandas as pd
 
+from kanjilab.core.outside_files import read_file
 from kanjilab.core.storage import package_file
 
 XML_BYTES_MAX = 256 * 1024 * 1024  # the real file unpacks to about 15 MB
@@ -174,12 +176,11 @@ def _read_xml(path: Path) -> list[dict[str, Any]]:
 
 
 def _unpacked(path: Path) -> bytes:
-    with path.open("rb") as file:
-        packed = file.read(2) == GZIP_MAGIC
+    stored = read_file(path, "KANJIDIC2", XML_BYTES_MAX)
     try:
-        with gzip.open(path) if packed else path.open("rb") as file:
+        with GzipFile(fileobj=BytesIO(stored)) if stored.startswith(GZIP_MAGIC) else BytesIO(stored) as file:
             data = file.read(XML_BYTES_MAX + 1)
-    except (EOFError, gzip.BadGzipFile, zlib.error) as error:
+    except (EOFError, BadGzipFile, zlib.error) as error:
         raise ValueError(f"{path}: expected a whole gzip file, got a damaged one ({error})") from error
     if len(data) > XML_BYTES_MAX:
         raise ValueError(f"{path}: expected at most {XML_BYTES_MAX} bytes of XML, got more")

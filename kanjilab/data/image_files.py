@@ -4,12 +4,15 @@ import warnings
 from collections.abc import Callable
 from io import BytesIO
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
 from PIL import Image, ImageCms, ImageOps
 
+from kanjilab.core.outside_files import read_file
+
 PIXELS_MAX = 64 * 1024 * 1024  # 8192 x 8192; a decompression bomb claims far more
+FILE_BYTES_MAX = 512 * 1024 * 1024  # of so many pixels in 16-bit colour
 FORMATS = ("PNG", "JPEG", "WEBP", "BMP", "GIF", "TIFF")  # the others run programs or are rarely images
 FILTERS = {
     name: Image.Resampling[name.upper()] for name in ("nearest", "box", "bilinear", "hamming", "bicubic", "lanczos")
@@ -67,14 +70,33 @@ def read_gray(path: Path, side_max_px: int) -> np.ndarray:
         return gray
 
     try:
-        return _decoded(path.read_bytes(), small)
-    except OSError as error:
-        raise ImageError(f"{path.name} cannot be read ({error.strerror or error})") from error
+        return _decoded(image_bytes(path), small)
     except ImageError as error:
         raise ImageError(f"{path.name} {error}") from error
 
 
-def _decoded(data: bytes, use: Callable[[Image.Image], Image.Image]) -> np.ndarray:
+def longer_side(data: bytes) -> int:
+    """The longer side in px as it is stored, of a file that `read_image` reads."""
+    return int(_decoded(data, lambda image: max(image.size)))
+
+
+def image_bytes(path: Path) -> bytes:
+    """The content of an image file.
+
+    Raises:
+        ImageError: there is none, it is no regular file or too large, or cannot be read.
+    """
+    try:
+        return read_file(path, "an image", FILE_BYTES_MAX)
+    except FileNotFoundError:
+        raise ImageError("cannot be read: it is missing") from None
+    except OSError as error:
+        raise ImageError(f"cannot be read ({error.strerror or error})") from error
+    except ValueError as error:
+        raise ImageError(str(error).partition(": ")[2]) from error
+
+
+def _decoded(data: bytes, use: Callable[[Image.Image], Any]) -> np.ndarray:
     """What is made of a file's image, as an array; whatever decoders trip over is an `ImageError`."""
     if not data:
         raise ImageError("is 0 bytes")

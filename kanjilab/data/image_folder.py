@@ -15,9 +15,11 @@ from typing import Any, Literal
 import numpy as np
 import pandas as pd
 
-from kanjilab.core.images import SIZE_PX
+from kanjilab.core.images import SIZE_MAX_PX, SIZE_PX
 from kanjilab.core.notices import LISTED, counted, notice, some_of
-from kanjilab.data.image_files import FILTERS, ImageError, read_image
+from kanjilab.core.outside_files import read_file
+from kanjilab.data.image_files import FILTERS, ImageError, image_bytes, longer_side, read_image
+from kanjilab.data.other_folders import captions_beside, has_captions_beside, meant, other_form
 
 METADATA_NAMES = ("metadata.csv", "metadata.jsonl")
 DESCRIPTION = "dataset.json"
@@ -27,6 +29,7 @@ IMAGE_SUFFIXES = {".png", ".jpg", ".jpeg", ".webp", ".bmp", ".gif", ".tif", ".ti
 METADATA_BYTES_MAX = 1024**3  # a million rows have some 100 MB
 WORDS = ("character", "radical_character", "position", "group")  # columns of ours that hold a word or a number
 NUMBERS = ("strokes",)
+LIST_OF_CAPTIONS = "of a list of captions keep one, or join them"
 OUTSIDE = (
     "leads out of the folder through a link: expected the file itself; of a copy in the Hub's cache, which holds links "
     "alone, make a folder with `hf download --local-dir` or `cp -rL`"
@@ -106,9 +109,9 @@ class Dataset:
     def _content(self, row: int) -> bytes:
         name = self.table["file_name"].iloc[row]
         try:
-            data = (self.folder / name).read_bytes()
-        except OSError as error:
-            raise DatasetError(self.folder, [f"file {name!r} cannot be read ({error.strerror or error})"]) from error
+            data = image_bytes(self.folder / name)
+        except ImageError as error:
+            raise DatasetError(self.folder, [f"file {name!r} {error}"]) from error
         if hashlib.sha256(data).hexdigest() != self.digests[row]:
             raise DatasetError(self.folder, [f"file {name!r} was changed after the dataset was opened; open it again"])
         return data
@@ -126,7 +129,8 @@ class _Line:
 def open_dataset(folder: Path | str, *, size_px: int = SIZE_PX, resample: str = "lanczos") -> Dataset:
     """Read an image folder with `metadata.csv` or `metadata.jsonl`, and check every file in it.
 
-    The metadata is in the folder, or in each of its subfolders, which then name the splits. It has
+    The metadata is in the folder, or in each of its subfolders, which then name the splits; where there is none, the
+    captions are in .txt files beside the images. It has
     the columns file_name and text; without a column `split` everything is "train". Images are
     PNG, JPEG, WebP, BMP, GIF or TIFF, gray or colour, of any size; transparency becomes white, and
     an image that is not square is padded with white. Each is decoded as it will be for training.
@@ -147,16 +151,17 @@ def open_dataset(folder: Path | str, *, size_px: int = SIZE_PX, resample: str = 
     folder = Path(folder)
     if resample not in FILTERS:
         raise ValueError(f"resample must be one of {', '.join(FILTERS)}, got {resample!r}")
-    if size_px < 1:
-        raise ValueError(f"size_px must be >= 1, got {size_px}")
-    lines = [line for path in _metadata_files(folder) for line in _read_metadata(folder, path)]
-    problems, digests, pixels = _check_lines(folder, lines, size_px, resample)
+    if not 1 <= size_px <= SIZE_MAX_PX:
+        raise ValueError(f"size_px must be from 1 to {SIZE_MAX_PX:,}, got {size_px}")
+    files = _metadata_files(folder)
+    lines = [line for path in files for line in _read_metadata(folder, path)] if files else _caption_lines(folder)
+    problems, digests, pixels, sides = _check_lines(folder, lines, size_px, resample)
     if not problems and not digests:
         problems = ["expected at least one image in the metadata, got none"]
     if problems:
         raise DatasetError(folder, problems)
     table = _table_of([line.values for line in lines])
-    for remark in (*_passed_over(folder, table), *_doubtful(table, pixels)):
+    for remark in (*_passed_over(folder, table), *_scaled_down(sides, size_px), *_doubtful(table, pixels)):
         notice(f"{folder}: {remark}")
     return Dataset(folder, table, size_px, resample, tuple(digests))
 
@@ -179,6 +184,14 @@ def _passed_over(folder: Path, table: pd.DataFrame) -> Iterator[str]:
         yield f"not read: {some_of(metadata)}; where there is metadata at the root, it alone counts"
     if images:
         yield f"{counted(len(images), 'image')} left out, not in the metadata: {some_of(images)}"
+
+
+def _scaled_down(sides: Sequence[int], size_px: int) -> Iterator[str]:
+    if larger := [side for side in sides if side > size_px]:
+        yield (
+            f"{counted(len(larger), 'image')} of up to {max(larger):,} px brought to {size_px} x {size_px} px "
+            "(open_dataset's size_px, kanjilab train --size-px)"
+        )
 
 
 def _doubtful(table: pd.DataFrame, pixels: Sequence[bytes | None]) -> Iterator[str]:
@@ -211,8 +224,8 @@ def _metadata_files(folder: Path) -> list[Path]:
     at_root = [path for name in METADATA_NAMES if (path := folder / name).is_file()]
     found = at_root or sorted(path for name in METADATA_NAMES for path in folder.glob(f"*/{name}") if path.is_file())
     found.sort(key=lambda path: path.parent.name != TRAIN)  # what is trained on comes first
-    if not found:
-        raise DatasetError(folder, ["expected metadata.csv or metadata.jsonl, got neither"])
+    if not found and not has_captions_beside(folder, _images_in(folder)):
+        raise DatasetError(folder, [f"expected metadata.csv or metadata.jsonl, got neither{other_form(folder)}"])
     if outside := [path.name for path in found if not path.resolve().is_relative_to(folder.resolve())]:
         raise DatasetError(folder, [f"{outside[0]} {OUTSIDE}"])
     twice = [str(parent) for parent, count in Counter(path.parent for path in found).items() if count > 1]
@@ -221,13 +234,30 @@ def _metadata_files(folder: Path) -> list[Path]:
     return found
 
 
+def _images_in(folder: Path) -> list[str]:
+    paths = sorted(path for pattern in ("*", "*/*") for path in folder.glob(pattern) if not path.name.startswith("."))
+    return [path.relative_to(folder).as_posix() for path in paths if path.suffix.lower() in IMAGE_SUFFIXES]
+
+
+def _caption_lines(folder: Path) -> list[_Line]:
+    """An entry of each image in a folder without metadata, with the caption from the file beside it."""
+    images = _images_in(folder)
+    if repeats := sorted({name.partition("/")[0] for name in images if re.match(r"[0-9]+_[^/]*/", name)}):
+        notice(f"{folder}: each image counts once, whatever number its folder has for kohya: {some_of(repeats)}")
+    return [
+        _Line(name, {} if wrong else {"file_name": name, "text": caption}, (wrong,) if wrong else ())
+        for name, caption, wrong in captions_beside(folder, images)
+    ]
+
+
 def _read_metadata(folder: Path, path: Path) -> list[_Line]:
     """Entries with file_name relative to the dataset's folder; a problem with no entry makes an empty one."""
     label = path.relative_to(folder).as_posix()
     prefix = path.parent.relative_to(folder).as_posix()
-    if (size := path.stat().st_size) > METADATA_BYTES_MAX:
-        raise DatasetError(folder, [f"{label}: expected at most {METADATA_BYTES_MAX:,} bytes, got {size:,}"])
-    data = path.read_bytes().removeprefix(b"\xef\xbb\xbf")
+    try:
+        data = read_file(path, "metadata", METADATA_BYTES_MAX).removeprefix(b"\xef\xbb\xbf")
+    except (OSError, ValueError) as error:
+        raise DatasetError(folder, [str(error)]) from error
     lines_of_bytes = enumerate(data.split(b"\n"), start=1)
     garbled = {number for number, line in lines_of_bytes if line.decode("utf-8", "ignore").encode() != line}
     text = data.decode("utf-8", errors="replace")
@@ -268,8 +298,9 @@ def _read_csv(text: str) -> Iterator[Entry]:
 
 def _header_problems(header: list[str]) -> list[str]:
     if missing := [name for name in ("file_name", "text") if name not in header]:
-        got = ", ".join(header) or "nothing"
-        return [f"expected the columns file_name and text, got {got} (missing: {', '.join(missing)})"]
+        got = ", ".join(header)[:200] or "nothing"
+        renamed = meant(missing, header)
+        return [f"expected the columns file_name and text, got {got} (missing: {', '.join(missing)}){renamed}"]
     repeated = [name for name, count in Counter(header).items() if count > 1]
     return [f"expected each column once, got {', '.join(repeated)} repeatedly"] if repeated else []
 
@@ -286,7 +317,10 @@ def _read_jsonl(text: str) -> Iterator[Entry]:
         wrong: list[str] = [] if isinstance(values, dict) else [f"expected a JSON object, got {type(values).__name__}"]
         if not wrong:
             absent = [name for name in ("file_name", "text") if not isinstance(values.get(name), str)]
-            wrong = [f"expected file_name and text as strings, got none for {', '.join(absent)}"] if absent else []
+            if absent:
+                renamed = meant([name for name in absent if name not in values], list(values))
+                wrong = [f"expected file_name and text as strings, got none for {', '.join(absent)}{renamed}"]
+                wrong += [LIST_OF_CAPTIONS] if isinstance(values.get("text"), list) else []
         # JSON can spell a lone surrogate, but no file name or caption can hold it.
         if not wrong and re.search("[\ud800-\udfff]", values["file_name"] + values["text"]):
             wrong = ["expected characters, got half of a surrogate pair"]
@@ -295,9 +329,10 @@ def _read_jsonl(text: str) -> Iterator[Entry]:
 
 def _check_lines(
     folder: Path, lines: Sequence[_Line], size_px: int, resample: str
-) -> tuple[list[str], list[str], list[bytes | None]]:
-    """Every problem of every entry, in file order; and of each image the SHA-256 of its file and of its pixels."""
-    problems, digests, pixels = [], [], []
+) -> tuple[list[str], list[str], list[bytes | None], list[int]]:
+    """Every problem of every entry, in file order; and of each image the SHA-256 of its file and of its pixels, and the
+    longer side as it is stored."""
+    problems, digests, pixels, sides = [], [], [], []
     first_at: dict[str, str] = {}
     for line in lines:
         problems += [f"{line.place}: {problem}" for problem in line.problems]
@@ -317,12 +352,13 @@ def _check_lines(
             continue
         first_at[plain] = line.place
         try:
-            data = _file_content(folder / name)
+            data = image_bytes(folder / name)
             digests.append(hashlib.sha256(data).hexdigest())
             pixels.append(_pixel_hash(read_image(data, size_px, resample)))
+            sides.append(longer_side(data))
         except ImageError as error:
             problems.append(f"{label} {error}")
-    return problems, digests, pixels
+    return problems, digests, pixels, sides
 
 
 def _name_problem(folder: Path, name: str) -> str | None:
@@ -337,15 +373,6 @@ def _name_problem(folder: Path, name: str) -> str | None:
     if not inside:
         return OUTSIDE
     return None
-
-
-def _file_content(path: Path) -> bytes:
-    try:
-        if not path.is_file():
-            raise ImageError("is missing")
-        return path.read_bytes()
-    except OSError as error:
-        raise ImageError(f"cannot be read ({error.strerror or error})") from error
 
 
 def _pixel_hash(image: np.ndarray) -> bytes | None:

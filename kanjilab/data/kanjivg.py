@@ -15,6 +15,7 @@ import numpy as np
 from PIL import Image, ImageDraw
 
 from kanjilab.core.images import SIZE_PX
+from kanjilab.core.outside_files import read_file
 from kanjilab.core.storage import cache_folder, write_bytes_atomic
 from kanjilab.data.rendering import PAPER, GlyphError, describe_character, has_ink_pixels
 
@@ -55,7 +56,7 @@ class KanjiVG:
         found = Path(path) if path is not None else local_kanjivg()
         if found is None:
             return cls(_download_kanjivg(cache_folder() / KANJIVG_FILE))
-        return cls(_read_kanjivg(found.read_bytes(), found))
+        return cls(_read_kanjivg(read_file(found, "a zip file of KanjiVG", KANJIVG_BYTES_MAX), found))
 
     def characters(self) -> set[str]:
         """Every character that has a file: Han, kana, digits and letters."""

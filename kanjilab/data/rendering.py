@@ -1,19 +1,21 @@
 """Rendering: a character in a font, black on white."""
 
 import unicodedata
-from collections.abc import Callable, Iterable
-from functools import cache, lru_cache
+from collections.abc import Callable, Iterable, Iterator
+from functools import cache, lru_cache, partial
 from pathlib import Path
 
 from PIL import Image, ImageChops, ImageFont
 
 from kanjilab.core.images import SIZE_PX
+from kanjilab.core.outside_files import checked_file
 from kanjilab.core.storage import package_file
 
 FONT_SHARE = 120 / 128  # font size over image size
 INK_MAX = 200  # a pixel darker than this counts as ink
 INK_PIXELS_MIN = 8  # of 128 x 128; the lightest character of IPAexGothic has 758
 PAPER = 255
+FACES_MAX = 64
 FONT_BYTES_MAX = 512 * 1024 * 1024  # the largest collections of faces have some 100 MB
 LACKED = "\uffff"  # a noncharacter, which no font has
 PLACEHOLDERS = (LACKED, "〓", "\ufffd")  # what fonts show in place of a glyph that they lack
@@ -38,26 +40,69 @@ def default_font() -> Path:
     return font
 
 
+def font_file(font: Path) -> tuple[Path, str]:
+    """The file of a font, and the face that is wanted of it: `fonts.ttc#1`, `fonts.ttc#Name`, `variable.ttf#Bold`.
+
+    Args:
+        font: a file, or a file and a face after `#`.
+    """
+    path, sign, face = str(font).rpartition("#")
+    return (Path(path), face) if sign and not font.exists() else (font, "")
+
+
 def checked_font(font: Path) -> Path:
     """The same path, of a file that can be a font.
 
     Raises:
         GlyphError: no regular file, as a device that never ends, or too large for a font.
     """
-    if not font.is_file():
-        raise GlyphError(f"{font}: expected a font file, got none")
-    if (size := font.stat().st_size) > FONT_BYTES_MAX:
-        raise GlyphError(f"{font}: expected a font of at most {FONT_BYTES_MAX:,} bytes, got {size:,}")
+    try:
+        checked_file(font_file(font)[0], "a font file", FONT_BYTES_MAX)
+    except (OSError, ValueError) as error:
+        raise GlyphError(str(error)) from error
     return font
 
 
 @lru_cache(maxsize=8)
 def _load_font(font: Path, size_px: int) -> ImageFont.FreeTypeFont:
-    checked_font(font)
+    path, face = font_file(checked_font(font))
+    load = partial(ImageFont.truetype, str(path), size_px, layout_engine=ImageFont.Layout.BASIC)
     try:
-        return ImageFont.truetype(str(font), size_px, layout_engine=ImageFont.Layout.BASIC)
+        return _face_of(load, face, path) if face else load()
     except OSError as error:
-        raise GlyphError(f"{font}: expected a font file that FreeType reads ({error})") from error
+        raise GlyphError(f"{path}: expected a font file that FreeType reads ({error})") from error
+
+
+def _face_of(load: Callable[..., ImageFont.FreeTypeFont], face: str, path: Path) -> ImageFont.FreeTypeFont:
+    """A face of a collection by number or name, or an instance of a variable font by name."""
+    faces = list(_faces(load))
+    names = [" ".join(filter(None, one.getname())) for one in faces]
+    if face.isdecimal() and int(face) < len(faces):
+        return faces[int(face)]
+    if face in names:
+        return faces[names.index(face)]
+    if face not in (instances := _instances(faces[0])):
+        raise GlyphError(f"{path}: expected one of the faces {', '.join([*names, *instances])}, got {face!r}")
+    faces[0].set_variation_by_name(face)
+    return faces[0]
+
+
+def _faces(load: Callable[..., ImageFont.FreeTypeFont]) -> Iterator[ImageFont.FreeTypeFont]:
+    """The faces of a font file: one, or those of a collection."""
+    yield load()
+    for index in range(1, FACES_MAX):
+        try:
+            yield load(index=index)
+        except OSError:  # there are no more
+            return
+
+
+def _instances(font: ImageFont.FreeTypeFont) -> list[str]:
+    """The named instances of a variable font; none of another one."""
+    try:
+        return [name.decode() for name in font.get_variation_names()]
+    except OSError:
+        return []
 
 
 def draw_font(character: str, font: Path, size_px: int = SIZE_PX) -> Image.Image:
@@ -65,7 +110,7 @@ def draw_font(character: str, font: Path, size_px: int = SIZE_PX) -> Image.Image
 
     Args:
         character: one character.
-        font: a .ttf, .otf or .ttc file.
+        font: a .ttf, .otf or .ttc file, with a face as `font_file` has it.
         size_px: side of the square image; the font is set at 120/128 of it.
     Returns:
         (size_px, size_px) image of mode L, 0 ink to 255 paper.

@@ -334,7 +334,9 @@ def table_text(report: Mapping[str, Any]) -> str:
     Args:
         report: of `score_calligraphy`.
     """
-    head = "| glyphs | made from | L1 | RMSE | SSIM | style | outside reader | judge A | judge B |\n" + "|---" * 9 + "|\n"
+    head = (
+        "| glyphs | made from | L1 | RMSE | SSIM | style | outside reader | judge A | judge B |\n" + "|---" * 9 + "|\n"
+    )
 
     def share(estimate: Sequence[float]) -> str:
         mean, low, high = (100 * value for value in estimate)
@@ -345,4 +347,4 @@ def table_text(report: Mapping[str, Any]) -> str:
         shares = [share(row[name]) for name in ("style_read", "outside", "judge_a", "judge_b")]
         return "| " + " | ".join([row["split"], row["row"], *distances, *shares]) + " |"
 
-    return head + "\n".join(map(line, report["rows"])) + "\n"
+    return head + rule + "\n".join(map(line, report["rows"])) + "\n"

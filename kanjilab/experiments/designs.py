@@ -298,8 +298,10 @@ def make_study(name: str, scale: str = "full", seeds: Sequence[int] = ()) -> Stu
         scale: one of `BUDGETS`.
         seeds: in place of the scale's.
     Raises:
-        ValueError: an unknown name or scale.
+        ValueError: an unknown name or scale, or a seed twice.
     """
+    if len(set(seeds)) < len(seeds):
+        raise ValueError(f"expected seeds that differ, got {', '.join(map(str, seeds))}")
     budget = lookup(BUDGETS, scale, "scale")
     design = lookup(DESIGNS, name, "study")(budget)
     design = design.shortened(budget.most_contrasts or len(design.pairs))

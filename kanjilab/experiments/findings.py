@@ -1,9 +1,10 @@
 """The findings of the stored studies, in sentences."""
 
 import dataclasses
-import json
 from pathlib import Path
+from typing import Any
 
+from kanjilab.core.outside_files import read_json_object
 from kanjilab.evaluation.statistics import Contrast, holm, sentence
 from kanjilab.experiments.designs import CLAIMS, TUNED
 from kanjilab.experiments.study import Study, place
@@ -30,12 +31,20 @@ def claims(
     found = []
     for path in (folder / f"{name}-full" / f"report-{judge}.json" for name in CLAIMS):
         if path.exists():
-            report = json.loads(path.read_text())
-            study, known = Study.from_json(report["study"]), report["contrasts"][split]
+            study, known = _reported(path, split)
             wanted = tuple(label + suffix * (not is_tuned(study)) for label in next(iter(study.contrasts), ()))
             found += [(study, Contrast.from_json(c)) for c in known if (c["first"], c["second"]) == wanted]
     corrected = holm([contrast.p for _, contrast in found])
     return [(study, dataclasses.replace(c, p_corrected=p)) for (study, c), p in zip(found, corrected, strict=True)]
+
+
+def _reported(path: Path, split: str) -> tuple[Study, list[dict[str, Any]]]:
+    """A stored report's study, and its contrasts over the prompts of a split."""
+    report = read_json_object(path, "a study's report")
+    try:
+        return Study.from_json(report["study"]), list(report["contrasts"][split])
+    except (LookupError, TypeError, AttributeError, ValueError) as error:
+        raise ValueError(f"{path}: expected a study's report, got one that cannot be read ({error!r})") from error
 
 
 def findings(folder: Path, judge: str = "radicals", split: str = "held_out", suffix: str = "") -> list[str]:

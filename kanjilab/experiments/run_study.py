@@ -106,11 +106,11 @@ def ablate(
             context = dataclasses.replace(context, kept=kept_arms(context, kept, name))
         packs = plan(context, most_arms, memory_gb, 0.8 if share.device != "cpu" else 0.8 / share.on_this_machine)
         say(plan_text(context, packs))
-        if dry_run:
-            return None
         numbers = list(range(len(packs)))[share.index :: share.processes] if only is None else list(only)
         if unknown := [number for number in numbers if not 0 <= number < len(packs)]:
             raise ValueError(f"expected numbers of packs from 0 to {len(packs) - 1}, got {unknown}")
+        if dry_run:
+            return None
         write_json_atomic(folder / "study.json", study.to_json())
         for number in numbers:
             run_pack(context, packs[number], keep_adapters, progress, on_progress)

@@ -13,6 +13,7 @@ from safetensors.torch import save, save_file
 from torch import Tensor
 
 from kanjilab.core.config import Arm
+from kanjilab.core.notices import counted, notice
 from kanjilab.core.run_folder import RunFolder
 from kanjilab.core.storage import appearing_folder, write_bytes_atomic, write_json_atomic
 from kanjilab.core.tensor_files import read_tensors
@@ -32,6 +33,7 @@ from kanjilab.models.hub import HUB_BASES, PICKLES
 from kanjilab.models.loading import base_folder
 
 DIFFUSERS_FILE = "pytorch_lora_weights.safetensors"
+NOT_LOADED_BY_KOHYA = ("conv_in", "conv_out", "time_embedding.linear_1", "time_embedding.linear_2")
 WEIGHTS = re.compile(r"(diffusion_pytorch_)?model(-\d+-of-\d+)?\.safetensors")  # no variant such as .fp16
 NOT_OF_A_PIPELINE = ("*.bin", "*.ckpt", "*.msgpack", "*.onnx*", "*.pb", ".*", "*.fp16.safetensors", "*.fp16-*")
 ABOUT_DORA = (
@@ -76,7 +78,13 @@ def to_kohya(run: RunFolder, step: int, arm: int, path: Path | str) -> Path:
     Raises:
         ValueError, RunError: as `to_diffusers`; or an MMDiT, for which these names do not fit.
     """
-    return _write_lora(run, step, arm, Path(path) / lora_name(run, step, arm), kohya_tensors)
+    file = _write_lora(run, step, arm, Path(path) / lora_name(run, step, arm), kohya_tensors)
+    if dropped := [name for name in NOT_LOADED_BY_KOHYA if f"unet.{name}" in read_arm(run, step, arm).layers]:
+        notice(
+            f"{file}: kohya's own scripts pass over {counted(len(dropped), 'layer')} of it ({', '.join(dropped)}) and "
+            "draw otherwise; diffusers and ComfyUI read them all"
+        )
+    return file
 
 
 def to_comfyui(run: RunFolder, step: int, arm: int, path: Path | str) -> Path:
@@ -310,7 +318,7 @@ def model_card(run: RunFolder, step: int, arm: int, *, file: str, strip: str | N
         f"Draws kanji from English prompts: {trained}, trained with kanjilab on `{_code(header['base'])}`.",
         "",
         *([f"![Prompts in rows, checkpoints in columns]({strip})", ""] if strip else []),
-        *_usage(run, file),
+        *_usage(run, arm, file),
         *([ABOUT_DORA, ""] if settings.dora and file else []),
         "## Settings",
         "",
@@ -345,11 +353,21 @@ def _front_matter(run: RunFolder, settings: Arm) -> list[str]:
     ]
 
 
-def _usage(run: RunFolder, file: str) -> list[str]:
+def _usage(run: RunFolder, arm: int, file: str) -> list[str]:
     base = run.settings["base"]
     hub = HUB_BASES[base][0] if base in HUB_BASES else base
     calls = ["from diffusers import DiffusionPipeline", ""]
-    if file:
+    if file == PEFT_FILE:
+        folders = {"transformer" if run.settings.get("family") == "mmdit" else "unet": "<this folder>"}
+        if run.arm(arm).text_encoder == "lora":
+            folders["text_encoder"] = "<this folder>/text_encoder"
+        calls[0:1] = ["from diffusers import DiffusionPipeline", "from peft import PeftModel"]
+        calls += [f"pipeline = DiffusionPipeline.from_pretrained({hub!r})"]
+        calls += [
+            f'pipeline.{part} = PeftModel.from_pretrained(pipeline.{part}, "{folder}")'
+            for part, folder in folders.items()
+        ]
+    elif file:
         calls += [
             f"pipeline = DiffusionPipeline.from_pretrained({hub!r})",
             f'pipeline.load_lora_weights("<this folder>", weight_name={file!r})',

@@ -1,12 +1,14 @@
 """What a LoRA file says beside its tensors: alphas, and what PEFT was asked to do when it was trained."""
 
-import json
 import math
+import os
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
+
+from kanjilab.core.outside_files import json_object, read_json_object
 
 PEFT_FILE = "adapter_model.safetensors"
 PEFT_CONFIG = "adapter_config.json"
@@ -47,10 +49,10 @@ class FileAlphas:
         beside = file.with_name(PEFT_CONFIG)
         self.source = file
         self.config: dict[str, Any] = {}
-        if file.name == PEFT_FILE and beside.is_file():
-            self.config = _json_object(beside, beside.read_text("utf-8", "replace"))
+        if file.name == PEFT_FILE and os.path.lexists(beside):
+            self.config = read_json_object(beside)
             _refuse_unread(beside, self.config)
-        self.packed = _json_object(file, metadata.get(DIFFUSERS_METADATA, "{}"))
+        self.packed = json_object(file, metadata.get(DIFFUSERS_METADATA, "{}"))
 
     def _value(self, part: str, name: str) -> Any:
         return self.config.get(name, self.packed.get(f"{part}.{name}"))
@@ -72,16 +74,6 @@ class FileAlphas:
         if value is not None and (isinstance(value, bool) or not isinstance(value, int | float)):
             raise ValueError(f"{self.source}: lora_alpha: expected a number, got {value!r:.80}")
         return Alpha(value, bool(self._value(part, "use_rslora")))
-
-
-def _json_object(source: Path, text: str) -> dict[str, Any]:
-    try:
-        found = json.loads(text)
-    except (ValueError, RecursionError) as error:
-        raise ValueError(f"{source}: expected a JSON object, got {error}") from error
-    if not isinstance(found, dict):
-        raise ValueError(f"{source}: expected a JSON object, got {type(found).__name__}")
-    return found
 
 
 def _refuse_unread(source: Path, config: Mapping[str, Any]) -> None:

@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
+from kanjilab.core.outside_files import checked_file
 from kanjilab.core.run_folder import RunFolder
 from kanjilab.export.comfyui import Drawing, workflow_for, write_workflow
 from kanjilab.export.conversion import LORA_FORMS, to_pipeline, write_card
@@ -17,6 +18,7 @@ from kanjilab.models.sampling import Sampling, fitting
 from kanjilab.training.history import history_strip, sample_history
 from kanjilab.viz.strip import Strip, save_strip
 
+PNG_BYTES_MAX = 64 * 1024 * 1024
 OTHER_NOISES = (1, 2, 3)  # seeds in which the last checkpoint is drawn besides
 DRAWN_TOGETHER = 4  # pictures between two reports: a large base takes minutes for them on a processor
 FORMS = (*LORA_FORMS, "pipeline", "onnx")
@@ -62,8 +64,7 @@ class Handover:
 
 
 def _require_png(path: Path) -> None:
-    if not path.is_file():
-        raise FileNotFoundError(f"{path}: expected a PNG for the card, found none")
+    checked_file(path, "a PNG for the card", PNG_BYTES_MAX)
     try:
         with Image.open(path, formats=["PNG"]) as image:
             image.verify()

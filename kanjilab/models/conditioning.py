@@ -8,6 +8,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
+TEXT_MAX = 10_000  # characters of a prompt
+
 
 class Conditioning(NamedTuple):
     """What the denoiser attends to.
@@ -64,7 +66,8 @@ class Prompt:
         toward: a second caption, as of another style.
         share: how far the states of the text go towards those of the second caption, 0 to 1.
     Raises:
-        ValueError: a share outside its range.
+        ValueError: a share outside its range, text that is longer than any text encoder reads, or no text at all, as
+            bytes that are no UTF-8.
     """
 
     text: str
@@ -75,6 +78,11 @@ class Prompt:
     def __post_init__(self) -> None:
         if not 0 <= self.share <= 1:
             raise ValueError(f"share must be from 0 to 1, got {self.share}")
+        for text in (self.text, self.toward):
+            if len(text) > TEXT_MAX:
+                raise ValueError(f"expected a prompt of at most {TEXT_MAX:,} characters, got {len(text):,}")
+            if text.encode(errors="ignore").decode() != text:
+                raise ValueError(f"expected a prompt in UTF-8, got {text[:80]!r}")
 
 
 class Prompts(NamedTuple):

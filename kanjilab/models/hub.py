@@ -11,6 +11,7 @@ from typing import Any
 
 import torch
 
+from kanjilab.core.outside_files import JSON_BYTES_MAX, checked_file, read_json_object
 from kanjilab.core.storage import appearing_folder, cache_folder, sha256_file
 from kanjilab.core.tensor_files import check_tensor_file, open_tensors
 
@@ -36,6 +37,12 @@ ENCODER_PREFIXES = {  # of a text encoder's tensors in a single file
     "text_encoder_2": ("text_encoders.clip_g.",),
     "text_encoder_3": ("text_encoders.t5xxl.",),
 }
+TEXTS = (".json", ".txt", ".model")  # configurations and vocabularies
+SIZES = (  # in configurations: what decides how much is built before a weight is read
+    ("layers_per_block transformer_layers_per_block num_layers num_hidden_layers", 0, 256),
+    ("num_train_timesteps", 1, 1_000_000),
+    ("model_max_length", 1, 65_536),
+)
 UNUSED_PARTS: dict[str, Any] = dict(safety_checker=None, feature_extractor=None, image_encoder=None)
 
 
@@ -90,7 +97,8 @@ def model_folder(name: str) -> Path:
 
 
 def check_base_files(folder: Path) -> None:
-    """Refuses what no reader should be given: weights that are none, half of them, and what is no regular file.
+    """Refuses what no reader should be given: weights that are none, half of them, what is no regular file, and sizes
+    that no model has.
 
     Args:
         folder: in diffusers' format. Of each file of weights the header is read.
@@ -100,8 +108,21 @@ def check_base_files(folder: Path) -> None:
     for file in sorted(folder.glob("*/*")):
         if file.suffix == ".safetensors":
             check_tensor_file(file)
-        elif file.suffix == ".json" and not file.is_file():
-            raise ValueError(f"{file}: expected a file, got no regular one")
+        elif file.suffix in TEXTS:
+            checked_file(file, "a file of a model", JSON_BYTES_MAX)
+        if file.name.endswith("config.json") and file.parent.name != "tokenizer_3":  # T5's names no length
+            _check_sizes(file)
+
+
+def _check_sizes(file: Path) -> None:
+    config = read_json_object(file)
+    for names, least, most in SIZES:
+        for name in names.split():
+            found = config.get(name, [])
+            for size in found if isinstance(found, list) else [found]:
+                if type(size) is not int or not least <= size <= most:
+                    expected = f"a whole number from {least} to {most}"
+                    raise ValueError(f"{file}: {name}: expected {expected}, got {size!r:.80}")
 
 
 def family_of(name: str, folder: Path) -> str:
@@ -110,28 +131,13 @@ def family_of(name: str, folder: Path) -> str:
     Raises:
         ValueError: neither a U-Net with one text encoder nor Stable Diffusion 3.
     """
-    index = read_config(folder / "model_index.json")
+    index = read_json_object(folder / "model_index.json")
     if "unet" in index and "text_encoder_2" not in index:
         return "unet"
     if (index.get("transformer") or [None])[-1] == "SD3Transformer2DModel":
         return "mmdit"
     kind = index.get("_class_name")
     raise ValueError(f"{name}: expected a pipeline with a U-Net and one text encoder, or SD 3's, got {kind}")
-
-
-def read_config(file: Path) -> dict[str, Any]:
-    """A model's configuration.
-
-    Raises:
-        ValueError: no JSON object.
-    """
-    try:
-        found = json.loads(file.read_bytes())
-    except (ValueError, RecursionError) as error:
-        raise ValueError(f"{file}: expected a JSON object, got {error}") from error
-    if not isinstance(found, dict):
-        raise ValueError(f"{file}: expected a JSON object, got {type(found).__name__}")
-    return found
 
 
 def _hub_folder(name: str, repository: str, revision: str | None) -> Path:
@@ -209,7 +215,7 @@ def _encoders_beside(beside: Path, names: list[str], dtype: torch.dtype) -> dict
     """The text encoders that a single file lacks, as SD 3.5's often does, from the folder beside it."""
     import transformers
 
-    index, found = json.loads((beside / "model_index.json").read_text()), {}
+    index, found = read_json_object(beside / "model_index.json"), {}
     for part, prefixes in ENCODER_PREFIXES.items():
         if not any(name.startswith(prefixes) for name in names) and list((beside / part).glob("*.safetensors")):
             kind = getattr(transformers, index[part][1])
@@ -252,7 +258,7 @@ def folder_digest(folder: Path, parts: list[str]) -> str:
             digest.update(f"{part}/{file.name}:{file_digest(file)}\n".encode())
         for name in ("config.json", "scheduler_config.json"):
             if (folder / part / name).is_file():
-                config = json.loads((folder / part / name).read_text())
+                config = read_json_object(folder / part / name)
                 kept = {key: value for key, value in config.items() if not key.startswith("_")}
                 digest.update(json.dumps([part, kept], sort_keys=True).encode())
     return digest.hexdigest()[:16]

@@ -1,7 +1,6 @@
 """How much memory a training needs, worked out from configurations alone, before anything is loaded."""
 
 import dataclasses
-import json
 import math
 import os
 from collections.abc import Iterator, Sequence
@@ -17,6 +16,7 @@ from torch.nn import functional as F
 from torch.overrides import TorchFunctionMode
 
 from kanjilab.core.config import QUANTISED, Arm
+from kanjilab.core.outside_files import read_json_object
 from kanjilab.models.cpu_layers import packed_bytes
 from kanjilab.models.hub import family_of, quiet_diffusers
 from kanjilab.models.loading import DTYPES, base_folder
@@ -155,12 +155,12 @@ def architecture(name: str | Path) -> Architecture:
     if str(name) in KNOWN:
         return KNOWN[str(name)]
     folder = base_folder(str(name))
-    index = json.loads((folder / "model_index.json").read_text())
+    index = read_json_object(folder / "model_index.json")
     family = family_of(str(name), folder)
     config = _config(folder / ("unet" if family == "unet" else "transformer"))
     vae = _config(folder / "vae")
     encoders = [part for part in ("text_encoder", "text_encoder_2", "text_encoder_3") if (index.get(part) or [None])[0]]
-    length = json.loads((folder / "tokenizer" / "tokenizer_config.json").read_text())["model_max_length"]
+    length = read_json_object(folder / "tokenizer" / "tokenizer_config.json")["model_max_length"]
     mmdit_text = (length + T5_TOKENS, config.get("joint_attention_dim", 0))
     return Architecture(
         family=family,
@@ -175,7 +175,7 @@ def architecture(name: str | Path) -> Architecture:
 
 
 def _config(folder: Path) -> dict[str, Any]:
-    contents = json.loads((folder / "config.json").read_text())
+    contents = read_json_object(folder / "config.json")
     return {key: value for key, value in contents.items() if not key.startswith("_")}
 
 

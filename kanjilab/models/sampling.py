@@ -17,6 +17,7 @@ from kanjilab.models.conditioning import Conditioning, Prompt, Prompts
 from kanjilab.models.diffusion import FlowDiffusion, LatentDiffusion, UNetDiffusion
 from kanjilab.models.trainable import Trainable
 
+MOST = 1_000  # steps, and guidance: pictures of more are no others, or none
 SAMPLERS = (*UNetDiffusion.samplers, *FlowDiffusion.samplers)
 
 
@@ -47,12 +48,12 @@ class Sampling:
     def __post_init__(self) -> None:
         if self.sampler not in SAMPLERS:
             raise ValueError(f"sampler must be one of {SAMPLERS}, got {self.sampler!r}")
-        if self.steps < 1:
-            raise ValueError(f"steps must be >= 1, got {self.steps}")
-        if self.guidance < 1:
-            raise ValueError(f"guidance must be >= 1, got {self.guidance}")
-        if self.array_guidance is not None and not self.array_guidance >= 0:
-            raise ValueError(f"array_guidance must be None or >= 0, got {self.array_guidance}")
+        if not 1 <= self.steps <= MOST:
+            raise ValueError(f"steps must be from 1 to {MOST:,}, got {self.steps}")
+        if not 1 <= self.guidance <= MOST:  # NaN is neither
+            raise ValueError(f"guidance must be from 1 to {MOST:,}, got {self.guidance}")
+        if self.array_guidance is not None and not 0 <= self.array_guidance <= MOST:
+            raise ValueError(f"array_guidance must be None or from 0 to {MOST:,}, got {self.array_guidance}")
 
     def to_json(self) -> dict:
         """A plain dictionary, ready for JSON; a scale that is not used is left out, as drawings were stored before."""

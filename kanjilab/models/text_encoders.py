@@ -1,6 +1,5 @@
 """What a denoiser reads of captions: token states and pooled states, from one text encoder or from three."""
 
-import json
 from abc import ABC, abstractmethod
 from collections import OrderedDict
 from collections.abc import Callable, Iterator, Sequence
@@ -10,6 +9,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor, nn
 
+from kanjilab.core.outside_files import read_json_object
 from kanjilab.models.conditioning import Conditioning
 from kanjilab.models.hub import quiet_diffusers
 
@@ -140,12 +140,12 @@ class ThreeEncoders(TextEncoders):
 
     def __init__(self, folder: Path, width: int, device: torch.device, dtype: torch.dtype):
         self.folder, self.device, self.dtype = folder, device, dtype
-        self.index = json.loads((folder / "model_index.json").read_text())
+        self.index = read_json_object(folder / "model_index.json")
         present = [name for name in ("text_encoder", "text_encoder_2") if self._has(name)]
         if len(present) < 2:
             raise ValueError(f"{folder}: expected two CLIP text encoders, found {present}; only T5 may be absent")
         self.passes = 3 if self._has("text_encoder_3") else 2
-        configs = [json.loads((folder / name / "config.json").read_text()) for name in present]
+        configs = [read_json_object(folder / name / "config.json") for name in present]
         self.clip_widths = [config["hidden_size"] for config in configs]
         self.pooled_widths = [config["projection_dim"] for config in configs]
         self.pooled_width = sum(self.pooled_widths)

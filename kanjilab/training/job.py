@@ -9,6 +9,8 @@ from typing import Any, Self
 from kanjilab.core.config import DEFAULT_BASE, PRECISIONS, Arm, settings_hash
 from kanjilab.data.selection import rule_from_json
 
+CHECKPOINTS_MAX = 1_000
+
 
 @dataclass(frozen=True)
 class TrainingJob:
@@ -20,7 +22,7 @@ class TrainingJob:
         arms: trained together.
         checkpoints: after the one before training.
     Raises:
-        ValueError: an unknown precision or rule, or fewer than one checkpoint.
+        ValueError: an unknown precision or rule, or no number of checkpoints.
     """
 
     base: str = DEFAULT_BASE
@@ -33,8 +35,8 @@ class TrainingJob:
     def __post_init__(self) -> None:
         if self.precision not in PRECISIONS:
             raise ValueError(f"precision must be one of {PRECISIONS}, got {self.precision!r}")
-        if self.checkpoints < 1:
-            raise ValueError(f"checkpoints must be >= 1, got {self.checkpoints}")
+        if not 1 <= self.checkpoints <= CHECKPOINTS_MAX:
+            raise ValueError(f"checkpoints must be from 1 to {CHECKPOINTS_MAX:,}, got {self.checkpoints}")
         if "folder" not in self.data:
             rule_from_json(self.data)
 

@@ -6,7 +6,7 @@ weight of SD 1.5; LoRA on SD 3.5 Large, trained with SimpleTuner).
 
 import dataclasses
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, TypeVar
 
 from kanjilab.core.config import DEFAULT_BASE, Arm
@@ -62,9 +62,18 @@ SCALES = {
 TEMPLATE_PREFIX = "Image of a Japanese kanji character in plain font. The character means: "
 
 # The repository's own log: `lora_rank: 64, lr_warmup_steps: 500, max_train_steps: 80000, seed: 42`, no caption dropout,
-# LoRA on all attention at alpha = rank, where the article says cross-attention at alpha 4.
+# LoRA on all attention at alpha = rank, where the article says cross-attention at alpha 4. Its code clips no gradient:
+# the filter of trained parameters is used up by the optimizer before `clip_grad_norm_` gets it.
+UNCLIPPED = 1e9
 REPO_ARM = dataclasses.replace(
-    ARTICLE_ARM, targets="attention", alpha=None, epochs=50.0, warmup_steps=500, caption_dropout=0.0, seed=42
+    ARTICLE_ARM,
+    targets="attention",
+    alpha=None,
+    epochs=50.0,
+    warmup_steps=500,
+    caption_dropout=0.0,
+    clip_norm=UNCLIPPED,
+    seed=42,
 )
 SD35_ARM = Arm(
     targets="attention", rank=768, alpha=768.0, batch=6, images_seen=36_000 * 6, schedule="cosine", peak_lr=1.05e-3
@@ -86,6 +95,7 @@ class Preset:
         sampling: how.
         checkpoints: after the one before training.
         defaults: what was not published, and what is taken in its place.
+        differences: what was published and is otherwise here, and how it was there.
     """
 
     about: str
@@ -98,13 +108,15 @@ class Preset:
     sampling: Sampling
     checkpoints: int
     defaults: Mapping[str, str]
+    differences: Mapping[str, str] = field(default_factory=dict)
 
     def notes(self) -> list[str]:
-        """What it is, which images it wants, and what was not published, a line each."""
+        """What it is, which images it wants, what was not published, and what differs on purpose, a line each."""
         return [
             self.about,
             f"images: {self.images} ({self.training_images:,} there)",
             *(f"not published: {name}; taken: {value}" for name, value in self.defaults.items()),
+            *(f"differs on purpose: {name}: {how}" for name, how in self.differences.items()),
         ]
 
 
@@ -177,11 +189,21 @@ PRESETS: dict[str, Preset] = {
     ),
     "generative-kanji-repo": Preset(
         about="Generative Kanji as its code and log say: LoRA of rank 64, alpha 64, on all attention of SD 1.4, "
-        "batch 1, 50 epochs (80,000 steps), 1e-4, 500 steps of warm-up, cosine, seed 42, 128 px",
+        "batch 1, 50 epochs (80,000 steps), 1e-4, 500 steps of warm-up, cosine, no clipping, no prefix, seed 42, "
+        "128 px; seven prompts every 8,000 steps, 20 denoising steps at guidance 7.5",
         arms=(REPO_ARM,),
         checkpoints=10,
-        **GENERATIVE_KANJI,
-        defaults={"style prefix and negative prompt": "none", **SD1_DRAWING},
+        **GENERATIVE_KANJI
+        | {
+            "prompts": ("water", "iPhone", "king", "tree", "queen", "fire", "one"),
+            "sampling": dataclasses.replace(SD1_SAMPLING, steps=20),
+        },
+        defaults={},
+        differences={
+            "first values of A": "uniform in ±1/sqrt(inputs), as PEFT has them by default; there Gaussian, std 1/rank",
+            "sampler": "ddim; there PNDM, with noise that follows from the seed 42 and the prompts before",
+            "an arm whose gradient explodes": "is stopped; there it goes on",
+        },
     ),
     "instantkanji-sd15-full": Preset(
         about="InstantKanji on SD 1.5: every weight of the U-Net, captions by the template",

@@ -6,7 +6,7 @@ import fcntl
 import io
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from functools import cache, cached_property
 from pathlib import Path
@@ -174,14 +174,12 @@ def turn(lock: Path, check: Callable[[], None], on_wait: Callable[[], None]) -> 
     """Wait for an exclusive lock: processes that use the same file draw one at a time.
 
     Args:
-        lock: a file of any user; created if missing.
+        lock: a file of the user; created if missing.
         check: called repeatedly while waiting; an exception from it ends the wait.
         on_wait: called once if there is a wait.
     """
-    with suppress(FileExistsError):
-        lock.touch(exist_ok=False)
-        lock.chmod(0o644)  # other users must read the file to wait for it, whatever the umask
-    with lock.open("rb") as file:
+    lock.parent.mkdir(parents=True, exist_ok=True)
+    with lock.open("ab") as file:
         if not _taken(file):
             on_wait()
             while not _taken(file):

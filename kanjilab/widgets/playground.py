@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import secrets
-import tempfile
 import threading
 import time
 from collections.abc import Callable
@@ -16,6 +15,7 @@ from PIL import Image
 from torch import Tensor
 
 from kanjilab.core.run_folder import RunFolder
+from kanjilab.core.storage import cache_folder
 from kanjilab.data.dictionary import load_characters
 from kanjilab.evaluation.judges.part_judge import load_judge
 from kanjilab.evaluation.scoring import glyphs_of
@@ -71,7 +71,7 @@ FRAME_EVERY_SECONDS = 0.25
 GLYPHS = 8
 EXAMPLES = ("fish king", "iron tree", "water castle", "fire person", "dragon")
 WRITER_EXAMPLES = ("river", "dragon", "water + three", "fish + tree", "top: bamboo, bottom: horse")
-LOCK = Path(tempfile.gettempdir()) / "kanjilab-playground.lock"
+LOCK = "playground.lock"  # in the cache of the user who serves the page: no other one can hold it
 
 
 class Playground(DrawPanel):
@@ -121,7 +121,7 @@ class Playground(DrawPanel):
         self._lock = threading.Lock()  # over models and figures: one glyph is drawn or explained at a time
         self._make_inputs()
         self._make_outputs()
-        self._queue = LOCK if public else None
+        self._queue = cache_folder() / LOCK if public else None
         shared: Any = dict(models=self._models, lock=self._lock, queue=self._queue)
         self.coining, self.brush = CoinPage(**shared, on_keep=self._keep), BrushPanel(**shared)
         if not public:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import io
-import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -14,6 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
+from kanjilab.core.outside_files import read_file, read_json_object
 from kanjilab.core.storage import write_bytes_atomic, write_json_atomic
 from kanjilab.experiments.certificate import Certificate
 from kanjilab.widgets.common import png_bytes
@@ -75,7 +75,7 @@ def load_history(folder: Path) -> list[Kept]:
     """
     path = folder / HISTORY
     try:
-        content = json.loads(path.read_bytes())
+        content = read_json_object(path)
         if content["kind"] != HISTORY_KIND:
             raise ValueError(f"kind {content['kind']!r}")
         return [_kept_of(folder, entry) for entry in content["glyphs"]]
@@ -87,8 +87,7 @@ def _kept_of(folder: Path, entry: Mapping[str, Any]) -> Kept:
     name = str(entry["file"])
     if name != f"{entry['sha256'][:16]}.png" or not name.removesuffix(".png").isalnum():
         raise ValueError(f"file {name!r}")
-    with (folder / name).open("rb") as file:
-        data = file.read(PICTURE_BYTES_MAX)
+    data = read_file(folder / name, "a picture", PICTURE_BYTES_MAX)
     if hashlib.sha256(data).hexdigest() != entry["sha256"]:
         raise ValueError(f"{name} has changed since it was saved")
     with Image.open(io.BytesIO(data), formats=["PNG"]) as image:

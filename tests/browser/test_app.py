@@ -7,8 +7,8 @@ import sys
 import time
 from collections.abc import Iterator
 from pathlib import Path
-from urllib.error import URLError
-from urllib.request import urlopen
+from urllib.error import HTTPError, URLError
+from urllib.request import Request, urlopen
 
 import pytest
 from playwright.sync_api import Browser, Page, expect
@@ -122,6 +122,19 @@ def test_a_link_opens_the_drawing_of_another_on_a_phone(address: str, browser: B
     page.goto(shared, timeout=SLOW_MS)
     expect(page.get_by_label("Prompt", exact=True)).to_have_value("water castle", timeout=SLOW_MS)
     window.close()
+
+
+@pytest.mark.parametrize(
+    ("host", "path", "status"),
+    [("evil.example", "", 403), ("evil.example:8866", "static/x", 403), ("", "nothing", 403)],
+)
+def test_a_refusal_has_the_headers_of_all_pages(address: str, host: str, path: str, status: int):
+    request = Request(address + path, headers={"Host": host} if host else {})
+    with pytest.raises(HTTPError) as refused:
+        urlopen(request, timeout=30)
+    assert refused.value.code == status
+    assert "default-src 'none'" in refused.value.headers["content-security-policy"]
+    assert refused.value.headers["x-content-type-options"] == "nosniff"
 
 
 @pytest.mark.parametrize("path", ["voila/files/serve.py", "voila/files/playground.ipynb", "files/serve.py"])

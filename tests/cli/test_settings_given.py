@@ -4,6 +4,7 @@ import pytest
 import typer
 from typer.testing import CliRunner
 
+from kanjilab.cli import train_command
 from kanjilab.cli.main import app
 from kanjilab.cli.options import name_and_value, parse_settings, setting_value
 from kanjilab.core.config import Arm
@@ -29,6 +30,56 @@ REFUSED = {
     "epochs without end": (["--set", "epochs=1e300"], "epochs must be > 0 and at most 10^9"),
     "images without end": (["--set", f"images_seen={10**30}"], "images_seen must be None or from 1 to 10^12"),
 }
+
+
+# Commands whose options have bounds -> what is said
+BOUNDS = {
+    "a million seeds": (["strip", "run", "a.png", "--seeds", "1000000"], "Input should be less than or equal to 1000"),
+    "no seed": (["strip", "run", "a.png", "--seeds", "0"], "Input should be greater than or equal to 1"),
+    "a million steps": (["strip", "run", "a.png", "--steps", "1000000"], "Input should be less than or equal to 1000"),
+    "an arm below the first": (["strip", "run", "a.png", "--arm", "-1"], "Input should be greater than or equal to 0"),
+    "no arm in a training": (
+        ["sweep", "--study", "rank", "--most-arms", "0"],
+        "Input should be greater than or equal to 1",
+    ),
+    "no memory": (["sweep", "--study", "rank", "--memory-gb", "0"], "Input should be greater than or equal to 0.1"),
+    "a pack below the first": (
+        ["sweep", "--study", "rank", "--pack", "-1"],
+        "Input should be greater than or equal to 0",
+    ),
+    "a seed twice": (["sweep", "--study", "rank", "--seeds", "3", "--seeds", "3"], "expected seeds that differ"),
+    "no candidates": (["coin", "fire", "--noises", "0"], "Input should be greater than or equal to 1"),
+    "an endless list of captions": (
+        ["criteria", "run", "data", "--images", str(10**9)],
+        "Input should be less than or equal to 1000",
+    ),
+    "checkpoints without end": (["train", "data", "run", "--checkpoints", "1000000"], "checkpoints must be from 1 to"),
+    "images of a gigapixel": (
+        ["train", "data", "run", "--size-px", "32768"],
+        "Input should be less than or equal to 2048",
+    ),
+    "half a latent": (["train", "data", "run", "--size-px", "100"], "size_px must be a multiple of 16, got 100"),
+    "no such tracker": (
+        ["train", "data", "run", "--tracker", "mlflow"],
+        "tensorboard, wandb, none, got 'mlflow'",
+    ),
+    "an empty tracker": (["train", "data", "run", "--tracker", ""], "one of tensorboard, wandb, none, got ''"),
+    "a tracker that is missing": (["train", "data", "run", "--tracker", "wandb"], "not installed: pip install wandb"),
+    "an empty precision": (["train", "data", "run", "--precision", ""], "precision must be one of"),
+    "an unknown preset": (["train", "data", "run", "--preset", "sd3"], "preset must be one of"),
+}
+
+
+@pytest.mark.parametrize("name", BOUNDS)
+def test_what_never_ends_or_is_not_there_is_refused_before_anything_is_done(name, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(train_command, "find_spec", lambda package: None if package == "wandb" else package)
+    arguments, message = BOUNDS[name]
+    done = CliRunner().invoke(app, arguments)
+    assert isinstance(done.exception, SystemExit) and done.exit_code in (1, 2), done.exception
+    words = " ".join(done.stderr.replace("│", " ").split())
+    assert message in words, words
+    assert list(tmp_path.iterdir()) == []
 
 
 @pytest.mark.parametrize("name", REFUSED)

@@ -154,5 +154,5 @@ def test_a_stopped_training_says_where_and_hands_nothing_over(images, sd3_folder
 @pytest.mark.parametrize("count", [0, -1])
 def test_a_training_without_checkpoints_is_refused_and_leaves_nothing(images, folder, tmp_path, count):
     complaint = refused("train", images, tmp_path / "run", "--base", folder, "--checkpoints", count)
-    assert f"checkpoints must be >= 1, got {count}" in complaint
+    assert f"checkpoints must be from 1 to 1,000, got {count}" in complaint
     assert not (tmp_path / "run").exists()

@@ -54,7 +54,7 @@ def test_open_says_what_is_wrong(tmp_path):
     with pytest.raises(RunError, match="not a run folder"):
         RunFolder.open(tmp_path)
     (tmp_path / "settings.json").write_text('{"rank": ')
-    with pytest.raises(RunError, match="expected JSON"):
+    with pytest.raises(RunError, match="expected a JSON object"):
         RunFolder.open(tmp_path)
     (tmp_path / "settings.json").write_text("[1]")
     with pytest.raises(RunError, match="got list"):

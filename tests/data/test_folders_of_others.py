@@ -140,5 +140,93 @@ def test_metadata_without_end_and_of_another_place_is_refused(tmp_path, monkeypa
     (inside / "metadata.csv").unlink()
     with (inside / "metadata.csv").open("wb") as file:
         os.truncate(file.fileno(), image_folder.METADATA_BYTES_MAX + 1)  # takes no room on the disk
-    with pytest.raises(DatasetError, match=r"expected at most 1,073,741,824 bytes, got 1,073,741,825"):
+    with pytest.raises(DatasetError, match=r"expected metadata of at most 1,073,741,824 bytes, got 1,073,741,825"):
         open_dataset(inside)
+
+
+# Folders in the forms of other tools
+
+
+def captions_in_files(folder, **captions):
+    for name, text in captions.items():
+        picture(folder / f"{name}.png", shade=len(name) * 20)
+        if text is not None:
+            (folder / f"{name}.txt").write_bytes(text.encode())
+
+
+def test_captions_beside_the_images_are_read_as_kohya_has_them(tmp_path, caplog):
+    captions_in_files(tmp_path / "10_kanji", a="\ufeffwater\nmore of it\n", bb="\n tree \n")
+    captions_in_files(tmp_path, ccc="fire, 火")
+    (tmp_path / "ccc.txt").rename(tmp_path / "ccc.caption")
+    (tmp_path / "notes.txt").write_text("nothing of an image")
+    table = open_dataset(tmp_path).table
+    assert dict(zip(table["file_name"], table["text"], strict=True)) == {
+        **{"10_kanji/a.png": "water", "10_kanji/bb.png": "tree", "ccc.png": "fire, 火"}
+    }
+    assert set(table["split"]) == {"train"}
+    assert ["each image counts once" in line and "10_kanji" in line for line in caplog.messages] == [True]
+
+
+def test_images_without_a_caption_beside_them_are_named(tmp_path):
+    captions_in_files(tmp_path, a="water", bb=None, ccc=" \n", dddd="fire")
+    (tmp_path / "dddd.txt").write_bytes(b"\xff\xfe\x00")
+    with pytest.raises(DatasetError) as caught:
+        open_dataset(tmp_path)
+    assert [line.partition(" (")[0] for line in caught.value.problems] == [
+        "bb.png: has no caption: expected bb.txt beside it",
+        "ccc.png: has an empty caption in ccc.txt",
+        "dddd.png: has a caption that cannot be read",
+    ]
+
+
+# What metadata is written -> what is said of it
+ROWS_OF_OTHERS = {
+    "prompt": ({"file_name": "a.png", "prompt": "x"}, "rename 'prompt' to 'text'"),
+    "caption": ({"file_name": "a.png", "caption": "x"}, "rename 'caption' to 'text'"),
+    "image": ({"image": "a.png", "text": "x"}, "rename 'image' to 'file_name'"),
+    "several captions": ({"file_name": "a.png", "text": ["x", "y"]}, "of a list of captions keep one, or join them"),
+}
+
+
+@pytest.mark.parametrize("name", ROWS_OF_OTHERS)
+@pytest.mark.parametrize("as_json", [True, False])
+def test_columns_of_other_tools_are_named_with_what_to_do(name, as_json, tmp_path):
+    row, said = ROWS_OF_OTHERS[name]
+    picture(tmp_path / "a.png")
+    if as_json:
+        (tmp_path / "metadata.jsonl").write_text(json.dumps(row))
+    elif "text" not in row or isinstance(row["text"], str):
+        (tmp_path / "metadata.csv").write_text("\n".join([",".join(row), ",".join(row.values())]))
+    else:
+        pytest.skip("a table has no lists")
+    with pytest.raises(DatasetError, match=said):
+        open_dataset(tmp_path)
+
+
+FORMS = {
+    "state.json": "save_to_disk",
+    "dataset_dict.json": "save_to_disk",
+    "data/train-00000-of-00001.parquet": "Parquet",
+    "00000.tar": "WebDataset",
+    "snapshots/0123/metadata.csv": "hf download --local-dir",
+}
+
+
+@pytest.mark.parametrize("file", FORMS)
+def test_datasets_in_other_forms_are_known_for_what_they_are(file, tmp_path):
+    (tmp_path / file).parent.mkdir(parents=True, exist_ok=True)
+    (tmp_path / file).write_text("{}")
+    with pytest.raises(DatasetError, match=rf"got neither; it is .*{FORMS[file]}"):
+        open_dataset(tmp_path)
+
+
+def test_images_that_are_scaled_down_are_told_with_how_to_train_at_another_size(tmp_path, caplog):
+    for number, side in enumerate((100, 128, 512)):
+        Image.fromarray(np.arange(side * 64, dtype=np.uint8).reshape(64, side)).save(tmp_path / f"{number}.png")
+    listing(tmp_path, "0.png", "1.png", "2.png")
+    open_dataset(tmp_path)
+    (said,) = [line for line in caplog.messages if "brought to" in line]
+    assert "1 image of up to 512 px brought to 128 x 128 px" in said and "--size-px" in said
+    caplog.clear()
+    open_dataset(tmp_path, size_px=512)
+    assert not caplog.messages

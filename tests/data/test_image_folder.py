@@ -133,7 +133,7 @@ def test_sizes_are_brought_to_a_square_by_the_named_filter(tmp_path):
     assert (wide[:2] == 255).all() and (wide[2:6] == 0).all() and (wide[6:] == 255).all()
     with pytest.raises(ValueError, match="resample must be one of nearest.*got 'best'"):
         open_dataset(tmp_path, resample="best")
-    with pytest.raises(ValueError, match="size_px must be >= 1, got 0"):
+    with pytest.raises(ValueError, match="size_px must be from 1 to 2,048, got 0"):
         open_dataset(tmp_path, size_px=0)
 
 
@@ -215,9 +215,9 @@ def test_everything_wrong_is_listed_together_by_line_and_file(tmp_path):
         ("line 17", "expected UTF-8"),
         ("line 18", "expected 2 fields, got 3"),
         ("line 19: file ''", "has no name"),
-        ("line 20: file 'sub'", "is missing"),
+        ("line 20: file 'sub'", "expected an image, got a folder"),
         ("line 21: file 'loop.png'", "cannot be followed"),
-        ("line 22: file 'pipe.png'", "is missing"),
+        ("line 22: file 'pipe.png'", "expected an image, got a pipe"),
     ]
     found = problems_of(folder)
     assert len(found) == len(expected), "\n".join(found)

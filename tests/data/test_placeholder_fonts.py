@@ -83,7 +83,10 @@ def test_half_of_a_good_font_given_over_to_the_geta(tmp_path):
     assert drawable_characters(characters, tmp_path / "half_geta.ttf") == {c for c in good if ord(c) % 2 == 0}
 
 
-@pytest.mark.parametrize("path", ["/dev/zero", "/dev/null", "/", "none.ttf"])
-def test_a_font_is_a_file(path):
-    with pytest.raises(GlyphError, match="expected a font file, got none"):
+@pytest.mark.parametrize(
+    ("path", "came"),
+    [("/dev/zero", "got a device"), ("/dev/null", "got a device"), ("/", "got a folder"), ("none.ttf", "found none")],
+)
+def test_a_font_is_a_file(path, came):
+    with pytest.raises(GlyphError, match=f"expected a font file, {came}"):
         checked_font(Path(path))

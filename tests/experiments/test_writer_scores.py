@@ -25,6 +25,7 @@ from kanjilab.experiments.writer_scores import (
 from kanjilab.models.loading import load_base, packaged_folder
 from kanjilab.models.sampling import sample
 from kanjilab.training.presets import DEMO_SAMPLING
+from tests.typeset_writer import few_neighbours
 
 PROMPTS = 6
 
@@ -32,6 +33,12 @@ PROMPTS = 6
 @pytest.fixture(scope="module")
 def asked():
     return writer_prompts(PROMPTS)
+
+
+@pytest.fixture
+def few_outlines():
+    with few_neighbours():
+        yield
 
 
 def drawn_as_asked(asked):
@@ -64,7 +71,7 @@ def test_the_sets_are_what_their_names_say(asked):
     assert writer_prompts(PROMPTS) == asked
 
 
-def test_a_writer_without_mistakes_scores_high_and_one_of_one_glyph_low(asked, tmp_path):
+def test_a_writer_without_mistakes_scores_high_and_one_of_one_glyph_low(asked, few_outlines, tmp_path):
     right = score_writer(tmp_path / "right", prompts=PROMPTS, draw=drawn_as_asked(asked))["sets"]
     assert right[TAUGHT]["both"][0] >= 0.8 and right[HELD_OUT]["both"][0] >= 0.8
     assert right[NOVEL]["both"][0] >= 0.6 and right[NOVEL]["well_formed"][0] >= 0.6

@@ -3,6 +3,7 @@
 import copy
 import dataclasses
 import json
+import re
 import shutil
 
 import numpy as np
@@ -332,6 +333,35 @@ def with_settings(run, tmp_path, **changes):
     shutil.copytree(run.path, target)
     (target / "settings.json").write_text(json.dumps(run.settings | changes))
     return RunFolder.open(target)
+
+
+@pytest.mark.parametrize("form", LORA_FORMS)
+def test_the_cards_code_loads_what_was_trained(folder, base, run, tmp_path, form):
+    written = LORA_FORMS[form](run, 5, 0, tmp_path)
+    (code,) = re.findall(r"```python\n(.*?)```", model_card(run, 5, 0, file=written.name), re.DOTALL)
+    *calls, drawing = (
+        code.replace(run.settings["base"], str(folder)).replace("<this folder>", str(tmp_path)).splitlines()
+    )
+    names: dict = {}
+    exec("\n".join(calls), names)
+    assert drawing.startswith('pipeline("queen"')
+    generator = torch.Generator().manual_seed(0)
+    noisy, text = torch.randn(2, 4, 8, 8, generator=generator), torch.randn(2, 8, 24, generator=generator)
+    timesteps, trainable = torch.tensor([10, 800]), load_checkpoints(base, run, [5], 0)
+    with torch.no_grad():
+        plain, found = (unet(noisy, timesteps, text).sample for unet in (base.denoiser, names["pipeline"].unet))
+        with trainable.attached(((0, 2),)):
+            expected = base.denoiser(noisy, timesteps, text).sample
+    assert_close(found, expected, atol=1e-4, rtol=1e-4)
+    assert (found - plain).abs().max() > 0.05
+
+
+def test_layers_that_kohyas_scripts_pass_over_are_told(run, tmp_path, caplog):
+    to_kohya(run, 5, 0, tmp_path)
+    assert not caplog.messages
+    to_kohya(run, 5, 1, tmp_path)
+    (said,) = caplog.messages
+    assert "pass over 4 layers of it (conv_in, conv_out, time_embedding.linear_1, time_embedding.linear_2)" in said
 
 
 def test_the_card_of_a_dora_says_who_draws_it(run):

@@ -172,8 +172,11 @@ def test_a_run_of_another_base_is_refused(base, tmp_path):
     ("options", "message"),
     [
         (dict(sampler="euler"), "sampler must be one of .*, got 'euler'"),
-        (dict(steps=0), "steps must be >= 1, got 0"),
-        (dict(guidance=0.5), "guidance must be >= 1, got 0.5"),
+        (dict(steps=0), "steps must be from 1 to 1,000, got 0"),
+        (dict(steps=10**9), "steps must be from 1 to 1,000, got 1000000000"),
+        (dict(guidance=0.5), "guidance must be from 1 to 1,000, got 0.5"),
+        (dict(guidance=1e38), "guidance must be from 1 to 1,000"),
+        (dict(guidance=float("nan")), "guidance must be from 1 to 1,000, got nan"),
     ],
 )
 def test_sampling_out_of_range_is_refused(options, message):

@@ -148,7 +148,7 @@ def test_guidance_with_a_scale_of_its_own_for_the_arrays():
     assert Sampling(guidance=1, array_guidance=1).guided(predicted).item() == 4
     assert Sampling(guidance=3).guided(predicted[[0, 2]]).item() == 1 + 3 * 3
     assert Sampling(guidance=1).guided(predicted[[2]]).item() == 4
-    with pytest.raises(ValueError, match="array_guidance must be None or >= 0"):
+    with pytest.raises(ValueError, match="array_guidance must be None or from 0 to 1,000"):
         Sampling(array_guidance=-1)
     assert "array_guidance" not in Sampling().to_json() and Sampling(array_guidance=2).to_json()["array_guidance"] == 2
 

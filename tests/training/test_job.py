@@ -21,7 +21,7 @@ def test_the_name_of_a_stored_job_stays():
     ("settings", "complaint"),
     [
         ({"precision": "fp8"}, "precision must be one of"),
-        ({"checkpoints": 0}, "checkpoints must be >= 1, got 0"),
+        ({"checkpoints": 0}, "checkpoints must be from 1 to 1,000, got 0"),
         ({"data": {"name": "left17"}}, "rule name must be one of"),
     ],
 )

@@ -19,6 +19,16 @@ def test_the_article_and_its_code_differ_as_published():
         assert (arm.batch, arm.peak_lr, arm.schedule, arm.min_snr_gamma) == (1, 1e-4, "cosine", None)
 
 
+def test_the_repository_is_taken_as_its_code_and_log_are():
+    preset, notes = PRESETS["generative-kanji-repo"], PRESETS["generative-kanji-repo"].notes()
+    assert preset.prompts == ("water", "iPhone", "king", "tree", "queen", "fire", "one")
+    assert (preset.sampling.steps, preset.sampling.guidance, preset.sampling.prefix) == (20, 7.5, "")
+    assert preset.arms[0].total_steps(preset.training_images) / preset.checkpoints == 8_000
+    assert preset.arms[0].clip_norm >= 1e9, "its clipper gets an exhausted filter"
+    assert not any("not published" in note for note in notes)
+    assert sum(note.startswith("differs on purpose: ") for note in notes) == len(preset.differences) == 3
+
+
 @pytest.mark.parametrize("name", ["instantkanji-sd35-lora", "instantkanji-sd35-lora-periodic"])
 def test_instantkanji_trains_two_rates_over_one_base(name):
     preset = PRESETS[name]
@@ -42,7 +52,7 @@ def test_every_preset_says_what_was_not_published(name):
     assert "kanjilab data" in notes[1] and f"({preset.training_images:,} there)" in notes[1]
     for what in ("negative prompt", "style prefix", "steps and guidance"):
         told = any(note.startswith("not published") and what in note for note in notes)
-        assert told == (name != "pocket-demo"), what  # of which nothing is unknown
+        assert told == (name not in ("pocket-demo", "generative-kanji-repo")), what  # of which nothing is unknown
     for arm in preset.arms:
         assert Arm.from_json(arm.to_json()) == arm
 

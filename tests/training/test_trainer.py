@@ -651,13 +651,16 @@ def end_of(started):
     return last
 
 
+KILLS = int(os.environ.get("KANJILAB_KILLS", "2"))  # of each kind; `make faults` wants more
+
+
 @pytest.mark.parametrize("kind", RESUMED)
 def test_a_killed_training_goes_on_bit_for_bit(processes, resumed_base, tmp_path, kind):
     folder = resumed_base[1]
     rng = np.random.default_rng(list(RESUMED).index(kind))
     arms, options = RESUMED[kind], dict(checkpoints=3, log_every=3)
     uninterrupted = start(processes, folder, arms, tmp_path / "whole", options)
-    for _ in range(4):
+    for _ in range(KILLS):
         # A resume point every step: much of the time goes into writing, where a kill hurts the most.
         frequent = options | dict(save_every_seconds=0.0)
         process, connection = start(processes, folder, arms, tmp_path / "killed", frequent, paced=True)

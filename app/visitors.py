@@ -1,0 +1,51 @@
+"""Visitors of the public page: how many at once, under which names of this machine, and what a refusal looks like."""
+
+import asyncio
+import os
+
+from jupyter_server.services.kernels.kernelmanager import AsyncMappingKernelManager
+from tornado.web import HTTPError
+
+MOST_VISITORS = 8  # each has a kernel of up to 1 GB
+UNCLAIMED_SECONDS = 20.0  # in which a page connects to its kernel; what only asks for pages holds no place
+FULL = "All places are taken. Please come back in a few minutes."
+OWN_NAMES = ("localhost", "127.0.0.1", "[::1]")
+
+
+class Visitors(AsyncMappingKernelManager):
+    """Starts a kernel for each visitor while there are places, and ends those that no page connects to."""
+
+    starting = 0
+
+    async def start_kernel(self, *args, **kwargs):
+        """As the server does it; raises HTTPError 503, before anything is started, where this machine is full."""
+        if len(self.list_kernel_ids()) + self.starting >= MOST_VISITORS:
+            raise HTTPError(503, reason=FULL)
+        self.starting += 1  # a kernel takes a while to be listed
+        try:
+            kernel_id = await super().start_kernel(*args, **kwargs)
+        finally:
+            self.starting -= 1
+        asyncio.get_running_loop().call_later(UNCLAIMED_SECONDS, self._end_if_unclaimed, kernel_id)
+        return kernel_id
+
+    def _end_if_unclaimed(self, kernel_id):
+        if kernel_id in self.list_kernel_ids() and not self._kernel_connections.get(kernel_id):
+            self._ending = asyncio.ensure_future(self.shutdown_kernel(kernel_id, now=True))
+
+
+def served_names():
+    """The names under which the page is served: this machine's own, and those in $KANJILAB_HOSTS."""
+    return {*OWN_NAMES, *filter(None, os.environ.get("KANJILAB_HOSTS", "").lower().split(","))}
+
+
+def check_host(handler):
+    """Whether a request asks for this page by one of its names; another site could else be made to stand for it."""
+    host = handler.request.host.lower()
+    return (host if host.endswith("]") else host.rpartition(":")[0] or host) in served_names()
+
+
+def set_headers(handler):
+    """The headers of all pages, for files and for their refusals, which have none of their own."""
+    for name, value in handler.settings["headers"].items():
+        handler.set_header(name, value)

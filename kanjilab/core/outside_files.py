@@ -1,0 +1,88 @@
+"""Files that others made or chose: what is no regular file, or far too large, is refused before it is read."""
+
+import json
+import os
+import stat
+from pathlib import Path
+from typing import Any
+
+JSON_BYTES_MAX = 64 * 1024 * 1024  # the largest tokenizers have some 30 MB
+KINDS = {
+    stat.S_IFDIR: "a folder",
+    stat.S_IFIFO: "a pipe",
+    stat.S_IFCHR: "a device",
+    stat.S_IFBLK: "a device",
+    stat.S_IFSOCK: "a socket",
+}
+
+
+def checked_file(path: Path, what: str, bytes_max: int) -> int:
+    """Refuses what a reader could wait for without end, or what would fill the memory.
+
+    Args:
+        path: of any origin; links are followed.
+        what: is expected, for messages: `a font`.
+        bytes_max: the largest size.
+    Returns:
+        The size in bytes.
+    Raises:
+        FileNotFoundError: there is none, or its link leads nowhere.
+        ValueError: no regular file, or a larger one.
+    """
+    try:
+        facts = os.stat(path)
+    except (FileNotFoundError, NotADirectoryError):
+        raise FileNotFoundError(f"{path}: expected {what}, found none") from None
+    except (OSError, ValueError) as error:  # a link to itself, a name that is too long or holds a NUL
+        raise ValueError(f"{path}: expected {what}, got a path that cannot be followed ({error})") from error
+    if not stat.S_ISREG(facts.st_mode):
+        raise ValueError(f"{path}: expected {what}, got {KINDS.get(stat.S_IFMT(facts.st_mode), 'no regular file')}")
+    if facts.st_size > bytes_max:
+        raise ValueError(f"{path}: expected {what} of at most {bytes_max:,} bytes, got {facts.st_size:,}")
+    return facts.st_size
+
+
+def read_file(path: Path, what: str, bytes_max: int) -> bytes:
+    """The content of a checked file, and no more than its size: some files of the system never end.
+
+    Args:
+        path, what, bytes_max: as for `checked_file`.
+    Raises:
+        FileNotFoundError, ValueError: as `checked_file`.
+        OSError: it cannot be read.
+    """
+    size = checked_file(path, what, bytes_max)
+    with path.open("rb") as file:
+        return file.read(size)
+
+
+def read_json_object(path: Path, what: str = "a JSON object") -> dict[str, Any]:
+    """A file that holds one JSON object.
+
+    Args:
+        path: of any origin.
+        what: is expected, for messages.
+    Raises:
+        FileNotFoundError: there is none.
+        ValueError: no regular file, too large, or of other content.
+    """
+    return json_object(path, read_file(path, what, JSON_BYTES_MAX), what)
+
+
+def json_object(source: Path, data: bytes | str, what: str = "a JSON object") -> dict[str, Any]:
+    """The JSON object that a text is.
+
+    Args:
+        source: where it comes from, for messages.
+        data: the text.
+        what: is expected, for messages.
+    Raises:
+        ValueError: it is none.
+    """
+    try:
+        found = json.loads(data)
+    except (ValueError, RecursionError) as error:  # a UnicodeDecodeError too
+        raise ValueError(f"{source}: expected {what}, got {error}") from error
+    if not isinstance(found, dict):
+        raise ValueError(f"{source}: expected {what}, got {type(found).__name__}")
+    return found
