@@ -21,7 +21,7 @@ def write(
     by_index: Annotated[bool, typer.Option(help="Without a skeleton, of known characters alone.")] = False,
     vertical: Annotated[bool, typer.Option(help="Lines run down, from the right.")] = False,
     guidance: Annotated[float, typer.Option(help="How strongly the style counts; 1 for no more than learned.")] = 1.5,
-    skeleton_guidance: Annotated[float, typer.Option(help="How strongly the skeleton and the index count.")] = 1.5,
+    skeleton_guidance: Annotated[float, typer.Option(help="How strongly the skeleton and the index count.")] = 4.0,
     seed: Annotated[int, typer.Option(help="Of the noise.")] = 0,
     base: Annotated[str, typer.Option(help="What writes: a base that reads skeletons.")] = "calligraphy",
     out: Annotated[Path | None, typer.Option(help="PNG, with an SVG beside it; runs/written/<text>.png else.")] = None,

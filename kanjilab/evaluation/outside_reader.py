@@ -30,8 +30,8 @@ class OutsideReader:
     def __init__(self, threads: int = 1):
         try:
             from rapidocr_onnxruntime import RapidOCR
-        except ImportError:
-            raise ImportError("the outside reader needs: pip install rapidocr-onnxruntime") from None
+        except ImportError as error:
+            raise ImportError(f"the outside reader needs: pip install rapidocr-onnxruntime ({error})") from error
         self._recognise: Any = RapidOCR(intra_op_num_threads=threads).text_rec
         self.characters = frozenset(self._recognise.postprocess_op.character)
 

@@ -68,12 +68,12 @@ class Amounts:
         of_hand: characters written in each.
     """
 
-    unseen: int = 24
+    unseen: int = 10
     seeds: int = 3
-    known: int = 200
-    fitted: int = 200
-    hands: int = 3
-    of_hand: int = 16
+    known: int = 60
+    fitted: int = 150
+    hands: int = 1
+    of_hand: int = 6
 
 
 @dataclass(frozen=True)
@@ -215,7 +215,7 @@ def trained_characters(base: LatentDiffusion, dataset: Dataset, amounts: Amounts
     made = []
     for name, scripts in {"regular": ("regular",), "running and cursive": ("running", "cursive")}.items():
         styles = sorted(set(chosen.table["style"][chosen.table["script"].isin(scripts)]))
-        wanted = {one: styles[number % len(styles)] for number, one in enumerate(known_characters(chosen))}
+        wanted: Any = {one: styles[number % len(styles)] for number, one in enumerate(known_characters(chosen))}
         some = chosen.take(np.flatnonzero(chosen.table["style"] == chosen.table["character"].map(wanted)))
         its_styles, its_characters = list(some.table["style"]), list(some.table["character"])
         indices = [index_of(base, character) for character in its_characters]
@@ -261,8 +261,8 @@ def summarised(table: pd.DataFrame) -> list[dict[str, Any]]:
 def by_style(table: pd.DataFrame) -> list[dict[str, Any]]:
     """Means of each style of the unseen characters."""
     unseen = table[table["split"] == UNSEEN]
-    means: Any = unseen.groupby(["row", "style"], sort=False)[_columns(table)].mean().reset_index()
-    return means.to_dict("records")
+    groups: Any = unseen.groupby(["row", "style"], sort=False)
+    return groups[_columns(table)].mean().reset_index().to_dict("records")
 
 
 def unseen_hands(
@@ -334,9 +334,8 @@ def table_text(report: Mapping[str, Any]) -> str:
     Args:
         report: of `score_calligraphy`.
     """
-    head = (
-        "| glyphs | made from | L1 | RMSE | SSIM | style | outside reader | judge A | judge B |\n" + "|---" * 9 + "|\n"
-    )
+    head = "| glyphs | made from | L1 | RMSE | SSIM | style | outside reader | judge A | judge B |\n"
+    rule = "|---" * 9 + "|\n"
 
     def share(estimate: Sequence[float]) -> str:
         mean, low, high = (100 * value for value in estimate)

@@ -21,7 +21,7 @@ from kanjilab.training.few_shot import learn_hand
 from kanjilab.viz.strip import Strip
 
 UNSEEN = 8  # characters
-FURTHER = {"kana": "あのミ", "kanji that do not exist": "⿰木鳥⿱雨魚⿰金花"}
+FURTHER = {"kana": "あのミ", "kanji that do not exist": "⿰言鳥⿱雨鳥⿰火魚"}
 
 
 def unseen_characters(count: int) -> str:
@@ -50,7 +50,8 @@ def calligraphy_sheet(
     facts = {"base": base.name, "identity": base.identity, "seed": seed, "sampling": sampling.to_json()}
     title = "Each style, led by the skeletons of another font; unselected"
     sizes = tuple((name, len(group)) for name, group in groups.items())
-    return Strip(np.stack(rows), captions, tuple(symbols), title, facts, column_groups=sizes)
+    labels = tuple(" + ".join(symbol[-2:]) if len(symbol) > 1 else symbol for symbol in symbols)  # fonts lack ⿰
+    return Strip(np.stack(rows), captions, labels, title, facts, column_groups=sizes)
 
 
 def learning_strip(base: LatentDiffusion, run: RunFolder, seed: int = 0, sampling: Sampling = WRITING) -> Strip:

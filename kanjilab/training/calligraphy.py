@@ -86,7 +86,13 @@ def caption_of(character: str) -> str:
 
 
 def base_to_train(base_name: str, characters: Sequence[str], enters: str = "hint", seed: int = 0) -> LatentDiffusion:
-    """What a training starts from, in bf16; each character's index from what the writer knows it by."""
+    """What a training starts from, in bf16; each character's index from what the writer knows it by.
+
+    Args:
+        base_name: a base.
+        characters: those that get an index.
+        enters, seed: see `SkeletonEncoder`.
+    """
     captions = [caption_of(character) for character in characters]
     return with_skeletons(load_base(base_name, "bf16"), enters, "".join(characters), seed, captions)
 

@@ -42,6 +42,7 @@ def test_within_a_style_every_direction_has_at_most_unit_variance(glyphs):
 
 
 def test_the_outside_reader_reads_print():
+    pytest.importorskip("rapidocr_onnxruntime", exc_type=ImportError)
     reader = OutsideReader()
     images = np.stack([typed_glyph(character) for character in "永国水"])
     assert reader.read(images) == ["永", "国", "水"] and {"永", "国"} < reader.characters
