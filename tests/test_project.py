@@ -18,6 +18,7 @@ from packaging.version import Version
 from kanjilab.evaluation.controls import STYLE
 from kanjilab.evaluation.criteria import ALL_FIVE, CRITERIA
 from kanjilab.evaluation.statistics import Contrast
+from kanjilab.experiments.calligraphy_scores import table_text
 from kanjilab.experiments.demo import report_table
 from kanjilab.experiments.designs import CLAIMS, TUNED_SUFFIX
 from kanjilab.experiments.findings import claims, findings
@@ -360,6 +361,14 @@ def test_the_texts_hold_the_writers_scores():
 
 def interval(values: list[float]) -> str:
     return f"{100 * values[0]:.1f}% [{100 * values[1]:.1f}, {100 * values[2]:.1f}]"
+
+
+def test_the_page_of_calligraphy_holds_its_scores():
+    report = json.loads((ROOT / "figures" / "calligraphy.json").read_text())
+    page = (ROOT / "docs" / "calligraphy.md").read_text()
+    assert table_text(report) in page
+    for hand in report["hands"]:
+        assert f"{hand['hand']} {hand['distance_before']:.1f} → {hand['distance_after']:.1f}" in page
 
 
 def test_findings_hold_the_writers_trials():

@@ -29,7 +29,7 @@ class OutsideReader:
 
     def __init__(self, threads: int = 1):
         try:
-            from rapidocr_onnxruntime import RapidOCR
+            from rapidocr_onnxruntime import RapidOCR  # type: ignore[reportMissingImports]
         except ImportError as error:
             raise ImportError(f"the outside reader needs: pip install rapidocr-onnxruntime ({error})") from error
         self._recognise: Any = RapidOCR(intra_op_num_threads=threads).text_rec
