@@ -10,11 +10,13 @@ from numpy.typing import NDArray
 from scipy import ndimage
 from scipy.linalg import solve_triangular
 
-SHRINKAGE = 0.1  # of the covariance towards its mean variance
+SHRINKAGE = 0.3  # of the covariance towards its mean variance
 CELL_PX = 16
 ORIENTATIONS = 9
 WIDTH_QUANTILES = (0.1, 0.25, 0.5, 0.75, 0.9)
 INK_MAX = 128
+PAPER_MIN = 224  # brighter than this is paper
+SCALE_MIN = 0.5  # of the mean standard deviation: what hardly varied counts for little
 
 
 def style_features(images: NDArray[np.uint8]) -> NDArray[np.float64]:
@@ -24,7 +26,8 @@ def style_features(images: NDArray[np.uint8]) -> NDArray[np.float64]:
     """
     from skimage.feature import hog  # a third of a second to import
 
-    directions = [hog(image, ORIENTATIONS, (CELL_PX, CELL_PX), (1, 1), block_norm="L2") for image in images]
+    clean = np.where(images > PAPER_MIN, 255, images)  # or else the grain of blank paper has directions
+    directions = [hog(image, ORIENTATIONS, (CELL_PX, CELL_PX), (1, 1), block_norm="L2") for image in clean]
     return np.column_stack([np.stack(directions), np.stack([_widths(image < INK_MAX) for image in images])])
 
 
@@ -62,7 +65,8 @@ class StyleJudge:
         """
         names, classes = np.unique(np.asarray(styles, str), return_inverse=True)
         features = style_features(images)
-        scale = features.std(axis=0) + 1e-9
+        scale = features.std(axis=0)
+        scale = np.maximum(scale, SCALE_MIN * scale.mean())
         means = np.stack([(features / scale)[classes == label].mean(axis=0) for label in range(len(names))])
         centred = features / scale - means[classes]
         covariance = centred.T @ centred / (len(centred) - len(names))

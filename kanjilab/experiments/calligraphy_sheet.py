@@ -92,10 +92,14 @@ def hands_sheet(base: LatentDiffusion, font_folders: Sequence[Path], learned: Pa
         learned: folder of `score_calligraphy`, which holds what was learned.
         draw: which five samples.
     """
-    characters, rows, labels = unseen_characters(UNSEEN), [], []
-    for style in FEW_SHOT_STYLES:
+    held = [character for character in jis_level_1() if is_held_out(character)]
+    faces = [draw_style(open_face(style, font_folders), held) for style in FEW_SHOT_STYLES]
+    characters = [character for character in held if all(character in face for face in faces)][:: len(held) // 10][
+        :UNSEEN
+    ]
+    rows, labels = [], []
+    for style, face in zip(FEW_SHOT_STYLES, faces, strict=True):
         folder = learned / f"{style.name}-{draw}"
-        face = draw_style(open_face(style, font_folders), characters)
         true = frame_glyphs([face[character] for character in characters], frame_scale(list(face.values())))
         prompts = [writing_prompt(base, style.caption, lines) for lines in skeletons_of(true)]
         known = Hand((), true[:0], (), ())
