@@ -94,7 +94,7 @@ def test_a_hand_is_shown_then_learned_then_written_with(writer, monkeypatch, tmp
         (["心", "--by-index"], "'心' has no index: .* knows 2 characters, such as 永国"),
         (["⿰木"], "expected a layout and two parts"),
         (["⿰木A"], "no characters have these parts"),
-        (["永", "--guidance", "0.5"], "guidance must be >= 1"),
+        (["永", "--guidance", "0.5"], "guidance must be from 1"),
         (["永", "--skeleton", "missing.png"], "missing.png cannot be read"),
         (["永国", "--skeleton", "missing.png"], "leads one character"),
         (["永", "--hand", "missing"], "expected a folder of photos"),
