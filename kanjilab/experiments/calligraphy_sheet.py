@@ -8,16 +8,15 @@ from pathlib import Path
 import numpy as np
 
 from kanjilab.core.run_folder import RunFolder
-from kanjilab.data.calligraphy import FEW_SHOT_STYLES, STYLES, draw_style, jis_level_1, open_face
+from kanjilab.data.calligraphy import FEW_SHOT_STYLES, STYLES, Style, draw_style, jis_level_1, open_face
 from kanjilab.data.components import is_held_out
 from kanjilab.data.framing import frame_glyphs, frame_scale
-from kanjilab.data.handwriting import Hand
 from kanjilab.data.skeleton import skeletons_of
 from kanjilab.experiments.writing import WRITING, index_of, symbols_of, typed_skeleton, write, writing_prompt
 from kanjilab.models.diffusion import LatentDiffusion
 from kanjilab.models.sampling import Sampling
 from kanjilab.training.checkpoints import load_checkpoints
-from kanjilab.training.few_shot import learn_hand
+from kanjilab.training.few_shot import learned_hand
 from kanjilab.viz.strip import Strip
 
 UNSEEN = 8  # characters
@@ -83,29 +82,33 @@ def learning_strip(base: LatentDiffusion, run: RunFolder, seed: int = 0, samplin
     )
 
 
-def hands_sheet(base: LatentDiffusion, font_folders: Sequence[Path], learned: Path, draw: int = 0) -> Strip:
-    """Three hands that were never trained on: true, asked for by name alone, and learned from five samples.
+def hands_sheet(
+    base: LatentDiffusion,
+    font_folders: Sequence[Path],
+    learned: Path,
+    draw: int = 0,
+    styles: Sequence[Style] = FEW_SHOT_STYLES,
+) -> Strip:
+    """Hands that were never trained on: true, asked for by name alone, and learned from five samples.
 
     Args:
         base: led by skeletons.
         font_folders: with the fonts of the hands, see `kanjilab.data.calligraphy.open_face`.
         learned: folder of `score_calligraphy`, which holds what was learned.
         draw: which five samples.
+        styles: the hands.
     """
     held = [character for character in jis_level_1() if is_held_out(character)]
-    faces = [draw_style(open_face(style, font_folders), held) for style in FEW_SHOT_STYLES]
-    characters = [character for character in held if all(character in face for face in faces)][:: len(held) // 10][
-        :UNSEEN
-    ]
+    faces = [draw_style(open_face(style, font_folders), held) for style in styles]
+    common = [character for character in held if all(character in face for face in faces)]
+    characters = common[:: len(common) // UNSEEN][:UNSEEN]
     rows, labels = [], []
-    for style, face in zip(FEW_SHOT_STYLES, faces, strict=True):
-        folder = learned / f"{style.name}-{draw}"
+    for style, face in zip(styles, faces, strict=True):
         true = frame_glyphs([face[character] for character in characters], frame_scale(list(face.values())))
         prompts = [writing_prompt(base, style.caption, lines) for lines in skeletons_of(true)]
-        known = Hand((), true[:0], (), ())
-        hand = learn_hand(base, known, style.caption, folder)
+        hand = learned_hand(base, learned / f"{style.name}-{draw}")
         rows += [true, write(base, prompts), write(base, prompts, trainable=hand)]
         labels += [style.hand, "by its name alone", "after five samples"]
-    groups = tuple((style.caption_of_kind, 3) for style in FEW_SHOT_STYLES)
+    groups = tuple((style.caption_of_kind, 3) for style in styles)
     facts = {"base": base.name, "identity": base.identity, "sampling": WRITING.to_json()}
     return Strip(np.stack(rows), tuple(labels), tuple(characters), "Hands never trained on", facts, row_groups=groups)

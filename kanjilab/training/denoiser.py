@@ -14,15 +14,15 @@ import numpy as np
 import torch
 from diffusers import DDIMScheduler, UNet2DConditionModel
 from diffusers.models.attention_processor import AttnProcessor
-from safetensors.torch import load_file, save
 from torch import Tensor
 from torch.nn import functional as F
 
 from kanjilab.core.progress import open_bar
-from kanjilab.core.storage import reserve, write_bytes_atomic
+from kanjilab.core.storage import reserve
 from kanjilab.models.minilm import TOKENS, load_minilm
 from kanjilab.models.noise import min_snr_weight, velocity_weight
 from kanjilab.models.text_encoders import padded_tokens
+from kanjilab.training.averaged import AveragedTraining
 
 UNET_CONFIG: dict[str, Any] = dict(
     sample_size=16,
@@ -127,7 +127,7 @@ def unet_errors(
     return F.mse_loss(predicted.float(), noise, reduction="none").mean(dim=(1, 2, 3)), alpha_bar[timesteps]
 
 
-class UnetTraining:
+class UnetTraining(AveragedTraining):
     """The denoiser with its averaged weights and optimizer; can be stored and taken up again.
 
     Args of the constructor:
@@ -137,18 +137,13 @@ class UnetTraining:
 
     def __init__(self, recipe: UnetRecipe, initial: Mapping[str, Tensor] | None = None):
         """Nothing is trained yet."""
-        self.recipe, self.step = recipe, 0
         with torch.random.fork_rng():
             torch.manual_seed(recipe.seed)
             self.unet = UNet2DConditionModel(**UNET_CONFIG)
         if initial is not None:
             self.unet.load_state_dict(dict(initial))
         self.unet.set_attn_processor(AttnProcessor())  # plain products: the fused kernel is slower backward on a CPU
-        self.parameters = dict(self.unet.named_parameters())
-        self.average = {name: value.detach().clone() for name, value in self.parameters.items()}
-        self.optimizer = torch.optim.AdamW(
-            self.unet.parameters(), lr=recipe.peak_lr, betas=(0.9, 0.99), weight_decay=0.01, fused=True
-        )
+        super().__init__(self.unet, "unet", recipe, beta2=0.99)
         self.alpha_bar = DDIMScheduler(**SCHEDULER_CONFIG).alphas_cumprod
 
     def advance(self, corpus: EncodedCorpus, cumulative_weight: np.ndarray) -> float:
@@ -160,13 +155,7 @@ class UnetTraining:
         errors, alpha_bar = unet_errors(self.unet, self.alpha_bar, latents, text, rng)
         weight = velocity_weight if self.step >= recipe.velocity_from_step else min_snr_weight
         (weight(alpha_bar, recipe.min_snr_gamma) * errors).mean().backward()
-        torch.nn.utils.clip_grad_norm_(self.unet.parameters(), 1.0)
-        self.optimizer.param_groups[0]["lr"] = recipe.lr(self.step)
-        self.optimizer.step()
-        self.optimizer.zero_grad()
-        decay = min(recipe.ema_decay, (self.step + 1) / (self.step + 10))
-        torch._foreach_lerp_(list(self.average.values()), [p.detach() for p in self.parameters.values()], 1 - decay)
-        self.step += 1
+        self.apply_gradients()
         return errors.mean().item()
 
     @torch.no_grad()
@@ -184,25 +173,6 @@ class UnetTraining:
             latents, text = corpus.batch(rng, rows[start : start + 64], caption_dropout=0)
             losses += unet_errors(unet, self.alpha_bar, latents, text, rng)[0].tolist()
         return float(np.mean(losses))
-
-    def save(self, path: Path) -> None:
-        """Everything needed to go on, in one safetensors file, replaced atomically."""
-        state = {f"unet.{name}": value.detach() for name, value in self.parameters.items()}
-        state |= {f"average.{name}": value for name, value in self.average.items()}
-        for name, parameter in self.parameters.items():
-            for key, value in self.optimizer.state[parameter].items():
-                state[f"optimizer.{key}.{name}"] = value
-        write_bytes_atomic(path, save(state, metadata={"step": str(self.step)}))
-
-    def load(self, path: Path) -> None:
-        """Takes up what `save` stored."""
-        state = load_file(path)
-        self.unet.load_state_dict({n: state[f"unet.{n}"] for n in self.parameters})
-        numbers = ("step", "exp_avg", "exp_avg_sq")
-        for name, parameter in self.parameters.items():
-            self.average[name].copy_(state[f"average.{name}"])
-            self.optimizer.state[parameter] = {key: state[f"optimizer.{key}.{name}"] for key in numbers}
-            self.step = int(state[f"optimizer.step.{name}"].item())
 
 
 def averaged_unet(training: UnetTraining) -> UNet2DConditionModel:

@@ -13,16 +13,15 @@ from typing import Any
 import numpy as np
 import pandas as pd
 import torch
-from safetensors.torch import load_file, save
-from torch import Tensor, nn
+from torch import Tensor
 from torch.nn import functional as F
 
 from kanjilab.core.rng import counted_rng
-from kanjilab.core.storage import write_bytes_atomic
 from kanjilab.data.dictionary import has_clean_meaning, rows_of
 from kanjilab.data.japanese import GLOSSES, script_of, words_with
 from kanjilab.models.japanese import new_encoder
 from kanjilab.models.minilm import TOKENS
+from kanjilab.training.averaged import AveragedTraining
 
 FIRST, LAST = 2, 3  # ids of the marks around a text
 CHUNK = 256  # words that go through the encoder together, of like length: little padding
@@ -121,7 +120,7 @@ def distil_loss(student: Tensor, teacher: Tensor, temperature: float, alignment:
     return alignment * (1 - cosine).mean() + 0.01 * (student - teacher).square().sum(dim=1).mean() + contrast
 
 
-class Distillation:
+class Distillation(AveragedTraining):
     """The encoder with its averaged weights and optimizer; can be stored and taken up again.
 
     Args of the constructor:
@@ -132,15 +131,11 @@ class Distillation:
 
     def __init__(self, recipe: DistilRecipe, pieces: Any, initial: dict[str, Tensor] | None = None):
         """Nothing is trained yet."""
-        self.recipe, self.pieces, self.step = recipe, pieces, 0
+        self.pieces = pieces
         self.encoder = new_encoder(pieces.get_piece_size(), recipe.seed).train()
         if initial is not None:
             self.encoder.load_state_dict(initial)
-        self.parameters = dict(self.encoder.named_parameters())
-        self.average = {name: value.detach().clone() for name, value in self.parameters.items()}
-        self.optimizer = torch.optim.AdamW(
-            self.encoder.parameters(), lr=recipe.peak_lr, betas=(0.9, 0.98), weight_decay=0.01, fused=True
-        )
+        super().__init__(self.encoder, "encoder", recipe, beta2=0.98)
 
     def advance(self, pairs: WordPairs, targets: np.ndarray, cumulative: np.ndarray) -> float:
         """One step; returns the loss.
@@ -166,40 +161,10 @@ class Distillation:
         self.apply_gradients()
         return loss.item()
 
-    def apply_gradients(self) -> None:
-        """One step of the optimizer and of the average."""
-        recipe = self.recipe
-        nn.utils.clip_grad_norm_(self.encoder.parameters(), 1.0)
-        self.optimizer.param_groups[0]["lr"] = recipe.lr(self.step)
-        self.optimizer.step()
-        self.optimizer.zero_grad()
-        decay = min(recipe.ema_decay, (self.step + 1) / (self.step + 10))
-        torch._foreach_lerp_(list(self.average.values()), [p.detach() for p in self.parameters.values()], 1 - decay)
-        self.step += 1
-
     def _cut(self, text: str, draw: float) -> list[int]:
         if draw >= SAMPLED:
             return self.pieces.encode(text)
         return self.pieces.encode(text, enable_sampling=True, alpha=SMOOTHNESS, nbest_size=-1)
-
-    def save(self, path: Path) -> None:
-        """Everything needed to go on, in one safetensors file, replaced atomically."""
-        state = {f"encoder.{name}": value.detach() for name, value in self.parameters.items()}
-        state |= {f"average.{name}": value for name, value in self.average.items()}
-        for name, parameter in self.parameters.items():
-            for key, value in self.optimizer.state[parameter].items():
-                state[f"optimizer.{key}.{name}"] = value
-        write_bytes_atomic(path, save(state, metadata={"step": str(self.step)}))
-
-    def load(self, path: Path) -> None:
-        """Takes up what `save` stored."""
-        state = load_file(path)
-        self.encoder.load_state_dict({name: state[f"encoder.{name}"] for name in self.parameters})
-        numbers = ("step", "exp_avg", "exp_avg_sq")
-        for name, parameter in self.parameters.items():
-            self.average[name].copy_(state[f"average.{name}"])
-            self.optimizer.state[parameter] = {key: state[f"optimizer.{key}.{name}"] for key in numbers}
-            self.step = int(state[f"optimizer.step.{name}"].item())
 
 
 def padded(cut: Sequence[Sequence[int]], width: int | None = None) -> tuple[Tensor, Tensor]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from kanjilab.core.config import Arm
+from kanjilab.core.run_folder import RunFolder
 from kanjilab.data.calligraphy import build_hand_folder
 from kanjilab.data.handwriting import Hand
 from kanjilab.data.image_folder import open_dataset
@@ -29,7 +30,7 @@ HAND_RECIPE = Arm(
 
 
 def learn_hand(base: LatentDiffusion, hand: Hand, caption: str, folder: Path, recipe: Arm = HAND_RECIPE) -> Trainable:
-    """Trains on a person's samples; called again, it goes on from what `folder` holds, or loads it.
+    """Trains on a person's samples; called again, it goes on from what `folder` holds.
 
     Args:
         base: led by skeletons.
@@ -43,5 +44,16 @@ def learn_hand(base: LatentDiffusion, hand: Hand, caption: str, folder: Path, re
     data = folder / "data"
     dataset = open_dataset(data) if data.exists() else build_hand_folder(data, hand, caption)
     encoded = encode_calligraphy(base, dataset, folder / "encoded")
-    run = finished_training(base, encoded, [recipe], folder / "run", checkpoints=1)
+    finished_training(base, encoded, [recipe], folder / "run", checkpoints=1)
+    return learned_hand(base, folder)
+
+
+def learned_hand(base: LatentDiffusion, folder: Path) -> Trainable:
+    """What `learn_hand` left in a folder: one arm, to draw with.
+
+    Args:
+        base: led by skeletons, the one that it was learned on.
+        folder: of `learn_hand`.
+    """
+    run = RunFolder.open(folder / "run")
     return load_checkpoints(base, run, run.checkpoints()[-1:])

@@ -1,13 +1,15 @@
 """The table of calligraphy, on a tiny base: rows whose values are known beforehand."""
 
 import dataclasses
+from functools import partial
 
 import numpy as np
 import pytest
 
-from kanjilab.data.calligraphy import Style, build_calligraphy_folder
+from kanjilab.data.calligraphy import Style, build_calligraphy_folder, typed_glyph
+from kanjilab.data.components import is_held_out
 from kanjilab.data.rendering import default_font
-from kanjilab.experiments import calligraphy_scores
+from kanjilab.experiments import calligraphy_scores, calligraphy_sheet
 from kanjilab.experiments.calligraphy_scores import Amounts, score_calligraphy
 from kanjilab.models.sampling import Sampling
 from kanjilab.models.skeleton_encoder import with_skeletons
@@ -62,3 +64,16 @@ def test_every_seed_and_every_hand_is_there(scored):
     assert np.isfinite([hand["distance_before"], hand["distance_after"]]).all()
     assert {row["style"] for row in report["styles"]} == {"queen", "water"}
     assert (folder / "report.json").exists() and (folder / "table.parquet").exists()
+
+
+def test_the_sheet_of_hands_shows_the_true_one_first(scored, monkeypatch):
+    _, base, folder = scored
+    draw = partial(calligraphy_sheet.write, sampling=Sampling("ddim", steps=1, guidance=1.0))
+    monkeypatch.setattr(calligraphy_sheet, "write", draw)
+    sheet = calligraphy_sheet.hands_sheet(base, FONTS, folder, styles=[HAND])
+    assert sheet.row_labels == ("river", "by its name alone", "after five samples")
+    assert len(sheet.column_labels) == 8 and all(map(is_held_out, sheet.column_labels))
+    true, before, after = sheet.images
+    typed = np.stack([typed_glyph(character) for character in sheet.column_labels])  # the same font, in its own scale
+    assert np.abs(true.astype(int) - typed).mean() < 20
+    assert (before != after).any()
