@@ -369,6 +369,11 @@ def test_the_page_of_calligraphy_holds_its_scores():
     assert table_text(report) in page
     for hand in report["hands"]:
         assert f"{hand['hand']} {hand['distance_before']:.1f} → {hand['distance_after']:.1f}" in page
+    notebook = (ROOT / "notebooks" / "18_write_by_brush.ipynb").read_text()
+    shares = {row["row"]: row["style_read"][0] for row in report["rows"] if row["split"] == "unseen characters"}
+    own, real, typed = (shares[name] for name in ("led by its skeleton", "real glyphs", "by the typed one"))
+    assert f"in {own:.0%} of the unseen characters ({real:.0%} of the real glyphs)" in notebook
+    assert f"from a typed one in {typed:.0%}" in notebook
 
 
 def test_findings_hold_the_writers_trials():

@@ -146,8 +146,9 @@ def save_calligraphy(base: LatentDiffusion, run: RunFolder, step: int, facts: Ma
     weights, pipeline, untrained = folder / "weights", folder / "pipeline", base_folder(base.name)
     trained = load_file(run.checkpoint_path(step) / "arm_0" / "adapter_model.safetensors")
     of_encoder = {name for name in trained if name.startswith(ENCODER_PREFIX)}
-    settings = {name: value for name, value in base.denoiser.config.items() if name != "_name_or_path"}
-    denoiser: Any = type(base.denoiser).from_config(settings)  # type: ignore[attr-defined]
+    original: Any = base.denoiser
+    settings = {name: value for name, value in original.config.items() if name != "_name_or_path"}
+    denoiser = type(original).from_config(settings)
     denoiser.load_state_dict({name: value for name, value in trained.items() if name not in of_encoder})
     encoder = copy.deepcopy(cast(SkeletonEncoder, base.condition_encoder))
     encoder.load_state_dict({name.removeprefix(ENCODER_PREFIX): trained[name] for name in of_encoder})
