@@ -127,7 +127,7 @@ def test_a_hostile_prompt_stays_text_and_the_history_is_kept(open_notebook, cell
     assert HOSTILE in group(place, "Gallery").first.get_attribute("alt")
     explained = place.get_by_alt_text(re.compile("^<img src=x"))
     expect(explained.first).to_be_visible()
-    code = place.get_by_label("These glyphs as code").input_value()
+    code = place.get_by_role("textbox", name="These glyphs as code").input_value()
     assert repr(HOSTILE) in code and "step=0" in code
     kept = digest(group(place, "Gallery").first)
     button(place, "Save gallery").click()

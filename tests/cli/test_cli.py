@@ -484,7 +484,7 @@ def test_strip_and_export_refuse_what_the_run_has_not(trained, tmp_path, monkeyp
     assert "prompts must be one of radicals," in refused("strip", run, path, "--prompts", "sutras")
     assert "has arms 0 to 1, got 2" in refused("strip", run, path, "--arm", 2, *QUICK)
     assert "sampler must be one of" in refused("strip", run, path, "--sampler", "euler")
-    assert "at least one prompt and one seed" in refused("strip", run, path, "--seeds", 0)
+    assert "Invalid value for '--seeds'" in refused("strip", run, path, "--seeds", 0, code=2)
     monkeypatch.setattr(history, "sample_history", lambda *_, **__: pytest.fail("drew first"))
     assert "expected a path ending in .png" in refused("strip", run, tmp_path / "x.jpg", "--prompt", "queen", *QUICK)
     assert "has arms 0 to 1, got 2" in refused("export", run, tmp_path / "lora", "--arm", 2)
@@ -504,7 +504,7 @@ def test_data_refuses_what_it_cannot_draw(tmp_path):
     assert "ratio must be >= 1" in refused("data", folder, "--ratio", "0.5")
     (tmp_path / "font.ttf").write_text("no font")
     assert "expected a font file" in refused("data", folder, "--font", tmp_path / "font.ttf")
-    assert "No such file" in refused("data", folder, "--kanjidic2", tmp_path / "none.xml")
+    assert "expected KANJIDIC2, found none" in refused("data", folder, "--kanjidic2", tmp_path / "none.xml")
     assert "Invalid value for '--rule'" in refused("data", folder, "--rule", "sixteen", code=2)
     assert not folder.exists()
 

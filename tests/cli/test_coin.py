@@ -161,13 +161,19 @@ def test_nothing_found_is_said(tmp_path, monkeypatch):
         (["x", "--parts", "waer+fire"], "no part of characters is called 'waer'; near it are water"),
         (["x", "--parts", "lid+walk"], "are never in two slots that fit"),
         (["x", "--layout", "diagonal"], "expected a layout of left-right, top-bottom, outside-inside"),
-        (["x", "--noises", "0"], "expected noises and keep of 1 or more"),
         ([" "], "expected a phrase, got none"),
     ],
 )
 def test_refusals_are_one_line_and_leave_nothing(arguments, complaint, tmp_path):
     result = call(*arguments, "--out", tmp_path / "out")
     assert result.exit_code == 1 and complaint in result.stderr and "Traceback" not in result.output
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize("option", ["--noises", "--keep"])
+def test_a_number_out_of_range_is_a_fault_of_the_command(option, tmp_path):
+    result = call("x", option, "0", "--out", tmp_path / "out")
+    assert result.exit_code == 2 and f"Invalid value for '{option}'" in result.stderr
     assert list(tmp_path.iterdir()) == []
 
 

@@ -248,7 +248,7 @@ def test_lines_are_counted_through_quoted_line_breaks(tmp_path):
     found = problems_of(folder_of(tmp_path, metadata, a=png(), b=png()))
     assert found == [
         "metadata.csv line 4: expected UTF-8, got other bytes",
-        "metadata.csv line 5: file 'c.png' is missing",
+        "metadata.csv line 5: file 'c.png' cannot be read: it is missing",
     ]
 
 
@@ -282,7 +282,7 @@ def test_folders_that_are_no_datasets(tmp_path):
 def test_problems_in_subfolders_name_the_subfolder(tmp_path):
     folder_of(tmp_path / "train", "file_name,text\na.png,x\n../../b.png,y\n")
     found = problems_of(tmp_path)
-    assert found[0] == "train/metadata.csv line 2: file 'train/a.png' is missing"
+    assert found[0] == "train/metadata.csv line 2: file 'train/a.png' cannot be read: it is missing"
     assert "leads out of the folder" in found[1]
 
 
