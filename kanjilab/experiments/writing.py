@@ -97,6 +97,7 @@ def writing_prompt(
     style: str,
     skeleton: NDArray[np.bool_] | None = None,
     index: int = 0,
+    typed: NDArray[np.bool_] | None = None,
     toward: str = "",
     share: float = 0.0,
 ) -> Prompt:
@@ -105,14 +106,17 @@ def writing_prompt(
     Args:
         base: led by skeletons.
         style: as "running script, brush".
-        skeleton: (128, 128); None for a blank one.
+        skeleton: (128, 128), of the very glyph: its lines are followed exactly. None for none.
         index: of `index_of`; 0 for none.
+        typed: (128, 128), of `typed_skeleton`: the form of the character, to be written in the style. None for none.
         toward: another style.
         share: how far to go towards it, 0 to 1.
     """
     side = skeleton_encoder(base).size_px
-    lines = np.zeros((side, side), bool) if skeleton is None else skeleton
-    return Prompt(style, {"skeleton": pack_skeletons(lines), "index": np.array(index, np.float32)}, toward, share)
+    blank = np.zeros((side, side), bool)
+    drawn, printed = (pack_skeletons(blank if lines is None else lines) for lines in (skeleton, typed))
+    arrays = {"skeleton": drawn, "typed": printed, "index": np.array(index, np.float32)}
+    return Prompt(style, arrays, toward, share)
 
 
 def write(

@@ -1,7 +1,8 @@
 """The condition encoder of calligraphy: what a denoiser is told of a skeleton, and of a character by its index.
 
-The skeleton enters as a spatial hint, or as the tokens of a vision transformer beside the text, as in CalliffusionV2
-(arXiv:2410.03787); the index is `INDEX_TOKENS` tokens more.
+Skeletons enter as a spatial hint, or as the tokens of a vision transformer beside the text, as in CalliffusionV2
+(arXiv:2410.03787). There are two kinds, each a channel of its own: `skeleton` is that of the very glyph, to be followed
+exactly, `typed` that of the character in print, to be written in the style. The index is `INDEX_TOKENS` tokens more.
 """
 
 from __future__ import annotations
@@ -24,6 +25,7 @@ from kanjilab.models.text_encoders import TextEncoders, padded_tokens
 
 FOLDER = "condition_encoder"  # beside unet/, where diffusers does not look
 WAYS = ("hint", "tokens")
+SKELETONS = ("skeleton", "typed")  # the arrays of packed bits
 HIDDEN = 128  # channels of the hint's convolutions
 PATCH_PX, VIT_WIDTH, VIT_LAYERS, VIT_HEADS = 16, 192, 2, 4
 INDEX_TOKENS = 3
@@ -32,7 +34,7 @@ BITS = 8
 
 
 class SkeletonEncoder(nn.Module):
-    """Reads the arrays `skeleton` (N, H, W / 8), packed bits, and `index` (N,): 0 for none, 1 for the first character.
+    """Reads the arrays `skeleton` and `typed` (N, H, W / 8), packed bits, and `index` (N,): 0 for none, 1 for the first.
 
     Args:
         enters: `hint` or `tokens`.
@@ -81,17 +83,19 @@ class SkeletonEncoder(nn.Module):
             ValueError: a skeleton of another size, or an index that no character has.
         """
         count, device = len(states.tokens), states.tokens.device
-        packed = arrays.get("skeleton", torch.zeros(count, self.size_px, self.size_px // BITS, device=device))
-        if packed.shape[1:] != (self.size_px, self.size_px // BITS):
-            expected = (self.size_px, self.size_px // BITS)
-            raise ValueError(f"skeleton: expected packed bits {expected}, got {tuple(packed.shape[1:])}")
+        expected = (self.size_px, self.size_px // BITS)
+        packed = {name: arrays.get(name, torch.zeros(count, *expected, device=device)) for name in SKELETONS}
+        for name, bits in packed.items():
+            if bits.shape[1:] != expected:
+                raise ValueError(f"{name}: expected packed bits {expected}, got {tuple(bits.shape[1:])}")
         index = arrays.get("index", torch.zeros(count, device=device)).long()
         if not ((index >= 0) & (index <= len(self.characters))).all():
             found = sorted(set(index.tolist()) - set(range(len(self.characters) + 1)))
             raise ValueError(f"index: expected 0 (none) to {len(self.characters)} (the known characters), got {found}")
         of_index = self.index(index).unflatten(1, (INDEX_TOKENS, -1))
         tokens = [states.tokens, of_index.to(states.tokens.dtype)]
-        read, hint = self.skeleton(unpack_bits(packed)), None  # (N, C, h, w) or (N, patches, D)
+        skeletons = torch.cat([unpack_bits(bits) for bits in packed.values()], dim=1)  # (N, 2, H, W)
+        read, hint = self.skeleton(skeletons), None  # (N, C, h, w) or (N, patches, D)
         if self.enters == "hint":
             hint = read
         else:
@@ -102,38 +106,38 @@ class SkeletonEncoder(nn.Module):
 
 
 class HintBranch(nn.Module):
-    """(N, 1, H, W) skeletons -> (N, C, h, w), zero before training, as of a ControlNet (arXiv:2302.05543)."""
+    """(N, 2, H, W) skeletons -> (N, C, h, w), zero before training, as of a ControlNet (arXiv:2302.05543)."""
 
     def __init__(self, edge_px: int, channels: int):
         super().__init__()
         self.edge_px = edge_px
-        self.first = nn.Conv2d(edge_px**2, HIDDEN, 3, padding=1)
+        self.first = nn.Conv2d(len(SKELETONS) * edge_px**2, HIDDEN, 3, padding=1)
         self.second = nn.Conv2d(HIDDEN, HIDDEN, 3, padding=1)
         self.last = nn.Conv2d(HIDDEN, channels, 1)
         nn.init.zeros_(self.last.weight)
         nn.init.zeros_(self.last.bias)  # type: ignore[arg-type]
 
     def forward(self, skeletons: Tensor) -> Tensor:
-        """(N, 1, H, W) -> (N, C, h, w)."""
+        """(N, 2, H, W) -> (N, C, h, w)."""
         patches = F.pixel_unshuffle(skeletons, self.edge_px)
         return self.last(F.silu(self.second(F.silu(self.first(patches)))))
 
 
 class VisionBranch(nn.Module):
-    """(N, 1, H, W) skeletons -> (N, patches, D), as the paper's vision transformer gives them."""
+    """(N, 2, H, W) skeletons -> (N, patches, D), as the paper's vision transformer gives them."""
 
     def __init__(self, size_px: int, width: int):
         super().__init__()
         from diffusers.models.attention import BasicTransformerBlock
 
-        self.patches = nn.Conv2d(1, VIT_WIDTH, PATCH_PX, PATCH_PX)
+        self.patches = nn.Conv2d(len(SKELETONS), VIT_WIDTH, PATCH_PX, PATCH_PX)
         self.places = nn.Parameter(torch.randn((size_px // PATCH_PX) ** 2, VIT_WIDTH) * 0.02)
         heads: Any = (VIT_WIDTH, VIT_HEADS, VIT_WIDTH // VIT_HEADS)
         self.blocks = nn.Sequential(*(BasicTransformerBlock(*heads) for _ in range(VIT_LAYERS)))
         self.last = nn.Linear(VIT_WIDTH, width)
 
     def forward(self, skeletons: Tensor) -> Tensor:
-        """(N, 1, H, W) -> (N, patches, D)."""
+        """(N, 2, H, W) -> (N, patches, D)."""
         states = self.patches(skeletons).flatten(2).transpose(1, 2) + self.places  # (N, patches, VIT_WIDTH)
         return self.last(self.blocks(states))
 

@@ -39,14 +39,14 @@ RECIPE = Arm(
     schedule="linear",
     warmup_steps=200,
     batch=16,
-    images_seen=140_000,
-    array_dropout=0.35,
+    images_seen=400_000,
+    array_dropout=0.25,
     min_snr_gamma=5.0,
     velocity_weight=True,
     ema_decay=0.998,
     beta2=0.99,
 )
-TYPED_ONE_IN = 2  # of the images, which are shown a second time with the skeleton of their character in another font
+TYPED_ONE_IN = 2  # of the images, which are shown once more with the skeleton of their character in print
 CHECKPOINTS = 8
 DENOISER_FOLDERS = {"unet": "unet", "mmdit": "transformer"}
 ENCODER_PREFIX = PREFIXES["condition_encoder"]
@@ -55,8 +55,9 @@ ENCODER_PREFIX = PREFIXES["condition_encoder"]
 def encode_calligraphy(base: LatentDiffusion, dataset: Dataset, cache: Path | None = None) -> Encoded:
     """A calligraphy folder as a base with a skeleton encoder reads it.
 
-    Each image comes with its own skeleton, and one in `TYPED_ONE_IN` a second time with that of its character in the
-    default font: so the model learns to write what is typed, in a style, and not to ink a skeleton alone.
+    Each image comes with its own skeleton, once more by the index of its character alone, and one in `TYPED_ONE_IN` with
+    the skeleton of its character in the default font: so the model learns to write what is typed, in a style, and not to
+    ink a skeleton alone.
 
     Args:
         base: of `with_skeletons`.
@@ -69,12 +70,15 @@ def encode_calligraphy(base: LatentDiffusion, dataset: Dataset, cache: Path | No
     index = np.array([index_of.get(character, 0) for character in dataset.table["character"]])
     order = dataset.table["typed"].to_numpy(dtype=np.int64) + dataset.table["style"].astype("category").cat.codes
     again = np.flatnonzero(order.to_numpy() % TYPED_ONE_IN == 0)
-    rows = np.concatenate([np.arange(len(encoded)), again])
-    skeletons = np.concatenate([load_skeletons(dataset), load_skeletons(dataset, "typed")[again]])
+    every = np.arange(len(encoded))
+    rows = np.concatenate([every, again, every])
+    own, typed = load_skeletons(dataset), load_skeletons(dataset, "typed")[again]
+    skeleton = np.concatenate([own, np.zeros_like(typed), np.zeros_like(own)])
+    typed = np.concatenate([np.zeros_like(own), typed, np.zeros_like(own)])
     shown = replace(
         encoded, mean=encoded.mean[rows], log_variance=encoded.log_variance[rows], caption=encoded.caption[rows]
     )
-    return shown.with_arrays(skeleton=skeletons, index=index[rows])
+    return shown.with_arrays(skeleton=skeleton, typed=typed, index=index[rows])
 
 
 def caption_of(character: str) -> str:
