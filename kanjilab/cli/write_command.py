@@ -29,17 +29,21 @@ def write(
     """Write characters in a style, typed or along drawn lines, and in a hand that is learned from photos."""
     from dataclasses import replace
 
-    from kanjilab.experiments.writing import WRITING
+    from kanjilab.experiments.writing import WRITING, index_of, writing_prompt
     from kanjilab.experiments.writing import write as write_prompts
     from kanjilab.export.page import page_picture, page_svg, places_of
     from kanjilab.models.loading import load_base
 
     sampling = replace(WRITING, guidance=guidance, array_guidance=skeleton_guidance)
     lines = _lines_of(text, skeleton)
-    led_by = _skeletons(lines, skeleton, by_index)  # what cannot be written is refused before anything is loaded
+    symbols = [symbol for line in lines for symbol in line]
+    # What cannot be written is refused before anything is loaded.
+    led_by: list[dict[str, Any]] = _led_by(symbols, skeleton, by_index)
     samples = None if hand is None else _samples(hand)
     loaded = load_base(base)
-    prompts = _prompts(loaded, style, lines, led_by, by_index)
+    if by_index:
+        led_by += [{"index": index_of(loaded, symbol)} for symbol in symbols]
+    prompts = [writing_prompt(loaded, style, **led) for led in led_by]
     trainable = None
     if samples is not None:
         trainable, style = _learned(loaded, samples, style)
@@ -67,22 +71,14 @@ def _lines_of(text: str, skeleton: Path | None) -> list[list[str]]:
     return lines
 
 
-def _skeletons(lines: list[list[str]], drawn: Path | None, by_index: bool) -> list[Any]:
-    """A skeleton for each glyph; None for those that are written by index."""
+def _led_by(symbols: list[str], drawn: Path | None, by_index: bool) -> list[dict[str, Any]]:
+    """The skeleton of each glyph, drawn or typed; none for those that are written by index."""
     from kanjilab.data.handwriting import read_skeleton
     from kanjilab.experiments.writing import typed_skeleton
 
     if drawn is not None:
-        return [read_skeleton(drawn)]
-    return [None if by_index else typed_skeleton(symbol) for line in lines for symbol in line]
-
-
-def _prompts(base: Any, style: str, lines: list[list[str]], skeletons: list[Any], by_index: bool) -> list[Any]:
-    from kanjilab.experiments.writing import index_of, writing_prompt
-
-    symbols = [symbol for line in lines for symbol in line]
-    indices = [index_of(base, symbol) if by_index else 0 for symbol in symbols]
-    return [writing_prompt(base, style, *led) for led in zip(skeletons, indices, strict=True)]
+        return [{"skeleton": read_skeleton(drawn)}]
+    return [] if by_index else [{"typed": typed_skeleton(symbol)} for symbol in symbols]
 
 
 def _samples(folder: Path) -> Any:

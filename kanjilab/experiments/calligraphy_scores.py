@@ -185,10 +185,15 @@ def unseen_characters(base: LatentDiffusion, dataset: Dataset, known: Dataset, a
     }
     rows = [Made(UNSEEN, name, 0, styles, characters, images, true) for name, images in made.items()]
     typed = np.stack([typed_skeleton(character) for character in characters])
-    led = {"led by its skeleton": skeletons, "by the typed one": typed, "by another font's": skeletons[others]}
-    for name, lines in led.items():
+    led = {
+        "led by its skeleton": ("skeleton", skeletons),
+        "by the typed one": ("typed", typed),
+        "by another font's": ("typed", skeletons[others]),
+    }
+    for name, (kind, lines) in led.items():
         for seed in range(amounts.seeds):
-            prompts = [writing_prompt(base, *one) for one in zip(_captions(styles), lines, strict=True)]
+            led_by = zip(_captions(styles), lines, strict=True)
+            prompts = [writing_prompt(base, caption, **{kind: one}) for caption, one in led_by]
             images = write(base, prompts, seed, on_progress=bar(f"{name}, seed {seed}"))
             rows.append(Made(UNSEEN, name, seed, styles, characters, images, true))
     return rows
@@ -220,7 +225,7 @@ def trained_characters(base: LatentDiffusion, dataset: Dataset, amounts: Amounts
         its_styles, its_characters = list(some.table["style"]), list(some.table["character"])
         indices = [index_of(base, character) for character in its_characters]
         captions = _captions(its_styles)
-        prompts = [writing_prompt(base, caption, None, one) for caption, one in zip(captions, indices, strict=True)]
+        prompts = [writing_prompt(base, caption, index=one) for caption, one in zip(captions, indices, strict=True)]
         drawn = write(base, prompts, on_progress=bar(f"by index, {name}"))
         for row, images in {"real glyphs": some.images(), "by index": drawn}.items():
             made.append(Made(f"{KNOWN}, {name}", row, 0, its_styles, its_characters, images, some.images()))

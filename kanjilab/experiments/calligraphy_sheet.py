@@ -45,7 +45,9 @@ def calligraphy_sheet(
     groups = {name: symbols_of(text) for name, text in texts.items()}
     symbols = [symbol for group in groups.values() for symbol in group]
     skeletons = [typed_skeleton(symbol) for symbol in symbols]
-    rows = [write(base, [writing_prompt(base, one, lines) for lines in skeletons], seed, sampling) for one in captions]
+    rows = [
+        write(base, [writing_prompt(base, one, typed=lines) for lines in skeletons], seed, sampling) for one in captions
+    ]
     facts = {"base": base.name, "identity": base.identity, "seed": seed, "sampling": sampling.to_json()}
     title = "Each style, led by the skeletons of another font; unselected"
     sizes = tuple((name, len(group)) for name, group in groups.items())
@@ -63,8 +65,8 @@ def learning_strip(base: LatentDiffusion, run: RunFolder, seed: int = 0, samplin
         sampling: how.
     """
     styles, unseen, known = STYLES[::2], unseen_characters(1), "永"
-    led = [writing_prompt(base, style.caption, typed_skeleton(unseen)) for style in styles]
-    by_index = [writing_prompt(base, style.caption, None, index_of(base, known)) for style in styles]
+    led = [writing_prompt(base, style.caption, typed=typed_skeleton(unseen)) for style in styles]
+    by_index = [writing_prompt(base, style.caption, index=index_of(base, known)) for style in styles]
     steps = run.checkpoints()
     drawn = [write(base, led + by_index, seed, sampling, load_checkpoints(base, run, [step])) for step in steps]
     images = run.arm(0).batch * np.array(steps)

@@ -34,7 +34,7 @@ BITS = 8
 
 
 class SkeletonEncoder(nn.Module):
-    """Reads the arrays `skeleton` and `typed` (N, H, W / 8), packed bits, and `index` (N,): 0 for none, 1 for the first.
+    """Reads `SKELETONS`, each (N, H, W / 8) packed bits, and `index` (N,): 0 for none, 1 for the first character.
 
     Args:
         enters: `hint` or `tokens`.

@@ -55,9 +55,9 @@ ENCODER_PREFIX = PREFIXES["condition_encoder"]
 def encode_calligraphy(base: LatentDiffusion, dataset: Dataset, cache: Path | None = None) -> Encoded:
     """A calligraphy folder as a base with a skeleton encoder reads it.
 
-    Each image comes with its own skeleton, once more by the index of its character alone, and one in `TYPED_ONE_IN` with
-    the skeleton of its character in the default font: so the model learns to write what is typed, in a style, and not to
-    ink a skeleton alone.
+    Each image comes with its own skeleton, once more by the index of its character alone, and one in `TYPED_ONE_IN`
+    with the skeleton of its character in the default font: so the model learns to write what is typed, in a style, and
+    not to ink a skeleton alone.
 
     Args:
         base: of `with_skeletons`.

@@ -294,7 +294,8 @@ class BrushPanel(DrawPanel):
     def _job(self) -> Job:
         self._show_code()
         lines, tiles, sampling, seed = self.board.lines, self.tiles, self.sampling, self.seed.value
-        keys = [(tile, lines.tobytes(), seed, sampling) for tile in tiles]
+        led = {"typed" if self._typed_symbol else "skeleton": lines}
+        keys = [(tile, *led, lines.tobytes(), seed, sampling) for tile in tiles]
 
         def job(worker: Worker) -> None:
             worker.check()
@@ -307,7 +308,7 @@ class BrushPanel(DrawPanel):
             images = [self._written.get(key, shown.get(key[0], BLANK)) for key in keys]
             new = [place for place, key in enumerate(keys) if key not in self._written]
             if new:
-                prompts = [tiles[place].prompt(base, lines) for place in new]
+                prompts = [tiles[place].prompt(base, **led) for place in new]
                 hook = self._forming(base, tiles, images, new, worker)
                 written = write(base, prompts, seed, sampling, on_latents=hook)
                 for place, image in zip(new, glyphs_of(written[None]), strict=True):
@@ -392,10 +393,10 @@ class BrushPanel(DrawPanel):
                 worker.check()
                 self.progress.value = progress_html(done, total, "Characters")
 
-            skeletons = [typed_skeleton(symbol) for line in lines for symbol in line]
+            typed = [typed_skeleton(symbol) for line in lines for symbol in line]
             base = self._loaded()
             self._say(f"Writing {_glyphs(count)} …")
-            prompts = [tile.prompt(base, skeleton) for skeleton in skeletons]
+            prompts = [tile.prompt(base, typed=one) for one in typed]
             images = glyphs_of(write(base, prompts, seed, sampling, on_progress=on_progress)[None])
             self.page.value = page_html(images, places, title, tile.caption)
             self._say(f"{_glyphs(count)}, {tile.caption}.")

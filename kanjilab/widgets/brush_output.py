@@ -37,14 +37,18 @@ class Tile:
         """What is shown below it."""
         return f"{1 - self.share:.0%} {self.style} + {self.share:.0%} {self.toward}" if self.toward else self.style
 
-    def prompt(self, base: LatentDiffusion, lines: NDArray[np.bool_]) -> Prompt:
+    def prompt(
+        self,
+        base: LatentDiffusion,
+        skeleton: NDArray[np.bool_] | None = None,
+        typed: NDArray[np.bool_] | None = None,
+    ) -> Prompt:
         """What its glyph is asked for by.
 
         Args:
-            base: led by skeletons.
-            lines: (128, 128) bool.
+            base, skeleton, typed: as for `writing_prompt`.
         """
-        return writing_prompt(base, self.style, lines, toward=self.toward, share=self.share)
+        return writing_prompt(base, self.style, skeleton, typed=typed, toward=self.toward, share=self.share)
 
 
 def code_of(base: str, precision: str, skeleton: Code, tiles: Sequence[Tile], seed: int, sampling: Sampling) -> str:
@@ -59,6 +63,7 @@ def code_of(base: str, precision: str, skeleton: Code, tiles: Sequence[Tile], se
         sampling: how.
     """
     is_picture, usual = not skeleton.startswith("typed_skeleton"), sampling == WRITING
+    led = {"skeleton" if is_picture else "typed": Code("lines")}
     lines = ["import numpy as np", "from PIL import Image", ""] if is_picture else []
     names = "write, writing_prompt" if is_picture else "typed_skeleton, write, writing_prompt"
     lines += [f"from kanjilab.experiments.writing import {names}", "from kanjilab.models.loading import load_base"]
@@ -66,7 +71,7 @@ def code_of(base: str, precision: str, skeleton: Code, tiles: Sequence[Tile], se
     lines += ["", f"base = {python_call('load_base', base, precision)}", f"lines = {skeleton}", "prompts = ["]
     for tile in tiles:
         mixed = {"toward": tile.toward, "share": tile.share} if tile.toward else {}
-        lines.append(f"    {python_call('writing_prompt', Code('base'), tile.style, Code('lines'), **mixed)},")
+        lines.append(f"    {python_call('writing_prompt', Code('base'), tile.style, **led, **mixed)},")
     options = ({"seed": seed} if seed else {}) | ({} if usual else {"sampling": sampling})
     call = python_call("write", Code("base"), Code("prompts"), **options)
     return "\n".join([*lines, "]", f"images = {call}  # (N, 128, 128) uint8"])

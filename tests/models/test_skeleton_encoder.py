@@ -72,6 +72,22 @@ def test_each_place_of_the_hint_sees_the_lines_around_it():
     assert changed.min() == 6 and changed.max() == 10  # two convolutions of 3 x 3
 
 
+@pytest.mark.parametrize("enters", ["hint", "tokens"])
+def test_the_glyphs_own_skeleton_and_a_typed_one_are_told_apart(base, enters):
+    """Each has a channel of its own: it moves what is read by as much whatever the other is, before the first bend."""
+    encoder = with_skeletons(base, enters, "永").condition_encoder
+    first = encoder.skeleton.first if enters == "hint" else encoder.skeleton.patches
+    seen = []
+    first.register_forward_hook(lambda module, inputs, output: seen.append(output[0].detach()))
+    states = base.encode_text(["queen"])
+    own, typed = {"skeleton": PACKED[:1]}, {"typed": PACKED[:1]}
+    for arrays in ({}, own, typed, own | typed):
+        encoder(states, arrays)
+    neither, by_own, by_typed, both = seen
+    assert not torch.allclose(by_own, by_typed, atol=1e-3)
+    assert_close(by_own - neither + by_typed, both)
+
+
 def test_tokens_of_the_papers_transformer_stand_beside_the_text(base):
     base = with_skeletons(base, "tokens", "永国")
     states = base.encode_text(["queen", "water"])
@@ -134,8 +150,9 @@ def test_what_does_not_fit_is_refused_with_what_exists(led):
     encoder, states = led.condition_encoder, led.encode_text(["queen"])
     with pytest.raises(ValueError, match=r"index: expected 0 \(none\) to 2 .*got \[3\]"):
         encoder(states, {"index": torch.tensor([3])})
-    with pytest.raises(ValueError, match=r"skeleton: expected packed bits \(128, 16\), got \(64, 8\)"):
-        encoder(states, {"skeleton": torch.zeros(1, 64, 8)})
+    for name in ("skeleton", "typed"):
+        with pytest.raises(ValueError, match=rf"{name}: expected packed bits \(128, 16\), got \(64, 8\)"):
+            encoder(states, {name: torch.zeros(1, 64, 8)})
     with pytest.raises(ValueError, match="enters must be one of"):
         SkeletonEncoder("side door", "永", 24, 8, 5)
     with pytest.raises(ValueError, match="each character once"):

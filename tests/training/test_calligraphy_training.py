@@ -102,13 +102,13 @@ def test_each_skeleton_is_its_images_or_that_of_the_typed_character(built):
 
     dataset = open_dataset(target / "data").split(TRAIN)
     encoded = encode_calligraphy(base, dataset, target / "encoded")
-    assert len(dataset) == 10 and len(encoded) == 15
-    shown = encoded.arrays["skeleton"]
-    assert np.array_equal(shown[:10], pack_skeletons(skeletons_of(dataset.images())))
+    assert len(dataset) == 10 and len(encoded) == 25
+    own, typed = encoded.arrays["skeleton"], encoded.arrays["typed"]
+    assert np.array_equal(own[:10], pack_skeletons(skeletons_of(dataset.images()))) and not own[10:].any()
     names = [base.condition_encoder.characters[index - 1] for index in encoded.arrays["index"]]
-    assert names[:10] == list(dataset.table["character"]) and len(set(names[10:])) == 5
-    typed = pack_skeletons(skeletons_of(np.stack([typed_glyph(name) for name in names[10:]])))
-    assert np.array_equal(shown[10:], typed)
+    assert names[:10] == names[15:] == list(dataset.table["character"]) and len(set(names[10:15])) == 5
+    printed = pack_skeletons(skeletons_of(np.stack([typed_glyph(name) for name in names[10:15]])))
+    assert np.array_equal(typed[10:15], printed) and not typed[:10].any() and not typed[15:].any()
 
 
 def test_a_hand_is_learned_by_a_lora_alone_and_kept(built, tmp_path, monkeypatch):
