@@ -86,8 +86,21 @@ class StyleJudge:
         return [self.styles[row] for row in distances.argmin(axis=1)]
 
     def distance(self, drawn: NDArray[np.uint8], true: NDArray[np.uint8]) -> float:
-        """Between the mean styles of two sets of glyphs of the same characters, in standard deviations."""
-        return float(np.linalg.norm(self.whiten(drawn).mean(axis=0) - self.whiten(true).mean(axis=0)))
+        """Between the styles of two sets of glyphs of the same characters, in standard deviations within a style.
+
+        The squared distance is estimated without bias: from that of the means is taken what so few characters add by
+        chance, which in so many features is more than the style. An estimate below zero counts as zero.
+
+        Args:
+            drawn, true: (N, H, W) uint8, N of 2 or more.
+        Raises:
+            ValueError: fewer, of which nothing can be said.
+        """
+        if len(drawn) < 2:
+            raise ValueError(f"a distance of styles needs two glyphs or more, got {len(drawn)}")
+        apart = self.whiten(drawn) - self.whiten(true)
+        by_chance = apart.var(axis=0, ddof=1).sum() / len(apart)
+        return float(np.sqrt(max(0.0, (apart.mean(axis=0) ** 2).sum() - by_chance)))
 
 
 def _whitened(features: NDArray[np.float64], root: NDArray[np.float64]) -> NDArray[np.float64]:

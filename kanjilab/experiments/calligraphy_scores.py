@@ -66,6 +66,7 @@ class Amounts:
         fitted: trained characters, on whose real glyphs style judge and stroke widths are fitted.
         hands: draws of five samples of each unseen hand.
         of_hand: characters written in each.
+        old: characters written in every trained style, before and after.
     """
 
     unseen: int = 10
@@ -73,7 +74,8 @@ class Amounts:
     known: int = 60
     fitted: int = 150
     hands: int = 1
-    of_hand: int = 6
+    of_hand: int = 24
+    old: int = 10
 
 
 @dataclass(frozen=True)
@@ -223,11 +225,14 @@ def trained_characters(base: LatentDiffusion, dataset: Dataset, amounts: Amounts
         wanted: Any = {one: styles[number % len(styles)] for number, one in enumerate(known_characters(chosen))}
         some = chosen.take(np.flatnonzero(chosen.table["style"] == chosen.table["character"].map(wanted)))
         its_styles, its_characters = list(some.table["style"]), list(some.table["character"])
-        indices = [index_of(base, character) for character in its_characters]
-        captions = _captions(its_styles)
-        prompts = [writing_prompt(base, caption, index=one) for caption, one in zip(captions, indices, strict=True)]
-        drawn = write(base, prompts, on_progress=bar(f"by index, {name}"))
-        for row, images in {"real glyphs": some.images(), "by index": drawn}.items():
+        made_by = {"real glyphs": some.images()}
+        for way, is_typed in {"by index": False, "typed, with index": True}.items():
+            prompts = [
+                writing_prompt(base, caption, None, index_of(base, one), typed_skeleton(one) if is_typed else None)
+                for caption, one in zip(_captions(its_styles), its_characters, strict=True)
+            ]
+            made_by[way] = write(base, prompts, on_progress=bar(f"{way}, {name}"))
+        for row, images in made_by.items():
             made.append(Made(f"{KNOWN}, {name}", row, 0, its_styles, its_characters, images, some.images()))
     return made
 
@@ -293,8 +298,9 @@ def unseen_hands(
         For each hand and draw: distance_before and distance_after to the true hand; style_read and l1 of the trained
         styles, before and after.
     """
-    held = _chosen(dataset.split(HELD_OUT), amounts.of_hand)
-    characters, samples = known_characters(held), known_characters(dataset.split(TRAIN))
+    held = _chosen(dataset.split(HELD_OUT), amounts.old)
+    characters = known_characters(_chosen(dataset.split(HELD_OUT), amounts.of_hand))
+    samples = known_characters(dataset.split(TRAIN))
     before_old = _old_styles(base, held, judge)
     found = []
     for style in styles:

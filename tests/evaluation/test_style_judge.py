@@ -32,6 +32,19 @@ def test_a_hand_is_known_by_characters_that_were_not_fitted(glyphs):
     assert judge.read(blank)[0] in ("thin", "thick")
 
 
+def test_what_few_glyphs_add_by_chance_is_no_distance(monkeypatch):
+    monkeypatch.setattr(StyleJudge, "whiten", lambda judge, features: features)
+    judge, none = StyleJudge((), np.ones(1), np.ones((1, 1)), np.ones((1, 1))), np.zeros((2, 1))
+    assert judge.distance(np.array([[1.0], [1.0]]), none) == 1
+    assert judge.distance(np.array([[3.0], [1.0]]), none) == pytest.approx(
+        3**0.5
+    )  # 2 ** 2, less a variance of 2 over 2
+    assert judge.distance(np.array([[1.0], [-1.0]]), none) == 0
+    rng, shift = np.random.default_rng(0), np.full(500, 4 / 500**0.5)  # a distance of 4
+    squared = [judge.distance(rng.normal(size=(6, 500)) + shift, np.zeros((6, 500))) ** 2 for _ in range(200)]
+    assert np.mean(squared) == pytest.approx(16, abs=1)
+
+
 def test_the_grain_of_paper_is_no_style(glyphs):
     """A decoder's blank paper is mottled just below white."""
     images = np.concatenate([glyphs["thin"][:40], glyphs["thick"][:40]])

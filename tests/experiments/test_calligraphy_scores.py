@@ -20,14 +20,14 @@ STYLES = tuple(
     Style(name, script, "pen", name, "ipaexg.ttf") for name, script in (("queen", "regular"), ("water", "cursive"))
 )
 HAND = Style("new hand", "regular", "pen", "river", "ipaexg.ttf")
-FEW = Amounts(unseen=1, seeds=2, known=2, fitted=4, hands=1, of_hand=1)
+FEW = Amounts(unseen=1, seeds=2, known=2, fitted=4, hands=1, of_hand=2, old=1)
 
 
 @pytest.fixture(scope="module")
 def scored(base, tmp_path_factory):
     """The report, and the folder of what was learned."""
     target = tmp_path_factory.mktemp("scores")
-    dataset = build_calligraphy_folder(target / "data", FONTS, STYLES, "永国心九足道")
+    dataset = build_calligraphy_folder(target / "data", FONTS, STYLES, "永国心九足道耳")
     led = with_skeletons(base, "hint", "九国心永足")
     quick = dataclasses.replace(few_shot.HAND_RECIPE, images_seen=2, batch=2, warmup_steps=0)
     write, draw = calligraphy_scores.write, Sampling("ddim", steps=1, guidance=1.0)
