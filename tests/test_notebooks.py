@@ -40,7 +40,7 @@ PATHS = build.notebook_paths()
 READ_STORED = {"09_ablate_batch", "10_ablate_epochs", "11_ablate_scheduler", "12_ablate_layers"}
 READ_STORED |= {"14_fine_tune_every_weight", "16_ablate_the_data"}
 WITH_FIGURES = READ_STORED | {"18_write_by_brush"}
-IN_BROWSER = {"01_curate_kanji", "05_train_one_lora", "13_compare_strips"}  # run by tests/browser where it can
+IN_BROWSER = {"01_curate_kanji"}  # run by tests/browser where it can
 every_notebook, every_other_notebook = (
     pytest.mark.parametrize("path", paths, ids=lambda path: path.stem)
     for paths in (PATHS, [path for path in PATHS if chromium() is None or path.stem not in IN_BROWSER])

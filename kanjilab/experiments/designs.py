@@ -73,7 +73,7 @@ class Budget:
 CONFIRM_SEEDS = tuple(range(100, 108))
 BUDGETS = {
     "smoke": Budget(
-        64, 1, (0, 1), 16, "explore", dataclasses.replace(DEMO_SAMPLING, steps=2), per_radical=8, most_contrasts=2
+        16, 1, (0, 1), 8, "explore", dataclasses.replace(DEMO_SAMPLING, steps=2), per_radical=8, most_contrasts=1
     ),
     "pilot": Budget(2_400, 5, (0, 1, 2), 256, "pilot", most_contrasts=1),
     "full": Budget(2_400, 10, CONFIRM_SEEDS, 256, "confirm", most_contrasts=1),

@@ -204,7 +204,7 @@ def test_a_configuration_that_is_not_understood_is_refused(name, unet, tmp_path)
     path, started = peft_folder(unet, tmp_path / "peft", **changes), time.monotonic()
     with pytest.raises(ValueError, match=message) as caught:
         read_lora(path, unet)
-    assert str(path) in str(caught.value) and time.monotonic() - started < 5
+    assert str(path) in str(caught.value) and time.monotonic() - started < 60
 
 
 READ = [dict(), dict(init_lora_weights="gaussian"), dict(init_lora_weights=False), dict(rank_pattern={"(((": 2})]

@@ -45,7 +45,7 @@ from tests.tiny_study import four_radicals
 
 ARM = Arm(targets="attention", rank=2, batch=2, peak_lr=0.01, images_seen=24)
 HOSTILE = "<img src=x onerror=alert(1)>"
-KILLS = 10
+KILLS = int(os.environ.get("KANJILAB_KILLS", "4"))  # `make faults` wants more
 
 
 def make_small(patch):
@@ -481,7 +481,7 @@ def read_diary(path):
     return [(int(step), saved == "1") for step, saved in (line.split() for line in lines)]
 
 
-def test_killed_ten_times_at_random_nothing_but_the_last_steps_is_lost(processes, make_panel, folder, images, tmp_path):
+def test_killed_again_and_again_nothing_but_the_last_steps_is_lost(processes, make_panel, folder, images, tmp_path):
     rng = np.random.default_rng(0)
     there = dict(arm=LONG, checkpoints=3, prompts=["water"], save_every_seconds=0.2)
     saved_before, lost = 0, []
