@@ -29,7 +29,8 @@ def write(
     """Write characters in a style, typed or along drawn lines, and in a hand that is learned from photos."""
     from dataclasses import replace
 
-    from kanjilab.experiments.writing import WRITING, index_of, writing_prompt
+    from kanjilab.data.handwriting import read_skeleton
+    from kanjilab.experiments.writing import WRITING, index_of, known_index, typed_skeleton, writing_prompt
     from kanjilab.experiments.writing import write as write_prompts
     from kanjilab.export.page import page_picture, page_svg, places_of
     from kanjilab.models.loading import load_base
@@ -38,12 +39,13 @@ def write(
     lines = _lines_of(text, skeleton)
     symbols = [symbol for line in lines for symbol in line]
     # What cannot be written is refused before anything is loaded.
-    led_by: list[dict[str, Any]] = _led_by(symbols, skeleton, by_index)
+    drawn = [None if skeleton is None else read_skeleton(skeleton) for _ in symbols]
+    typed = [None if by_index or skeleton else typed_skeleton(symbol) for symbol in symbols]
     samples = None if hand is None else _samples(hand)
     loaded = load_base(base)
-    if by_index:
-        led_by += [{"index": index_of(loaded, symbol)} for symbol in symbols]
-    prompts = [writing_prompt(loaded, style, **led) for led in led_by]
+    number = index_of if by_index else known_index
+    indices = [0 if skeleton else number(loaded, symbol) for symbol in symbols]
+    prompts = [writing_prompt(loaded, style, *led) for led in zip(drawn, indices, typed, strict=True)]
     trainable = None
     if samples is not None:
         trainable, style = _learned(loaded, samples, style)
@@ -69,16 +71,6 @@ def _lines_of(text: str, skeleton: Path | None) -> list[list[str]]:
     if not 1 <= count <= CHARACTERS_MAX:
         raise ValueError(f"expected 1 to {CHARACTERS_MAX} characters to write, got {count}")
     return lines
-
-
-def _led_by(symbols: list[str], drawn: Path | None, by_index: bool) -> list[dict[str, Any]]:
-    """The skeleton of each glyph, drawn or typed; none for those that are written by index."""
-    from kanjilab.data.handwriting import read_skeleton
-    from kanjilab.experiments.writing import typed_skeleton
-
-    if drawn is not None:
-        return [{"skeleton": read_skeleton(drawn)}]
-    return [] if by_index else [{"typed": typed_skeleton(symbol)} for symbol in symbols]
 
 
 def _samples(folder: Path) -> Any:

@@ -12,7 +12,15 @@ from kanjilab.data.calligraphy import FEW_SHOT_STYLES, STYLES, Style, draw_style
 from kanjilab.data.components import is_held_out
 from kanjilab.data.framing import frame_glyphs, frame_scale
 from kanjilab.data.skeleton import skeletons_of
-from kanjilab.experiments.writing import WRITING, index_of, symbols_of, typed_skeleton, write, writing_prompt
+from kanjilab.experiments.writing import (
+    WRITING,
+    index_of,
+    known_index,
+    symbols_of,
+    typed_skeleton,
+    write,
+    writing_prompt,
+)
 from kanjilab.models.diffusion import LatentDiffusion
 from kanjilab.models.sampling import Sampling
 from kanjilab.training.checkpoints import load_checkpoints
@@ -44,10 +52,9 @@ def calligraphy_sheet(
     texts = {"never shown": unseen_characters(UNSEEN)} | FURTHER
     groups = {name: symbols_of(text) for name, text in texts.items()}
     symbols = [symbol for group in groups.values() for symbol in group]
-    skeletons = [typed_skeleton(symbol) for symbol in symbols]
-    rows = [
-        write(base, [writing_prompt(base, one, typed=lines) for lines in skeletons], seed, sampling) for one in captions
-    ]
+    led = [{"index": known_index(base, symbol), "typed": typed_skeleton(symbol)} for symbol in symbols]
+    prompts = [[writing_prompt(base, caption, **one) for one in led] for caption in captions]
+    rows = [write(base, row, seed, sampling) for row in prompts]
     facts = {"base": base.name, "identity": base.identity, "seed": seed, "sampling": sampling.to_json()}
     title = "Each style, led by the skeletons of another font; unselected"
     sizes = tuple((name, len(group)) for name, group in groups.items())

@@ -85,11 +85,17 @@ def index_of(base: LatentDiffusion, character: str) -> int:
     Raises:
         ValueError: it does not know the character.
     """
-    known = skeleton_encoder(base).characters
-    if len(character) != 1 or (place := known.find(character)) < 0:
+    index, known = known_index(base, character), skeleton_encoder(base).characters
+    if not index:
         some = "".join(known[:: max(1, len(known) // 12)][:12])
         raise ValueError(f"{character!r} has no index: {base.name} knows {len(known)} characters, such as {some}")
-    return place + 1
+    return index
+
+
+def known_index(base: LatentDiffusion, symbol: str) -> int:
+    """As `index_of`, but 0 for what the base does not know: typed characters are written by both where both exist."""
+    known = skeleton_encoder(base).characters
+    return known.find(symbol) + 1 if len(symbol) == 1 else 0
 
 
 def writing_prompt(

@@ -23,7 +23,7 @@ from kanjilab.core.storage import write_bytes_atomic
 from kanjilab.data.calligraphy import STYLES
 from kanjilab.data.handwriting import read_skeleton
 from kanjilab.evaluation.scoring import glyphs_of
-from kanjilab.experiments.writing import WRITING, symbols_of, typed_skeleton, write
+from kanjilab.experiments.writing import WRITING, known_index, symbols_of, typed_skeleton, write
 from kanjilab.export.page import places_of
 from kanjilab.models.diffusion import LatentDiffusion
 from kanjilab.models.loading import PACKAGED
@@ -33,7 +33,6 @@ from kanjilab.widgets.brush_board import BYTES_MOST, BrushBoard, skeleton_png
 from kanjilab.widgets.brush_output import Tile, code_of, figure_html, page_html
 from kanjilab.widgets.common import (
     WRAP,
-    Code,
     CodeBox,
     chip,
     folded,
@@ -194,10 +193,8 @@ class BrushPanel(DrawPanel):
             return ""
         if not self.board.strokes and not self.board.under:
             return python_call("BrushPanel", *([] if self._base == BASE else [self._base]))
-        drawn = Code(f"np.asarray({python_call('Image.open', str(self._skeleton_path))}) < 128")
-        symbol = self._typed_symbol
-        skeleton = Code(python_call("typed_skeleton", symbol)) if symbol else drawn
-        return code_of(self._base, self._precision, skeleton, self.tiles, self.seed.value, self.sampling)
+        led_by = self._typed_symbol or self._skeleton_path
+        return code_of(self._base, self._precision, led_by, self.tiles, self.seed.value, self.sampling)
 
     @property
     def _typed_symbol(self) -> str | None:
@@ -294,8 +291,8 @@ class BrushPanel(DrawPanel):
     def _job(self) -> Job:
         self._show_code()
         lines, tiles, sampling, seed = self.board.lines, self.tiles, self.sampling, self.seed.value
-        led = {"typed" if self._typed_symbol else "skeleton": lines}
-        keys = [(tile, *led, lines.tobytes(), seed, sampling) for tile in tiles]
+        symbol = self._typed_symbol
+        keys = [(tile, symbol, lines.tobytes(), seed, sampling) for tile in tiles]
 
         def job(worker: Worker) -> None:
             worker.check()
@@ -308,6 +305,7 @@ class BrushPanel(DrawPanel):
             images = [self._written.get(key, shown.get(key[0], BLANK)) for key in keys]
             new = [place for place, key in enumerate(keys) if key not in self._written]
             if new:
+                led: Any = {"index": known_index(base, symbol), "typed": lines} if symbol else {"skeleton": lines}
                 prompts = [tiles[place].prompt(base, **led) for place in new]
                 hook = self._forming(base, tiles, images, new, worker)
                 written = write(base, prompts, seed, sampling, on_latents=hook)
@@ -393,10 +391,12 @@ class BrushPanel(DrawPanel):
                 worker.check()
                 self.progress.value = progress_html(done, total, "Characters")
 
-            typed = [typed_skeleton(symbol) for line in lines for symbol in line]
+            symbols = [symbol for line in lines for symbol in line]
+            typed = [typed_skeleton(symbol) for symbol in symbols]
             base = self._loaded()
             self._say(f"Writing {_glyphs(count)} …")
-            prompts = [tile.prompt(base, typed=one) for one in typed]
+            led_by = zip(symbols, typed, strict=True)
+            prompts = [tile.prompt(base, index=known_index(base, symbol), typed=one) for symbol, one in led_by]
             images = glyphs_of(write(base, prompts, seed, sampling, on_progress=on_progress)[None])
             self.page.value = page_html(images, places, title, tile.caption)
             self._say(f"{_glyphs(count)}, {tile.caption}.")

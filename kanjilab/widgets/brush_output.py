@@ -6,6 +6,7 @@ import base64
 import io
 from collections.abc import Sequence
 from dataclasses import dataclass
+from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
@@ -41,31 +42,37 @@ class Tile:
         self,
         base: LatentDiffusion,
         skeleton: NDArray[np.bool_] | None = None,
+        index: int = 0,
         typed: NDArray[np.bool_] | None = None,
     ) -> Prompt:
         """What its glyph is asked for by.
 
         Args:
-            base, skeleton, typed: as for `writing_prompt`.
+            base, skeleton, index, typed: as for `writing_prompt`.
         """
-        return writing_prompt(base, self.style, skeleton, typed=typed, toward=self.toward, share=self.share)
+        return writing_prompt(base, self.style, skeleton, index, typed, self.toward, self.share)
 
 
-def code_of(base: str, precision: str, skeleton: Code, tiles: Sequence[Tile], seed: int, sampling: Sampling) -> str:
+def code_of(base: str, precision: str, led_by: Path | str, tiles: Sequence[Tile], seed: int, sampling: Sampling) -> str:
     """The calls that write one skeleton in some styles.
 
     Args:
         base: name or folder.
         precision: in which it is loaded.
-        skeleton: the expression that makes it.
+        led_by: the picture of what was drawn, or what was typed.
         tiles: the styles.
         seed: of the noise.
         sampling: how.
     """
-    is_picture, usual = not skeleton.startswith("typed_skeleton"), sampling == WRITING
-    led = {"skeleton" if is_picture else "typed": Code("lines")}
+    is_picture, usual = isinstance(led_by, Path), sampling == WRITING
+    if is_picture:
+        skeleton = f"np.asarray({python_call('Image.open', str(led_by))}) < 128"
+        led = {"skeleton": Code("lines")}
+    else:
+        skeleton = python_call("typed_skeleton", led_by)
+        led = {"index": Code(python_call("known_index", Code("base"), led_by)), "typed": Code("lines")}
     lines = ["import numpy as np", "from PIL import Image", ""] if is_picture else []
-    names = "write, writing_prompt" if is_picture else "typed_skeleton, write, writing_prompt"
+    names = "write, writing_prompt" if is_picture else "known_index, typed_skeleton, write, writing_prompt"
     lines += [f"from kanjilab.experiments.writing import {names}", "from kanjilab.models.loading import load_base"]
     lines += [] if usual else ["from kanjilab.models.sampling import Sampling"]
     lines += ["", f"base = {python_call('load_base', base, precision)}", f"lines = {skeleton}", "prompts = ["]
