@@ -63,6 +63,28 @@ def test_a_drawn_skeleton_needs_no_text(writer, tmp_path):
     assert said.split()[0] == "runs/written/skeleton.png"
 
 
+def test_print_and_index_lead_what_is_typed_and_drawn_lines_lead_alone(writer, tmp_path, monkeypatch):
+    glyph("永", 300).save(tmp_path / "lines.png")
+    asked = []
+
+    def write(base, prompts, *rest):
+        asked.extend(prompts)
+        return np.zeros((len(prompts), 128, 128), np.uint8)
+
+    monkeypatch.setattr(writing, "write", write)
+    for arguments in (["永心⿰木鳥"], ["永", "--by-index"], ["永", "--skeleton", tmp_path / "lines.png"]):
+        done("write", *arguments, "--base", writer)
+    led = [{name: bool(array.any()) for name, array in prompt.arrays.items()} for prompt in asked]
+    typed = dict(skeleton=False, typed=True)
+    assert led == [
+        typed | {"index": True},
+        typed | {"index": False},
+        typed | {"index": False},
+        dict(skeleton=False, typed=False, index=True),
+        dict(skeleton=True, typed=False, index=False),
+    ]
+
+
 def test_characters_that_do_not_exist_are_composed(writer, tmp_path):
     done("write", "⿰木鳥永", "--base", writer, "--out", tmp_path / "new.png")
     assert pixels(tmp_path / "new.png").shape == (512, 1024)
