@@ -61,10 +61,12 @@ browser-test: $(INSTALLED)
 		"macOS: brew install --cask chromium), then: make browser-test" >&2; exit 1; }
 	$(BIN)/pytest -q tests/browser
 
-# What notebook and kernel tell each other is encrypted, or else every kernel warns that it is not.
+# What notebook and kernel tell each other is encrypted, or else every kernel warns that it is not. The last option lets
+# 512 MB of files reach the dataset browser; otherwise what has more than 10 MB is lost without a word.
 lab: $(INSTALLED)
 	$(BIN)/jupyter lab --notebook-dir=notebooks --LabApp.default_url=/lab/tree/00_start_here.ipynb \
-		--KernelManager.transport_encryption=auto
+		--KernelManager.transport_encryption=auto \
+		--ServerApp.tornado_settings="{'websocket_max_message_size': 536870912}"
 
 # Other options of Voilà: make app APP=--port=8080
 app: $(INSTALLED)

@@ -1,7 +1,8 @@
-"""Visitors of the public page: how many at once, under which names of this machine, and what a refusal looks like."""
+"""Visitors of the public page: how many at once, by which names of this machine, in whose frames, how refused."""
 
 import asyncio
 import os
+import re
 
 from jupyter_server.services.kernels.kernelmanager import AsyncMappingKernelManager
 from tornado.web import HTTPError
@@ -9,6 +10,7 @@ from tornado.web import HTTPError
 MOST_VISITORS = 8  # each has a kernel of up to 1 GB
 UNCLAIMED_SECONDS = 20.0  # in which a page connects to its kernel; what only asks for pages holds no place
 FULL = "All places are taken. Please come back in a few minutes."
+ORIGIN = re.compile(r"https://[a-z0-9-]+(\.[a-z0-9-]+)+(:[0-9]{1,5})?")
 OWN_NAMES = ("localhost", "127.0.0.1", "[::1]")
 
 
@@ -37,6 +39,17 @@ class Visitors(AsyncMappingKernelManager):
 def served_names():
     """The names under which the page is served: this machine's own, and those in $KANJILAB_HOSTS."""
     return {*OWN_NAMES, *filter(None, os.environ.get("KANJILAB_HOSTS", "").lower().split(","))}
+
+
+def frame_ancestors():
+    """Who may show the page in a frame: itself, and the sites in $KANJILAB_FRAMES; ValueError where one is no origin.
+
+    Another site's frame can lead clicks astray, so none is allowed that is not named.
+    """
+    sites = list(filter(None, os.environ.get("KANJILAB_FRAMES", "").lower().split(",")))
+    if wrong := [site for site in sites if not ORIGIN.fullmatch(site)]:
+        raise ValueError(f"KANJILAB_FRAMES: expected sites as https://huggingface.co, got {wrong[0]!r}")
+    return " ".join(["'self'", *sites])
 
 
 def check_host(handler):

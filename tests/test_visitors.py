@@ -2,17 +2,21 @@
 
 import asyncio
 import itertools
+import runpy
 import sys
 from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
+from jupyter_server.base.handlers import JupyterHandler
 from jupyter_server.services.kernels.kernelmanager import AsyncMappingKernelManager
-from tornado.web import HTTPError
+from tornado.web import HTTPError, StaticFileHandler
+from traitlets.config import Config
 
-sys.path.insert(0, str(Path(__file__).parents[1] / "app"))
+APP = Path(__file__).parents[1] / "app"
+sys.path.insert(0, str(APP))
 import visitors  # noqa: E402
-from visitors import MOST_VISITORS, Visitors, check_host  # noqa: E402
+from visitors import MOST_VISITORS, Visitors, check_host, frame_ancestors  # noqa: E402
 
 
 @pytest.fixture
@@ -63,3 +67,31 @@ def test_the_page_is_served_under_its_own_names(monkeypatch):
     hosts = ["localhost:8866", "127.0.0.1", "[::1]:8866", "Kanji.Example.org", "192.0.2.7:80", "evil.example", ""]
     served = [check_host(SimpleNamespace(request=SimpleNamespace(host=host))) for host in hosts]
     assert served == [True] * 5 + [False] * 2
+
+
+def policy_of_the_page(monkeypatch):
+    """The header that Voila is told to send with every page."""
+    for class_, name in ((JupyterHandler, "check_host"), (StaticFileHandler, "set_default_headers")):
+        monkeypatch.setattr(class_, name, getattr(class_, name))  # the settings put others there
+    config = Config()
+    runpy.run_path(str(APP / "config" / "voila.py"), {"get_config": lambda: config})
+    return config.Voila.tornado_settings["headers"]["Content-Security-Policy"]
+
+
+def test_no_site_may_show_the_page_in_a_frame_unless_it_is_named(monkeypatch):
+    monkeypatch.delenv("KANJILAB_FRAMES", raising=False)
+    assert "frame-ancestors 'self';" in policy_of_the_page(monkeypatch)
+    monkeypatch.setenv("KANJILAB_FRAMES", "https://HuggingFace.co,https://kanji.example.org:8443")
+    allowed = "frame-ancestors 'self' https://huggingface.co https://kanji.example.org:8443; base-uri 'none';"
+    assert allowed in policy_of_the_page(monkeypatch)
+
+
+@pytest.mark.parametrize(
+    "sites",
+    ["*", "https://*", "http://huggingface.co", "huggingface.co", "https://a.org; script-src *", "https://a.org\nX: y",
+     "https://huggingface.co,'none'", "https://a.org/path"],
+)  # fmt: skip
+def test_what_is_no_site_is_refused_before_the_page_is_served(monkeypatch, sites):
+    monkeypatch.setenv("KANJILAB_FRAMES", sites)
+    with pytest.raises(ValueError, match="KANJILAB_FRAMES: expected sites as https://huggingface.co, got"):
+        frame_ancestors()

@@ -2,7 +2,7 @@
 
 from jupyter_server.base.handlers import JupyterHandler
 from tornado.web import StaticFileHandler
-from visitors import Visitors, check_host, set_headers
+from visitors import Visitors, check_host, frame_ancestors, set_headers
 
 IDLE_SECONDS = 600
 
@@ -14,7 +14,7 @@ CONTENT_POLICY = {
     "img-src": "'self' data: blob:",
     "font-src": "'self' data:",
     "connect-src": "'self'",
-    "frame-ancestors": "'self'",
+    "frame-ancestors": frame_ancestors(),
     "base-uri": "'none'",
     "form-action": "'none'",
 }

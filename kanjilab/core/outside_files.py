@@ -3,6 +3,10 @@
 import json
 import os
 import stat
+import zipfile
+import zlib
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -86,3 +90,19 @@ def json_object(source: Path, data: bytes | str, what: str = "a JSON object") ->
     if not isinstance(found, dict):
         raise ValueError(f"{source}: expected {what}, got {type(found).__name__}")
     return found
+
+
+@contextmanager
+def reading_zip(source: Path | str, what: str = "a zip file") -> Iterator[None]:
+    """Context manager around reading a zip file: what zipfile raises of a damaged one becomes one sentence.
+
+    Args:
+        source: where it comes from, for messages.
+        what: is expected, for messages.
+    Raises:
+        ValueError: it is damaged, needs a password, or is compressed in a way that Python does not know.
+    """
+    try:
+        yield
+    except (zipfile.BadZipFile, zlib.error, EOFError, NotImplementedError, RuntimeError, ValueError) as error:
+        raise ValueError(f"{source}: expected {what} ({error})") from error

@@ -344,7 +344,7 @@ def _check_lines(
             problems.append(f"{label} has an empty caption")
         if isinstance(line.values.get("split"), list | dict):
             problems.append(f"{label} is of the split {line.values['split']!r}: expected one name")
-        if wrong := _name_problem(folder, name):
+        if wrong := name_problem(folder, name):
             problems.append(f"{label} {wrong}")
             continue
         if (plain := PurePosixPath(name).as_posix()) in first_at:
@@ -361,7 +361,13 @@ def _check_lines(
     return problems, digests, pixels, sides
 
 
-def _name_problem(folder: Path, name: str) -> str | None:
+def name_problem(folder: Path, name: str) -> str | None:
+    """What is wrong with the name of a file that must be in a folder: it has none, or leads out of the folder.
+
+    Args:
+        folder: of the file.
+        name: of any origin, relative to the folder.
+    """
     if not name.strip():
         return "has no name"
     if "\0" in name or "\\" in name or PurePosixPath(name).is_absolute() or ".." in PurePosixPath(name).parts:

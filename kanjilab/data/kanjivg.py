@@ -6,7 +6,6 @@ import os
 import re
 import urllib.request
 import zipfile
-import zlib
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 from xml.etree.ElementTree import Element, ParseError
@@ -15,7 +14,7 @@ import numpy as np
 from PIL import Image, ImageDraw
 
 from kanjilab.core.images import SIZE_PX
-from kanjilab.core.outside_files import read_file
+from kanjilab.core.outside_files import read_file, reading_zip
 from kanjilab.core.storage import cache_folder, write_bytes_atomic
 from kanjilab.data.rendering import PAPER, GlyphError, describe_character, has_ink_pixels
 
@@ -108,18 +107,14 @@ def _download_kanjivg(target: Path) -> dict[str, bytes]:
 
 def _read_kanjivg(data: bytes, source: Path | str) -> dict[str, bytes]:
     """The stroke files in a zip file, if they are those of the release."""
-    try:
-        with zipfile.ZipFile(io.BytesIO(data)) as archive:
-            wanted = {m[1]: i for i in archive.infolist() if (m := KANJIVG_NAME.fullmatch(i.filename))}
-            oversized = [name for name, info in wanted.items() if info.file_size > SVG_BYTES_MAX]
-            if oversized or sum(info.file_size for info in wanted.values()) > KANJIVG_BYTES_MAX:
-                raise ValueError(
-                    f"{source}: expected stroke files of a few kB each, got far larger ones {oversized[:3]}"
-                )
-            files = {name: archive.read(info) for name, info in sorted(wanted.items())}
-    except (zipfile.BadZipFile, zlib.error, EOFError, NotImplementedError, RuntimeError) as error:
-        # the last two of a compression that Python does not know, and of a password
-        raise ValueError(f"{source}: expected a zip file of KanjiVG ({error})") from error
+    with reading_zip(source, "a zip file of KanjiVG"):
+        archive = zipfile.ZipFile(io.BytesIO(data))
+    wanted = {m[1]: i for i in archive.infolist() if (m := KANJIVG_NAME.fullmatch(i.filename))}
+    oversized = [name for name, info in wanted.items() if info.file_size > SVG_BYTES_MAX]
+    if oversized or sum(info.file_size for info in wanted.values()) > KANJIVG_BYTES_MAX:
+        raise ValueError(f"{source}: expected stroke files of a few kB each, got far larger ones {oversized[:3]}")
+    with reading_zip(source, "a zip file of KanjiVG"):
+        files = {name: archive.read(info) for name, info in sorted(wanted.items())}
     if (content := kanjivg_content_hash(files)) != KANJIVG_SHA256:
         raise ValueError(f"{source}: expected KanjiVG with content hash {KANJIVG_SHA256}, got {content}")
     return files

@@ -96,3 +96,20 @@ def nearest(axes: Sequence[Axis], places: Sequence[Mapping[str, Any]], wanted: M
     apart = {axis.name: (axis.values.index, axis.apart()) for axis in axes}
     far = [sum(table[at(place[name]), at(wanted[name])] for name, (at, table) in apart.items()) for place in places]
     return sorted(range(len(places)), key=far.__getitem__)
+
+
+def star_centre(places: Sequence[Mapping[str, Any]]) -> int | None:
+    """The training around which the others were made, where one setting at a time was moved away from it.
+
+    Args:
+        places: of the trainings, as of `find_axes`.
+    Returns:
+        Number of the training that differs in a single axis from more than half of the others, and from more of them
+        than any other training does; None where there is none, as in a grid, where all have as many neighbours.
+    """
+    apart = [[sum(one[name] != other[name] for name in one) for other in places] for one in places]
+    counts = [row.count(1) for row in apart]
+    most = max(counts, default=0)
+    if counts.count(most) != 1 or 2 * most <= len(places) - 1:
+        return None
+    return counts.index(most)

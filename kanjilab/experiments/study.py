@@ -92,7 +92,7 @@ class Study:
             if getattr(self, name) < 1:
                 raise ValueError(f"{name} must be >= 1, got {getattr(self, name)}")
         if not self.contrasts:
-            object.__setattr__(self, "contrasts", tuple((label, labels[0]) for label in labels[1:]))
+            object.__setattr__(self, "contrasts", self.usual_contrasts)
         if unknown := sorted({label for pair in self.contrasts for label in pair} - set(labels)):
             raise ValueError(f"contrasts name {unknown}, which are no variants; expected some of {labels}")
         for variant in self.variants:
@@ -102,6 +102,11 @@ class Study:
         for data in self.datasets():
             if "folder" not in data:
                 rule_from_json(data)
+
+    @property
+    def usual_contrasts(self) -> tuple[tuple[str, str], ...]:
+        """Every variant against the first, in their order: none of them is put first as the claim's own."""
+        return tuple((variant.label, self.variants[0].label) for variant in self.variants[1:])
 
     def arm_of(self, variant: Variant, seed: int) -> Arm:
         """The settings of one training."""

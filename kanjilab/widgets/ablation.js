@@ -5,6 +5,7 @@
 //              axes: [{name, label, unit, values, texts, number, log, apart (distance of each two stops), typed,
 //                      choices}],
 //              settings: [{label, at: {axis: value}, seconds, stopped}],       what was trained, one place each
+//              first: number of the setting that is shown first,
 //              seeds, noises, splits: [[name, label]], judges: [[name, label]], radicals,
 //              prompts: [{split, text, expected, row (in every sheet, or -1)}],
 //              arms[setting][seed]: {sheet (number or -1), seen: [images at each moment], hits: {judge: [per moment
@@ -174,11 +175,10 @@ class Explorer {
     return axes.every(({ name, values }) => values.includes(at?.[name])) && Boolean(this.catalogue.rates[judge]?.[split]?.[radical]);
   }
 
-  // At first the setting that the study's claim is about, at the end of its training.
+  // At first one setting at the end of its training.
   firstState() {
-    const { axes, settings, judges, splits, contrasts, name } = this.catalogue;
+    const { axes, settings, first, judges, splits, name } = this.catalogue;
     const [judge, split] = [judges[0][0], splits[0][0]];
-    const first = contrasts[judge]?.[split]?.[0]?.first ?? 0;
     const over = axes[0]?.name ?? "moment";
     const at = { ...settings[first].at };
     const reach = 2 * settings.length < this.combinations ? "stored" : "any"; // where most combinations are missing

@@ -304,8 +304,7 @@ class AblationPanel(WorkPanel):
             return None
         settings, state = self._settings(), self.view.state
         fits = [number for number, at in enumerate(settings.places) if at == state.get("at")]
-        first = settings.index[next(iter(self._shown_study().contrasts), (settings.labels[0],))[0]]
-        return setting_strip(self.shown, settings.labels[fits[0] if fits else first])
+        return setting_strip(self.shown, settings.labels[fits[0] if fits else self.view.catalogue["first"]])
 
     def refresh(self) -> None:
         """Show the present state of the study's folder, and again every second while a job runs."""

@@ -23,7 +23,7 @@ from kanjilab.evaluation.statistics import sentence
 from kanjilab.experiments.findings import claims
 from kanjilab.experiments.image_sheets import GLYPH_PX, ImageSheets, spread_rows
 from kanjilab.experiments.report import StoredStudy
-from kanjilab.experiments.setting_axes import Axis, find_axes
+from kanjilab.experiments.setting_axes import Axis, find_axes, star_centre
 from kanjilab.experiments.study import Study, place
 from kanjilab.widgets.common import label_of
 
@@ -144,6 +144,7 @@ def study_catalogue(folder: Path, added: Mapping[str, Sequence[Any]] | None = No
         "measure": "images with the expected radical",
         "axes": [axis_json(axis) for axis in settings.axes],
         "settings": _settings_json(settings, study),
+        "first": first_shown(study, settings),
         "seeds": list(study.seeds),
         "noises": list(study.noise_seeds),
         "prompts": prompts,
@@ -157,6 +158,18 @@ def study_catalogue(folder: Path, added: Mapping[str, Sequence[Any]] | None = No
         "glyph_px": GLYPH_PX,
         "trainable": True,
     }, pictures
+
+
+def first_shown(study: Study, settings: StudySettings) -> int:
+    """Number of the setting that a study is opened on: the claim's, or the reference of one that moves many settings.
+
+    The latter is a study that puts no contrast first as its claim's own, and moves one setting at a time away from its
+    first variant.
+    """
+    reference = settings.index[study.variants[0].label]
+    if study.contrasts == study.usual_contrasts and star_centre(settings.places) == reference:
+        return reference
+    return settings.index[next(iter(study.contrasts), (study.variants[0].label,))[0]]
 
 
 def read_judges(folder: Path) -> dict[str, StoredStudy]:

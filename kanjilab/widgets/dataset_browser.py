@@ -33,15 +33,14 @@ from kanjilab.widgets.common import (
     png_bytes,
     python_call,
     status_html,
-    wide,
 )
+from kanjilab.widgets.folder_input import FolderInput
 from kanjilab.widgets.glyph_grid import NONE, GlyphGrid
 
 PAGE_GLYPHS = 40
 PAGE_COLUMNS = 8
 SAME_SHOWN = 12
 NEAREST = 8
-PROBLEMS_SHOWN = 20
 GRADES = {  # of KANJIDIC; 1 to 6 are the years of primary school
     8: "taught in secondary school (jōyō)",
     9: "for names (jinmeiyō)",
@@ -201,16 +200,6 @@ def balance_html(table: pd.DataFrame) -> str:
     return f'<h2>Radicals of the glyphs that pass the filter</h2><p>{keys}</p><ul class="bars">{"".join(bars)}</ul>'
 
 
-def problems_html(error: ValueError) -> str:
-    """What is wrong with a folder, problem by problem, for `widgets.HTML`."""
-    problems = getattr(error, "problems", (str(error),))
-    lines = "".join(f"<li>{escape(problem)}</li>" for problem in problems[:PROBLEMS_SHOWN])
-    more = len(problems) - PROBLEMS_SHOWN
-    rest = f"<p>and {more:,} more</p>" if more > 0 else ""
-    count = "1 problem" if len(problems) == 1 else f"{len(problems):,} problems"
-    return f'<div role="alert"><h2>Not opened: {count}</h2><ul>{lines}</ul>{rest}</div>'
-
-
 def _number(value: Any) -> str:
     return "" if pd.isna(value) else str(int(value))
 
@@ -240,6 +229,7 @@ class DatasetBrowser(Panel):
         page: the first page, from 1.
         selected: file name of the first selected glyph; "" for the first glyph.
     Attributes:
+        opening: the input of another folder, which replaces the shown one if it is sound.
         filter: the present filter.
         rows: (N,) positions in the dataset's table of the glyphs that pass it.
         selected: position in that table of the selected glyph.
@@ -253,24 +243,9 @@ class DatasetBrowser(Panel):
     ):
         self._characters = load_characters()
         self._timer: threading.Timer | None = None
-        self.folder = wide(labelled(widgets.Text(), "Image folder"))
-        self.open_button = widgets.Button(description="Open")
-        self.open_button.on_click(lambda _: self.open(self.folder.value))
-        self.folder.on_msg(
-            lambda _, content, __: self.open(self.folder.value) if content.get("event") == "submit" else None
-        )
-        self.problems, self._body = widgets.HTML(), widgets.VBox()
-        self.widget = panel_box([widgets.HBox([self.folder, self.open_button], layout=WRAP), self.problems, self._body])
+        self.opening, self._body = FolderInput(lambda opened: self._show(opened, None, 1, "")), widgets.VBox()
+        self.widget = panel_box([self.opening.widget, self._body])
         self._show(dataset if isinstance(dataset, Dataset) else open_dataset(dataset), chosen, page, selected)
-
-    def open(self, folder: Path | str) -> None:
-        """Browse another image folder; where it cannot be used, list what is wrong and keep the present one."""
-        try:
-            dataset = open_dataset(str(folder).strip())
-        except (ValueError, OSError) as error:
-            self.problems.value = problems_html(error if isinstance(error, ValueError) else ValueError(str(error)))
-            return
-        self._show(dataset, None, 1, "")
 
     def _show(self, dataset: Dataset, chosen: Filter | None, page: int, selected: str) -> None:
         self.dataset, self._table = dataset, dataset.table
@@ -280,7 +255,7 @@ class DatasetBrowser(Panel):
         self.rows = filter_table(self._table, self.filter)
         self._page = min(max(1, page), pages(len(self.rows)))
         self.selected = self._row_of(selected) if selected else (int(self.rows[0]) if len(self.rows) else 0)
-        self.folder.value, self.problems.value = str(dataset.folder), ""
+        self.opening.path.value = str(dataset.folder)
         self._make_inputs()
         self._make_layout()
         self._show_page()

@@ -16,7 +16,7 @@ from kanjilab.core.images import grayscale
 from kanjilab.core.run_differences import arm_settings
 from kanjilab.core.run_folder import RunFolder, find_runs
 from kanjilab.experiments.image_sheets import GLYPH_PX, sheet_bytes
-from kanjilab.experiments.setting_axes import find_axes
+from kanjilab.experiments.setting_axes import find_axes, star_centre
 from kanjilab.viz.charts import arm_values
 from kanjilab.viz.strip import Strip, draw_strip
 from kanjilab.widgets.ablation_catalogue import SETTINGS, Catalogue, axis_json, differences_json
@@ -134,6 +134,7 @@ def runs_catalogue(folder: Path | str, trainings: Sequence[Training]) -> tuple[C
             {"label": label, "at": at, "seconds": 0, "stopped": stopped}
             for label, at in zip(labels, places, strict=True)
         ],
+        "first": star_centre(places) or 0,
         "seeds": seeds,
         "noises": noises,
         "prompts": shown,

@@ -1,6 +1,7 @@
 """The dataset browser as a reader uses it: filter and choose by mouse and keyboard, and how fast it is."""
 
 import re
+import shutil
 
 import numpy as np
 import pytest
@@ -164,6 +165,12 @@ def test_the_detail_the_chart_and_an_own_folder(open_notebook, folder, tmp_path)
     place.get_by_role("button", name="Open", exact=True).click()
     wait_for_tally(place, "8 of 8 glyphs")
     expect(alert).to_have_count(0)
+    packed = shutil.make_archive(str(tmp_path / "packed"), "zip", eight_kanji(tmp_path / "twice", times=2))
+    with page.expect_file_chooser() as chooser:
+        place.get_by_role("button", name="Upload").click()
+    chooser.value.set_files(packed)
+    wait_for_tally(place, "16 of 16 glyphs")
+    expect(place.get_by_text("Unpacked into")).to_be_visible()
     page.evaluate("void jupyterapp.commands.execute('application:toggle-left-area')")
     page.set_viewport_size({"width": 390, "height": 1000})
     chart = place.locator(".bars").bounding_box()

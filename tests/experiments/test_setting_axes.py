@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from kanjilab.experiments.setting_axes import Axis, find_axes, nearest
+from kanjilab.experiments.setting_axes import Axis, find_axes, nearest, star_centre
 
 RANKS = Axis("rank", (1, 4, 16, 64, 256))
 
@@ -54,3 +54,23 @@ def test_the_nearest_differ_in_one_axis_before_two_and_by_little_before_much():
 def test_a_further_stop_is_at_its_place(value, values):
     assert RANKS.with_value(value).values == values
     assert Axis("way", ("b", "a")).with_value("c").values == ("b", "a", "c")
+
+
+def test_the_centre_of_a_star_is_the_training_that_the_others_leave_by_one_setting():
+    usual = dict(rank=64, batch=8, schedule="cosine")
+    moved = [dict(rank=1), dict(rank=4), dict(batch=1), dict(batch=64), dict(schedule="linear")]
+    star = [usual | change for change in moved]
+    # The reference has all 5 as neighbours; the two ranks and the two batches have 2 each, the schedule 1.
+    assert star_centre([*star[:3], usual, *star[3:]]) == 3
+    # With 4 further ones that differ in two settings it has 5 of 9, with 5 it has half of them and is no centre.
+    far = [dict(rank=rank, batch=16, schedule="cosine") for rank in (2, 8, 16, 32, 128)]
+    assert star_centre([usual, *star, *far[:4]]) == 0
+    assert star_centre([usual, *star, *far]) is None
+
+
+def test_a_grid_and_a_ladder_have_no_centre():
+    grid = [dict(rank=rank, batch=batch) for rank in (1, 4, 16) for batch in (1, 8)]  # 2 + 1 of 5 others each
+    assert star_centre(grid) is None
+    assert star_centre([dict(rank=rank) for rank in (1, 4, 16)]) is None
+    assert star_centre([dict(rank=4), dict(rank=64)]) is None
+    assert star_centre([dict(rank=4)]) is None and star_centre([]) is None

@@ -16,7 +16,7 @@ from kanjilab.evaluation.metrics import expected_part_hits
 from kanjilab.experiments import packs
 from kanjilab.experiments.designs import BUDGETS, make_study
 from kanjilab.experiments.run_study import ablate
-from kanjilab.experiments.study import Study
+from kanjilab.experiments.study import Study, Variant
 from kanjilab.widgets import AblationPanel, work_panel
 from kanjilab.widgets.ablation_catalogue import StudySettings, menu, study_catalogue
 from kanjilab.widgets.stored_studies import (
@@ -227,6 +227,37 @@ def test_every_study_of_the_clone_can_be_shown():
         assert len(places) == len(catalogue["settings"]) >= 2 and catalogue["axes"], folder
         sheets = {arm["sheet"] for some in catalogue["arms"] for arm in some}
         assert sheets == ({-1} if not images else set(range(len(images)))), folder
+        judge, split = catalogue["judges"][0][0], catalogue["splits"][0][0]
+        opened = catalogue["contrasts"][judge][split][0]["first"]
+        if folder.name == "settings-steps":
+            opened = labels_of(catalogue).index("the studies' arm")
+        assert catalogue["first"] == opened, folder
+
+
+def labels_of(catalogue):
+    return [setting["label"] for setting in catalogue["settings"]]
+
+
+def star_study(**changes):
+    """Two ranks and two batches, each by itself, around a reference."""
+    usual = dict(rank=4, batch=8)
+    places = [usual, *(usual | change for change in (dict(rank=1), dict(rank=64), dict(batch=1), dict(batch=64)))]
+    variants = [Variant(f"rank {at['rank']}, batch {at['batch']}", at) for at in places]
+    return rank_study(**dict(name="star", variants=tuple(variants), seeds=(0,), checkpoints=1) | changes)
+
+
+@pytest.mark.parametrize(
+    ("contrasts", "first"),
+    [((), "rank 4, batch 8"), ((("rank 64, batch 8", "rank 4, batch 8"),), "rank 64, batch 8")],
+)
+def test_a_star_opens_on_its_reference_unless_it_puts_a_claim_first(tmp_path, contrasts, first):
+    folder = store_study(tmp_path / "kept" / "star", star_study(contrasts=contrasts))
+    catalogue, _ = study_catalogue(folder)
+    assert labels_of(catalogue)[catalogue["first"]] == first
+    panel = AblationPanel(tmp_path / "own", kept=tmp_path / "kept")
+    strip, expected = panel.strip(), setting_strip(folder, first)
+    assert strip is not None and expected is not None and (strip.images == expected.images).all()
+    assert panel.view.catalogue["first"] == catalogue["first"]
 
 
 # ---------------------------------------------------------------------------------- a further variant

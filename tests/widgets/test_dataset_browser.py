@@ -1,8 +1,10 @@
 """The dataset browser: filters by hand, what a glyph's entry says, and the panel driven as the page drives it."""
 
 import re
+import shutil
 import statistics
 import time
+from datetime import UTC, datetime
 from pathlib import Path
 
 import numpy as np
@@ -264,18 +266,55 @@ def test_a_folder_that_cannot_be_used_is_listed_problem_by_problem(browser, tmp_
     hostile = "<img src=x onerror=alert(1)>"
     lines = [f"{number}.png,{hostile}" for number in range(25)]
     (folder / "metadata.csv").write_text("file_name,text\n" + "\n".join(lines))
-    browser.open(folder)
-    shown = browser.problems.value
+    browser.opening.open(folder)
+    shown = browser.opening.said.value
     assert "Not opened: 25 problems" in shown and shown.count("<li>") == 20 and "and 5 more" in shown
     assert "metadata.csv line 2" in shown and hostile not in shown and browser.dataset is before
-    browser.open(tmp_path / "nowhere")
-    assert "1 problem" in browser.problems.value
+    browser.opening.open(tmp_path / "nowhere")
+    assert "1 problem" in browser.opening.said.value
 
 
 def test_another_folder_is_opened(browser, tmp_path):
     other = eight_kanji(tmp_path / "other", times=2)
-    browser.folder.value = str(other)
-    browser.open_button.click()
-    assert browser.problems.value == "" and len(browser.rows) == 16 and str(other) in browser.code
+    browser.opening.path.value = str(other)
+    browser.opening.open_button.click()
+    assert browser.opening.said.value == "" and len(browser.rows) == 16 and str(other) in browser.code
     browser.text.value = "carp"
     assert 0 < len(browser.rows) < 16, "its own filters"
+
+
+def uploaded(*files):
+    """Files as the page sends them."""
+    facts = {"type": "", "last_modified": datetime.now(UTC)}
+    return tuple({"name": name, "content": memoryview(data), "size": len(data), **facts} for name, data in files)
+
+
+def zip_of(folder):
+    return Path(shutil.make_archive(str(folder), "zip", folder.parent, folder.name)).read_bytes()
+
+
+def test_a_zip_file_from_elsewhere_replaces_what_is_shown(browser, tmp_path, monkeypatch):
+    monkeypatch.setattr("tempfile.tempdir", str(tmp_path / "temporary"))
+    (tmp_path / "temporary").mkdir()
+    browser.opening.upload.value = uploaded(("other.zip", zip_of(eight_kanji(tmp_path / "other", times=2))))
+    assert len(browser.rows) == 16 and browser.opening.upload.value == ()
+    unpacked = browser.dataset.folder
+    assert unpacked.is_relative_to(tmp_path / "temporary") and unpacked.name == "other"
+    assert f"Unpacked into {unpacked}" in browser.opening.said.value
+    assert browser.opening.path.value == str(unpacked)
+    with_images = [(path.name, path.read_bytes()) for path in unpacked.iterdir()]
+    browser.opening.upload.value = uploaded(*with_images)
+    assert len(browser.rows) == 16 and browser.dataset.folder != unpacked and unpacked.is_dir()
+
+
+def test_what_is_wrong_with_files_from_elsewhere_is_listed_and_none_of_them_kept(browser, tmp_path, monkeypatch):
+    monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
+    before = browser.dataset
+    lines = b"file_name,text\nnot-here.png,one\nb.png,\n"
+    browser.opening.upload.value = uploaded(("metadata.csv", lines), ("b.png", b""))
+    shown = browser.opening.said.value
+    assert "Not opened: 3 problems" in shown and shown.count("<li>") == 3 and "metadata.csv line 2" in shown
+    browser.opening.upload.value = uploaded(("<b>.zip", b"no zip"))
+    shown = browser.opening.said.value
+    assert "Not opened: 1 problem" in shown and "&lt;b&gt;.zip: expected a zip file" in shown and "<b>" not in shown
+    assert browser.dataset is before and list(tmp_path.iterdir()) == []

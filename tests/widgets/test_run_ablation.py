@@ -49,6 +49,7 @@ def test_settings_that_differ_are_the_axes_and_seeds_are_blocks(runs):
         {"rank": 64, "peak_lr": 1e-4},
         {"rank": 64, "peak_lr": 1e-3},
     ]
+    assert catalogue["first"] == 1, "from which each other one differs in one setting"
     assert catalogue["seeds"] == [0, 1] and catalogue["arms"][1][1] is None
     assert [[arm and arm["sheet"] for arm in some] for some in catalogue["arms"]] == [[0, 1], [2, None], [-1, None]]
     assert len(images) == 3 and [asked["text"] for asked in catalogue["prompts"]] == ["water", "tree"]
