@@ -15,7 +15,7 @@ from torch import nn
 from kanjilab.core.config import DEFAULT_BASE, PRECISIONS, QUANTISED
 from kanjilab.core.manifest import keep_sound
 from kanjilab.core.storage import PACKAGE_WEIGHTS, appearing_folder, cache_folder, sha256_file
-from kanjilab.models.cpu_layers import pack_layers
+from kanjilab.models.cpu_layers import computing_precision, pack_layers
 from kanjilab.models.diffusion import FlowDiffusion, LatentDiffusion, UNetDiffusion, with_condition_encoder
 from kanjilab.models.hub import UNUSED_PARTS, family_of, folder_digest, model_folder, quiet_diffusers
 from kanjilab.models.minilm import TOKENS, minilm_folder
@@ -57,7 +57,8 @@ def load_base(
             diffusers' format, or a single `.safetensors` file.
         precision: of the frozen denoiser, `fp32` or `bf16`, or `8bit` or `4bit` weights that bf16
             computes with. The autoencoder stays in fp32, and so does a U-Net's text encoder; the three
-            text encoders of SD 3 follow the denoiser.
+            text encoders of SD 3 follow the denoiser. On a processor without instructions for bf16 the denoiser's
+            weights are rounded to bf16 and computed with in fp32, which is far faster there.
         device: where the parts go.
         gradient_checkpointing: compute activations again in the backward pass instead of keeping them:
             less memory, about a third more time, the same gradients.
@@ -114,7 +115,7 @@ def _load_unet(name: str, folder: Path, precision: str, device: torch.device) ->
         if precision in QUANTISED:
             denoiser = type(denoiser).from_pretrained(folder / "unet", **_denoiser_options(precision, device))
         denoiser = _frozen(denoiser, precision, device)
-    if device.type == "cpu" and precision == "bf16":
+    if device.type == "cpu" and denoiser.dtype == torch.bfloat16:
         # torch's fused attention takes two to four times as long there, backwards above all.
         denoiser.set_attn_processor(AttnProcessor())
         pack_layers(denoiser)
@@ -171,7 +172,7 @@ def _denoiser_options(precision: str, device: torch.device) -> dict[str, Any]:
 
 def _frozen(denoiser: nn.Module, precision: str, device: torch.device) -> Any:
     if precision not in QUANTISED:  # those are where they belong, and cannot be moved
-        denoiser = denoiser.to(device, DTYPES[precision])
+        denoiser = denoiser.to(device, DTYPES[precision]).to(DTYPES[computing_precision(precision, device)])
     return denoiser.requires_grad_(False).eval()
 
 

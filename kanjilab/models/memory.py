@@ -17,7 +17,7 @@ from torch.overrides import TorchFunctionMode
 
 from kanjilab.core.config import QUANTISED, Arm
 from kanjilab.core.outside_files import read_json_object
-from kanjilab.models.cpu_layers import packed_bytes
+from kanjilab.models.cpu_layers import computing_precision, packed_bytes
 from kanjilab.models.hub import family_of, quiet_diffusers
 from kanjilab.models.loading import DTYPES, base_folder
 from kanjilab.models.text_encoders import T5_TOKENS
@@ -217,8 +217,10 @@ def memory_needed(of: Architecture, setting: Setting, size_px: int = 128, device
         of: the base.
         setting: arms, precision, gradient checkpointing.
         size_px: height and width of the images.
-        device: where it is to run; on a processor some weights are held in further layouts.
+        device: where it is to run; on a processor some weights are held in further layouts, or in fp32.
     """
+    if device is not None:
+        setting = dataclasses.replace(setting, precision=computing_precision(setting.precision, device))
     trainable = _meta_trainable(of, setting)
     activations = _activation_bytes(trainable, of, setting, size_px)
     return dataclasses.replace(_weights_needed(of, setting, trainable, device), activations=activations)

@@ -16,6 +16,7 @@ import torch
 from torch import Tensor, nn
 
 from kanjilab.core.rng import counted_rng
+from kanjilab.models.cpu_layers import autocast_bf16
 from kanjilab.models.diffusion import LatentDiffusion
 from kanjilab.models.minilm import TOKENS
 from kanjilab.models.text_encoders import OneEncoder
@@ -146,7 +147,7 @@ class AttentionMatching(Distillation):
         rng = counted_rng(recipe.seed, "distillation", self.step)
         rows = np.searchsorted(cumulative, rng.random(recipe.batch) * cumulative[-1])
         ids, mask = padded([self.pieces.encode(pairs.texts[row]) for row in rows], width=TOKENS)
-        with torch.autocast("cpu", torch.bfloat16):
+        with autocast_bf16():
             states = self.encoder(ids, attention_mask=mask).last_hidden_state.float()
             with torch.no_grad():
                 wanted = self.teacher.encode([pairs.english[row] for row in pairs.target[rows]])

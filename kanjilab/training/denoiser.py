@@ -19,6 +19,7 @@ from torch.nn import functional as F
 
 from kanjilab.core.progress import open_bar
 from kanjilab.core.storage import reserve
+from kanjilab.models.cpu_layers import autocast_bf16
 from kanjilab.models.minilm import TOKENS, load_minilm
 from kanjilab.models.noise import min_snr_weight, velocity_weight
 from kanjilab.models.text_encoders import padded_tokens
@@ -122,7 +123,7 @@ def unet_errors(
     noise = torch.from_numpy(rng.standard_normal(latents.shape, dtype=np.float32))
     signal = alpha_bar[timesteps].view(-1, 1, 1, 1)
     noisy = signal.sqrt() * latents + (1 - signal).sqrt() * noise
-    with torch.autocast("cpu", torch.bfloat16):
+    with autocast_bf16():
         predicted = unet(noisy, timesteps, text).sample
     return F.mse_loss(predicted.float(), noise, reduction="none").mean(dim=(1, 2, 3)), alpha_bar[timesteps]
 
@@ -238,7 +239,7 @@ def encode_captions(captions: Sequence[str], path: Path, batch: int = 128) -> np
         reserve(temporary, temporary.stat().st_size)
         for start in open_bar(range(0, len(captions), batch), desc="captions"):
             tokens = padded_tokens(tokenizer, list(captions[start : start + batch]), TOKENS)
-            with torch.autocast("cpu", torch.bfloat16):
+            with autocast_bf16():
                 hidden = model(tokens.input_ids, attention_mask=tokens.attention_mask).last_hidden_state
             states[start : start + batch] = hidden.half().numpy()
         states.flush()

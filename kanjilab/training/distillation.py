@@ -19,6 +19,7 @@ from torch.nn import functional as F
 from kanjilab.core.rng import counted_rng
 from kanjilab.data.dictionary import has_clean_meaning, rows_of
 from kanjilab.data.japanese import GLOSSES, script_of, words_with
+from kanjilab.models.cpu_layers import autocast_bf16
 from kanjilab.models.japanese import new_encoder
 from kanjilab.models.minilm import TOKENS
 from kanjilab.training.averaged import AveragedTraining
@@ -151,7 +152,7 @@ class Distillation(AveragedTraining):
         cut = [self._cut(pairs.texts[row], sampled) for row, sampled in zip(rows, rng.random(len(rows)), strict=True)]
         order = sorted(range(len(cut)), key=lambda index: len(cut[index]))
         found = []
-        with torch.autocast("cpu", torch.bfloat16):
+        with autocast_bf16():
             for start in range(0, len(order), CHUNK):
                 ids, mask = padded([cut[index] for index in order[start : start + CHUNK]])
                 found.append(pooled(self.encoder(ids, attention_mask=mask).last_hidden_state.float(), mask))

@@ -20,6 +20,7 @@ from kanjilab.core.storage import write_bytes_atomic
 from kanjilab.data.dictionary import load_characters
 from kanjilab.data.image_folder import HELD_OUT, TRAIN, Dataset
 from kanjilab.data.japanese import load_names, load_words
+from kanjilab.models.cpu_layers import autocast_bf16
 from kanjilab.models.japanese import save_encoder
 from kanjilab.models.loading import load_base
 from kanjilab.models.minilm import TOKENS, load_minilm
@@ -100,7 +101,7 @@ def teacher_states(english: Sequence[str], path: Path, batch: int = 256) -> np.n
             rows = order[start : start + batch]
             texts = [english[row] for row in rows]
             tokens = tokenizer(texts, padding=True, truncation=True, max_length=TOKENS, return_tensors="pt")
-            with torch.autocast("cpu", torch.bfloat16):
+            with autocast_bf16():
                 states = model(tokens.input_ids, attention_mask=tokens.attention_mask).last_hidden_state
             found[rows] = pooled(states.float(), tokens.attention_mask).half().numpy()
         np.save(path, found)

@@ -154,7 +154,7 @@ class Trainer:
         self.rate_factors = self._rate_factors()
         self.captions = [captions_of(arm, data) for arm in arms]
         # Whole weights are kept in fp32, so that only their use is in bf16.
-        self.autocast = bool(self.trainable.arms_that("full", "denoiser")) and base.precision == "bf16"
+        self.autocast = bool(self.trainable.arms_that("full", "denoiser")) and base.denoiser.dtype == torch.bfloat16
 
     def _rate_factors(self) -> Tensor | None:
         """(K, P) what each number's learning rate is of its arm's; None where all are 1."""

@@ -19,7 +19,7 @@ from kanjilab.models.cpu_layers import (
 from kanjilab.models.loading import load_base
 from kanjilab.models.trainable import Trainable
 
-pytestmark = pytest.mark.skipif(not packed.can_pack(), reason="this torch has no oneDNN with bf16")
+pytestmark = pytest.mark.skipif(not packed.computes_bf16(), reason="this torch has no oneDNN with bf16")
 
 
 LAYERS = {

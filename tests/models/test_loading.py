@@ -9,6 +9,7 @@ from diffusers import DDPMScheduler, StableDiffusionPipeline
 from safetensors.torch import load_file, save_file
 from torch.testing import assert_close
 
+from kanjilab.models import cpu_layers
 from kanjilab.models import loading as bases
 from kanjilab.models.conditioning import Conditioning
 from kanjilab.models.loading import assemble_pipeline, cache_folder, load_base
@@ -130,10 +131,24 @@ def test_denoise_is_the_unet_in_its_own_precision(folder, base, pipeline):
         assert_close(base.denoise(noisy, timesteps, text), expected, atol=1e-5, rtol=0)
         half = load_base(folder, precision="bf16")
         found = half.denoise(noisy, timesteps, text)
-    assert half.denoiser.dtype == torch.bfloat16
+    assert half.denoiser.dtype == (torch.bfloat16 if cpu_layers.computes_bf16() else torch.float32)
     assert half.vae.dtype == half.text_encoder.dtype == found.dtype == torch.float32
     error = (found - expected).square().mean().sqrt() / expected.std()
     assert 1e-5 < error < 0.05
+
+
+def test_without_instructions_for_bf16_its_weights_are_computed_with_in_fp32(folder, base, monkeypatch):
+    monkeypatch.setattr(cpu_layers, "computes_bf16", lambda: False)
+    rounded = load_base(folder, precision="bf16")
+    assert (rounded.precision, rounded.identity, rounded.denoiser.dtype) == ("bf16", base.identity, torch.float32)
+    for name, value in rounded.denoiser.state_dict().items():
+        assert torch.equal(value, base.denoiser.state_dict()[name].bfloat16().float()), name
+    assert load_base(folder).denoiser.dtype == torch.float32
+    noisy, _, timesteps = some_latents()
+    text = base.encode_text(["water", "tree", "", "a b"])
+    with torch.no_grad():
+        found, expected = (one.denoise(noisy, timesteps, text) for one in (rounded, base))
+    assert 1e-5 < (found - expected).square().mean().sqrt() / expected.std() < 0.05
 
 
 def test_a_base_is_frozen_and_ready(base):

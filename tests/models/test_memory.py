@@ -7,8 +7,8 @@ import torch
 from transformers import CLIPTextConfig, CLIPTextModel, CLIPTextModelWithProjection, T5Config, T5EncoderModel
 
 from kanjilab.core.config import Arm
-from kanjilab.models import memory
-from kanjilab.models.cpu_layers import PackedConv2d, PackedLinear, PackedPointwise, can_pack, packed_kind
+from kanjilab.models import cpu_layers, memory
+from kanjilab.models.cpu_layers import PackedConv2d, PackedLinear, PackedPointwise, packed_kind
 from kanjilab.models.memory import (
     KNOWN,
     Setting,
@@ -181,13 +181,16 @@ def test_free_memory_is_no_more_than_control_groups_leave(tmp_path, monkeypatch)
     assert memory.free_bytes(CPU) == 0
 
 
-def test_packed_layers_are_counted_where_they_are_held():
+def test_packed_layers_are_counted_where_they_are_held(monkeypatch):
+    monkeypatch.setattr(cpu_layers, "computes_bf16", lambda: True)
     setting = Setting((Arm(rank=4),), "bf16")
     plain, packed = (memory_needed(KNOWN["sd14"], setting, device=torch.device(name)) for name in ("cuda", "cpu"))
     wide = [layer for layer in meta_denoiser(KNOWN["sd14"]).modules() if packed_kind(layer)]
-    expected = 4 * sum(layer.weight.numel() for layer in wide) if can_pack() else 0
+    expected = 4 * sum(layer.weight.numel() for layer in wide)
     kinds = [packed_kind(layer) for layer in wide]
     assert [kinds.count(kind) for kind in (PackedLinear, PackedPointwise, PackedConv2d)] == [93, 22, 50]
     assert packed.denoiser - plain.denoiser == expected
     fp32 = Setting((Arm(rank=4),), "fp32")
     assert memory_needed(KNOWN["sd14"], fp32, device=torch.device("cpu")) == memory_needed(KNOWN["sd14"], fp32)
+    monkeypatch.setattr(cpu_layers, "computes_bf16", lambda: False)
+    assert memory_needed(KNOWN["sd14"], setting, device=torch.device("cpu")) == memory_needed(KNOWN["sd14"], fp32)

@@ -15,6 +15,7 @@ from PIL import Image, ImageDraw
 from kanjilab.data.kanjivg import KanjiVG
 from kanjilab.data.rendering import GlyphError, draw_font
 from kanjilab.evaluation.judges.radical_judge import LETTERS
+from kanjilab.models.cpu_layers import autocast_bf16
 from kanjilab.models.diffusion import UNetDiffusion
 from kanjilab.models.loading import load_base
 
@@ -179,7 +180,7 @@ class Denoised:
 
 
 @torch.inference_mode()
-@torch.autocast("cpu", torch.bfloat16)
+@autocast_bf16()
 def through_pocket(images: NDArray[np.uint8], rng: np.random.Generator, batch: int = 64) -> Denoised:
     """What glyphs look like early and late in denoising.
 

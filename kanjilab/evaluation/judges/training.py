@@ -49,6 +49,7 @@ from kanjilab.evaluation.judges.labelled_glyphs import (
 )
 from kanjilab.evaluation.judges.network import ARCHITECTURES, Answers, JudgeNetwork
 from kanjilab.evaluation.judges.part_judge import GRID, Judge, save_judge
+from kanjilab.models.cpu_layers import autocast_bf16
 
 SAVE_EVERY = 500  # steps
 SEEDS = {"A": 1, "B": 2}  # of weights and order
@@ -177,7 +178,7 @@ class JudgeTraining:
         rng = counted_rng(recipe.seed, "judge training", self.step)
         rows = pools.draw(recipe, rng)
         self.network.train()
-        with torch.autocast("cpu", torch.bfloat16):
+        with autocast_bf16():
             answers = self.network(roughen(material.ink[rows], rng).to(memory_format=torch.channels_last))
         losses = judge_losses(
             answers, self.network.prototypes, material, rows, recipe, self.step >= recipe.novel_from_step
