@@ -18,11 +18,11 @@ from kanjilab.training.driver import finished_training
 HAND_RECIPE = Arm(
     targets="all",
     rank=16,
-    peak_lr=5e-4,
+    peak_lr=1e-3,
     schedule="linear",
     warmup_steps=10,
     batch=8,
-    images_seen=2_000,
+    images_seen=5_000,
     array_dropout=0.1,
     min_snr_gamma=5.0,
     velocity_weight=True,
