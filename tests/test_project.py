@@ -374,6 +374,10 @@ def test_the_page_of_calligraphy_holds_its_scores():
     own, real, typed = (shares[name] for name in ("led by its skeleton", "real glyphs", "by the typed one"))
     assert f"in {own:.0%} of the unseen characters ({real:.0%} of the real glyphs)" in notebook
     assert f"from a typed one in {typed:.0%}" in notebook
+    read = {row["row"]: row["outside"][0] for row in report["rows"] if row["split"] == "trained characters, regular"}
+    by_index, real, both = (read[name] for name in ("by index", "real glyphs", "typed, with index"))
+    assert f"in {by_index:.0%} of the glyphs in regular scripts ({real:.0%} of the real ones)" in notebook
+    assert f"with the typed skeleton too, in {both:.0%}" in notebook
 
 
 def test_findings_hold_the_writers_trials():

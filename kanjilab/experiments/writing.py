@@ -23,7 +23,7 @@ from kanjilab.models.sampling import Sampling, sample
 from kanjilab.models.skeleton_encoder import SkeletonEncoder
 from kanjilab.models.trainable import Trainable
 
-WRITING = Sampling("dpm-solver++", steps=18, guidance=1.5, array_guidance=4.0)
+WRITING = Sampling("dpm-solver++", steps=18, guidance=2.5, array_guidance=5.0)
 
 
 def skeleton_encoder(base: LatentDiffusion) -> SkeletonEncoder:
