@@ -15,7 +15,7 @@ from kanjilab.data.skeleton import skeleton_of_strokes
 from .pixels import pixels
 
 SLOW_MS = 120_000
-NEAR_PX, INKED_LEAST = 3, 0.6  # in the four styles 0.68 to 0.75 of all lines, of one stroke alone about 0.3
+NEAR_PX, INKED_LEAST = 3, 0.8  # in the four styles all of the lines, of one stroke alone about 0.3
 TREE = [[(22, 44), (106, 42)], [(64, 16), (65, 114)], [(62, 46), (44, 78), (20, 98)], [(67, 46), (84, 76), (110, 98)]]
 CELL = """
 from kanjilab.widgets import BrushPanel
