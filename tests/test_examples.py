@@ -10,12 +10,14 @@ import subprocess
 import sys
 from pathlib import Path
 
+import nbformat
 import pytest
 import yaml
 
 import kanjilab
 from kanjilab.models.sampling import Sampling
 from tests.image_folders import eight_kanji
+from tests.test_notebooks import code_cells, outcome_faults
 
 ROOT = Path(__file__).parents[1]
 EXAMPLES = ROOT / "examples"
@@ -48,12 +50,22 @@ def test_a_folder_of_ones_own_is_trained_on_and_drawn(tmp_path, monkeypatch, cap
 
 
 @pytest.fixture(scope="module")
-def cells():
+def notebook():
+    return nbformat.read(EXAMPLES / "colab.ipynb", as_version=4)
+
+
+@pytest.fixture(scope="module")
+def cells(notebook):
     """The code cells of the notebook, by id, parsed."""
-    notebook = json.loads((EXAMPLES / "colab.ipynb").read_text(encoding="utf-8"))
-    code = [cell for cell in notebook["cells"] if cell["cell_type"] == "code"]
-    assert all(cell["outputs"] == [] and cell["execution_count"] is None for cell in code)
-    return {cell["id"]: ast.parse("".join(cell["source"])) for cell in code}
+    return {cell.id: ast.parse(cell.source) for cell in code_cells(notebook)}
+
+
+def test_the_notebook_is_one_clean_run_with_what_it_draws(notebook):
+    cells = code_cells(notebook)
+    assert [cell.execution_count for cell in cells] == [1, 2, 3, 4, 5] and outcome_faults(notebook) == []
+    assert [[output.output_type for output in cell.outputs] for cell in cells] == [
+        [], [], ["stream", "execute_result"], ["execute_result"], ["execute_result"],
+    ]  # fmt: skip
 
 
 def test_what_the_notebook_imports_is_there(cells):
@@ -81,7 +93,7 @@ def test_the_notebook_installs_what_the_package_needs_from_the_one_address(cells
     assert {"diffusers", "jamdict-data", "anywidget"} <= {word.partition("==")[0] for word in needs[5:]}
     assert all("==" in word for word in needs[5:]) and not any(word.startswith("torch") for word in needs)
     missing = set(names["names"]) - {word.partition("==")[0] for word in needs[5:]}
-    assert not missing and source[-2:] == ["--no-deps", "kanjilab-source"]
+    assert not missing and source[-2:] == ["--no-deps", str(tmp_path / "kanjilab-source")]  # a path
 
 
 # The Space
