@@ -100,7 +100,7 @@ def _learned(base: Any, hand: Any, style: str) -> tuple[Any, str]:
     key = settings_hash([base.identity, digest, hand.characters, caption, HAND_RECIPE.to_json()])
     folder = Path("runs/hands", key)
     steps = HAND_RECIPE.total_steps(1)
-    typer.echo(f"learning the hand, {steps} steps, about two minutes of one core; kept in {folder}")
+    typer.echo(f"learning the hand, {steps} steps, two to five minutes of one core; kept in {folder}")
     return learn_hand(base, hand, caption, folder), caption
 
 
