@@ -231,23 +231,19 @@ class BrushPanel(DrawPanel):
 
     def start(self) -> None:
         """Start to write what is drawn, in a thread; what is being written is given up."""
-        self.stop()
         self._begin(self._job)
 
     def start_page(self) -> None:
         """Start to write the line in the chosen style."""
-        self.stop()
         self._begin(self._page_job)
 
     def type_character(self) -> None:
         """Put the skeleton of what is typed onto the square."""
-        self.stop()
         self._begin(lambda: self._type_job(self.text.value))
 
     def _seen(self) -> None:
         """The panel is on the screen: load, and write the example."""
         if self._first and self._worker is None:
-            self.stop()
             self._begin(lambda: self._type_job(self._first, example=True))
 
     def _show_working(self, working: bool) -> None:
@@ -266,9 +262,8 @@ class BrushPanel(DrawPanel):
 
         def job(worker: Worker) -> None:
             lines = typed_skeleton(symbols[0])
-            worker.check()
             self._typed[skeleton_png(lines)] = symbols[0]
-            self.board.put(lines, symbols[0], example)
+            self._put(worker, lines, symbols[0], example)
 
         return job
 
@@ -282,11 +277,15 @@ class BrushPanel(DrawPanel):
                 path = Path(folder, "this picture")
                 path.write_bytes(content)
                 lines = read_skeleton(path)
-            worker.check()
-            self.board.put(lines, name[:40])
+            self._put(worker, lines, name[:40])
 
-        self.stop()
         self._begin(lambda: job)
+
+    def _put(self, worker: Worker, lines: NDArray[np.bool_], of: str, example: bool = False) -> None:
+        """Put a job's lines onto the square, unless something was drawn since it began."""
+        with self._beginning:
+            worker.check()
+            self.board.put(lines, of, example)
 
     def _job(self) -> Job:
         self._show_code()

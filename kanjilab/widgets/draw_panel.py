@@ -34,6 +34,7 @@ class DrawPanel(Panel):
     _lock: threading.Lock
     _queue: Path | None
     _worker: Worker | None = None
+    _beginning = threading.RLock()  # inputs change in the kernel's thread, and in that of a job that changes them
 
     @abstractmethod
     def _job(self) -> Job:
@@ -45,14 +46,18 @@ class DrawPanel(Panel):
             self._begin(self._job)
 
     def _begin(self, make: Callable[[], Job]) -> None:
-        self._worker = None
-        try:
-            job = make()
-        except ValueError as error:
-            return self._say(str(error))
-        self._show_working(True)
-        self._worker = Worker(Path(type(self).__name__.lower()), lambda worker: self._run(job, worker))
-        self._worker.start()
+        """Start the job that `make` gives, in a thread; the one before it is given up."""
+        with self._beginning:
+            if self._worker is not None:
+                self._worker.stop()
+            try:
+                job = make()
+            except ValueError as error:
+                self._worker = None
+                return self._say(str(error))
+            self._show_working(True)
+            self._worker = Worker(Path(type(self).__name__.lower()), lambda worker: self._run(job, worker))
+            self._worker.start()
 
     def stop(self) -> None:
         """Stop at the next safe moment."""

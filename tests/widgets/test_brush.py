@@ -57,8 +57,13 @@ def lay(panel, strokes):
 
 def finish(panel):
     """Waits for the work, and for what that starts."""
-    while (worker := panel._worker) is not None and (worker.alive or worker is not panel._worker):
+    while (worker := latest(panel)) is not None and (worker.alive or worker is not latest(panel)):
         worker.join(20)
+
+
+def latest(panel):
+    with panel._beginning:  # else it might be between two
+        return panel._worker
 
 
 def pictures(panel):
@@ -115,6 +120,14 @@ def test_what_is_drawn_next_ends_the_writing(panel, monkeypatch):
     finish(panel)
     assert older.join(20) and older.stopped and len(written) == 1
     assert "2 glyphs in" in panel.status.value and panel.stop_button.disabled
+
+
+def test_the_work_is_known_until_the_next_is_there(panel, monkeypatch):
+    lay(panel, CROSS[:1])
+    older, make, seen = panel._worker, panel._job, []
+    monkeypatch.setattr(panel, "_job", lambda: (seen.append(panel._worker), make())[1])
+    lay(panel, CROSS)
+    assert seen == [older] and panel._worker is not older
 
 
 def test_a_typed_character_and_strokes_over_it(panel):
