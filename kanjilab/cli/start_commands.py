@@ -80,6 +80,34 @@ def data(
     typer.echo(f"{folder}: {', '.join(f'{count:,} {split}' for split, count in counts.items())} images")
 
 
+def filter_(
+    data: Annotated[Path, typer.Argument(help="An image folder: kanjilab's or your own.")],
+    folder: Annotated[Path, typer.Argument(help="Image folder to write; must not exist.")],
+    keep: Annotated[float, typer.Option(help="Share of the training images that stays.")] = 0.9,
+    clip: Annotated[
+        str, typer.Option(help="A CLIP model that scores, such as rinna/japanese-cloob-vit-b-16, or a folder.")
+    ] = "",
+    size_px: Annotated[
+        int, typer.Option(help="Side of the square that images are brought to.", min=32, max=SIZE_MAX_PX)
+    ] = SIZE_PX,
+) -> None:
+    """Leave out the images whose captions fit them worst; a picture shows the scores and the worst pairs.
+
+    Without --clip a small model is trained on the pairs and, out of fold, scores them: it reads glyphs, and captions in
+    English and Japanese.
+    """
+    from kanjilab.data.image_folder import open_dataset
+    from kanjilab.experiments.filtering import filter_dataset, scorer
+    from kanjilab.models.loading import usual_device
+
+    dataset = open_dataset(data, size_px=size_px)
+    scores, by = scorer(clip, usual_device())
+    filtered = filter_dataset(dataset, folder, keep, scores, by)
+    left_out = len(dataset) - len(filtered)
+    typer.echo(f"{folder}: {len(filtered):,} images stay, {left_out:,} are left out (scores.csv)")
+    typer.echo(str(folder.with_name(f"{folder.name}.png")))
+
+
 def train(
     data: Annotated[Path, typer.Argument(help="An image folder: kanjilab's or your own.")],
     folder: Annotated[Path, typer.Argument(help="The run: new, or one to go on with.")],

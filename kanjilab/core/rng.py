@@ -15,6 +15,7 @@ STREAMS = {
     "resampling": 8,
     "handwriting": 9,
     "distillation": 10,
+    "caption filter": 11,
 }
 
 

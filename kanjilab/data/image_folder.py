@@ -102,11 +102,16 @@ class Dataset:
         rows = range(len(self)) if indices is None else [int(index) for index in indices]
         found = np.empty((len(rows), self.size_px, self.size_px, *((3,) if channels == 3 else ())), dtype=np.uint8)
         for position, row in enumerate(rows):
-            data = self._content(row)
+            data = self.content(row)
             found[position] = read_image(data, self.size_px, self.resample, channels)
         return found
 
-    def _content(self, row: int) -> bytes:
+    def content(self, row: int) -> bytes:
+        """The bytes of an image's file.
+
+        Raises:
+            DatasetError: it is not what it was when the dataset was opened.
+        """
         name = self.table["file_name"].iloc[row]
         try:
             data = image_bytes(self.folder / name)

@@ -4,7 +4,7 @@ import hashlib
 import json
 import tempfile
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -88,7 +88,7 @@ def model_folder(name: str) -> Path:
         folder = path
     else:
         repository, revision = HUB_BASES.get(name, (name, None))
-        folder = _hub_folder(name, repository, revision)
+        folder = hub_folder(name, repository, revision)
     if not (folder / "model_index.json").is_file():
         raise FileNotFoundError(f"{name}: expected a folder with model_index.json, or a Hub id 'owner/name'")
     _refuse_pickles(name, folder)
@@ -140,14 +140,24 @@ def family_of(name: str, folder: Path) -> str:
     raise ValueError(f"{name}: expected a pipeline with a U-Net and one text encoder, or SD 3's, got {kind}")
 
 
-def _hub_folder(name: str, repository: str, revision: str | None) -> Path:
-    """A snapshot of a repository: with progress bars where it is fetched, from the cache where it is there."""
+def hub_folder(name: str, repository: str, revision: str | None, files: Mapping[str, Any] = HUB_FILES) -> Path:
+    """A snapshot of a repository: with progress bars where it is fetched, from the cache where it is there.
+
+    Args:
+        name: as the user gave it, for messages.
+        repository: owner/name.
+        revision: a commit; None for the newest.
+        files: which of them, as options of `snapshot_download`; a pipeline's by default.
+    Raises:
+        FileNotFoundError: no such repository, or not in the cache while offline.
+        PermissionError: a gated repository whose terms are not accepted.
+    """
     from huggingface_hub import snapshot_download
     from huggingface_hub.errors import GatedRepoError, LocalEntryNotFoundError, RepositoryNotFoundError
 
     page = f"https://huggingface.co/{repository}"
     try:
-        return Path(snapshot_download(repository, revision=revision, **HUB_FILES))
+        return Path(snapshot_download(repository, revision=revision, **files))
     except GatedRepoError as error:
         raise PermissionError(
             f"{name}: {repository} is gated. Log in at {page} and accept its licence there; then make a token with "
@@ -160,7 +170,7 @@ def _hub_folder(name: str, repository: str, revision: str | None) -> Path:
     except LocalEntryNotFoundError as error:  # an incomplete snapshot included
         raise FileNotFoundError(
             f"{name}: the Hub cannot be reached, and its cache here does not hold the whole of {repository}. "
-            f"Run `hf download {repository}` where there is a network, or give a folder in diffusers' format"
+            f"Run `hf download {repository}` where there is a network, or give a folder of its files"
         ) from error
 
 

@@ -38,7 +38,7 @@ def _miniature(t5: bool, seed: int) -> Any:
     with torch.random.fork_rng():
         torch.manual_seed(seed)
         transformer, vae = _transformer(), _autoencoder()
-        tokenizers = [_letters_tokenizer("<|endoftext|>"), _letters_tokenizer("!")]
+        tokenizers = [letters_tokenizer("<|endoftext|>"), letters_tokenizer("!")]
         clips = [_clip(tokenizer, *widths) for tokenizer, widths in zip(tokenizers, [(12, 10), (16, 14)], strict=True)]
         vocabulary = [("<pad>", 0.0), ("</s>", 0.0), ("<unk>", 0.0), *((f"\u2581{word}", -1.0) for word in WORDS)]
         words = T5Tokenizer(vocab=vocabulary, extra_ids=0)
@@ -106,7 +106,7 @@ def _grow(*models: nn.Module) -> None:
                 nn.init.normal_(value, std=0.05)
 
 
-def _letters_tokenizer(padding: str) -> Any:
+def letters_tokenizer(padding: str) -> Any:
     """CLIP's tokenizer with letters for words."""
     from transformers import CLIPTokenizer
 

@@ -24,7 +24,7 @@ from kanjilab.models.diffusion import LatentDiffusion
 from kanjilab.models.loading import load_base
 from kanjilab.models.memory import KNOWN, Setting, architecture, memory_needed, meta_text_encoder
 from kanjilab.models.sampling import Sampling, initial_noise, sample
-from kanjilab.models.tiny_sd3 import _grow, _letters_tokenizer
+from kanjilab.models.tiny_sd3 import _grow, letters_tokenizer
 from kanjilab.models.trainable import Trainable
 from kanjilab.training.checkpoints import load_checkpoints
 from kanjilab.training.data_order import draw_example
@@ -57,7 +57,7 @@ def folder(request, tmp_path_factory):
     with torch.random.fork_rng():
         torch.manual_seed(1)
         if request.param == "CLIP":
-            pipeline.tokenizer = _letters_tokenizer("<|endoftext|>")
+            pipeline.tokenizer = letters_tokenizer("<|endoftext|>")
             size = dict(hidden_size=24, intermediate_size=32, num_hidden_layers=2, num_attention_heads=2)
             ends = dict(bos_token_id=pipeline.tokenizer.bos_token_id, eos_token_id=pipeline.tokenizer.eos_token_id)
             words = dict(vocab_size=len(pipeline.tokenizer), max_position_embeddings=16)

@@ -74,6 +74,11 @@ class Judge:
         """(N, P) float32, how probably each part is there; zeros for a blank image."""
         return self._answer(images).presence
 
+    def features(self, images: Images) -> NDArray[np.float32]:
+        """(N, D + P) float32: the embeddings beside the parts' probabilities."""
+        answer = self._answer(images)
+        return np.concatenate([answer.embedding, answer.presence], axis=1)
+
     def part_maps(self, images: Images) -> NDArray[np.float32]:
         """(N, P, 8, 8) float32 in [0, 1], where each part is in the glyph's frame (see `frame_glyphs`)."""
         return self._answer(images, maps=True).maps
