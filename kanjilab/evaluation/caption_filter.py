@@ -208,7 +208,7 @@ def pair_scores(
 
 @torch.no_grad()
 def clip_scores(dataset: Dataset, clip: Clip) -> NDArray[np.float64]:
-    """How well each image and its caption belong together by a CLIP model, in nats; see `mutual_information`.
+    """(N,) how well each image and its caption belong together by a CLIP model, in nats; see `mutual_information`.
 
     Args:
         dataset: N images with captions.

@@ -186,12 +186,13 @@ def filter_study(folder: Path) -> Study:
         "a filter regains what wrong captions cost",
         dataclasses.replace(STUDY_ARM, images_seen=budget.images_seen),
         tuple(variants),
-        budget.seeds,
+        budget.seeds[:1],
         pairs,
         {"folder": str(sets / "clean")},
         budget.base,
         prompts_per_radical=10,
         splits=("held_out",),
+        noise_seeds=(0, 1),
     )
 
 

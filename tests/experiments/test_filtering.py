@@ -51,7 +51,8 @@ def test_the_worst_are_left_out_and_held_out_images_stay(dataset, tmp_path):
     assert [row["file_name"] for row in rows if row["kept"] == "False"] == left
     facts = json.loads((tmp_path / "kept" / "filter.json").read_text())
     assert facts == {"by": "hand", "content_hash": dataset.content_hash, "keep": 2 / 3, "left_out": 2}
-    assert Image.open(tmp_path / "kept.png").width > 600
+    with Image.open(tmp_path / "kept.png") as picture:
+        assert picture.width > 600
 
 
 def test_wrong_shares_and_a_folder_that_is_there_are_refused_before_anything_is_scored(dataset, tmp_path):
