@@ -394,6 +394,16 @@ def test_findings_hold_the_trials_of_the_base():
         assert f"| {trial['what']} | {trial['images_seen']:,} | {' | '.join(rates)} | {trial['loss']:.3f} |" in page
 
 
+def test_the_page_of_japanese_holds_how_swapped_captions_are_found():
+    page = (ROOT / "docs" / "japanese.md").read_text()
+    table = pd.DataFrame(json.loads((ROOT / "figures" / "caption_filter_planted.json").read_text())["rows"])
+    for share, rows in table.groupby("share"):
+        ways = {others: found for others, found in rows.groupby("others")}
+        helped, alone = ways["with other kanji"], ways["alone"]
+        cells = [f"{v.mean():.3f} [{v.min():.3f}, {v.max():.3f}]" for v in (helped.auc, helped.precision, alone.auc)]
+        assert f"| {share:.0%} | {' | '.join(cells)} |" in page
+
+
 def test_the_findings_say_what_each_moved_setting_drew():
     page, folder = (ROOT / "docs" / "findings.md").read_text(), ROOT / "figures" / "studies" / "settings-steps"
     cells: dict[str, list[str]] = {}
