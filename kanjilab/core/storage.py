@@ -81,6 +81,31 @@ def write_bytes_atomic(path: Path | str, data: bytes) -> Path:
     return path
 
 
+def write_together(files: Mapping[Path, bytes]) -> list[Path]:
+    """Write files that belong together: where the disk has no room for all of them, none is written.
+
+    Args:
+        files: path -> the whole content; their folders must exist.
+    Returns:
+        the paths.
+    Raises:
+        OSError: the disk refuses; the old files are then untouched.
+    """
+    temporary = {path: path.with_name(temporary_name(path.name)) for path in files}
+    try:
+        for path, data in files.items():
+            write_synced(temporary[path], data)
+        for path in files:
+            os.replace(temporary[path], path)
+    except BaseException:
+        for path in temporary.values():
+            path.unlink(missing_ok=True)
+        raise
+    for folder in {path.parent for path in files}:
+        sync_folder(folder)
+    return list(files)
+
+
 def write_json_atomic(path: Path | str, content: Any) -> Path:
     """Write strict JSON (UTF-8, indented) atomically.
 

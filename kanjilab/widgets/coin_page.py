@@ -262,7 +262,7 @@ class CoinPage(DrawPanel):
         self._say("Reading the phrase …")
         layouts = options["layouts"] or tuple(SLOTS_OF_LAYOUT)
         if not is_understood(phrase):  # what cannot be read is refused before the writer is loaded
-            raise ValueError(f"{phrase!r} cannot be read: {script_note(phrase)}")
+            raise ValueError(f"{phrase!r:.80} cannot be read: {script_note(phrase)}")
         if options["parts"].strip():
             readings_of_parts(options["parts"], load_components(), layouts)
         pictures: list[bytes] = []
