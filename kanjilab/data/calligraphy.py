@@ -191,6 +191,7 @@ def build_calligraphy_folder(
         characters: those that every style draws are taken; JIS level 1 by default.
         on_progress: called with (done, total) styles.
     """
+    _require_new(folder)
     wanted = list(jis_level_1() if characters is None else characters)
     drawn: dict[str, dict[str, NDArray[np.uint8]]] = {}
     for done, style in enumerate(styles, start=1):
@@ -242,6 +243,7 @@ def build_hand_folder(folder: Path, hand: Hand, caption: str, variants: int = HA
         variants: of each glyph, the first as it is.
         seed: of the variants.
     """
+    _require_new(folder)
     rows: list[dict[str, Any]] = []
     glyphs = list(zip(hand.characters, hand.images, strict=True))
     images = [typed_glyph(character) if _is_typed(character) else image for character, image in glyphs]
@@ -274,6 +276,12 @@ def _varied(image: NDArray[np.uint8], rng: np.random.Generator) -> NDArray[np.ui
     return np.asarray(moved)
 
 
+def _require_new(folder: Path) -> None:
+    """Refuses a folder that holds something: it would stay, and be taken for what was to be drawn."""
+    if folder.exists() and not (folder.is_dir() and not any(folder.iterdir())):
+        raise FileExistsError(f"{folder} is there already: expected a new folder")
+
+
 def _write(folder: Path, rows: Sequence[dict[str, Any]], images: Sequence[NDArray[np.uint8]]) -> None:
     with appearing_folder(folder) as partial:
         (partial / "images").mkdir()
@@ -299,9 +307,10 @@ def load_skeletons(dataset: Dataset, column: str = "skeleton") -> NDArray[np.uin
     expected = (SIZE_PX, SIZE_PX // 8)
     if stored.dtype != np.uint8 or stored.shape[1:] != expected:
         raise ValueError(f"{path}: expected (M, {SIZE_PX}, {SIZE_PX // 8}) uint8, got {stored.shape} {stored.dtype}")
-    rows = pd.to_numeric(_column(dataset, column), errors="coerce")
-    if not ((rows >= 0) & (rows < len(stored)) & (rows % 1 == 0)).all():
-        wrong = dataset.table.loc[~((rows >= 0) & (rows < len(stored)) & (rows % 1 == 0))].iloc[0]
+    rows = pd.to_numeric(column_of(dataset, column), errors="coerce")
+    is_row = (rows >= 0) & (rows < len(stored)) & (rows % 1 == 0)
+    if not is_row.all():
+        wrong = dataset.table.loc[~is_row].iloc[0]
         raise ValueError(
             f"{dataset.folder}: file {wrong['file_name']!r}: {column}: expected a row of {SKELETONS}, from 0 to "
             f"{len(stored) - 1}, got {wrong[column]!r:.80}"
@@ -309,7 +318,12 @@ def load_skeletons(dataset: Dataset, column: str = "skeleton") -> NDArray[np.uin
     return stored[rows.to_numpy(dtype=np.int64)]
 
 
-def _column(dataset: Dataset, name: str) -> pd.Series:
+def column_of(dataset: Dataset, name: str) -> pd.Series:
+    """A column of a calligraphy folder's table.
+
+    Raises:
+        ValueError: the table has none of that name.
+    """
     if name not in dataset.table:
         raise ValueError(
             f"{dataset.folder}: expected the column {name} of a calligraphy folder, got {', '.join(dataset.table)}"
@@ -323,7 +337,7 @@ def known_characters(dataset: Dataset) -> tuple[str, ...]:
     Raises:
         ValueError: there is no column of characters, or an image has none or several.
     """
-    characters = list(_column(dataset, "character"))
+    characters = list(column_of(dataset, "character"))
     if wrong := [one for one in characters if not (isinstance(one, str) and len(one) == 1)]:
         raise ValueError(f"{dataset.folder}: character: expected one sign for each image, got {wrong[0]!r:.80}")
     return tuple(sorted(set(characters)))

@@ -109,8 +109,8 @@ def read_phrase(
     Returns:
         With named parts: by slots, and as a plain sum. Else the phrase itself, its translation, and up to four pairs.
     Raises:
-        ValueError: a blank phrase, one that no prompt can be, one in letters that no text encoder understands, or named parts that are unknown or
-            fit in no layout.
+        ValueError: a blank phrase, one that no prompt can be, one in letters that no text encoder understands, or named
+            parts that are unknown or fit in no layout.
     """
     if not phrase.strip():
         raise ValueError("expected a phrase, got none")

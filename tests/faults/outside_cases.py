@@ -378,10 +378,10 @@ MODELS = {
     "without a tokenizer": (replaced("onnx", "tokenizer", nothing), "tokenizer.json"),
     "with a tokenizer cut off": (cut("onnx", TOKENIZER), "tokenizer.json"),
     "with a tokenizer as a list": (replaced("onnx", TOKENIZER, bytes_of(b"[1]")), "tokenizer.json"),
-    "with a tokenizer without a model": (replaced("onnx", TOKENIZER, bytes_of(b"{}")), "tokenizer"),
+    "with a tokenizer without a model": (replaced("onnx", TOKENIZER, bytes_of(b"{}")), "WordPiece tokens"),
     "with a tokenizer of pairs": (
         changed("onnx", TOKENIZER, lambda found: {**found, "model": {"type": "BPE"}}),
-        "BPE tokens",
+        "'BPE' tokens",
     ),
     "without a decoder": (replaced("onnx", "decoder.onnx", nothing), "decoder.onnx"),
     "with an empty denoiser": (replaced("onnx", "denoiser.onnx", bytes_of(b"")), "denoiser.onnx"),
