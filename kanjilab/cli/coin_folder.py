@@ -14,7 +14,7 @@ from PIL import Image
 
 from kanjilab.cli.coin_card import card_html
 from kanjilab.core.outside_files import checked_file, read_file, read_json_object
-from kanjilab.core.storage import appearing_folder, write_bytes_atomic, write_json_atomic
+from kanjilab.core.storage import appearing_folder, require_place, write_bytes_atomic, write_json_atomic
 from kanjilab.experiments.certificate import Certificate
 from kanjilab.experiments.coining import Coinage, Coined
 from kanjilab.export.font import build_font, font_bytes
@@ -36,8 +36,9 @@ def is_finished(folder: Path, call: Mapping[str, Any]) -> bool:
         folder: that may be there.
         call: all that the glyphs depend on, in plain values.
     Raises:
-        ValueError: the folder holds anything else.
+        ValueError: the folder holds anything else, or cannot be written.
     """
+    require_place(folder)
     if not folder.exists() or (folder.is_dir() and not any(folder.iterdir())):
         return False
     try:

@@ -110,16 +110,18 @@ def _files_of(out: Path) -> tuple[Path, Path]:
     """The PNG and the SVG to write: whatever else the name has behind a dot stays, so that v1.2 is not v1.3.
 
     Raises:
-        ValueError: a folder is there in place of one, or a file in place of their folder.
+        ValueError: a folder is there in place of one, or they cannot be written.
     """
+    from kanjilab.core.storage import require_place
+
     if out.name in ("", ".."):
         raise ValueError(f"expected the name of a picture, got {str(out)!r}")
     stem = out.with_suffix("") if out.suffix.lower() in (".png", ".svg") else out
     files = stem.with_name(f"{stem.name}.png"), stem.with_name(f"{stem.name}.svg")
     if taken := next((path for path in files if path.is_dir()), None):
         raise ValueError(f"{taken}: expected the name of a picture, got that of a folder")
-    if not (there := next(path for path in files[0].absolute().parents if path.exists())).is_dir():
-        raise ValueError(f"{files[0]} cannot be written: {there} is no folder")
+    for path in files:
+        require_place(path)
     return files
 
 

@@ -52,6 +52,21 @@ def appearing_folder(target: Path) -> Iterator[Path]:
         shutil.rmtree(temporary, ignore_errors=True)
 
 
+def require_place(path: Path) -> None:
+    """Refuses, before any work, a place where nothing can be written.
+
+    Args:
+        path: of a file or folder that need not be there, nor need its parents.
+    Raises:
+        ValueError: it is a link that leads nowhere, or below something that is no folder.
+    """
+    if path.is_symlink() and not path.exists():
+        raise ValueError(f"{path} cannot be written: it is a link that leads nowhere")
+    there = next(parent for parent in path.absolute().parents if parent.exists())
+    if not there.is_dir():
+        raise ValueError(f"{path} cannot be written: {there} is no folder")
+
+
 def sha256_file(path: Path) -> str:
     """SHA-256 of a file's bytes, in hexadecimal."""
     with path.open("rb") as file:

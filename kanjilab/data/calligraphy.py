@@ -307,7 +307,7 @@ def load_skeletons(dataset: Dataset, column: str = "skeleton") -> NDArray[np.uin
     expected = (SIZE_PX, SIZE_PX // 8)
     if stored.dtype != np.uint8 or stored.shape[1:] != expected:
         raise ValueError(f"{path}: expected (M, {SIZE_PX}, {SIZE_PX // 8}) uint8, got {stored.shape} {stored.dtype}")
-    rows = pd.to_numeric(column_of(dataset, column), errors="coerce")
+    rows: Any = pd.to_numeric(column_of(dataset, column), errors="coerce")
     is_row = (rows >= 0) & (rows < len(stored)) & (rows % 1 == 0)
     if not is_row.all():
         wrong = dataset.table.loc[~is_row].iloc[0]
@@ -318,8 +318,8 @@ def load_skeletons(dataset: Dataset, column: str = "skeleton") -> NDArray[np.uin
     return stored[rows.to_numpy(dtype=np.int64)]
 
 
-def column_of(dataset: Dataset, name: str) -> pd.Series:
-    """A column of a calligraphy folder's table.
+def column_of(dataset: Dataset, name: str) -> Any:
+    """A column, a Series, of a calligraphy folder's table.
 
     Raises:
         ValueError: the table has none of that name.

@@ -15,8 +15,8 @@ from kanjilab.data.selection import rule_from_json
 from kanjilab.models.sampling import Sampling
 from kanjilab.training.presets import DEMO_SAMPLING
 
-REPORT_FIELDS = dict(hash=str, judge=str, study=dict, arms=list, contrasts=dict, rates=list, prompts=dict)
-REPORT_FIELDS |= dict(sentences=dict)
+REPORT_FIELDS: dict[str, Any] = dict(hash=str, judge=str, study=dict, arms=list, contrasts=dict, rates=list)
+REPORT_FIELDS |= dict(prompts=dict, sentences=dict)
 PHASES = ("pilot", "confirm", "explore")
 
 

@@ -79,7 +79,8 @@ def encode_calligraphy(base: LatentDiffusion, dataset: Dataset, cache: Path | No
     encoder = cast(SkeletonEncoder, base.condition_encoder)
     index_of = {character: number for number, character in enumerate(encoder.characters, start=1)}
     index = np.array([index_of.get(character, 0) for character in column_of(dataset, "character")])
-    order = pd.to_numeric(dataset.table["typed"]).astype(np.int64) + styles.astype("category").cat.codes
+    numbers: Any = pd.to_numeric(dataset.table["typed"])
+    order = numbers.astype(np.int64) + styles.astype("category").cat.codes
     again = np.flatnonzero(order.to_numpy() % TYPED_ONE_IN == 0)
     every = np.arange(len(encoded))
     rows = np.concatenate([every, again, every])

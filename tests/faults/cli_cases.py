@@ -157,8 +157,8 @@ def _full(module, name, arguments, after=0):
 OUT = {
     "a folder in place of the picture": ("out.png", Path.mkdir, ["--out", "out.png"], "out.png"),
     "a folder in place of the outlines": ("out.svg", Path.mkdir, ["--out", "out.png"], "out.svg"),
-    "a file in place of the folder": ("there", Path.touch, ["--out", "there/out.png"], "there"),
-    "a file in place of runs": ("runs", Path.touch, [], "runs"),
+    "a file in place of the folder": ("there", Path.touch, ["--out", "there/out.png"], "there is no folder"),
+    "a file in place of runs": ("runs", Path.touch, [], "runs is no folder"),
     "a name of 300 letters": ("kept", Path.touch, ["--out", "a" * 300 + ".png"], "name"),
     "a folder as the name": ("kept", Path.touch, ["--out", "."], "name"),
     "a link to itself": ("out.png", lambda path: path.symlink_to("out.png"), ["--out", "out.png/out.png"], "out.png"),
@@ -443,9 +443,17 @@ COIN_FOLDERS["coined before: the font is empty"] = (
 COIN_OUT = {
     "a file in place of the folder": (Path.touch, "out", "holds something else"),
     "photos in the folder": (lambda path: path.mkdir() or (path / "a.jpg").touch(), "out", "holds something else"),
-    "a link to nowhere in place of the folder": (lambda path: path.symlink_to("nowhere"), "out", "out"),
-    "a link to itself in place of the folder": (lambda path: path.symlink_to(path.name), "out", "out"),
-    "a file in place of the folder above": (Path.touch, "above", "above"),
+    "a link to nowhere in place of the folder": (
+        lambda path: path.symlink_to("nowhere"),
+        "out",
+        "a link that leads nowhere",
+    ),
+    "a link to itself in place of the folder": (
+        lambda path: path.symlink_to(path.name),
+        "out",
+        "a link that leads nowhere",
+    ),
+    "a file in place of the folder above": (Path.touch, "above", "above is no folder"),
 }
 
 

@@ -218,6 +218,10 @@ def export_text(form):
     return lambda here, _: here.call("export", here.sound("text run"), here.folder / "out", "--format", form)
 
 
+def export_whole(form):
+    return lambda here, _: here.call("export", here.sound("whole text run"), here.folder / "out", "--format", form)
+
+
 # galleries
 
 GALLERY = {
@@ -278,6 +282,7 @@ def strip(here, folder):
 
 def sheet(here, folder):
     sheets = ImageSheets.read(folder)
+    assert sheets is not None
     for key in sheets.arms:
         sheets.images(key)
 
@@ -429,6 +434,10 @@ CASES = [
     ),
     *(Case(f"a hand {name}", hand, lay, says) for name, (lay, says) in HANDS.items()),
     Case("a run of a text encoder as kohya", export_text("kohya"), says="CLIP"),
+    *(
+        Case(f"a run of a whole text encoder as {form}", export_whole(form), says="the whole text encoder|another base")
+        for form in ("diffusers", "peft", "pipeline")
+    ),
     Case("a run of a text encoder as peft", export_text("peft"), writes="out(/.*)?"),
     Case("a run of a text encoder as a pipeline", export_text("pipeline"), writes="out(/.*)?"),
     *(

@@ -131,6 +131,7 @@ MADE: dict[str, Callable] = {
     "coined": _coined,
     "run": partial(_trained, base_name="plain", arm=ONE),
     "text run": partial(_trained, base_name="plain", arm=dataclasses.replace(ONE, text_encoder="lora")),
+    "whole text run": partial(_trained, base_name="plain", arm=dataclasses.replace(ONE, text_encoder="full")),
     "calligraphy run": _calligraphy_run,
     "images": _images,
     "gallery": _gallery,
