@@ -158,6 +158,14 @@ def require_drawable(model: Path) -> None:
     if not path.is_file():
         raise ValueError(f"{model}: expected what kanjilab export --format onnx wrote, got no kanjilab.json")
     facts = read_json_object(path, "the numbers of a model as ONNX")
+    source = model / "tokenizer" / "tokenizer.json"
+    found = read_json_object(source, "a tokenizer").get("model")
+    kind = found.get("type") if isinstance(found, dict) else None
+    if (facts.get("channels"), kind) != (1, "WordPiece"):
+        raise ValueError(
+            f"{model}: the page draws gray pictures from WordPiece tokens, as pocket2 and the writer have them; got "
+            f"{facts.get('channels')!s:.80} channels and {kind!s:.80}"
+        )
     if lacking := sorted(FACTS - facts.keys()):
         raise ValueError(f"{path}: expected the numbers of a model as ONNX, got none for {', '.join(lacking)}")
     if facts["format"] != FORMAT:
@@ -171,14 +179,6 @@ def require_drawable(model: Path) -> None:
         Sampling(**facts["sampling"])
     except (TypeError, ValueError) as error:
         raise ValueError(f"{path}: sampling: {error}") from error
-    source = model / "tokenizer" / "tokenizer.json"
-    found = read_json_object(source, "a tokenizer").get("model")
-    kind = found.get("type") if isinstance(found, dict) else None
-    if (facts["channels"], kind) != (1, "WordPiece"):
-        raise ValueError(
-            f"{model}: the page draws gray pictures from WordPiece tokens, as pocket2 and the writer have them; got "
-            f"{facts['channels']!r:.80} channels and {kind!r:.80} tokens"
-        )
     checked_file(model / "README.md", "the card of a model as ONNX", LIMIT_BYTES)
     for part in PARTS:
         _require_network(model / f"{part}.onnx")

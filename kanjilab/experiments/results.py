@@ -26,8 +26,8 @@ from kanjilab.viz.charts import save_figure
 from kanjilab.viz.study_charts import draw_study
 
 TABLE_BYTES_MAX = 2**32
-TABLE_COLUMNS = ("variant", "seed", "arm", "run", "checkpoint", "final", "split", "prompt", "expected", "noise_seed")
-TABLE_COLUMNS += ("hit", "images_seen", "diversity", "held_out_loss")
+TABLE_COLUMNS = ("variant", "seed", "run", "final", "split", "prompt", "expected", "hit", "images_seen", "diversity")
+TABLE_COLUMNS += ("held_out_loss",)
 ARM_COLUMNS = ("variant", "seed", "checkpoint", "arm", "run", "images_seen", "diversity", "held_out_loss")
 ARM_COLUMNS += ("stopped", "seconds")
 

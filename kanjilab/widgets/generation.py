@@ -80,7 +80,7 @@ class Request:
         if not self.seeds or len(set(self.seeds)) < len(self.seeds):
             raise ValueError(f"expected one or more distinct seeds, got {str(self.seeds):.80}")
         if min(self.seeds) < 0 or max(self.seeds) > SEED_MAX:
-            raise ValueError(f"expected seeds from 0 to 2^63 - 1, got {str(self.seeds):.80}")
+            raise ValueError(f"expected distinct seeds from 0 to 2^63 - 1, got {str(self.seeds):.80}")
 
     def to_json(self) -> dict[str, Any]:
         """A plain dictionary, ready for JSON."""
