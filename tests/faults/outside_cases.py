@@ -205,6 +205,40 @@ SOUND_ENCODERS = {
 }
 
 
+# a base's own text encoder
+
+TEXT_WEIGHTS = "text_encoder/model.safetensors"
+
+
+def _text(change: Callable[[dict], dict]):
+    def lay(here):
+        folder = here.take("plain")
+        tensors = load_file(folder / TEXT_WEIGHTS)
+        save_file(change(tensors), folder / TEXT_WEIGHTS, {"format": "pt"})
+        return folder
+
+    return lay
+
+
+def _first_layer_gone(tensors):
+    return {name: value for name, value in tensors.items() if ".layer.0.attention" not in name}
+
+
+def _wider(tensors):
+    return {name: value.repeat_interleave(2, dim=0).contiguous() for name, value in tensors.items()}
+
+
+TEXT_ENCODERS = {
+    "without a layer": (_text(_first_layer_gone), "expected weights of a text encoder, got none for"),
+    "of something else": (_text(lambda tensors: {"a": torch.zeros(2)}), "expected weights of a text encoder"),
+    "of other shapes": (_text(_wider), "expected the weights of its config.json"),
+    "of no class": (
+        changed("plain", "model_index.json", lambda found: {**found, "text_encoder": ["transformers", "Nobody"]}),
+        "expected a class of transformers",
+    ),
+}
+
+
 # Japanese: the encoder and the dictionaries
 
 TOKENIZER, JAPANESE = "tokenizer/tokenizer.json", "text_encoder/model.safetensors"
@@ -421,6 +455,10 @@ def _adapter(form):
 CASES = [
     *(Case(f"encoder of skeletons: {name}", loaded, lay, says) for name, (lay, says) in ENCODERS.items()),
     *(Case(f"encoder of skeletons: {name}", loaded, lay) for name, lay in SOUND_ENCODERS.items()),
+    *(
+        Case(f"text encoder {name}", lambda here, folder: load_base(folder), lay, says)
+        for name, (lay, says) in TEXT_ENCODERS.items()
+    ),
     *(Case(f"encoder of Japanese: {name}", _japanese, lay, says) for name, (lay, says) in ENCODERS_OF_JAPANESE.items()),
     *(
         Case(f"{what}: {name}", *_dictionary_of(make, read), "jamdict.db")
