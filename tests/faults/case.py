@@ -15,7 +15,7 @@ from typer.testing import CliRunner
 from kanjilab.cli.main import app
 from tests.faults.bounds import bounded
 
-SECONDS = 40  # a case may draw or train a few steps
+SECONDS = 300  # a case draws or trains a few steps: far more than that takes on a busy machine, and less than for ever
 LENGTH_MAX = 2_000  # of a sentence
 PLAIN = (ValueError, OSError, RuntimeError, EOFError)  # what commands and panels show as a sentence
 TORCHS_WORDS = re.compile(r"size mismatch for|Error\(s\) in loading|Expected \d-dimensional|indices should be")
