@@ -8,6 +8,8 @@ from diffusers import AutoencoderKL, DDIMScheduler, StableDiffusionPipeline, UNe
 from transformers import BertConfig, BertModel, BertTokenizer
 
 from kanjilab.models.diffusion import LatentDiffusion
+from kanjilab.models.loading import load_base
+from kanjilab.models.skeleton_encoder import SkeletonEncoder, save_encoder
 from kanjilab.models.tiny_sd3 import WORDS
 from kanjilab.training.denoiser import SCHEDULER_CONFIG
 from kanjilab.training.encoded import Encoded
@@ -69,11 +71,24 @@ def save_tiny_pipeline(folder: Path, prediction: str = "epsilon") -> Path:
     return folder
 
 
+def save_tiny_calligraphy(folder: Path, size_px: int = 32) -> Path:
+    """The same with an encoder of skeletons that has learned something, of pictures of `size_px`."""
+    base = load_base(save_tiny_pipeline(folder))
+    layer = base.first_layer
+    encoder = SkeletonEncoder("hint", "永国", base.text.shape[1], 4 * layer.stride[0], layer.out_channels, size_px)
+    with torch.random.fork_rng(), torch.no_grad():
+        torch.manual_seed(1)
+        for value in encoder.skeleton.last.parameters():
+            value.normal_(std=0.1)
+    save_encoder(encoder, folder)
+    return folder
+
+
 def tiny_encoded(base: LatentDiffusion, size: int = 12, seed: int = 0) -> Encoded:
-    """A random encoded dataset of a tiny pipeline's shapes."""
+    """A random encoded dataset of a tiny pipeline's shapes, with skeletons where the base reads them."""
     rng = np.random.default_rng(seed)
     shape = base.latent_shape(32)
-    return Encoded(
+    encoded = Encoded(
         mean=rng.standard_normal((size, *shape), dtype=np.float32),
         log_variance=np.full((size, *shape), -3, dtype=np.float32),
         captions=("", *WORDS[:4]),
@@ -82,6 +97,11 @@ def tiny_encoded(base: LatentDiffusion, size: int = 12, seed: int = 0) -> Encode
         pooled=None if base.text.pooled_width is None else _half_normal(rng, 5, base.text.pooled_width),
         identity=f"tiny-{size}-{seed}",
     )
+    if not isinstance(encoder := base.condition_encoder, SkeletonEncoder):
+        return encoded
+    packed = rng.integers(0, 256, (2, size, encoder.size_px, encoder.size_px // 8), dtype=np.uint8)
+    index = rng.integers(0, len(encoder.characters) + 1, size)
+    return encoded.with_arrays(skeleton=packed[0], typed=packed[1], index=index)
 
 
 def _half_normal(rng: np.random.Generator, *shape: int) -> np.ndarray:

@@ -14,6 +14,7 @@ import subprocess
 import sys
 import tempfile
 from collections.abc import Sequence
+from importlib.util import find_spec
 from pathlib import Path
 from string import Template
 from typing import Any
@@ -25,7 +26,10 @@ sys.path.insert(0, str(Path(__file__).parent))
 
 from documents import Documents, document_pages  # noqa: E402
 
+from kanjilab.core.outside_files import checked_file, read_file, read_json_object  # noqa: E402
 from kanjilab.core.storage import appearing_folder, write_json_atomic  # noqa: E402
+from kanjilab.export.onnx_folder import FORMAT, PARTS  # noqa: E402
+from kanjilab.models.sampling import Sampling  # noqa: E402
 from kanjilab.viz.strip import draw_cell, strip_cells  # noqa: E402
 from kanjilab.widgets.ablation_catalogue import menu, study_catalogue  # noqa: E402
 
@@ -33,7 +37,10 @@ HERE = Path(__file__).parent.resolve()
 ROOT, SOURCE = HERE.parents[1], HERE / "source"
 RUNTIME = HERE / "node_modules" / "onnxruntime-web" / "dist"
 LIMIT_BYTES = 60_000_000
-PARTS = ("text_encoder", "denoiser", "decoder")
+FACTS = {"format", "size_px", "channels", "latent_shape", "scaling_factor", "shift_factor", "caption_tokens"}
+FACTS |= {"schedule", "sampling"}  # of kanjilab.json
+SCHEDULE = {"prediction", "alpha_bar", "timestep_spacing", "steps_offset"}
+ONNX_START = b"\x08"  # the field of the version of the format
 EXAMPLES = (
     "left: fish, right: see",
     "top: bamboo, bottom: horse",
@@ -118,10 +125,12 @@ def build(out: Path, model: Path | None = None, repository: str = "") -> int:
         ValueError: the site has more than 60 MB, or the model is not one that the page can draw with.
     """
     out = out.resolve()
+    if out.exists() and not out.is_dir():
+        raise FileExistsError(f"{out} is a file; name another folder, or remove it")
     if out.exists() and any(out.iterdir()) and not (out / "service-worker.js").exists():
         raise FileExistsError(f"{out} is no site that this command built; name another folder, or remove it")
     if model is not None:
-        _require_drawable(model)
+        require_drawable(model)
     fetch_runtime()
     with appearing_folder(out) as folder:
         site = Site(folder)
@@ -137,17 +146,56 @@ def build(out: Path, model: Path | None = None, repository: str = "") -> int:
     return size
 
 
-def _require_drawable(model: Path) -> None:
-    """Refuses a model whose tokens or pictures the page does not know."""
-    if not (model / "kanjilab.json").is_file():
+def require_drawable(model: Path) -> None:
+    """Refuses a model that is not whole, or whose tokens or pictures the page does not know.
+
+    Args:
+        model: what `kanjilab export --format onnx` should have written.
+    Raises:
+        ValueError: what was expected of which file, and what came.
+    """
+    path = model / "kanjilab.json"
+    if not path.is_file():
         raise ValueError(f"{model}: expected what kanjilab export --format onnx wrote, got no kanjilab.json")
-    channels = json.loads((model / "kanjilab.json").read_text())["channels"]
-    tokenizer = json.loads((model / "tokenizer" / "tokenizer.json").read_text())["model"]["type"]
-    if (channels, tokenizer) != (1, "WordPiece"):
+    facts = read_json_object(path, "the numbers of a model as ONNX")
+    source = model / "tokenizer" / "tokenizer.json"
+    found = read_json_object(source, "a tokenizer").get("model")
+    kind = found.get("type") if isinstance(found, dict) else None
+    if (facts.get("channels"), kind) != (1, "WordPiece"):
         raise ValueError(
             f"{model}: the page draws gray pictures from WordPiece tokens, as pocket2 and the writer have them; got "
-            f"{channels} channels and {tokenizer}"
+            f"{facts.get('channels')!s:.80} channels and {kind!s:.80}"
         )
+    if lacking := sorted(FACTS - facts.keys()):
+        raise ValueError(f"{path}: expected the numbers of a model as ONNX, got none for {', '.join(lacking)}")
+    if facts["format"] != FORMAT:
+        raise ValueError(f"{path}: format: expected {FORMAT}, got {facts['format']!r:.80}: another version wrote it")
+    schedule, shape = facts["schedule"], facts["latent_shape"]
+    if not isinstance(schedule, dict) or (SCHEDULE - schedule.keys()):
+        raise ValueError(f"{path}: schedule: expected {', '.join(sorted(SCHEDULE))}, got {schedule!r:.80}")
+    if not (isinstance(shape, list) and [type(side) for side in shape] == [int] * 3):
+        raise ValueError(f"{path}: latent_shape: expected three whole numbers, got {shape!r:.80}")
+    try:
+        Sampling(**facts["sampling"])
+    except (TypeError, ValueError) as error:
+        raise ValueError(f"{path}: sampling: {error}") from error
+    checked_file(model / "README.md", "the card of a model as ONNX", LIMIT_BYTES)
+    for part in PARTS:
+        _require_network(model / f"{part}.onnx")
+
+
+def _require_network(path: Path) -> None:
+    """Refuses what is no network as ONNX: its file starts with the number of the format's version."""
+    data = read_file(path, "a network as ONNX", LIMIT_BYTES * 8)
+    if not data.startswith(ONNX_START):
+        raise ValueError(f"{path}: expected a network as ONNX, got {len(data):,} bytes of something else")
+    if find_spec("onnx") is not None:
+        import onnx
+
+        try:
+            onnx.load_from_string(data)
+        except Exception as error:  # of protobuf
+            raise ValueError(f"{path}: expected a whole network as ONNX, got a damaged file ({error})") from error
 
 
 def write_pages(site: Site, repository: str = "") -> dict[str, str]:
@@ -237,7 +285,7 @@ def _first_page(site: Site, weights: Path, **pictures: str) -> None:
 def _drawn(weights: Path) -> Image.Image:
     """The writer's glyphs for the first example, as the page itself will draw them."""
     from kanjilab.models.loading import load_base
-    from kanjilab.models.sampling import Sampling, sample
+    from kanjilab.models.sampling import sample
 
     sampling = Sampling(**json.loads((weights / "kanjilab.json").read_text())["sampling"])
     images = sample(load_base("writer"), [EXAMPLES[0]], range(DRAWN), sampling)[0, 0]

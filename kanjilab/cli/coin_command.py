@@ -9,7 +9,7 @@ from typing import Annotated, Any
 
 import typer
 
-from kanjilab.cli.options import count
+from kanjilab.cli.options import count, seed_of
 
 SKETCH_COLUMNS = 32
 MARKS = {True: "yes", False: "–"}
@@ -26,7 +26,7 @@ def coin(
     out: Annotated[
         Path | None, typer.Option("--out", "--folder", help="New folder; runs/coined/<phrase> by default.")
     ] = None,
-    seed: Annotated[int, typer.Option(help="Of the first noise; the others follow.")] = 0,
+    seed: Annotated[int, seed_of("Of the first noise; the others follow.")] = 0,
     base: Annotated[str, typer.Option(help="What draws.")] = "writer",
 ) -> None:
     """Coin new kanji for a phrase, with certificates, as pictures and as a font. Called again, it shows them.

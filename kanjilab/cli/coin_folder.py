@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
+import hashlib
 import io
 import json
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 from PIL import Image
 
 from kanjilab.cli.coin_card import card_html
-from kanjilab.core.storage import appearing_folder, write_bytes_atomic, write_json_atomic
+from kanjilab.core.outside_files import checked_file, read_file, read_json_object
+from kanjilab.core.storage import appearing_folder, require_place, write_bytes_atomic, write_json_atomic
 from kanjilab.experiments.certificate import Certificate
 from kanjilab.experiments.coining import Coinage, Coined
 from kanjilab.export.font import build_font, font_bytes
@@ -20,6 +23,8 @@ from kanjilab.export.vectors import SVG_BYTES_MAX, TOLERANCES_PX, Outline, glyph
 CALL_FILE = "coin.json"
 CARD = "index.html"
 FONT = "coined"
+GLYPHS_MAX = 1_000  # of one call
+PICTURE_BYTES_MAX = 16 * 1024 * 1024  # of any file of a folder
 TITLE_CHARACTERS = 60  # of the phrase, in an SVG
 TITLE_BYTES = 400  # that this may take there
 
@@ -31,15 +36,16 @@ def is_finished(folder: Path, call: Mapping[str, Any]) -> bool:
         folder: that may be there.
         call: all that the glyphs depend on, in plain values.
     Raises:
-        ValueError: the folder holds anything else.
+        ValueError: the folder holds anything else, or cannot be written.
     """
+    require_place(folder)
     if not folder.exists() or (folder.is_dir() and not any(folder.iterdir())):
         return False
     try:
         stored = json.loads((folder / CALL_FILE).read_bytes())
-    except (OSError, ValueError):
+    except (OSError, ValueError, RecursionError):
         stored = {}
-    if stored.get("call") != json.loads(json.dumps(call)):
+    if not isinstance(stored, dict) or stored.get("call") != json.loads(json.dumps(call)):
         raise ValueError(f"{folder} holds something else: choose another folder with --out")
     return True
 
@@ -48,11 +54,47 @@ def stored_certificates(folder: Path) -> tuple[str, list[Certificate]]:
     """What a finished folder says: the summary and the certificates, the best first.
 
     Raises:
-        ValueError: a file is damaged.
+        ValueError: a file is missing, damaged, or not the one that was written; the message says what to do.
     """
-    content = json.loads((folder / CALL_FILE).read_bytes())
-    files = [folder / f"{number:02d}.json" for number in range(1, content["glyphs"] + 1)]
-    return content["summary"], [Certificate.from_json(json.loads(path.read_bytes())) for path in files]
+    try:
+        content = read_json_object(folder / CALL_FILE, "what was coined")
+        count = content.get("glyphs")
+        if type(count) is not int or not 1 <= count <= GLYPHS_MAX:
+            raise ValueError(f"{folder / CALL_FILE}: glyphs: expected from 1 to {GLYPHS_MAX:,}, got {count!r:.80}")
+        certificates = [_stored_certificate(folder, number) for number in range(1, count + 1)]
+        for name in (f"{FONT}.ttf", f"{FONT}.woff2", CARD):
+            _require_content(folder / name)
+    except (OSError, ValueError) as error:
+        raise ValueError(f"{error}; coin into another folder with --out, or remove {folder} to coin again") from error
+    return str(content.get("summary", "")), certificates
+
+
+def _stored_certificate(folder: Path, number: int) -> Certificate:
+    """The certificate of one glyph, whose picture and outline are there as they were written."""
+    path = folder / f"{number:02d}.json"
+    values = read_json_object(path, "a certificate")
+    try:
+        certificate = Certificate.from_json(values)
+        if not all(verdict.nearest and verdict.criteria for verdict in (*certificate.verdicts, certificate.report)):
+            raise ValueError("a verdict without criteria or nearest characters")
+    except (ValueError, TypeError, LookupError, AttributeError) as error:
+        raise ValueError(f"{path}: expected a certificate, got another or a damaged one ({error!r:.200})") from error
+    _require_content(path.with_suffix(".svg"))
+    picture = path.with_suffix(".png")
+    data = read_file(picture, "the picture of a glyph", PICTURE_BYTES_MAX)
+    try:
+        with Image.open(io.BytesIO(data), formats=["PNG"]) as image:
+            digest = hashlib.sha256(np.asarray(image).tobytes()).hexdigest()
+    except (OSError, SyntaxError, Image.DecompressionBombError) as error:
+        raise ValueError(f"{picture}: expected the picture of a glyph, got a damaged file ({error})") from error
+    if digest != certificate.picture:
+        raise ValueError(f"{picture}: expected the picture that {path.name} certifies, got another")
+    return certificate
+
+
+def _require_content(path: Path) -> None:
+    if not checked_file(path, "a file of what was coined", PICTURE_BYTES_MAX):
+        raise ValueError(f"{path}: expected a file of what was coined, got 0 bytes")
 
 
 def outline_of(one: Coined) -> Outline:

@@ -22,6 +22,8 @@ from typing import Annotated, Any
 import typer
 from typer.core import TyperCommand
 
+from kanjilab.core.rng import SEED_MAX
+
 INTERRUPTED, TERMINATED = 130, 143  # exit codes of what Ctrl-C and SIGTERM ended, as shells have them
 Settings = Annotated[list[str], typer.Option("--set", help="A setting of every arm, as rank=16; may be repeated.")]
 ArmNumber = Annotated[int, typer.Option(help="Which arm of the run, from 0.", min=0)]
@@ -74,6 +76,15 @@ def count(text: str, most: int = 1_000) -> Any:
         most: the largest number.
     """
     return typer.Option(help=text, min=1, max=most)
+
+
+def seed_of(text: str) -> Any:
+    """An option that is the seed of a random stream.
+
+    Args:
+        text: its help.
+    """
+    return typer.Option(help=text, min=0, max=SEED_MAX)
 
 
 def plain_errors(command: Callable[..., None]) -> Callable[..., None]:

@@ -8,6 +8,8 @@ from typing import Annotated, Any
 
 import typer
 
+from kanjilab.cli.options import seed_of
+
 CHARACTERS_MAX = 200
 
 
@@ -22,7 +24,7 @@ def write(
     vertical: Annotated[bool, typer.Option(help="Lines run down, from the right.")] = False,
     guidance: Annotated[float, typer.Option(help="How strongly the style counts; 1 for no more than learned.")] = 2.5,
     skeleton_guidance: Annotated[float, typer.Option(help="How strongly the skeleton and the index count.")] = 5.0,
-    seed: Annotated[int, typer.Option(help="Of the noise.")] = 0,
+    seed: Annotated[int, seed_of("Of the noise.")] = 0,
     base: Annotated[str, typer.Option(help="What writes: a base that reads skeletons.")] = "calligraphy",
     out: Annotated[Path | None, typer.Option(help="PNG, with an SVG beside it; runs/written/<text>.png else.")] = None,
 ) -> None:
@@ -35,6 +37,8 @@ def write(
     from kanjilab.export.page import page_picture, page_svg, places_of
     from kanjilab.models.loading import load_base
 
+    name = re.sub(r"\W+", "-", text).strip("-")[:40] or "skeleton"
+    files = _files_of(out or Path("runs/written", name))
     sampling = replace(WRITING, guidance=guidance, array_guidance=skeleton_guidance)
     lines = _lines_of(text, skeleton)
     symbols = [symbol for line in lines for symbol in line]
@@ -52,10 +56,8 @@ def write(
         prompts = [replace(prompt, text=style) for prompt in prompts]
     images = write_prompts(loaded, prompts, seed, sampling, trainable)
     places = places_of([len(line) for line in lines], vertical)
-    name = re.sub(r"\W+", "-", text).strip("-")[:40] or "skeleton"
-    path = out or Path("runs/written", f"{name}.png")
     title = f"{text} ({style})" if text else style
-    typer.echo("\n".join(map(str, _save(path, page_picture(images, places), page_svg(images, places, title)))))
+    typer.echo("\n".join(map(str, _save(files, page_picture(images, places), page_svg(images, places, title)))))
 
 
 def _lines_of(text: str, skeleton: Path | None) -> list[list[str]]:
@@ -104,11 +106,29 @@ def _learned(base: Any, hand: Any, style: str) -> tuple[Any, str]:
     return learn_hand(base, hand, caption, folder), caption
 
 
-def _save(path: Path, picture: Any, svg: str) -> list[Path]:
-    from kanjilab.core.storage import write_bytes_atomic
+def _files_of(out: Path) -> tuple[Path, Path]:
+    """The PNG and the SVG to write: whatever else the name has behind a dot stays, so that v1.2 is not v1.3.
 
-    path.parent.mkdir(parents=True, exist_ok=True)
+    Raises:
+        ValueError: a folder is there in place of one, or they cannot be written.
+    """
+    from kanjilab.core.storage import require_place
+
+    if out.name in ("", ".."):
+        raise ValueError(f"expected the name of a picture, got {str(out)!r}")
+    stem = out.with_suffix("") if out.suffix.lower() in (".png", ".svg") else out
+    files = stem.with_name(f"{stem.name}.png"), stem.with_name(f"{stem.name}.svg")
+    if taken := next((path for path in files if path.is_dir()), None):
+        raise ValueError(f"{taken}: expected the name of a picture, got that of a folder")
+    for path in files:
+        require_place(path)
+    return files
+
+
+def _save(files: tuple[Path, Path], picture: Any, svg: str) -> list[Path]:
+    from kanjilab.core.storage import write_together
+
+    files[0].parent.mkdir(parents=True, exist_ok=True)
     buffer = io.BytesIO()
     picture.save(buffer, "PNG", optimize=True)
-    png, vector = path.with_suffix(".png"), path.with_suffix(".svg")
-    return [write_bytes_atomic(png, buffer.getvalue()), write_bytes_atomic(vector, svg.encode())]
+    return write_together(dict(zip(files, (buffer.getvalue(), svg.encode()), strict=True)))

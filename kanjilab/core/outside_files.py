@@ -2,14 +2,17 @@
 
 import json
 import os
+import sqlite3
 import stat
 import zipfile
 import zlib
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from pathlib import Path
 from typing import Any
 
+ARRAY_BYTES_MAX = 2**38
+DATABASE_BYTES_MAX = 2**34
 JSON_BYTES_MAX = 64 * 1024 * 1024  # the largest tokenizers have some 30 MB
 KINDS = {
     stat.S_IFDIR: "a folder",
@@ -90,6 +93,50 @@ def json_object(source: Path, data: bytes | str, what: str = "a JSON object") ->
     if not isinstance(found, dict):
         raise ValueError(f"{source}: expected {what}, got {type(found).__name__}")
     return found
+
+
+def read_array(path: Path, what: str) -> Any:
+    """An array as numpy stores it, of which memory holds what is used.
+
+    Args:
+        path: of any origin.
+        what: is expected, for messages.
+    Raises:
+        FileNotFoundError: there is none.
+        ValueError: no regular file, cut off, a pickle, or of other content.
+    """
+    import numpy as np  # for the few who read arrays
+
+    checked_file(path, what, ARRAY_BYTES_MAX)
+    try:
+        found = np.load(path, mmap_mode="r", allow_pickle=False)
+    except (OSError, ValueError, EOFError, SyntaxError, RecursionError, MemoryError, OverflowError) as error:
+        raise ValueError(f"{path}: expected {what} as numpy stores it, got something else or half of it") from error
+    if not isinstance(found, np.ndarray):
+        raise ValueError(f"{path}: expected {what} as numpy stores it, got a zip archive of arrays")
+    return found
+
+
+@contextmanager
+def reading_database(path: Path, what: str) -> Iterator[sqlite3.Connection]:
+    """Context manager: a database of SQLite, for reading alone, in a folder that may be so too.
+
+    Args:
+        path: of any origin.
+        what: is expected, for messages.
+    Raises:
+        FileNotFoundError: there is none.
+        ValueError: no regular file, no database, a damaged one, or one of other tables.
+    """
+    checked_file(path, what, DATABASE_BYTES_MAX)
+    try:
+        # immutable: else SQLite would want a lock file beside it
+        with closing(sqlite3.connect(f"{path.resolve().as_uri()}?mode=ro&immutable=1", uri=True)) as connection:
+            yield connection
+    except sqlite3.Error as error:
+        raise ValueError(
+            f"{path}: expected {what}, got another or a damaged file ({error}); install it again"
+        ) from error
 
 
 @contextmanager

@@ -2,6 +2,8 @@
 
 import numpy as np
 
+SEED_MAX = 2**63 - 1
+
 # Each stream by its name. The numbers are in every stored result: a new stream takes a new one, and none changes.
 STREAMS = {
     "initial weights": 0,
@@ -27,9 +29,11 @@ def counted_rng(seed: int, stream: str, index: int = 0) -> np.random.Generator:
         stream: one of `STREAMS`; no two give the same numbers.
         index: step, image, layer or epoch, in [0, 2**63).
     Raises:
-        ValueError: an unknown stream.
+        ValueError: an unknown stream, or a seed or index outside its range.
     Source: Philox 4x64, Salmon et al. 2011, as in numpy.
     """
     if stream not in STREAMS:
         raise ValueError(f"stream must be one of {', '.join(STREAMS)}, got {stream!r}")
+    if not (0 <= seed <= SEED_MAX and 0 <= index <= SEED_MAX):
+        raise ValueError(f"expected a seed and an index from 0 to 2^63 - 1, got {seed} and {index}")
     return np.random.Generator(np.random.Philox(key=[seed, index], counter=[0, 0, 0, STREAMS[stream]]))

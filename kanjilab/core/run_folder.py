@@ -80,9 +80,11 @@ class RunFolder:
         """Settings of one of the arms that were trained together, counted from 0.
 
         Raises:
-            ValueError: the run has no such arm.
+            ValueError: the run has no such arm, or none at all.
         """
-        arms = self._settings["arms"]
+        arms = self._settings.get("arms")
+        if not isinstance(arms, list) or not all(isinstance(arm, dict) for arm in arms):
+            raise ValueError(f"{self.path / 'settings.json'}: arms: expected settings of arms, got {arms!r:.80}")
         if not 0 <= number < len(arms):
             raise ValueError(f"{self.path} has arms 0 to {len(arms) - 1}, got {number}")
         return Arm.from_json(arms[number])

@@ -52,6 +52,21 @@ def appearing_folder(target: Path) -> Iterator[Path]:
         shutil.rmtree(temporary, ignore_errors=True)
 
 
+def require_place(path: Path) -> None:
+    """Refuses, before any work, a place where nothing can be written.
+
+    Args:
+        path: of a file or folder that need not be there, nor need its parents.
+    Raises:
+        ValueError: it is a link that leads nowhere, or below something that is no folder.
+    """
+    if path.is_symlink() and not path.exists():
+        raise ValueError(f"{path} cannot be written: it is a link that leads nowhere")
+    there = next(parent for parent in path.absolute().parents if parent.exists())
+    if not there.is_dir():
+        raise ValueError(f"{path} cannot be written: {there} is no folder")
+
+
 def sha256_file(path: Path) -> str:
     """SHA-256 of a file's bytes, in hexadecimal."""
     with path.open("rb") as file:
@@ -79,6 +94,31 @@ def write_bytes_atomic(path: Path | str, data: bytes) -> Path:
         raise
     sync_folder(path.parent)
     return path
+
+
+def write_together(files: Mapping[Path, bytes]) -> list[Path]:
+    """Write files that belong together: where the disk has no room for all of them, none is written.
+
+    Args:
+        files: path -> the whole content; their folders must exist.
+    Returns:
+        the paths.
+    Raises:
+        OSError: the disk refuses; the old files are then untouched.
+    """
+    temporary = {path: path.with_name(temporary_name(path.name)) for path in files}
+    try:
+        for path, data in files.items():
+            write_synced(temporary[path], data)
+        for path in files:
+            os.replace(temporary[path], path)
+    except BaseException:
+        for path in temporary.values():
+            path.unlink(missing_ok=True)
+        raise
+    for folder in {path.parent for path in files}:
+        sync_folder(folder)
+    return list(files)
 
 
 def write_json_atomic(path: Path | str, content: Any) -> Path:

@@ -7,7 +7,6 @@ after: see `FONT_PACKAGES` for where they come from.
 from __future__ import annotations
 
 import hashlib
-from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache
@@ -16,17 +15,18 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
-from fontTools.ttLib import TTFont
 from numpy.typing import NDArray
 from PIL import Image
 
+from kanjilab.core.images import SIZE_PX
+from kanjilab.core.outside_files import read_array
 from kanjilab.core.rng import counted_rng
 from kanjilab.core.storage import appearing_folder, write_synced
 from kanjilab.data.components import is_held_out
 from kanjilab.data.framing import frame_glyphs, frame_scale
 from kanjilab.data.handwriting import Hand
 from kanjilab.data.image_folder import HELD_OUT, TRAIN, Dataset, open_dataset
-from kanjilab.data.rendering import GlyphError, default_font, draw_font
+from kanjilab.data.rendering import GlyphError, default_font, draw_font, font_characters
 from kanjilab.data.skeleton import pack_skeletons, skeletons_of
 
 SKELETONS = "skeletons.npy"  # beside metadata.csv: (M, 128, 16) uint8, one bit a pixel
@@ -131,6 +131,7 @@ def open_face(style: Style, folders: Sequence[Path]) -> Face:
         folders: where fonts are, as /usr/share/fonts and node_modules/@fontsource; searched with their subfolders.
     Raises:
         FileNotFoundError: there are none.
+        GlyphError: one of them is no font, or a damaged one.
     """
     files = sorted(path for folder in folders for path in Path(folder).rglob(style.files))
     if not files:
@@ -140,8 +141,7 @@ def open_face(style: Style, folders: Sequence[Path]) -> Face:
         )
     file_of: dict[str, Path] = {}
     for path in files:
-        with TTFont(path, fontNumber=0, lazy=True) as font:
-            file_of |= dict.fromkeys(map(chr, font.getBestCmap() or ()), path)
+        file_of |= dict.fromkeys(font_characters(path), path)
     return Face(style.name, file_of)
 
 
@@ -191,6 +191,7 @@ def build_calligraphy_folder(
         characters: those that every style draws are taken; JIS level 1 by default.
         on_progress: called with (done, total) styles.
     """
+    _require_new(folder)
     wanted = list(jis_level_1() if characters is None else characters)
     drawn: dict[str, dict[str, NDArray[np.uint8]]] = {}
     for done, style in enumerate(styles, start=1):
@@ -242,6 +243,7 @@ def build_hand_folder(folder: Path, hand: Hand, caption: str, variants: int = HA
         variants: of each glyph, the first as it is.
         seed: of the variants.
     """
+    _require_new(folder)
     rows: list[dict[str, Any]] = []
     glyphs = list(zip(hand.characters, hand.images, strict=True))
     images = [typed_glyph(character) if _is_typed(character) else image for character, image in glyphs]
@@ -274,6 +276,12 @@ def _varied(image: NDArray[np.uint8], rng: np.random.Generator) -> NDArray[np.ui
     return np.asarray(moved)
 
 
+def _require_new(folder: Path) -> None:
+    """Refuses a folder that holds something: it would stay, and be taken for what was to be drawn."""
+    if folder.exists() and not (folder.is_dir() and not any(folder.iterdir())):
+        raise FileExistsError(f"{folder} is there already: expected a new folder")
+
+
 def _write(folder: Path, rows: Sequence[dict[str, Any]], images: Sequence[NDArray[np.uint8]]) -> None:
     with appearing_folder(folder) as partial:
         (partial / "images").mkdir()
@@ -290,11 +298,46 @@ def load_skeletons(dataset: Dataset, column: str = "skeleton") -> NDArray[np.uin
     Args:
         dataset: of `build_calligraphy_folder`, or a split of it.
         column: `skeleton` for the image's own, `typed` for the character's in the default font.
+    Raises:
+        FileNotFoundError: there are no skeletons.
+        ValueError: they are damaged or of another form, or the table names none of them.
     """
-    stored = np.load(dataset.folder / SKELETONS, mmap_mode="r", allow_pickle=False)
-    return stored[dataset.table[column].to_numpy(dtype=np.int64)]
+    path = dataset.folder / SKELETONS
+    stored = read_array(path, "the skeletons of a calligraphy folder")
+    expected = (SIZE_PX, SIZE_PX // 8)
+    if stored.dtype != np.uint8 or stored.shape[1:] != expected:
+        raise ValueError(f"{path}: expected (M, {SIZE_PX}, {SIZE_PX // 8}) uint8, got {stored.shape} {stored.dtype}")
+    rows: Any = pd.to_numeric(column_of(dataset, column), errors="coerce")
+    is_row = (rows >= 0) & (rows < len(stored)) & (rows % 1 == 0)
+    if not is_row.all():
+        wrong = dataset.table.loc[~is_row].iloc[0]
+        raise ValueError(
+            f"{dataset.folder}: file {wrong['file_name']!r}: {column}: expected a row of {SKELETONS}, from 0 to "
+            f"{len(stored) - 1}, got {wrong[column]!r:.80}"
+        )
+    return stored[rows.to_numpy(dtype=np.int64)]
+
+
+def column_of(dataset: Dataset, name: str) -> Any:
+    """A column, a Series, of a calligraphy folder's table.
+
+    Raises:
+        ValueError: the table has none of that name.
+    """
+    if name not in dataset.table:
+        raise ValueError(
+            f"{dataset.folder}: expected the column {name} of a calligraphy folder, got {', '.join(dataset.table)}"
+        )
+    return dataset.table[name]
 
 
 def known_characters(dataset: Dataset) -> tuple[str, ...]:
-    """The characters of a dataset, each once, in order of their codepoints: their place is their index."""
-    return tuple(sorted(Counter(dataset.table["character"])))
+    """The characters of a dataset, each once, in order of their codepoints: their place is their index.
+
+    Raises:
+        ValueError: there is no column of characters, or an image has none or several.
+    """
+    characters = list(column_of(dataset, "character"))
+    if wrong := [one for one in characters if not (isinstance(one, str) and len(one) == 1)]:
+        raise ValueError(f"{dataset.folder}: character: expected one sign for each image, got {wrong[0]!r:.80}")
+    return tuple(sorted(set(characters)))

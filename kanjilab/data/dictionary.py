@@ -14,7 +14,7 @@ from xml.etree.ElementTree import Element, ParseError
 
 import pandas as pd
 
-from kanjilab.core.outside_files import read_file
+from kanjilab.core.outside_files import read_file, reading_database
 from kanjilab.core.storage import package_file
 
 XML_BYTES_MAX = 256 * 1024 * 1024  # the real file unpacks to about 15 MB
@@ -121,14 +121,10 @@ class _EntryError(ValueError):
 def _read_jamdict() -> list[dict[str, Any]]:
     if (path := package_file("jamdict_data", "jamdict.db")) is None:
         raise FileNotFoundError("no KANJIDIC2 on this machine: expected the package jamdict-data with its jamdict.db")
-    # immutable: the package's folder may be read-only, and SQLite would want a lock file beside it
-    connection = sqlite3.connect(f"{path.resolve().as_uri()}?mode=ro&immutable=1", uri=True)
-    try:
+    with reading_database(path, "KANJIDIC2") as connection:
         found = connection.execute("SELECT id, literal, stroke_count, grade, freq FROM character ORDER BY id")
         records = {number: _empty_record(*scalars) for number, *scalars in found}
         _add_jamdict_lists(connection, records)
-    finally:
-        connection.close()
     return list(records.values())
 
 

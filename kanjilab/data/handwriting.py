@@ -65,7 +65,7 @@ def read_hand(folder: Path) -> Hand:
         raise ValueError(f"{folder}: expected a folder of photos, such as 永.jpg")
     found: list[tuple[str, NDArray[np.uint8], str]] = []
     unread: list[tuple[str, str]] = []
-    for path in sorted(path for path in folder.iterdir() if path.is_file() and not path.name.startswith(".")):
+    for path in sorted(path for path in folder.iterdir() if not path.name.startswith(".")):
         glyphs, problems = read_photo(path)
         found += [(character, image, path.name) for character, image in glyphs]
         unread += [(path.name, problem) for problem in problems]

@@ -16,6 +16,7 @@ from typing import Any
 
 import pandas as pd
 
+from kanjilab.core.outside_files import reading_database
 from kanjilab.core.storage import package_file
 from kanjilab.data.dictionary import rows_of
 
@@ -90,6 +91,7 @@ def load_words() -> pd.DataFrame:
         marked as such), group (int, see `word_groups`), held_out (bool, see `is_held_out_group`).
     Raises:
         FileNotFoundError: the package `jamdict-data` is missing.
+        ValueError: its database is damaged.
     Source: JMdict, EDRDG, CC BY-SA 4.0, https://www.edrdg.org/wiki/index.php/JMdict-EDICT_Dictionary_Project
     """
     with _dictionary() as connection:
@@ -125,11 +127,8 @@ def load_names() -> pd.DataFrame:
 def _dictionary() -> Iterator[sqlite3.Connection]:
     if (path := package_file("jamdict_data", "jamdict.db")) is None:
         raise FileNotFoundError("no JMdict on this machine: expected the package jamdict-data with its jamdict.db")
-    connection = sqlite3.connect(f"{path.resolve().as_uri()}?mode=ro&immutable=1", uri=True)
-    try:
+    with reading_database(path, "JMdict") as connection:
         yield connection
-    finally:
-        connection.close()
 
 
 def word_table(

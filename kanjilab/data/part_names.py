@@ -84,7 +84,7 @@ def part_named(text: str) -> str:
         return found
     near = get_close_matches(asked, [*_parts_by_name(), *_dictionary_names().values()], CLOSE_MATCHES)
     hint = f"; near it are {', '.join(dict.fromkeys(near))}" if near else ""
-    raise ValueError(f"no part of characters is called {text.strip()!r}{hint}")
+    raise ValueError(f"no part of characters is called {text.strip()!r:.80}{hint}")
 
 
 def parts_caption(layout: str, first: str, second: str) -> str:

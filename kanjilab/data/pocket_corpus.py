@@ -17,6 +17,7 @@ from PIL import Image, ImageDraw, ImageFont
 
 from kanjilab.core.images import SIZE_PX
 from kanjilab.data.components import consecutive_runs
+from kanjilab.data.rendering import font_characters
 
 LONGEST_SIDE_PX = 112
 HELD_OUT_EVERY = 50  # one codepoint in fifty is kept for the held-out loss
@@ -161,10 +162,7 @@ def _wanted(kind: str, name: str, names: list[str], codepoint: int, caption: str
 
 
 def _drawable(font: Path) -> list[int]:
-    from fontTools.ttLib import TTFont
-
-    with TTFont(font, fontNumber=0, lazy=True) as table:
-        return sorted(table.getBestCmap() or {})
+    return sorted(map(ord, font_characters(font)))
 
 
 def draw_glyph(glyph: CorpusGlyph) -> Image.Image | None:

@@ -3,6 +3,7 @@
 import unicodedata
 from collections.abc import Callable, Iterable, Iterator
 from functools import cache, lru_cache, partial
+from io import BytesIO
 from pathlib import Path
 
 from PIL import Image, ImageChops, ImageFont
@@ -103,6 +104,29 @@ def _instances(font: ImageFont.FreeTypeFont) -> list[str]:
         return [name.decode() for name in font.get_variation_names()]
     except OSError:
         return []
+
+
+def font_characters(font: Path) -> set[str]:
+    """The characters that a font lists; some may be blank.
+
+    Args:
+        font: a .ttf, .otf, .ttc or .woff2 file; of a collection the first face counts.
+    Raises:
+        GlyphError: no font, or a damaged one.
+    """
+    from fontTools.ttLib import TTFont
+
+    try:
+        data = BytesIO(checked_font(font).read_bytes())  # fontTools leaves a file open that it cannot read
+        with TTFont(data, fontNumber=0, lazy=True) as table:
+            listed = table.getBestCmap() if "cmap" in table else None
+    except GlyphError:
+        raise
+    except Exception as error:  # fontTools raises whatever its parsers trip over
+        raise GlyphError(f"{font}: expected a font file, got another or a damaged one ({error})") from error
+    if not listed:
+        raise GlyphError(f"{font}: expected a font file that lists characters, got one without any")
+    return set(map(chr, listed))
 
 
 def draw_font(character: str, font: Path, size_px: int = SIZE_PX) -> Image.Image:

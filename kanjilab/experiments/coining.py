@@ -18,6 +18,7 @@ from numpy.typing import NDArray
 
 import kanjilab
 from kanjilab.core.progress import bar
+from kanjilab.core.rng import SEED_MAX
 from kanjilab.data.components import load_components
 from kanjilab.data.dictionary import load_characters
 from kanjilab.data.typeset import SLOTS_OF_LAYOUT
@@ -128,6 +129,8 @@ def coin(
     """
     if min(noises, keep) < 1 or seed < 0:
         raise ValueError(f"expected noises and keep of 1 or more, seed of 0 or more, got {noises}, {keep}, {seed}")
+    if seed + noises - 1 > SEED_MAX:
+        raise ValueError(f"expected seeds of at most {SEED_MAX:,}, got {noises} from {seed}")
     translation = translate(phrase, load_characters())
     options = {"translation": translation, "parts": parts, "layouts": layouts, "embed": embed}
     readings = read_phrase(phrase, load_components(), **options)

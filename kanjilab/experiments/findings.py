@@ -4,10 +4,9 @@ import dataclasses
 from pathlib import Path
 from typing import Any
 
-from kanjilab.core.outside_files import read_json_object
 from kanjilab.evaluation.statistics import Contrast, holm, sentence
 from kanjilab.experiments.designs import CLAIMS, TUNED
-from kanjilab.experiments.study import Study, place
+from kanjilab.experiments.study import Study, place, read_report
 
 
 def is_tuned(study: Study) -> bool:
@@ -40,11 +39,11 @@ def claims(
 
 def _reported(path: Path, split: str) -> tuple[Study, list[dict[str, Any]]]:
     """A stored report's study, and its contrasts over the prompts of a split."""
-    report = read_json_object(path, "a study's report")
+    report, study = read_report(path)
     try:
-        return Study.from_json(report["study"]), list(report["contrasts"][split])
-    except (LookupError, TypeError, AttributeError, ValueError) as error:
-        raise ValueError(f"{path}: expected a study's report, got one that cannot be read ({error!r})") from error
+        return study, list(report["contrasts"][split])
+    except (LookupError, TypeError) as error:
+        raise ValueError(f"{path}: expected contrasts over {split} prompts, got none that can be read") from error
 
 
 def findings(folder: Path, judge: str = "radicals", split: str = "held_out", suffix: str = "") -> list[str]:

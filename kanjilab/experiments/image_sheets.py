@@ -10,7 +10,6 @@ has ripples around them.
 from __future__ import annotations
 
 import io
-import json
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -21,14 +20,17 @@ import numpy as np
 from PIL import Image
 
 from kanjilab.core.images import grayscale
+from kanjilab.core.outside_files import read_file, read_json_object
 from kanjilab.core.run_folder import RunFolder
 from kanjilab.core.storage import write_bytes_atomic, write_json_atomic
 from kanjilab.experiments.packs import Moment, moments_below
+from kanjilab.experiments.study import read_report
 
 GLYPH_PX = 64
 TONES = 6
 ROWS_PER_SPLIT = 20
 EFFORT = {"lossless": True, "method": 4, "quality": 80}  # more takes seconds a sheet and saves two percent
+SHEET_BYTES_MAX = 64 * 1024 * 1024
 PLACE, CONTENTS = "images", "sheets.json"
 
 
@@ -52,13 +54,19 @@ class ImageSheets:
 
     @classmethod
     def read(cls, folder: Path | str) -> Self | None:
-        """The sheets in a study's folder, or None where there are none."""
+        """The sheets in a study's folder, or None where there are none; ValueError where their list is damaged."""
         path = Path(folder) / PLACE / CONTENTS
         if not path.exists():
             return None
-        facts = json.loads(path.read_text())
-        arms = {key: tuple(seen) for key, seen in facts["arms"].items()}
-        return cls(Path(folder), facts["drawing"], tuple(facts["prompts"]), tuple(facts["noise_seeds"]), arms)
+        facts = read_json_object(path, "the list of a study's pictures")
+        try:
+            arms = {str(key): tuple(map(int, seen)) for key, seen in facts["arms"].items()}
+            prompts = tuple(dict(asked, split=str(asked["split"])) for asked in facts["prompts"])
+            return cls(Path(folder), str(facts["drawing"]), prompts, tuple(map(int, facts["noise_seeds"])), arms)
+        except (LookupError, TypeError, AttributeError, ValueError) as error:
+            raise ValueError(
+                f"{path}: expected the list of a study's pictures, got another ({error!r:.200})"
+            ) from error
 
     def write(self) -> None:
         """Store what the sheets show; they themselves are stored before."""
@@ -70,15 +78,42 @@ class ImageSheets:
         """The picture of an arm."""
         return self.folder / PLACE / f"{key}.webp"
 
+    def _shape(self, key: str) -> tuple[int, int, int]:
+        """Prompts, moments and noise seeds of an arm's sheet."""
+        return len(self.prompts), len(self.arms[key]), len(self.noise_seeds)
+
+    def picture(self, key: str) -> bytes:
+        """The file of an arm's picture, of the size that its glyphs have.
+
+        Raises:
+            KeyError: the arm has no sheet.
+            FileNotFoundError: its file is missing.
+            ValueError: another file, or a picture of another size.
+        """
+        path, (prompts, moments, noises) = self.path(key), self._shape(key)
+        data = read_file(path, "a sheet of glyphs", SHEET_BYTES_MAX)
+        try:
+            with Image.open(io.BytesIO(data), formats=["WEBP"]) as picture:
+                size = picture.size
+        except (OSError, SyntaxError, Image.DecompressionBombError) as error:
+            raise ValueError(f"{path}: expected a sheet of glyphs, got a damaged or another file ({error})") from error
+        if size != (expected := (moments * noises * GLYPH_PX, prompts * GLYPH_PX)):
+            raise ValueError(f"{path}: expected a sheet of {expected[0]} x {expected[1]} px, got {size[0]} x {size[1]}")
+        return data
+
     def images(self, key: str) -> np.ndarray:
         """What an arm drew: (P, C, S, 64, 64) uint8, prompts by moments by noise seeds, 0 = ink.
 
         Raises:
             KeyError: the arm has no sheet.
+            FileNotFoundError, ValueError: as `picture`.
         """
-        shape = (len(self.prompts), len(self.arms[key]), len(self.noise_seeds))
-        with Image.open(self.path(key)) as picture:
-            sheet = np.asarray(picture.convert("L"))
+        shape, data = self._shape(key), self.picture(key)
+        try:
+            with Image.open(io.BytesIO(data), formats=["WEBP"]) as picture:
+                sheet = np.asarray(picture.convert("L"))
+        except (OSError, SyntaxError) as error:
+            raise ValueError(f"{self.path(key)}: expected a sheet of glyphs, got a damaged file ({error})") from error
         tiles = sheet.reshape(shape[0], GLYPH_PX, shape[1] * shape[2], GLYPH_PX).swapaxes(1, 2)
         return tiles.reshape(*shape, GLYPH_PX, GLYPH_PX)
 
@@ -100,7 +135,7 @@ def write_sheets(
     folder = Path(folder)
     if not (reports := sorted(folder.glob("report-*.json"))):
         raise FileNotFoundError(f"{folder}: expected report-<judge>.json of a finished study, found none")
-    report = json.loads(reports[0].read_text())
+    report, _ = read_report(reports[0])
     keys, drawing = sorted({arm["arm"] for arm in report["arms"]}), report.get("drawing", "")
     others = (
         [ImageSheets.read(path.parents[1]) for path in sorted(Path(kept).glob(f"*/{PLACE}/{CONTENTS}"))] if kept else []

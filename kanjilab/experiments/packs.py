@@ -17,6 +17,7 @@ import numpy as np
 import torch
 
 from kanjilab.core.config import Arm, settings_hash
+from kanjilab.core.outside_files import JSON_BYTES_MAX, read_file
 from kanjilab.core.progress import open_bar
 from kanjilab.core.run_errors import RunLocked
 from kanjilab.core.run_folder import RunFolder
@@ -233,8 +234,14 @@ def moments_below(folder: Path, drawing: str) -> dict[str, list[Moment]]:
     for path in sorted(folder.rglob(f"results/{drawing}.json")):
         run = str(path.parents[1].relative_to(folder))
         by_key: dict[str, list[Moment]] = {}
-        for values in json.loads(path.read_text()):
-            by_key.setdefault(values["key"], []).append(Moment(**values | {"folder": run}))
+        try:
+            for values in json.loads(read_file(path, "what was measured of arms", JSON_BYTES_MAX)):
+                by_key.setdefault(values["key"], []).append(Moment(**values | {"folder": run}))
+        except (ValueError, LookupError, TypeError, RecursionError) as error:
+            raise ValueError(
+                f"{path}: expected what was measured of arms, got a damaged file ({error!r:.200}); "
+                "remove it, and it is measured again"
+            ) from error
         found = by_key | found
     return found
 

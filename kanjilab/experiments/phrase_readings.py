@@ -21,6 +21,7 @@ from kanjilab.data.part_names import name_of_part, pair_caption, part_named, par
 from kanjilab.data.typeset import SLOTS_OF_LAYOUT, Pair, novel_pairs
 from kanjilab.data.writer_corpus import places, slot_counts
 from kanjilab.evaluation.caption_baseline import caption_words
+from kanjilab.models.conditioning import Prompt
 from kanjilab.models.japanese import text_vectors
 
 Embed = Callable[[Sequence[str]], NDArray[np.float32]]
@@ -84,7 +85,7 @@ def layouts_named(text: str) -> tuple[str, ...]:
         return (text,)
     if text in LAYOUTS_BY_NAME:
         return LAYOUTS_BY_NAME[text]
-    raise ValueError(f"expected a layout of {', '.join([*LAYOUTS_BY_NAME, *SLOTS_OF_LAYOUT])}, got {text!r}")
+    raise ValueError(f"expected a layout of {', '.join([*LAYOUTS_BY_NAME, *SLOTS_OF_LAYOUT])}, got {text!r:.80}")
 
 
 def read_phrase(
@@ -108,15 +109,16 @@ def read_phrase(
     Returns:
         With named parts: by slots, and as a plain sum. Else the phrase itself, its translation, and up to four pairs.
     Raises:
-        ValueError: a blank phrase, one in letters that no text encoder understands, or named parts that are unknown or
-            fit in no layout.
+        ValueError: a blank phrase, one that no prompt can be, one in letters that no text encoder understands, or named
+            parts that are unknown or fit in no layout.
     """
     if not phrase.strip():
         raise ValueError("expected a phrase, got none")
+    Prompt(phrase)  # refuses what no text encoder reads
     if parts:
         return readings_of_parts(parts, components, layouts)
     if not is_understood(phrase):
-        raise ValueError(f"{phrase!r} cannot be read: {script_note(phrase)}")
+        raise ValueError(f"{phrase!r:.80} cannot be read: {script_note(phrase)}")
     own = [Reading(text) for text in (phrase.strip(), translation) if text]
     return [*own, *suggested(translation or phrase, components, layouts, embed)]
 
@@ -132,7 +134,7 @@ def readings_of_parts(parts: str, components: Components, layouts: Sequence[str]
     """
     names = [name for name in re.split(r"\s*[+＋]\s*", parts.strip()) if name]
     if len(names) != 2:
-        raise ValueError(f"expected two parts, as woman+fish, got {parts!r}")
+        raise ValueError(f"expected two parts, as woman+fish, got {parts!r:.80}")
     first, second = (part_named(name) for name in names)
     pair = best_pair(first, second, components, layouts)
     reason = f"named: {name_of_part(pair.first)} {pair.first} and {name_of_part(pair.second)} {pair.second}"

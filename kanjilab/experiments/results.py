@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import json
 import math
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
@@ -13,6 +12,7 @@ import numpy as np
 import pandas as pd
 from matplotlib.figure import Figure
 
+from kanjilab.core.outside_files import checked_file
 from kanjilab.core.rng import counted_rng
 from kanjilab.core.run_folder import RunFolder
 from kanjilab.core.storage import write_bytes_atomic, write_json_atomic
@@ -21,10 +21,13 @@ from kanjilab.evaluation.scoring import glyphs_of
 from kanjilab.evaluation.statistics import MARGIN, Contrast, compare, joint_sign_flips, sentence
 from kanjilab.experiments.context import StudyContext
 from kanjilab.experiments.packs import missing, stored_moments
-from kanjilab.experiments.study import Study, note, place
+from kanjilab.experiments.study import Study, note, place, read_report
 from kanjilab.viz.charts import save_figure
 from kanjilab.viz.study_charts import draw_study
 
+TABLE_BYTES_MAX = 2**32
+TABLE_COLUMNS = ("variant", "seed", "run", "final", "split", "prompt", "expected", "hit", "images_seen", "diversity")
+TABLE_COLUMNS += ("held_out_loss",)
 ARM_COLUMNS = ("variant", "seed", "checkpoint", "arm", "run", "images_seen", "diversity", "held_out_loss")
 ARM_COLUMNS += ("stopped", "seconds")
 
@@ -104,13 +107,39 @@ def kept_arms(context: StudyContext, folder: Path, name: str = "radicals") -> di
     """
     found: dict[str, pd.DataFrame] = {}
     for report in sorted(folder.glob(f"*/report-{name}.json")):
-        if json.loads(report.read_text()).get("drawing") == context.drawing:
-            table = pd.read_parquet(report.with_name(f"table-{name}.parquet"))
+        stored, study = read_report(report)
+        if stored.get("drawing") == context.drawing:
+            table = read_table(report.with_name(f"table-{name}.parquet"), study)
             table = table.drop_duplicates(["arm", "checkpoint", "split", "prompt", "noise_seed"])  # variants share arms
             labels = table.columns[: table.columns.get_loc("run")].drop("images_seen", errors="ignore")  # also an axis
             for key, rows in table.groupby("arm"):
                 found[str(key)] = rows.drop(columns=labels).reset_index(drop=True)
     return found
+
+
+def read_table(path: Path, study: Study) -> pd.DataFrame:
+    """A finished study's table, one row an image.
+
+    Args:
+        path: of table-<judge>.parquet.
+        study: of the report beside it.
+    Raises:
+        FileNotFoundError: there is none.
+        ValueError: a damaged table, or another study's.
+    """
+    checked_file(path, "a study's table", TABLE_BYTES_MAX)
+    try:
+        table = pd.read_parquet(path)
+    except Exception as error:  # pyarrow raises whatever its parsers trip over
+        raise ValueError(f"{path}: expected a study's table, got a damaged or another file ({error!s:.200})") from error
+    if lacking := [name for name in TABLE_COLUMNS if name not in table]:
+        raise ValueError(f"{path}: expected a study's table, got one without {', '.join(lacking)}")
+    labels = [variant.label for variant in study.variants]
+    if not len(table) or (others := sorted({*table["variant"].astype(str)} - {*labels})):
+        raise ValueError(
+            f"{path}: expected images of the variants {labels!s:.200}, got {others if len(table) else 'none'}"
+        )
+    return table
 
 
 def _readings(folder: Path, samples: str, judge: Judge, name: str, hits: Hits) -> pd.DataFrame:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cached_property
@@ -15,8 +14,8 @@ from kanjilab.data.components import normal_form
 from kanjilab.evaluation.metrics import answered_prompts, shown_radicals
 from kanjilab.evaluation.statistics import Contrast
 from kanjilab.experiments.designs import TUNED_SUFFIX
-from kanjilab.experiments.results import arm_contrasts, contrasts, differences
-from kanjilab.experiments.study import Study, note, spelled
+from kanjilab.experiments.results import arm_contrasts, contrasts, differences, read_table
+from kanjilab.experiments.study import Study, note, read_report, spelled
 
 HITS, LOSS, DIVERSITY = "images with the expected radical", "held-out loss", "diversity"
 DEALT = "dealt at random"
@@ -48,11 +47,11 @@ class StudyNumbers:
             judge: name of the judge whose readings count.
         Raises:
             FileNotFoundError: the study has no such report or table.
+            ValueError: one of them is damaged, or another study's.
         """
         folder = Path(folder)
-        report = json.loads((folder / f"report-{judge}.json").read_text())
-        table = pd.read_parquet(folder / f"table-{judge}.parquet")
-        return cls(folder, Study.from_json(report["study"]), report, table)
+        report, study = read_report(folder / f"report-{judge}.json")
+        return cls(folder, study, report, read_table(folder / f"table-{judge}.parquet", study))
 
     @property
     def labels(self) -> list[str]:

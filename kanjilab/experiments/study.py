@@ -10,10 +10,13 @@ from pathlib import Path
 from typing import Any, Self
 
 from kanjilab.core.config import READ_FROM_JSON, SPELLED_IN_JSON, Arm, respelled, settings_hash
+from kanjilab.core.outside_files import read_json_object
 from kanjilab.data.selection import rule_from_json
 from kanjilab.models.sampling import Sampling
 from kanjilab.training.presets import DEMO_SAMPLING
 
+REPORT_FIELDS: dict[str, Any] = dict(hash=str, judge=str, study=dict, arms=list, contrasts=dict, rates=list)
+REPORT_FIELDS |= dict(prompts=dict, sentences=dict)
 PHASES = ("pilot", "confirm", "explore")
 
 
@@ -147,6 +150,25 @@ class Study:
     def hash(self) -> str:
         """Identity: the hash of all of its contents."""
         return settings_hash(self.to_json())
+
+
+def read_report(path: Path) -> tuple[dict[str, Any], Study]:
+    """A finished study's report, and the study that it is about.
+
+    Args:
+        path: of report-<judge>.json.
+    Raises:
+        FileNotFoundError: there is none.
+        ValueError: a damaged report, or another file.
+    """
+    report = read_json_object(path, "a study's report")
+    for name, kind in REPORT_FIELDS.items():
+        if not isinstance(report.get(name), kind) or not report[name]:
+            raise ValueError(f"{path}: {name}: expected that of a study's report, got {report.get(name)!r:.80}")
+    try:
+        return report, Study.from_json(report["study"])
+    except (LookupError, TypeError, AttributeError, ValueError) as error:
+        raise ValueError(f"{path}: expected a study's report, got one that cannot be read ({error!r:.300})") from error
 
 
 def place(study: Study) -> str:

@@ -23,6 +23,7 @@ from kanjilab.models.sampling import Sampling, sample
 from kanjilab.models.skeleton_encoder import SkeletonEncoder
 from kanjilab.models.trainable import Trainable
 
+OTHER_LAYOUTS = {chr(code) for code in range(0x2FF0, 0x3000)} - SLOTS_OF_LAYOUT.keys()  # as ⿲, of three parts
 WRITING = Sampling("dpm-solver++", steps=18, guidance=2.5, array_guidance=5.0)
 
 
@@ -41,12 +42,14 @@ def symbols_of(line: str) -> list[str]:
     """A line in what is written as one glyph: characters, and pairs of parts as `⿰水鳥`.
 
     Raises:
-        ValueError: a layout that is not followed by two parts.
+        ValueError: a layout that is not followed by two parts, or one that pairs do not have.
     """
     symbols, rest = [], line
     while rest:
         length = 3 if rest[0] in SLOTS_OF_LAYOUT else 1
         symbols.append(rest[:length])
+        if length == 1 and rest[0] in OTHER_LAYOUTS:
+            raise ValueError(f"{rest[:4]!r}: expected a layout of {' '.join(SLOTS_OF_LAYOUT)}, got {rest[0]}")
         if length == 3 and (len(rest) < 3 or any(part in SLOTS_OF_LAYOUT for part in rest[1:3])):
             raise ValueError(f"{rest[:3]!r}: expected a layout and two parts, as ⿰水鳥")
         rest = rest[length:]

@@ -60,8 +60,8 @@ def to_diffusers(run: RunFolder, step: int, arm: int, path: Path | str) -> Path:
     Returns:
         The file.
     Raises:
-        ValueError: the run has no such arm, the arm trained the whole denoiser, its weights are not finite, or
-            it has layers of a text encoder that is no CLIP.
+        ValueError: the run has no such arm, the arm trained the whole denoiser, the whole text encoder or a condition
+            encoder, its weights are not finite, or it has layers of a text encoder that is no CLIP.
         RunError: there is no complete checkpoint of that step.
     """
     return _write_lora(run, step, arm, Path(path) / DIFFUSERS_FILE, diffusers_tensors)
@@ -154,6 +154,8 @@ def read_arm(run: RunFolder, step: int, arm: int) -> Lora:
     settings = run.arm(arm)
     if settings.targets == "full":
         raise ValueError(f"arm {arm} of {run.path} trained the whole denoiser: it has no LoRA to write")
+    if settings.text_encoder == "full":
+        raise ValueError(f"arm {arm} of {run.path} trained the whole text encoder, of which a LoRA has no part")
     stored = _stored_tensors(run, step, arm)
     downs = {
         name.removeprefix(PEFT_PREFIX).removesuffix(".lora_A.weight"): value
@@ -178,7 +180,10 @@ def _write_lora(run: RunFolder, step: int, arm: int, file: Path, form: Callable[
 
 def _stored_tensors(run: RunFolder, step: int, arm: int) -> dict[str, Tensor]:
     """An arm's tensors; refused if one is not finite."""
-    run.arm(arm)
+    if run.arm(arm).condition_encoder != "frozen":
+        raise ValueError(
+            f"arm {arm} of {run.path} trained the condition encoder too, of which no other tool has a part"
+        )
     stored = read_tensors(run.sound_file(step, f"arm_{arm}/{PEFT_FILE}"))
     for name, value in stored.items():
         if not torch.isfinite(value).all():

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 
 from kanjilab.core.images import SIZE_PX
 from kanjilab.core.run_folder import RunFolder
-from kanjilab.core.storage import appearing_folder, write_json_atomic
+from kanjilab.core.storage import appearing_folder, require_place, write_json_atomic
 from kanjilab.export.conversion import LICENCE, export_facts, to_pipeline
 from kanjilab.export.onnx_weights import WEIGHTS, store_weights
 from kanjilab.models.diffusion import LatentDiffusion, UNetDiffusion
@@ -94,7 +94,9 @@ def run_to_onnx(run: RunFolder, step: int, arm: int, path: Path | str, weights: 
             name loads: of a base with an encoder of skeletons, say, only the text side could be written.
     """
     _require_writable(Path(path), weights)
-    if load_base(run.settings["base"]).identity != run.settings["base_identity"]:
+    loaded = load_base(run.settings["base"])
+    _require_no_condition_encoder(loaded)
+    if loaded.identity != run.settings["base_identity"]:
         raise ValueError(
             f"{run.path} was trained on a changed {run.settings['base']!r} (with an encoder of its own, say), "
             "of which ONNX has no part; expected a base that is loaded by its name alone"
@@ -116,11 +118,13 @@ def base_to_onnx(base: LatentDiffusion, path: Path | str, weights: str = "fp16",
     Returns:
         The folder.
     Raises:
-        ValueError: Stable Diffusion 3, whose three text encoders and transformer no browser holds; or unknown weights.
+        ValueError: Stable Diffusion 3, whose three text encoders and transformer no browser holds; a base with a
+            condition encoder, of which only the text side could be written; or unknown weights.
         FileExistsError: the folder exists.
         RuntimeError: the package onnx is not installed.
     """
     _require_writable(Path(path), weights)
+    _require_no_condition_encoder(base)
     return _write(base, Path(path), weights, base.name, size_px, {"base": base.name, "base_identity": base.identity})
 
 
@@ -129,8 +133,14 @@ def _require_writable(path: Path, weights: str) -> None:
         raise ValueError(f"weights must be one of {', '.join(ONNX_WEIGHTS)}, got {weights!r}")
     if find_spec("onnx") is None:
         raise RuntimeError("ONNX needs the package onnx, which is not installed: pip install 'kanjilab[onnx]'")
+    require_place(path)
     if path.exists():
         raise FileExistsError(f"{path} exists already; ONNX is written into a new folder")
+
+
+def _require_no_condition_encoder(base: LatentDiffusion) -> None:
+    if base.condition_encoder is not None:
+        raise ValueError(f"{base.name} has a condition encoder, as of skeletons, of which ONNX has no part")
 
 
 def _write(base: LatentDiffusion, path: Path, weights: str, name: str, size_px: int, facts: dict[str, Any]) -> Path:

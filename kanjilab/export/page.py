@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from xml.sax.saxutils import escape
 
 import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
 from kanjilab.core.images import SIZE_PX
-from kanjilab.export.vectors import path_of, trace
+from kanjilab.export.vectors import path_of, trace, xml_text
 
 ENLARGED = 4  # a PNG's pixels for one of the glyph's
 TOLERANCE_PX = 0.3
@@ -60,7 +59,7 @@ def page_svg(images: NDArray[np.uint8], places: Sequence[Place], title: str) -> 
         for (row, column), path in drawn.items()
     )
     box = f"0 0 {columns * SIZE_PX} {rows * SIZE_PX}"
-    return f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="{box}"><title>{escape(title)}</title>{paths}</svg>\n'
+    return f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="{box}"><title>{xml_text(title)}</title>{paths}</svg>\n'
 
 
 def _extent(places: Sequence[Place]) -> Place:

@@ -27,6 +27,7 @@ SPECK_PX = 1  # a patch with a smaller side than this is left out
 CORNER_DEGREES = 50  # a sharper turn stays a corner
 EDGE_PX = 1.2  # of a corner's edges, at least
 REACH_PX = 3.0  # of a curve, along the edges before and after a turn
+NOT_IN_XML = re.compile("[^\t\n\r\x20-\ud7ff\ue000-\ufffd\U00010000-\U0010ffff]")
 PATHS = re.compile(r'<path d="([^"]*)"[^>]*translate\(([-\d.e]+),([-\d.e]+)\)')
 
 
@@ -210,6 +211,11 @@ def glyph_outline(image: NDArray[np.uint8], bytes_max: int = SVG_BYTES_MAX) -> O
     raise ValueError(f"expected a glyph that can be drawn in {bytes_max} bytes, got {len(outline)} contours")
 
 
+def xml_text(text: str) -> str:
+    """Text for an XML file: escaped, and with a replacement for each sign that XML has no way to hold."""
+    return escape(NOT_IN_XML.sub("\ufffd", text))
+
+
 def svg_of(outline: Outline, title: str = "", size_px: int = SIZE_PX) -> str:
     """An SVG of one path.
 
@@ -218,6 +224,6 @@ def svg_of(outline: Outline, title: str = "", size_px: int = SIZE_PX) -> str:
         title: what the picture is, for who cannot see it.
         size_px: side of the picture.
     """
-    named = f"<title>{escape(title)}</title>" if title else ""
+    named = f"<title>{xml_text(title)}</title>" if title else ""
     path = f'<path fill-rule="evenodd" d="{path_of(outline)}"/>'
     return f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {size_px} {size_px}">{named}{path}</svg>\n'

@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+import re
 import tempfile
 from collections import Counter
 from collections.abc import Iterator, Mapping
@@ -43,6 +44,7 @@ SIZES = (  # in configurations: what decides how much is built before a weight i
     ("num_train_timesteps", 1, 1_000_000),
     ("model_max_length", 1, 65_536),
 )
+NEVER_READ = re.compile(r"pooler|position_ids")  # of a text encoder, or made anew
 UNUSED_PARTS: dict[str, Any] = dict(safety_checker=None, feature_extractor=None, image_encoder=None)
 
 
@@ -123,6 +125,30 @@ def _check_sizes(file: Path) -> None:
                 if type(size) is not int or not least <= size <= most:
                     expected = f"a whole number from {least} to {most}"
                     raise ValueError(f"{file}: {name}: expected {expected}, got {size!r:.80}")
+
+
+def load_text_model(kind: Any, folder: Path, **options: Any) -> Any:
+    """A text encoder of transformers, in float32 by default: all of its layers from the file.
+
+    transformers fills layers that a file lacks with random numbers, and says so in a log that nobody reads.
+
+    Args:
+        kind: its class.
+        folder: with config.json and safetensors.
+        options: of `from_pretrained`.
+    Raises:
+        ValueError: the file has other layers, or of other shapes.
+    """
+    options = {"dtype": torch.float32, "use_safetensors": True} | options
+    try:
+        encoder, found = kind.from_pretrained(folder, output_loading_info=True, **options)
+    except RuntimeError as error:  # of shapes
+        raise ValueError(f"{folder}: expected the weights of its config.json, got others ({error!s:.300})") from error
+    if missing := sorted(name for name in found["missing_keys"] if not NEVER_READ.search(name)):
+        raise ValueError(
+            f"{folder}: expected the weights of a text encoder, got none for {missing[0]} ({len(missing)})"
+        )
+    return encoder
 
 
 def family_of(name: str, folder: Path) -> str:

@@ -19,10 +19,11 @@ from numpy.typing import NDArray
 from torch import Tensor
 from transformers import BatchEncoding, BertConfig, BertModel, PreTrainedTokenizerFast
 
+from kanjilab.core.outside_files import read_json_object
 from kanjilab.core.storage import PACKAGE_WEIGHTS, sha256_file
 from kanjilab.data.japanese import has_japanese
 from kanjilab.models.diffusion import LatentDiffusion
-from kanjilab.models.hub import quiet_diffusers
+from kanjilab.models.hub import check_base_files, load_text_model, quiet_diffusers
 from kanjilab.models.minilm import TOKENS, caption_vectors
 from kanjilab.models.text_encoders import OneEncoder, padded_tokens
 
@@ -82,16 +83,23 @@ def load_japanese(folder: Path = JAPANESE_FOLDER, device: torch.device | str = "
         folder: with `text_encoder/` and `tokenizer/`.
         device: where it computes.
     Raises:
-        FileNotFoundError: its weights are missing.
+        FileNotFoundError: its weights or its tokenizer are missing.
+        ValueError: they are damaged, or another's.
     """
     if not (folder / "text_encoder" / "model.safetensors").is_file():
         raise FileNotFoundError(
             f"{folder}: the weights of the Japanese text encoder are missing from this installation; "
             "kanjilab.training.japanese builds them"
         )
+    check_base_files(folder)
+    tokenizer_file = folder / "tokenizer" / "tokenizer.json"
+    read_json_object(tokenizer_file, "a tokenizer")
     with quiet_diffusers():
-        tokenizer = PreTrainedTokenizerFast.from_pretrained(folder / "tokenizer")
-        encoder: Any = BertModel.from_pretrained(folder / "text_encoder", dtype=torch.float32)
+        try:
+            tokenizer = PreTrainedTokenizerFast.from_pretrained(folder / "tokenizer")
+        except Exception as error:  # tokenizers raises bare exceptions of whatever it trips over
+            raise ValueError(f"{tokenizer_file}: expected a tokenizer, got another file ({error!s:.200})") from error
+        encoder = load_text_model(BertModel, folder / "text_encoder")
     return OneEncoder(tokenizer, encoder.to(device).requires_grad_(False).eval())
 
 

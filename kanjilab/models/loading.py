@@ -14,12 +14,13 @@ from torch import nn
 
 from kanjilab.core.config import DEFAULT_BASE, PRECISIONS, QUANTISED
 from kanjilab.core.manifest import keep_sound
+from kanjilab.core.outside_files import read_json_object
 from kanjilab.core.storage import PACKAGE_WEIGHTS, appearing_folder, cache_folder, sha256_file
 from kanjilab.models.cpu_layers import computing_precision, pack_layers
 from kanjilab.models.diffusion import FlowDiffusion, LatentDiffusion, UNetDiffusion, with_condition_encoder
-from kanjilab.models.hub import UNUSED_PARTS, family_of, folder_digest, model_folder, quiet_diffusers
+from kanjilab.models.hub import UNUSED_PARTS, family_of, folder_digest, load_text_model, model_folder, quiet_diffusers
 from kanjilab.models.minilm import TOKENS, minilm_folder
-from kanjilab.models.skeleton_encoder import load_encoder
+from kanjilab.models.skeleton_encoder import check_fits, load_encoder
 from kanjilab.models.text_encoders import OneEncoder, ThreeEncoders
 
 PACKAGED = (DEFAULT_BASE, "pocket", "writer", "calligraphy", "pocket-ja")
@@ -63,8 +64,9 @@ def load_base(
         gradient_checkpointing: compute activations again in the backward pass instead of keeping them:
             less memory, about a third more time, the same gradients.
     Raises:
-        ValueError: an unknown precision, one that does not fit the device, pickled weights, or a model
-            that is neither a U-Net latent-diffusion pipeline nor Stable Diffusion 3.
+        ValueError: an unknown precision, one that does not fit the device, pickled weights, weights of a text encoder
+            or an encoder of skeletons that are damaged or another base's, or a model that is neither a U-Net
+            latent-diffusion pipeline nor Stable Diffusion 3.
         FileNotFoundError: a model that is not there.
         PermissionError: a gated model whose terms are not accepted.
     """
@@ -76,6 +78,7 @@ def load_base(
     load = {"unet": _load_unet, "mmdit": _load_flow}[family_of(str(name), folder)]
     base = load(str(name), folder, precision, device)
     if (encoder := load_encoder(folder)) is not None:
+        check_fits(base, encoder, folder)
         base = with_condition_encoder(base, encoder)
     if gradient_checkpointing:
         base.denoiser.enable_gradient_checkpointing()  # type: ignore[operator]
@@ -107,9 +110,8 @@ def _load_unet(name: str, folder: Path, precision: str, device: torch.device) ->
     from diffusers.models.attention_processor import AttnProcessor
 
     with quiet_diffusers():
-        pipeline: Any = DiffusionPipeline.from_pretrained(
-            folder, use_safetensors=True, dtype=torch.float32, **UNUSED_PARTS
-        )
+        parts = UNUSED_PARTS | {"text_encoder": load_text_model(_text_class(folder), folder / "text_encoder")}
+        pipeline: Any = DiffusionPipeline.from_pretrained(folder, use_safetensors=True, dtype=torch.float32, **parts)
         identity = _identity(pipeline)  # of the weights as stored, whatever the precision they are used in
         denoiser = pipeline.unet
         if precision in QUANTISED:
@@ -129,6 +131,19 @@ def _load_unet(name: str, folder: Path, precision: str, device: torch.device) ->
         precision=precision,
         device=device,
     )
+
+
+def _text_class(folder: Path) -> Any:
+    """The class of a pipeline's text encoder."""
+    import transformers
+
+    named = read_json_object(folder / "model_index.json").get("text_encoder")
+    name = named[-1] if isinstance(named, list) and named else None
+    if not isinstance(name, str) or not (kind := getattr(transformers, name, None)):
+        raise ValueError(
+            f"{folder / 'model_index.json'}: text_encoder: expected a class of transformers, got {name!r:.80}"
+        )
+    return kind
 
 
 def _load_flow(name: str, folder: Path, precision: str, device: torch.device) -> FlowDiffusion:

@@ -7,18 +7,19 @@ exactly, `typed` that of the character in print, to be written in the style. The
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors.torch import load_file, save
+from safetensors.torch import save
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from kanjilab.core.images import SIZE_PX
+from kanjilab.core.images import SIZE_MAX_PX, SIZE_PX
+from kanjilab.core.outside_files import read_json_object
 from kanjilab.core.storage import write_bytes_atomic, write_json_atomic
+from kanjilab.core.tensor_files import read_tensors
 from kanjilab.models.conditioning import Conditioning
 from kanjilab.models.diffusion import LatentDiffusion, with_condition_encoder
 from kanjilab.models.text_encoders import TextEncoders, padded_tokens
@@ -31,6 +32,11 @@ PATCH_PX, VIT_WIDTH, VIT_LAYERS, VIT_HEADS = 16, 192, 2, 4
 INDEX_TOKENS = 3
 INDEX_STD = 0.4  # of an index's first tokens: about that of MiniLM's states
 BITS = 8
+ENCODER = "an encoder of skeletons"
+CONFIG = ("enters", "characters", "width", "hint_px", "hint_channels", "size_px")
+SIZES_MAX = {"width": 16_384, "hint_px": 256, "hint_channels": 16_384, "size_px": SIZE_MAX_PX}
+CHARACTERS_MAX = 100_000  # of all of Unicode's
+FIRST_LAYERS = ("skeleton.first.weight", "skeleton.patches.weight")  # which read the skeletons, a channel each
 
 
 class SkeletonEncoder(nn.Module):
@@ -191,10 +197,76 @@ def save_encoder(encoder: SkeletonEncoder, folder: Path) -> None:
 
 
 def load_encoder(folder: Path) -> SkeletonEncoder | None:
-    """What `save_encoder` wrote into a base's folder, in float32; None where there is none."""
+    """What `save_encoder` wrote into a base's folder, in float32; None where there is none.
+
+    Raises:
+        FileNotFoundError: the folder of the encoder lacks a file.
+        ValueError: another or a damaged encoder: of settings that none has, of weights of other names or shapes, or of
+            weights that are no numbers.
+    """
     source = folder / FOLDER
-    if not source.is_dir():
+    if not (source.exists() or source.is_symlink()):
         return None
-    encoder = SkeletonEncoder(**json.loads((source / "config.json").read_text("utf-8")))
-    encoder.load_state_dict({name: value.float() for name, value in load_file(source / "model.safetensors").items()})
+    config, weights = source / "config.json", source / "model.safetensors"
+    with torch.device("meta"):  # shapes alone, which the file is compared with before anything is reserved
+        encoder = _encoder_of(read_json_object(config, ENCODER), config)
+    tensors = read_tensors(weights)
+    _check_tensors(tensors, encoder.state_dict(), weights)
+    encoder.load_state_dict({name: value.float() for name, value in tensors.items()}, assign=True)
     return encoder.eval()
+
+
+def check_fits(base: LatentDiffusion, encoder: SkeletonEncoder, folder: Path) -> None:
+    """Refuses an encoder of another base.
+
+    Args:
+        base: of the folder.
+        encoder: of `load_encoder`.
+        folder: of both, for messages.
+    Raises:
+        ValueError: its states or its hint have other shapes than the base takes.
+    """
+    expected = {"width": base.text.shape[1]}
+    if encoder.enters == "hint":
+        layer = base.first_layer
+        expected |= {"hint_px": base.latent_px * layer.stride[0], "hint_channels": layer.out_channels}
+    for name, value in expected.items():
+        if encoder.config[name] != value:
+            raise ValueError(
+                f"{folder / FOLDER}: {name}: expected {value}, as the base beside it has, got {encoder.config[name]}: "
+                "it is the encoder of another base"
+            )
+
+
+def _encoder_of(config: Mapping[str, Any], source: Path) -> SkeletonEncoder:
+    """An encoder of stored settings, whose weights are to come."""
+    if config.keys() != set(CONFIG):
+        raise ValueError(f"{source}: expected {ENCODER} of {', '.join(CONFIG)}, got {', '.join(config)!s:.200}")
+    if not isinstance(config["characters"], str) or len(config["characters"]) > CHARACTERS_MAX:
+        raise ValueError(f"{source}: characters: expected a text of at most {CHARACTERS_MAX:,} signs")
+    for name, most in SIZES_MAX.items():
+        if type(config[name]) is not int or not 1 <= config[name] <= most:
+            raise ValueError(f"{source}: {name}: expected a whole number from 1 to {most}, got {config[name]!r:.80}")
+    for step in (PATCH_PX, config["hint_px"]):
+        if config["size_px"] % step:
+            raise ValueError(f"{source}: size_px: expected a multiple of {step}, got {config['size_px']}")
+    try:
+        return SkeletonEncoder(**config)
+    except (ValueError, TypeError) as error:
+        raise ValueError(f"{source}: {error}") from error
+
+
+def _check_tensors(tensors: Mapping[str, Tensor], expected: Mapping[str, Tensor], source: Path) -> None:
+    if lacking := sorted(expected.keys() - tensors.keys()):
+        raise ValueError(f"{source}: expected {ENCODER}, got a file without {lacking[0]} ({len(lacking)} are missing)")
+    if others := sorted(tensors.keys() - expected.keys()):
+        raise ValueError(f"{source}: expected {ENCODER}, got a file with {others[0]!s:.80} ({len(others)} are unknown)")
+    for name, value in expected.items():
+        found = tensors[name]
+        if (of_one := tuple(found.shape)) != tuple(value.shape):
+            channels = of_one[1:2] + tuple(value.shape[1:2])
+            old = name in FIRST_LAYERS and channels[0] * len(SKELETONS) == channels[-1]
+            why = ": it reads one skeleton, as earlier versions did; train it again" if old else ""
+            raise ValueError(f"{source}: {name}: expected the shape {tuple(value.shape)}, got {of_one}{why}")
+        if not found.is_floating_point() or not found.isfinite().all():
+            raise ValueError(f"{source}: {name}: expected finite numbers, got {found.dtype} with others among them")

@@ -14,12 +14,20 @@ from pathlib import Path
 from typing import Any, cast
 
 import numpy as np
+import pandas as pd
 from safetensors.torch import load_file
 
 from kanjilab.core.config import Arm
 from kanjilab.core.run_folder import RunFolder
 from kanjilab.core.storage import appearing_folder, write_json_atomic
-from kanjilab.data.calligraphy import STYLES, Style, build_calligraphy_folder, known_characters, load_skeletons
+from kanjilab.data.calligraphy import (
+    STYLES,
+    Style,
+    build_calligraphy_folder,
+    column_of,
+    known_characters,
+    load_skeletons,
+)
 from kanjilab.data.components import load_components
 from kanjilab.data.dictionary import load_characters
 from kanjilab.data.image_folder import TRAIN, Dataset, open_dataset
@@ -63,16 +71,20 @@ def encode_calligraphy(base: LatentDiffusion, dataset: Dataset, cache: Path | No
         base: of `with_skeletons`.
         dataset: of `build_calligraphy_folder`, or a split of it.
         cache: as for `encode_dataset`.
+    Raises:
+        FileNotFoundError, ValueError: the folder lacks a column or skeletons, or has damaged ones.
     """
+    own, printed, styles = load_skeletons(dataset), load_skeletons(dataset, "typed"), column_of(dataset, "style")
     encoded = encode_dataset(base, dataset, cache)
     encoder = cast(SkeletonEncoder, base.condition_encoder)
     index_of = {character: number for number, character in enumerate(encoder.characters, start=1)}
-    index = np.array([index_of.get(character, 0) for character in dataset.table["character"]])
-    order = dataset.table["typed"].to_numpy(dtype=np.int64) + dataset.table["style"].astype("category").cat.codes
+    index = np.array([index_of.get(character, 0) for character in column_of(dataset, "character")])
+    numbers: Any = pd.to_numeric(dataset.table["typed"])
+    order = numbers.astype(np.int64) + styles.astype("category").cat.codes
     again = np.flatnonzero(order.to_numpy() % TYPED_ONE_IN == 0)
     every = np.arange(len(encoded))
     rows = np.concatenate([every, again, every])
-    own, typed = load_skeletons(dataset), load_skeletons(dataset, "typed")[again]
+    typed = printed[again]
     skeleton = np.concatenate([own, np.zeros_like(typed), np.zeros_like(own)])
     typed = np.concatenate([np.zeros_like(own), typed, np.zeros_like(own)])
     shown = replace(

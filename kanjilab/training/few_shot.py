@@ -54,6 +54,13 @@ def learned_hand(base: LatentDiffusion, folder: Path) -> Trainable:
     Args:
         base: led by skeletons, the one that it was learned on.
         folder: of `learn_hand`.
+    Raises:
+        RunError: nothing was learned there.
+        ValueError: what was learned is damaged, or belongs to another base.
     """
     run = RunFolder.open(folder / "run")
+    if damaged := run.damaged_checkpoints():
+        raise ValueError(
+            f"{run.path}: the checkpoint of step {damaged[-1]} is not whole; remove {folder} to learn again"
+        )
     return load_checkpoints(base, run, run.checkpoints()[-1:])

@@ -6,7 +6,6 @@ the kernel (`worker.py`), and all that is shown is read from the studies' folder
 
 from __future__ import annotations
 
-import json
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -18,7 +17,7 @@ from kanjilab.core.run_folder import RunFolder, find_runs
 from kanjilab.evaluation.metrics import expected_radical_hits
 from kanjilab.experiments.image_sheets import ImageSheets, write_sheets
 from kanjilab.experiments.results import Hits, Judge
-from kanjilab.experiments.study import Study
+from kanjilab.experiments.study import Study, read_report
 from kanjilab.viz.strip import Strip, draw_strip
 from kanjilab.widgets.ablation_catalogue import StudySettings, menu, study_catalogue
 from kanjilab.widgets.ablation_view import AblationView
@@ -159,12 +158,15 @@ class AblationPanel(WorkPanel):
             self.view.catalogue, self.view.images, self.view.chosen = catalogue, images, str(folder)
 
     def _shown_study(self) -> Study:
-        return Study.from_json(self._shown_report()["study"])
+        return read_report(self._shown_path())[1]
 
     def _shown_report(self) -> dict[str, Any]:
+        return read_report(self._shown_path())[0]
+
+    def _shown_path(self) -> Path:
         if self.shown is None:
             raise ValueError(f"{self.root}: no finished study is stored there")
-        return json.loads(min(self.shown.glob("report-*.json")).read_text())
+        return min(self.shown.glob("report-*.json"))
 
     def _choose(self, folder: Path) -> None:
         """Show the study that was chosen from the menu."""

@@ -16,6 +16,7 @@ import numpy as np
 import pandas as pd
 
 from kanjilab.core.config import SCHEDULES, TARGETS, Arm
+from kanjilab.core.notices import notice_once
 from kanjilab.core.rng import counted_rng
 from kanjilab.core.run_differences import setting_differences
 from kanjilab.evaluation.metrics import two_way_bootstrap
@@ -24,7 +25,7 @@ from kanjilab.experiments.findings import claims
 from kanjilab.experiments.image_sheets import GLYPH_PX, ImageSheets, spread_rows
 from kanjilab.experiments.report import StoredStudy
 from kanjilab.experiments.setting_axes import Axis, find_axes, star_centre
-from kanjilab.experiments.study import Study, place
+from kanjilab.experiments.study import Study, place, read_report
 from kanjilab.widgets.common import label_of
 
 JUDGES = {"radicals": "first judge", "judge-a": "judge A", "judge-b": "judge B"}
@@ -244,7 +245,7 @@ def _arms(
             sheet, key = -1, moments[0]["arm"]
             if sheets and key in sheets.arms:
                 sheet = len(pictures)
-                pictures.append(sheets.path(key).read_bytes())
+                pictures.append(sheets.picture(key))
             marks = {name: [_marks(some) for some in found[number, at]] for name, found in hits.items()}
             seen = [moment["images_seen"] for moment in moments]
             row.append({"sheet": sheet, "seen": seen, "hits": marks, "seconds": moments[-1].get("seconds") or 0})
@@ -349,20 +350,25 @@ def menu(places: Mapping[str, Path | None]) -> list[dict[str, Any]]:
         places: heading -> folder of studies, which need not exist.
     Returns:
         For each heading with studies: {"heading", "studies": [{"path", "label", "images", "variants"}]}, those with
-        images first, pilots last.
+        images first, pilots last. A study whose report is damaged is left out, with a notice.
     """
     found = []
     for heading, place_of in places.items():
         paths = sorted({path.parent for path in place_of.glob("*/report-*.json")}) if place_of else []
-        studies = [_entry(path) for path in paths]
+        studies = [entry for path in paths if (entry := _entry(path))]
         studies.sort(key=lambda entry: (not entry["images"], entry["pilot"], -entry["settings"]))
         if studies:
             found.append({"heading": heading, "studies": studies})
     return found
 
 
-def _entry(path: Path) -> dict[str, Any]:
-    report = json.loads(min(path.glob("report-*.json")).read_text())
+def _entry(path: Path) -> dict[str, Any] | None:
+    """The entry of a study; None, with a notice, where its report is damaged: the others are still of use."""
+    try:
+        report, _ = read_report(min(path.glob("report-*.json")))
+    except (OSError, ValueError) as error:
+        notice_once(f"{error}; the study is not listed")
+        return None
     study, images = report["study"], (path / "images" / "sheets.json").exists()
     label = f"{first_upper(study['claim'])} ({study['name']})"
     settings = len({arm["arm"] for arm in report["arms"] if arm["seed"] == study["seeds"][0]})

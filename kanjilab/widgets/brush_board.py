@@ -96,12 +96,16 @@ def skeleton_png(lines: NDArray[np.bool_]) -> bytes:
 def _checked(strokes: Sequence[Any]) -> list[list[tuple[float, float]]]:
     """Strokes as the page sends them, within bounds."""
     try:
+        too_much = len(strokes) > STROKES_MOST or any(len(stroke) > POINTS_MOST for stroke in strokes)
+    except TypeError as error:
+        raise ValueError(f"expected strokes of points (x, y): {error}") from error
+    if too_much:  # before anything is made of it
+        raise ValueError(f"at most {STROKES_MOST} strokes of {POINTS_MOST:,} points each")
+    try:
         checked = [[(float(x), float(y)) for x, y in stroke] for stroke in strokes]
     except (TypeError, ValueError) as error:
         raise ValueError(f"expected strokes of points (x, y): {error}") from error
     numbers = [value for stroke in checked for point in stroke for value in point]
     if not all(0 <= value <= SIZE_PX for value in numbers):  # NaN is neither
         raise ValueError(f"expected points from 0 to {SIZE_PX} px")
-    if len(checked) > STROKES_MOST or any(len(stroke) > POINTS_MOST for stroke in checked):
-        raise ValueError(f"at most {STROKES_MOST} strokes of {POINTS_MOST:,} points each")
     return checked

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import io
-import json
 import threading
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
+from math import inf
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +15,7 @@ import ipywidgets as widgets
 import numpy as np
 from PIL import Image
 
+from kanjilab.core.outside_files import read_json_object
 from kanjilab.core.storage import write_json_atomic
 from kanjilab.data.components import load_components
 from kanjilab.data.japanese import is_understood, script_note
@@ -78,10 +79,11 @@ class Pace:
     def load(cls) -> Pace:
         """What was measured here last, or else the usual."""
         try:
-            stored = json.loads((cache_folder() / PACE_FILE).read_bytes())
-            return cls(float(stored["start"]), float(stored["candidate"]), True)
+            stored = read_json_object(cache_folder() / PACE_FILE)
+            start, candidate = float(stored["start"]), float(stored["candidate"])
         except (OSError, ValueError, LookupError, TypeError):
             return cls()
+        return cls(start, candidate, True) if 0 <= start < inf and 0 < candidate < inf else cls()
 
     def save(self) -> None:
         """Keep it for the next panel."""
@@ -262,7 +264,7 @@ class CoinPage(DrawPanel):
         self._say("Reading the phrase …")
         layouts = options["layouts"] or tuple(SLOTS_OF_LAYOUT)
         if not is_understood(phrase):  # what cannot be read is refused before the writer is loaded
-            raise ValueError(f"{phrase!r} cannot be read: {script_note(phrase)}")
+            raise ValueError(f"{phrase!r:.80} cannot be read: {script_note(phrase)}")
         if options["parts"].strip():
             readings_of_parts(options["parts"], load_components(), layouts)
         pictures: list[bytes] = []

@@ -20,6 +20,7 @@ from PIL import Image
 from torch import Tensor
 
 from kanjilab.core.config import DEFAULT_BASE
+from kanjilab.core.rng import SEED_MAX
 from kanjilab.core.run_folder import RunFolder, find_runs
 from kanjilab.data.dictionary import load_characters
 from kanjilab.data.part_names import part_names
@@ -61,7 +62,7 @@ class Request:
         step: of the checkpoint; None for the last.
         parts: expected in a glyph, such as ("水",); () for those that the prompt names.
     Raises:
-        ValueError: a blank prompt, no seed, a seed below 0, or the same seed twice.
+        ValueError: a blank prompt, no seed, a seed outside its range, or the same seed twice.
     """
 
     prompt: str
@@ -76,8 +77,10 @@ class Request:
     def __post_init__(self) -> None:
         if not self.prompt.strip():
             raise ValueError("type a prompt first")
-        if not self.seeds or min(self.seeds) < 0 or len(set(self.seeds)) < len(self.seeds):
-            raise ValueError(f"expected distinct seeds of 0 or more, got {self.seeds}")
+        if not self.seeds or len(set(self.seeds)) < len(self.seeds):
+            raise ValueError(f"expected one or more distinct seeds, got {str(self.seeds):.80}")
+        if min(self.seeds) < 0 or max(self.seeds) > SEED_MAX:
+            raise ValueError(f"expected distinct seeds from 0 to 2^63 - 1, got {str(self.seeds):.80}")
 
     def to_json(self) -> dict[str, Any]:
         """A plain dictionary, ready for JSON."""

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
+from typing import TypeVar
 from urllib.parse import parse_qsl, urlencode
 
 import anywidget
@@ -15,6 +16,7 @@ from kanjilab.widgets.common import FOLDER
 from kanjilab.widgets.generation import Request
 
 FIELDS_MOST = 20
+Number = TypeVar("Number", int, float)
 Choice = tuple[str, tuple[Path, int] | None]
 
 
@@ -54,21 +56,31 @@ def request_of_query(query: str, choices: Sequence[Choice], usual: Request) -> R
     owned = dict(choices)
     if (model := fields.get("model")) is not None:
         if model not in owned:
-            raise ValueError(f"the link asks for a model that is not here: {model}")
+            raise ValueError(f"the link asks for a model that is not here: {model:.80}")
         run, arm = owned[model] or (None, 0)
         usual = replace(usual, run=run, arm=arm)
-    first, count = int(fields.get("seed", usual.seeds[0])), int(fields.get("glyphs", len(usual.seeds)))
+    first = _number(fields, "seed", usual.seeds[0])
+    count = _number(fields, "glyphs", len(usual.seeds))
     was = usual.sampling
     sampling = Sampling(
         fields.get("sampler", was.sampler),
-        int(fields.get("steps", was.steps)),
-        float(fields.get("guidance", was.guidance)),
+        _number(fields, "steps", was.steps),
+        _number(fields, "guidance", was.guidance),
         fields.get("negative", was.negative_prompt),
         fields.get("style", was.prefix),
     )
-    step = int(fields["step"]) if "step" in fields else None
+    step = _number(fields, "step", 0) if "step" in fields else None
     parts = tuple(dict.fromkeys(fields.get("parts", "")))
     seeds = tuple(range(first, first + min(count, 1000)))
     return replace(
         usual, prompt=fields.get("prompt", usual.prompt), seeds=seeds, sampling=sampling, step=step, parts=parts
     )
+
+
+def _number(fields: Mapping[str, str], name: str, usual: Number) -> Number:
+    """A field as a number of the usual one's kind."""
+    try:
+        return type(usual)(fields.get(name, usual))
+    except ValueError as error:
+        kind = "a whole number" if isinstance(usual, int) else "a number"
+        raise ValueError(f"the link's {name}: expected {kind}, got {fields[name]!r:.80}") from error

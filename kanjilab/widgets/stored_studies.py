@@ -16,6 +16,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from kanjilab.core.notices import notice_once
+from kanjilab.core.outside_files import read_json_object
 from kanjilab.core.run_folder import find_runs
 from kanjilab.core.storage import write_json_atomic
 from kanjilab.experiments.context import StudyContext
@@ -23,13 +25,14 @@ from kanjilab.experiments.designs import BUDGETS, STUDY_ARM
 from kanjilab.experiments.image_sheets import ImageSheets
 from kanjilab.experiments.packs import Pack, moments_below
 from kanjilab.experiments.setting_axes import Axis, nearest
-from kanjilab.experiments.study import Study, Variant
+from kanjilab.experiments.study import Study, Variant, read_report
 from kanjilab.training.cost import duration
 from kanjilab.viz.strip import Strip
 from kanjilab.widgets.ablation_catalogue import CHOICES, SETTINGS, StudySettings, value_text
 
 MORE = "-more"  # ends the name of a study to which variants were added
 STRIP_ROWS = 12
+SEEDS_MOST = 1_000  # of a study
 KEPT = (Path("figures/studies"), Path("../figures/studies"))  # of a clone, from its root and from its notebooks
 AXES: dict[str, tuple[Any, ...]] = {  # the values offered; others can be added
     "rank": (1, 4, 16, 64, 256),
@@ -89,14 +92,16 @@ def numbers_from_text(text: str) -> tuple[int, ...]:
     """Seeds from what a user typed: "0, 1, 2" or "100-107"; () from an empty text.
 
     Raises:
-        ValueError: anything else.
+        ValueError: anything else, or more than `SEEDS_MOST`.
     """
     found: list[int] = []
     for part in filter(None, (part.strip() for part in text.split(","))):
         match = re.fullmatch(r"(\d+)(?:\s*-\s*(\d+))?", part)
         if match is None:
-            raise ValueError(f"seeds: expected whole numbers as '0, 1, 2' or '100-107', got {part!r}")
+            raise ValueError(f"seeds: expected whole numbers as '0, 1, 2' or '100-107', got {part!r:.80}")
         first, last = int(match[1]), int(match[2] or match[1])
+        if not first <= last < first + SEEDS_MOST - len(found):
+            raise ValueError(f"seeds: expected at most {SEEDS_MOST:,}, from a lower one to a higher, got {part!r:.80}")
         found += range(first, last + 1)
     return tuple(dict.fromkeys(found))
 
@@ -136,14 +141,22 @@ def write_plan(study: Study, folder: Path, plan: StudyPlan) -> None:
 
 
 def read_plan(study: Study, folder: Path) -> StudyPlan | None:
-    """The stored plan, or None."""
+    """The stored plan; None where there is none, or, with a notice, a damaged one: it can be made again."""
     path = _plan_path(study, folder)
     if not path.exists():
         return None
-    values = json.loads(path.read_text())
-    packs = tuple(Pack(**pack | {"keys": tuple(pack["keys"])}) for pack in values["packs"])
-    cells = tuple((label, seed, key) for label, seed, key in values["cells"])
-    return StudyPlan(cells, values["drawing"], packs, tuple(values.get("kept", ())))
+    try:
+        values = read_json_object(path, "the plan of a study")
+    except (OSError, ValueError) as error:
+        notice_once(f"{error}; Plan makes it again")
+        return None
+    try:
+        packs = tuple(Pack(**pack | {"keys": tuple(pack["keys"])}) for pack in values["packs"])
+        cells = tuple((label, seed, key) for label, seed, key in values["cells"])
+        return StudyPlan(cells, values["drawing"], packs, tuple(values.get("kept", ())))
+    except (ValueError, LookupError, TypeError, AttributeError) as error:
+        notice_once(f"{path}: expected the plan of a study, got {error!r:.200}; Plan makes it again")
+        return None
 
 
 def stored_keys(folder: Path, drawing: str) -> set[str]:
@@ -204,7 +217,7 @@ def read_study(study: Study, folder: Path, judge: str = "radicals", kept: Path |
     report = source = None
     for place in [folder, *([kept / study.name] if kept else [])]:
         path = place / f"report-{judge}.json"
-        if report is None and path.exists() and (found := json.loads(path.read_text()))["hash"] == study.hash:
+        if report is None and path.exists() and (found := read_report(path)[0])["hash"] == study.hash:
             report, source = found, place
     arms, busy = len(study.cells()), tuple(writers(folder))
     if (plan := read_plan(study, folder)) is None:
@@ -240,7 +253,7 @@ def setting_strip(folder: Path, label: str, seed: int | None = None, split: str 
     """
     if (sheets := ImageSheets.read(folder)) is None:
         return None
-    report = json.loads(min(folder.glob("report-*.json")).read_text())
+    report, _ = read_report(min(folder.glob("report-*.json")))
     seed, split = report["study"]["seeds"][0] if seed is None else seed, split or next(iter(report["sentences"]))
     keys = [arm["arm"] for arm in report["arms"] if (arm["variant"], arm["seed"]) == (label, seed)]
     rows = [row for row, asked in enumerate(sheets.prompts) if asked["split"] == split][:STRIP_ROWS]

@@ -10,7 +10,6 @@
 from __future__ import annotations
 
 import dataclasses
-import json
 import platform
 import threading
 from collections.abc import Callable, Iterator, Sequence
@@ -23,6 +22,8 @@ import numpy as np
 import pandas as pd
 
 from kanjilab.core.config import Arm, settings_hash
+from kanjilab.core.notices import notice_once
+from kanjilab.core.outside_files import read_json_object
 from kanjilab.core.run_folder import RunError, RunFolder
 from kanjilab.core.storage import write_json_atomic
 from kanjilab.data.prompts import DEMO
@@ -230,13 +231,14 @@ class Workshop:
     def jobs(self) -> list[TrainingJob]:
         """Of all trainings that were begun here, the latest first."""
         paths = sorted(self.folder.glob("runs/*.json"), key=lambda path: path.stat().st_mtime, reverse=True)
-        return [TrainingJob.from_json(json.loads(path.read_text())) for path in paths]
+        return [job for path in paths if (job := _stored_job(path))]
 
     def last(self, asked: TrainingJob) -> TrainingJob:
         """The job that a panel of these settings showed last; the settings themselves at first."""
         path = self.folder / "last.json"
-        last = json.loads(path.read_text()) if path.exists() else {}
-        return TrainingJob.from_json(last["shown"]) if last.get("asked") == asked.name else asked
+        last = _made_again(path)
+        shown = _job_of(last.get("shown"), path) if last.get("asked") == asked.name else None
+        return shown or asked
 
     def keep(self, job: TrainingJob, asked: TrainingJob) -> None:
         """Store a training that begins now."""
@@ -247,11 +249,13 @@ class Workshop:
     def cost(self, job: TrainingJob) -> Cost | None:
         """What was measured for such steps on this machine, or None."""
         known = self._costs().get(_step_shape(job))
-        return Cost(**known) if known else None
+        try:
+            return Cost(**known) if known else None
+        except (TypeError, ValueError):  # of another version: it is measured again
+            return None
 
     def _costs(self) -> dict[str, Any]:
-        path = self.folder / "costs.json"
-        return json.loads(path.read_text()) if path.exists() else {}
+        return _made_again(self.folder / "costs.json")
 
     def open(self, job: TrainingJob, worker: Worker) -> tuple[LatentDiffusion, Encoded]:
         """Load the base, draw and encode the data, or take what is there already."""
@@ -343,6 +347,34 @@ class Workshop:
         if not (path / "settings.json").exists():
             return None
         return stored_history(RunFolder.open(path), drawing.prompts, drawing.seeds, drawing.sampling)
+
+
+def _made_again(path: Path) -> dict[str, Any]:
+    """What a file of the panel holds; nothing where it is missing, or, with a notice, damaged: it is made again."""
+    try:
+        return read_json_object(path)
+    except FileNotFoundError:
+        return {}
+    except (OSError, ValueError) as error:
+        notice_once(f"{error}; it is made again")
+        return {}
+
+
+def _stored_job(path: Path) -> TrainingJob | None:
+    """A training that was begun; None, with a notice, where its file is damaged: its run can be opened all the same."""
+    try:
+        return _job_of(read_json_object(path, "the settings of a training"), path)
+    except (OSError, ValueError) as error:
+        notice_once(f"{error}; the training is not listed")
+        return None
+
+
+def _job_of(content: Any, path: Path) -> TrainingJob | None:
+    try:
+        return TrainingJob.from_json(content)
+    except (LookupError, TypeError, AttributeError, ValueError) as error:
+        notice_once(f"{path}: expected the settings of a training, got {error!r:.200}; they are passed over")
+        return None
 
 
 def _step_shape(job: TrainingJob) -> str:

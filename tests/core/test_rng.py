@@ -41,3 +41,10 @@ def test_a_draw_depends_on_seed_stream_and_index_alone():
 def test_an_unknown_stream_is_refused():
     with pytest.raises(ValueError, match="stream must be one of initial weights, .*, got 'noise'"):
         counted_rng(0, "noise")
+
+
+@pytest.mark.parametrize(("seed", "index"), [(-1, 0), (2**63, 0), (2**80, 0), (0, -1), (0, 2**63)])
+def test_a_seed_outside_its_range_is_refused_and_not_wrapped_around(seed, index):
+    with pytest.raises(ValueError, match=r"expected a seed and an index from 0 to 2\^63 - 1"):
+        counted_rng(seed, "recipe", index)
+    assert counted_rng(2**63 - 1, "recipe", 2**63 - 1).integers(0, 9) >= 0

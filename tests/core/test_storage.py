@@ -4,7 +4,8 @@ import os
 
 import pytest
 
-from kanjilab.core.storage import appearing_folder
+from kanjilab.core import storage
+from kanjilab.core.storage import appearing_folder, require_place, write_together
 
 
 @pytest.fixture
@@ -38,3 +39,27 @@ def test_the_folder_of_who_was_first_stays(tmp_path):
             (early / "file").write_text("early")
     assert (tmp_path / "folder" / "file").read_text() == "early"
     assert [path.name for path in tmp_path.iterdir()] == ["folder"]
+
+
+def test_files_that_belong_together_are_written_both_or_neither(tmp_path, monkeypatch):
+    first, second = tmp_path / "a.png", tmp_path / "a.svg"
+    first.write_bytes(b"old")
+    write = storage.write_synced
+    monkeypatch.setattr(storage, "write_synced", lambda path, data: write(path, data) if data == b"1" else 1 / 0)
+    with pytest.raises(ZeroDivisionError):
+        write_together({first: b"1", second: b"2"})
+    assert [path.name for path in tmp_path.iterdir()] == ["a.png"] and first.read_bytes() == b"old"
+    monkeypatch.undo()
+    assert write_together({first: b"1", second: b"2"}) == [first, second]
+    assert (first.read_bytes(), second.read_bytes()) == (b"1", b"2")
+    assert len(list(tmp_path.iterdir())) == 2
+
+
+def test_a_place_is_refused_where_nothing_can_be_written(tmp_path):
+    (tmp_path / "file").touch()
+    (tmp_path / "link").symlink_to("nowhere")
+    for name, why in {"file/a/b": "is no folder", "link": "a link that leads nowhere"}.items():
+        with pytest.raises(ValueError, match=why):
+            require_place(tmp_path / name)
+    require_place(tmp_path / "new" / "folder" / "file")
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["file", "link"]

@@ -10,6 +10,7 @@ import numpy as np
 from PIL import Image
 
 from kanjilab.core.config import Arm
+from kanjilab.core.outside_files import read_array
 from kanjilab.core.run_folder import RunFolder
 from kanjilab.data.dictionary import load_characters
 from kanjilab.data.image_files import read_gray
@@ -21,6 +22,7 @@ from kanjilab.export.lora_formats import read_lora
 from kanjilab.export.release import Handover
 from kanjilab.models.hub import family_of, model_folder
 from kanjilab.models.loading import load_base
+from kanjilab.models.skeleton_encoder import SkeletonEncoder, load_encoder, save_encoder
 from kanjilab.training.loop import train
 from kanjilab.widgets.saved_glyphs import load_history
 from tests.faults.contents import NO_JSON
@@ -38,6 +40,7 @@ TEXTS += ("the first half", "the second half", "two thirds", *NO_OBJECTS)
 TORN = ("missing", "empty", "one byte", "an HTML page", "a pickle", "brackets without end", "braces without end")
 TORN += ("tags without end", "a long line", "a file of the system without end", "zeros", *NO_OBJECTS)
 TORN += ("the first half", "two thirds")
+ENCODER_WEIGHTS = "condition_encoder/model.safetensors"
 UNSEEN = "zeros in the middle"  # of weights without a hash, which nobody can know
 
 
@@ -74,6 +77,9 @@ def sound_files(folder: Path) -> Path:
     (folder / "table" / "metadata.csv").write_text("file_name,text\na.png,water\n")
     (folder / "lines" / "metadata.jsonl").write_text(json.dumps({"file_name": "a.png", "text": "water"}) + "\n")
     (folder / "captions" / "a.txt").write_text("water\n")
+    (folder / "encoder").mkdir()
+    save_encoder(SkeletonEncoder("hint", "永国", 24, 8, 16), folder / "encoder")
+    np.save(folder / "encoder" / "skeletons.npy", np.full((40, 128, 16), 255, np.uint8))
     (folder / "files" / "kanjidic2.xml").write_text(KANJIDIC2)
     shutil.copy(default_font(), folder / "files" / "font.ttf")
     shutil.copy(folder / "base" / "unet" / WEIGHTS, folder / "files" / "model.safetensors")
@@ -83,6 +89,10 @@ def sound_files(folder: Path) -> Path:
     (folder / "kept").mkdir()
     (folder / "kept" / "history.json").write_text("{}")
     return folder
+
+
+def _skeletons(folder: Path) -> object:
+    return read_array(folder / "skeletons.npy", "skeletons")
 
 
 def _base(folder: Path) -> object:
@@ -110,6 +120,9 @@ def places(base: object) -> dict[str, Place]:
         "base: weights": Place(f"unet/{WEIGHTS}", "base", _base, right=("missing", UNSEEN)),
         "base: configuration": Place("unet/config.json", "base", _base, right=("missing",)),
         "base: tokenizer": Place("tokenizer/tokenizer_config.json", "base", _base, right=("missing",)),
+        "encoder of skeletons: settings": Place("condition_encoder/config.json", "encoder", load_encoder),
+        "encoder of skeletons: weights": Place(ENCODER_WEIGHTS, "encoder", load_encoder, right=(UNSEEN,)),
+        "skeletons of calligraphy": Place("skeletons.npy", "encoder", _skeletons, right=(UNSEEN,)),
         "font": Place("font.ttf", "files", lambda f: draw_font("水", f / "font.ttf"), right=(UNSEEN,)),
         "dictionary": Place("kanjidic2.xml", "files", lambda f: load_characters.__wrapped__(f / "kanjidic2.xml")),
         "strokes": Place("kanjivg.zip", "files", lambda f: KanjiVG.open(f / "kanjivg.zip"), sound=False),

@@ -1,20 +1,16 @@
 """Every content at every place: read right, or refused at once in a sentence that names the file."""
 
-import resource
 import shutil
-import signal
 from collections import Counter
-from contextlib import contextmanager
-from pathlib import Path
 
 import pytest
 
 from kanjilab.models.loading import load_base
+from tests.faults.bounds import bounded
 from tests.faults.contents import CHANGED, REPLACED
 from tests.faults.places import places, sound_files
 
 PLACES = list(places(type("Base", (), {"denoiser": None})()))
-SECONDS, MEMORY_BYTES = 10, 4 * 1024**3  # a content should take milliseconds and megabytes
 PLAIN = (ValueError, OSError, RuntimeError)
 
 
@@ -22,29 +18,6 @@ PLAIN = (ValueError, OSError, RuntimeError)
 def sound(tmp_path_factory):
     folder = sound_files(tmp_path_factory.mktemp("sound"))
     return folder, places(load_base(folder / "base"))
-
-
-def _address_space():
-    """Bytes that this process has reserved by now."""
-    return int(Path("/proc/self/statm").read_text().split()[0]) * resource.getpagesize()
-
-
-@contextmanager
-def bounded():
-    """Bounds time and memory, by an assertion and a MemoryError: no reader takes them for a fault of the file."""
-
-    def ring(*_):
-        raise AssertionError(f"it waits for more than {SECONDS} s")
-
-    before, limits = signal.signal(signal.SIGALRM, ring), resource.getrlimit(resource.RLIMIT_AS)
-    signal.setitimer(signal.ITIMER_REAL, SECONDS)
-    resource.setrlimit(resource.RLIMIT_AS, (_address_space() + MEMORY_BYTES, limits[1]))
-    try:
-        yield
-    finally:
-        resource.setrlimit(resource.RLIMIT_AS, limits)
-        signal.setitimer(signal.ITIMER_REAL, 0)
-        signal.signal(signal.SIGALRM, before)
 
 
 def outcome(place, folder):

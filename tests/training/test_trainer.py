@@ -24,11 +24,13 @@ from kanjilab.core.run_folder import RunFolder
 from kanjilab.models.adapters import StackedLora
 from kanjilab.models.loading import load_base
 from kanjilab.models.sampling import Sampling, sample
+from kanjilab.training.calligraphy import RECIPE
 from kanjilab.training.data_order import captions_of, draw_example, epoch_order
 from kanjilab.training.encoded import Encoded
+from kanjilab.training.few_shot import HAND_RECIPE
 from kanjilab.training.loop import train
 from kanjilab.training.trainer import Trainer
-from tests.tiny import save_tiny_pipeline, tiny_encoded
+from tests.tiny import save_tiny_calligraphy, save_tiny_pipeline, tiny_encoded
 
 SHAPE = (4, 8, 8)
 
@@ -536,13 +538,36 @@ RESUMED = {
         Arm(targets="all", rank=3, batch=2, peak_lr=3e-3, schedule="linear", images_seen=16),
     ],
     "flow whole": [Arm(targets="full", peak_lr=1e-3, images_seen=24, batch=2, ema_decay=0.99)],
+    "calligraphy": [  # the recipe's settings, on a tiny base
+        dataclasses.replace(RECIPE, images_seen=24, batch=2, warmup_steps=3, peak_lr=1e-3)
+    ],
+    "calligraphy arms": [
+        Arm(rank=2, condition_encoder="full", array_dropout=0.25, accumulation=2, ema_decay=0.9, images_seen=24),
+        Arm(targets="all", rank=3, condition_encoder="lora", array_dropout=0.0, batch=2, peak_lr=3e-3, images_seen=16),
+        dataclasses.replace(HAND_RECIPE, rank=2, batch=2, images_seen=24, warmup_steps=2),  # of a hand
+    ],
 }
+KILLS = int(os.environ.get("KANJILAB_KILLS", "2"))  # of each kind; `make faults` wants more
+KINDS = [kind for kind in RESUMED if KILLS > 2 or kind != "calligraphy arms"]  # the normal run has the recipe's alone
+FLOW, CALLIGRAPHY = ("sd3_base", "sd3_folder"), ("calligraphy_base", "calligraphy_folder")
+
+
+@pytest.fixture(scope="module")
+def calligraphy_folder(tmp_path_factory):
+    """A tiny base that reads skeletons."""
+    return save_tiny_calligraphy(tmp_path_factory.mktemp("calligraphy") / "base")
+
+
+@pytest.fixture(scope="module")
+def calligraphy_base(calligraphy_folder):
+    """The same, loaded."""
+    return load_base(calligraphy_folder)
 
 
 @pytest.fixture
 def resumed_base(request, kind):
     """The base of a kind of training, and its folder."""
-    names = ("sd3_base", "sd3_folder") if kind.startswith("flow") else ("base", "folder")
+    names = {"flow": FLOW, "calligraphy": CALLIGRAPHY}.get(kind.partition(" ")[0], ("base", "folder"))
     return [request.getfixturevalue(name) for name in names]
 
 
@@ -564,7 +589,7 @@ def assert_same_contents(found, expected):
     assert [name for name in expected if found[name] != expected[name]] == []
 
 
-@pytest.mark.parametrize("kind", RESUMED)
+@pytest.mark.parametrize("kind", KINDS)
 def test_closed_and_stopped_trainings_go_on_bit_for_bit(resumed_base, tmp_path, kind):
     base, data = resumed_base[0], tiny_encoded(resumed_base[0])
     arms, options = RESUMED[kind], dict(checkpoints=3, log_every=3)
@@ -651,10 +676,7 @@ def end_of(started):
     return last
 
 
-KILLS = int(os.environ.get("KANJILAB_KILLS", "2"))  # of each kind; `make faults` wants more
-
-
-@pytest.mark.parametrize("kind", RESUMED)
+@pytest.mark.parametrize("kind", KINDS)
 def test_a_killed_training_goes_on_bit_for_bit(processes, resumed_base, tmp_path, kind):
     folder = resumed_base[1]
     rng = np.random.default_rng(list(RESUMED).index(kind))
