@@ -14,6 +14,8 @@ from kanjilab.widgets.common import FOLDER
 from tests.stored_study import rank_study, store_study
 from tests.tiny_study import four_radicals, make_small, run, tiny_study
 
+from .alone import show_alone
+
 HOSTILE = """<img src=x onerror="window.obeyed=1">"""
 SLOW_MS = 120_000
 CLAIMS = ("rank", "batch", "epochs", "schedule", "targets")
@@ -53,11 +55,6 @@ TIMED = """async input => {
 
 DRAWN = """() => document.querySelector('.glyph canvas')?.getContext('2d')
   .getImageData(0, 0, 64, 64).data.some(value => value)"""
-ALONE = """<!doctype html><div id="panel"></div><script type="module">{script}
-const values = {values};
-const model = {{ get: name => values[name], set() {{}}, save_changes() {{}}, send() {{}}, on() {{}}, off() {{}} }};
-render({{ model, el: document.getElementById("panel") }});
-</script>"""
 
 
 @pytest.fixture(scope="module")
@@ -205,13 +202,8 @@ def test_a_page_without_a_kernel_moves_too(page, made):
     catalogue, images = study_catalogue(made / "made")
     addresses = [f"data:image/webp;base64,{base64.b64encode(image).decode()}" for image in images]
     values = {"catalogue": catalogue, "images": addresses, "menu": [], "chosen": "", "state": {}, "work": {}}
-    page.set_content(
-        ALONE.format(
-            script=(FOLDER / "ablation.js").read_text(encoding="utf-8"),
-            values=json.dumps(values | {"alone": True}).replace("<", "\\u003c"),
-        )
-    )
-    panel = page.locator("#panel")
+    script = (FOLDER / "ablation.js").read_text(encoding="utf-8")
+    panel = show_alone(page, script, json.dumps(values | {"alone": True}).replace("<", "\\u003c"))
     expect(panel.get_by_role("heading", name="A higher rank draws better")).to_be_visible()
     page.wait_for_function(DRAWN)
     before = shown(panel), score(panel)

@@ -13,6 +13,7 @@ from kanjilab.core.images import SIZE_PX
 from kanjilab.data.skeleton import skeleton_of_strokes
 from kanjilab.widgets.common import FOLDER
 
+from .alone import show_alone
 from .pixels import pixels
 
 SLOW_MS = 120_000
@@ -24,13 +25,7 @@ from kanjilab.widgets import BrushPanel
 panel = BrushPanel(text="")
 panel
 """
-ALONE = """<!doctype html><style>{style} body {{ margin: 0 }} #board {{ width: 256px }}</style><div id="board"></div>
-<script type="module">{script}
-window.values = {{ drawing: {{ strokes: [], under: new DataView(new ArrayBuffer(0)), of: "" }}, example: false }};
-const model = {{ get: name => values[name], set(changes) {{ Object.assign(values, changes) }}, save_changes() {{}},
-                 send() {{}}, on() {{}}, off() {{}} }};
-render({{ model, el: document.getElementById("board") }});
-</script>"""
+EMPTY = '{ drawing: { strokes: [], under: new DataView(new ArrayBuffer(0)), of: "" }, example: false }'
 NAMELESS = """place => [...place.querySelectorAll('canvas, button, input, select, textarea')].filter(
   e => e.checkVisibility() && !(e.labels?.length || e.getAttribute('aria-label') || e.title || e.textContent.trim())
 ).map(e => e.outerHTML)"""
@@ -123,7 +118,7 @@ def test_what_is_drawn_is_written(open_notebook, record_property):
 
 def test_a_pen_draws_beside_a_resting_hand_and_only_on_the_paper(page):
     style, script = ((FOLDER / f"brush_board.{ending}").read_text(encoding="utf-8") for ending in ("css", "js"))
-    page.set_content(ALONE.format(style=style, script=script))
+    show_alone(page, script, EMPTY, style + "#panel { width: 256px }")
     devtools = page.context.new_cdp_session(page)
 
     def touch(kind: str, *points: tuple[int, int]) -> None:
