@@ -171,7 +171,7 @@ def test_pin_compare_and_reach_what_is_near(open_notebook, cells, made):
     button(place, "Unpin A").click()
 
     # A point of the curve moves the slider; the radical and the judge change the score alone.
-    point = place.get_by_role("button", name=re.compile("^256: "))
+    point = place.get_by_role("button", name=re.compile("^Rank 256: "))
     point.focus()
     notebook.page.keyboard.press("Enter")
     assert rank.input_value() == "4"
