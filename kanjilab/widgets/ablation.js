@@ -704,7 +704,7 @@ class Explorer {
       if (!point.rate) return;
       const [x, y] = [scale.x(point), scale.y(point.rate[0])];
       for (const block of point.rate[3].filter(Number.isFinite)) svg.append(shape("circle", { class: `block ${name}`, cx: x, cy: scale.y(block), r: 1.8 }));
-      svg.append(shape("line", { class: `whisker ${name}`, x1: x, x2: x, y1: scale.y(point.rate[1]), y2: scale.y(point.rate[2]) }));
+      svg.append(shape("line", { class: `whisker ${name}${scale.isNumber ? "" : " alone"}`, x1: x, x2: x, y1: scale.y(point.rate[1]), y2: scale.y(point.rate[2]) }));
       const dot = shape("circle", { class: `dot ${name}${point.now ? " now" : ""}`, cx: x, cy: y, r: point.now ? 7 : 5 });
       const said = `${this.valueText(point.rate[0])} [${this.number(point.rate[1])}, ${this.number(point.rate[2])}]`;
       svg.append(name === "B" ? this.target(dot, point, stop, said) : dot);

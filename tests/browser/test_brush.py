@@ -103,7 +103,9 @@ def test_what_is_drawn_is_written(open_notebook, record_property):
         expect(canvas).to_have_accessible_description(f"Drawn: {strokes}.")
     wait_until(lambda: same(shown(glyphs), one))
 
-    place.get_by_label("Character", exact=True).focus()  # from here on by keyboard
+    typed = place.get_by_label("Character", exact=True)
+    typed.focus()  # from here on by keyboard
+    assert typed.evaluate("input => getComputedStyle(input).outlineStyle") == "solid", "where the keyboard is, is seen"
     page.keyboard.insert_text("国")
     page.keyboard.press("Enter")
     expect(canvas).to_have_accessible_description("Drawn: the skeleton of 国.", timeout=SLOW_MS)
