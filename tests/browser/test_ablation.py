@@ -224,6 +224,10 @@ def test_a_page_without_a_kernel_moves_too(page, made):
     expect(panel.locator(".hole")).to_be_hidden()
     expect(panel.get_by_label("Scaling", exact=True).last).to_be_checked()  # of the curve
 
+    page.set_viewport_size({"width": 390, "height": 420})
+    panel.get_by_role("slider", name="Rank").scroll_into_view_if_needed()
+    expect(panel.locator(".score")).to_be_in_viewport(ratio=1)  # on a phone too, while a slider is moved
+
 
 def test_a_new_value_is_trained_and_becomes_a_stop(open_notebook, cells, small):
     notebook = open_notebook(cells(TRAIN, kept=small[1], study="None"))
