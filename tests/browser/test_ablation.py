@@ -202,8 +202,9 @@ def test_a_page_without_a_kernel_moves_too(page, made):
     catalogue, images = study_catalogue(made / "made")
     addresses = [f"data:image/webp;base64,{base64.b64encode(image).decode()}" for image in images]
     values = {"catalogue": catalogue, "images": addresses, "menu": [], "chosen": "", "state": {}, "work": {}}
-    script = (FOLDER / "ablation.js").read_text(encoding="utf-8")
-    panel = show_alone(page, script, json.dumps(values | {"alone": True}).replace("<", "\\u003c"))
+    style, script = ((FOLDER / f"ablation.{ending}").read_text(encoding="utf-8") for ending in ("css", "js"))
+    traits = json.dumps(values | {"alone": True}).replace("<", "\\u003c")
+    panel = show_alone(page, script, traits, style)
     expect(panel.get_by_role("heading", name="A higher rank draws better")).to_be_visible()
     page.wait_for_function(DRAWN)
     before = shown(panel), score(panel)
