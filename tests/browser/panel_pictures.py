@@ -25,7 +25,7 @@ ROOT = Path(__file__).parents[2]
 FIGURES = ROOT / "figures"
 RUN = FIGURES / "runs" / "demo-left16" / "run"
 STUDY = "settings-steps"
-SLOW_MS = 300_000
+SLOW_MS = 900_000
 COLOURS = 96  # of a still
 HOLD_MS = 2_500  # the last frame
 LUCK = [  # strokes of 吉, in px of the skeleton
@@ -107,7 +107,7 @@ def comparator(studio: Studio) -> tuple[Image.Image, dict[str, Any]]:
 
 def playground(studio: Studio) -> tuple[Image.Image, dict[str, Any]]:
     """Eight glyphs for two parts, and the reading of the best."""
-    panel = studio.show('Playground("runs")', 1150, 2)
+    panel = studio.show('Playground("runs")', 1300, 2)
     panel.get_by_role("button", name="top: bamboo, bottom: horse").click()
     expect(panel.get_by_text("8 drawn; ")).to_be_visible(timeout=SLOW_MS)
     steps = panel.get_by_role("group", name="How it formed, step by step")
@@ -200,7 +200,11 @@ def brush_moves(studio: Studio) -> Moving:
     state, frames, durations = panel.locator(".kanjilab-drawn-written"), [], []
 
     def look(milliseconds: int = 250) -> None:
-        frames.append(Image.open(io.BytesIO(state.screenshot(animations="disabled"))).convert("RGB"))
+        image = Image.open(io.BytesIO(state.screenshot(animations="disabled"))).convert("RGB")
+        if frames and image.tobytes() == frames[-1].tobytes():
+            durations[-1] = milliseconds
+            return
+        frames.append(image)
         durations.append(milliseconds)
 
     look(600)
