@@ -88,7 +88,7 @@ class Documents:
         fragment = f"#{parts.fragment}" if parts.fragment else ""
         if target.parent == self.root / "docs" and target.suffix == ".md":
             return f"{target.stem}.html{fragment}"
-        if target.suffix in (".png", ".gif"):
+        if target.suffix in (".png", ".gif", ".webp"):
             return self._copied(page, href)
         if target.suffix == ".json" and target.is_relative_to(self.root / "figures"):
             return self._kept(target)

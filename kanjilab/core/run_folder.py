@@ -433,7 +433,8 @@ def find_runs(root: Path | str) -> list[RunFolder]:
     """
     found = []
     for folder, subfolders, files in os.walk(root):
-        if "settings.json" in files and "checkpoints" in subfolders:
+        # A run that a clone holds may have only what was drawn: git keeps no empty folder.
+        if "settings.json" in files and {"checkpoints", "samples"} & set(subfolders):
             subfolders.clear()
             try:
                 found.append(_readable_training(Path(folder)))

@@ -281,7 +281,7 @@ def write_report(
     report = table_report(study, table, context.drawing, name, outcome)
     write_json_atomic(context.folder / f"report-{name}.json", report)
     facts = {"study": study.hash, "runs": sorted(set(table["run"])), "report": f"report-{name}.json"}
-    figure = _figure(context, pd.DataFrame(report["rates"]), report["contrasts"])
+    figure = study_figure(report)
     save_figure(figure, context.folder / f"figure-{name}.png", facts)
     return report
 
@@ -324,8 +324,11 @@ def _plain(value: Any) -> Any:
     return None if isinstance(value, float) and not math.isfinite(value) else value
 
 
-def _figure(context: StudyContext, share: pd.DataFrame, found: Mapping[str, list[dict[str, Any]]]) -> Figure:
-    study, split = context.study, next(iter(context.prompts))
-    text = f"{study.name}, {note(study, len(context.prompts[split].captions), split)}; 95% intervals"
-    shown, tested = share.loc[share["split"] == split], [Contrast.from_json(c) for c in found[split]]
-    return draw_study(shown, differences(tested), title=study.claim, note=text, margin=MARGIN)
+def study_figure(report: Mapping[str, Any]) -> Figure:
+    """A study's rates, differences, and the way there, over its first split; drawn from what `table_report` gives."""
+    study, split = Study.from_json(report["study"]), next(iter(report["contrasts"]))
+    share = pd.DataFrame(report["rates"])
+    shown, tested = share.loc[share["split"] == split], [Contrast.from_json(c) for c in report["contrasts"][split]]
+    text = f"{study.name}, {note(study, report['prompts'][split], split)}; 95% intervals"
+    title = "Images with the expected radical, at the end of training"
+    return draw_study(shown, differences(tested), title=title, note=text, margin=MARGIN)

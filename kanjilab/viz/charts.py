@@ -34,6 +34,7 @@ DOTS_PER_INCH = 144
 MOST_RAW_CURVES = 3  # more of them would hide the smoothed ones
 SMOOTHED = "smoothed"
 NAME_PITCH_INCHES = 0.175  # between the names of two lines
+NAME_LETTERS = 32  # of the name of a line or a row, at most
 
 
 @cache
@@ -209,7 +210,7 @@ def name_lines(ax: Axes, names: Sequence[str], endings: Sequence[str]) -> None:
     """Write each line's name and ending beside its end, pushed apart where ends are close; cross the stopped ones."""
     ends = []
     lines = [line for line in ax.lines if line.get_gid() == SMOOTHED][-len(names) :]
-    for line, name, ending in zip(lines, (label_text(name, 28) for name in names), endings, strict=True):
+    for line, name, ending in zip(lines, (label_text(name, NAME_LETTERS) for name in names), endings, strict=True):
         data = np.asarray(line.get_xydata())
         if not len(data):
             continue

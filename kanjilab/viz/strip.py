@@ -20,6 +20,8 @@ WHITE_POINT = 240  # shown as white: a decoder's blank paper is mottled just bel
 WHITENED = np.minimum(np.arange(256) * 255 / WHITE_POINT, 255).round().astype(np.uint8)
 LABEL_SIZE, TITLE_SIZE, NOTE_SIZE = 0.16, 0.20, 0.13  # text heights as shares of a cell
 LABEL_WIDTH = 2.35  # of row labels, at most, in cells
+TITLE_WIDTH = 5.0  # to which a title widens a narrow strip, at most, in cells
+COLUMN_LINES = 5  # of a column label, at most
 
 
 @dataclass(frozen=True)
@@ -92,7 +94,8 @@ def _lay_out(strip: Strip, cell_px: int, footer_lines: int) -> _Layout:
     footer = footer_lines * round(cell_px * NOTE_SIZE * 1.5)
     height = footer_top + footer + round(margin * 0.7) if footer else y[-1] + cell_px + margin
     baseline = margin + round(cell_px * TITLE_SIZE)
-    return _Layout(cell_px, margin, label_width, x, y, x[-1] + cell_px + margin, baseline, top, footer_top, height)
+    width = max(x[-1] + cell_px, margin + _title_width(strip, cell_px)) + margin
+    return _Layout(cell_px, margin, label_width, x, y, width, baseline, top, footer_top, height)
 
 
 def _edges(start: int, count: int, pitch: int, groups: Sequence[tuple[str, int]], gap: int) -> tuple[int, ...]:
@@ -112,8 +115,13 @@ def _label_width(strip: Strip, cell_px: int) -> int:
     return min(math.ceil(widest), round(cell_px * LABEL_WIDTH))
 
 
+def _title_width(strip: Strip, cell_px: int) -> int:
+    title = typeface(round(cell_px * TITLE_SIZE), bold=True).width(printable(strip.title))
+    return min(math.ceil(title), round(cell_px * TITLE_WIDTH))
+
+
 def _column_label(strip: Strip, index: int, cell_px: int) -> tuple[list[str], Typeface]:
-    return fit_text(strip.column_labels[index], typeface(round(cell_px * LABEL_SIZE * 0.9)), cell_px)
+    return fit_text(strip.column_labels[index], typeface(round(cell_px * LABEL_SIZE * 0.9)), cell_px, COLUMN_LINES)
 
 
 def _header_lines(strip: Strip, cell_px: int) -> int:

@@ -15,6 +15,8 @@ from kanjilab.viz.charts import (
     FAINT,
     INK,
     LINE_STYLES,
+    NAME_LETTERS,
+    NAME_PITCH_INCHES,
     PALETTE,
     SMOOTHED,
     SOFT,
@@ -221,8 +223,10 @@ def draw_study(
         margin: as for `draw_differences`.
     """
     last = rates.loc[rates["final"]]
-    heights = [_row_inches(len(last))] + [_row_inches(len(differences))] * (len(differences) > 0)
-    heights += [3.2] * (len(last) < len(rates))
+    heights = [_row_inches(_row_labels(last, "variant"))]
+    heights += [_row_inches(_row_labels(differences, "label"))] * (len(differences) > 0)
+    names = len(set(rates["variant"]))
+    heights += [max(3.2, 1.4 + NAME_PITCH_INCHES * names)] * (len(last) < len(rates))
     figure = new_figure(7.6, sum(heights) + 0.3)
     axes = list(figure.subplots(len(heights), 1, height_ratios=heights, squeeze=False)[:, 0])
     draw_rates(last, title=title, note=note, ax=axes.pop(0))
@@ -233,16 +237,29 @@ def draw_study(
     return figure
 
 
-def _row_inches(rows: int) -> float:
-    return 0.95 + 0.27 * rows
+def _row_labels(table: pd.DataFrame, labels: str) -> list[str]:
+    """The names of rows; long ones in two lines, those of contrasts before their second variant."""
+    names = []
+    for label in table[labels]:
+        name = label_text(str(label), 2 * NAME_LETTERS)
+        first, dash, second = name.partition(" – ")
+        fits = dash and max(len(first), len(second) + 2) <= NAME_LETTERS < len(name)
+        names.append(f"{first}\n– {second}" if fits else fill(name, NAME_LETTERS))
+    return names
+
+
+def _row_inches(labels: Sequence[str]) -> float:
+    """Height of axes with a labelled line for each of these names."""
+    return 0.95 + (0.35 if any("\n" in label for label in labels) else 0.27) * len(labels)
 
 
 def _rows(table: pd.DataFrame, labels: str, ax: Axes | None) -> tuple[Figure, Axes]:
     """Axes with a labelled line for every row of a table."""
     if table.empty:
         raise ValueError("expected at least one row to draw, got none")
-    figure, ax = figure_and_axes(ax, width=7.6, height=_row_inches(len(table)) + 0.3)
-    ax.set_yticks(range(len(table)), [label_text(str(label), 36) for label in table[labels]], fontsize=9)
+    names = _row_labels(table, labels)
+    figure, ax = figure_and_axes(ax, width=7.6, height=_row_inches(names) + 0.3)
+    ax.set_yticks(range(len(table)), names, fontsize=9)
     ax.set_ylim(len(table) - 0.4, -0.6)
     return figure, ax
 

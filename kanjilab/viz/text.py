@@ -183,13 +183,13 @@ def _balanced(text: str, face: Typeface, lines: list[str]) -> list[str]:
 
 
 def _words(text: str) -> list[str]:
-    """What may not be broken: words with the space after them, and each ideograph or kana for itself."""
+    """What may not be broken: words with the space or semicolon after them, and each ideograph or kana for itself."""
     words = [""]
     for character in text:
         wide = unicodedata.east_asian_width(character) in "WF"
         closing = wide and unicodedata.category(character) in ("Pe", "Pf", "Po")  # no 、or 」 at a line's beginning
         after_wide = words[-1] and unicodedata.east_asian_width(words[-1][-1]) in "WF"
-        if words[-1] and (words[-1].endswith(" ") or wide or after_wide) and not closing and character != " ":
+        if words[-1] and (words[-1].endswith((" ", ";")) or wide or after_wide) and not closing and character != " ":
             words.append("")
         words[-1] += character
     return words

@@ -23,8 +23,10 @@
 // Untrusted texts (prompts, names) are only set as textContent.
 
 const SAVE_MS = 150;
-const CURVE_HEIGHT = 190;
-const EDGE = { left: 46, right: 58, top: 12, bottom: 38 };
+const CURVE_HEIGHT = 208;
+const EDGE = { left: 46, right: 58, top: 30, bottom: 38 };
+const GRID_LINES = 5; // at most, above the axis
+const PERCENT_STEPS = [0.02, 0.05, 0.1, 0.2]; // between two of them
 const MANY_STOPS = 7; // above it, and with more letters than fit, stops are dots without texts
 const MOST_LETTERS = 36;
 const NEAREST = 3;
@@ -48,6 +50,7 @@ function shape(name, attributes = {}, text) {
 }
 
 const same = (one, other) => JSON.stringify(one) === JSON.stringify(other);
+const spaced = (caption) => caption.replace(/;(?=\S)/g, "; ");
 const count = (number, unit) => `${number.toLocaleString("en")} ${unit}${number === 1 ? "" : "s"}`;
 
 function duration(seconds) {
@@ -210,7 +213,7 @@ class Explorer {
     const id = `${this.id}-${name}`;
     const input = node("input", { type: "range", id, min: 0, max: Math.max(1, values.length - 1), step: 1, data: { axis: name } });
     input.disabled = values.length < 2;
-    const said = node("output", { htmlFor: id });
+    const said = node("output", { htmlFor: id, ariaLive: "off" }); // the slider says it
     const stops = values.map((_, stop) => node("i", { data: { stop } }));
     const ticks = node("div", { className: "ticks" }, ...stops);
     const letters = axis.texts ? Math.max(...axis.texts.map((text) => text.length)) : 0;
@@ -535,7 +538,7 @@ class Explorer {
     this.rows = [];
     this.cards.replaceChildren(
       ...chosen.map((prompt) => {
-        const head = node("figcaption", {}, node("span", { text: prompt.text.replace(/;(?=\S)/g, "; "), title: prompt.text }));
+        const head = node("figcaption", {}, node("span", { text: spaced(prompt.text), title: prompt.text }));
         if (prompt.expected) head.append(node("b", { text: prompt.expected }));
         const card = node("figure", {}, head);
         for (const name of pinned ? ["A", "B"] : ["B"]) card.append(this.buildRow(prompt, name, Boolean(pinned), pictured));
@@ -586,7 +589,8 @@ class Explorer {
     const hit = arm?.hits?.[judge]?.[Math.min(moment, arm.seen.length - 1)]?.[prompt.number * noises + noise];
     cell.className = `glyph${hit === "1" ? " hit" : ""}${column === place[this.columns] ? " now" : ""}${arm ? "" : " none"}`;
     const what = !arm ? "not trained" : hit === "1" ? "a hit" : hit === "0" ? "no hit" : "drawn";
-    canvas.setAttribute("aria-label", `${prompt.text}, ${this.seenText(setting, seed, moment)}: ${what}`);
+    const when = this.columns === "moment" ? `${this.seenText(setting, seed, moment)} images seen` : `training seed ${this.catalogue.seeds[seed]}`;
+    canvas.setAttribute("aria-label", `${spaced(prompt.text)}, ${when}: ${what}`);
     if (!pictured) {
       canvas.textContent = hit === "1" ? "✓" : arm ? "·" : "\u00a0";
       return;
@@ -599,6 +603,11 @@ class Explorer {
   }
 
   // ------------------------------------------------------------------------------------------ the curve
+
+  // The name of what the curve is over.
+  get overLabel() {
+    return this.catalogue.axes.find(({ name }) => name === this.state.over)?.label ?? "Images seen";
+  }
 
   // The stops of the curve's axis for one place: {x, text, setting, moment, rate, go}.
   curvePoints(place) {
@@ -617,7 +626,10 @@ class Explorer {
 
   drawCurve() {
     const { width } = this;
-    const svg = shape("svg", { width, height: CURVE_HEIGHT, viewBox: `0 0 ${width} ${CURVE_HEIGHT}`, role: "group", "aria-label": "Response curve" });
+    const [measure] = this.catalogue.measure.split(",");
+    const title = `${measure[0].toUpperCase()}${measure.slice(1)}, by ${this.overLabel.toLowerCase()}`;
+    const svg = shape("svg", { width, height: CURVE_HEIGHT, viewBox: `0 0 ${width} ${CURVE_HEIGHT}`, role: "group", "aria-label": title });
+    svg.append(shape("text", { class: "title", x: EDGE.left, y: 12, "aria-hidden": "true" }, title));
     const { pinned, at, over } = this.state;
     const mine = this.curvePoints(this.place);
     const lines = [{ name: "B", points: mine }];
@@ -647,19 +659,16 @@ class Explorer {
       : (point) => left + (right - left) * (stops.length > 1 ? stops.indexOf(point.text) / (stops.length - 1) : 0.5);
     const ys = points.flatMap(({ rate }) => (rate ? rate.slice(0, 3).concat(rate[3]) : [])).filter(Number.isFinite);
     const bottom = this.catalogue.percent ? 0 : Math.min(...ys, Infinity);
-    const top = this.catalogue.percent ? Math.max(0.1, Math.ceil(Math.max(0, ...ys) * 10) / 10) : Math.max(...ys, -Infinity);
-    const span = top - bottom || 1;
-    const low = this.catalogue.percent ? bottom : bottom - 0.08 * span;
-    const high = this.catalogue.percent ? top : top + 0.08 * span;
+    const top = Math.max(...ys, this.catalogue.percent ? 0.1 : -Infinity);
+    const step = this.catalogue.percent ? PERCENT_STEPS.find((some) => some * GRID_LINES >= top - 1e-9) : (top - bottom || 1) / GRID_LINES;
+    const low = this.catalogue.percent ? 0 : bottom - step / 3;
+    const high = this.catalogue.percent ? step * Math.ceil(top / step - 1e-9) : top + step / 3;
     const y = (value) => CURVE_HEIGHT - EDGE.bottom - ((CURVE_HEIGHT - EDGE.bottom - EDGE.top) * (value - low)) / (high - low || 1);
-    return { x, y, low, high };
+    return { x, y, low, high, step, isNumber };
   }
 
   drawGrid(svg, scale, points, width) {
-    const steps = 4;
-    for (let step = 0; step <= steps; step += 1) {
-      const value = scale.low + ((scale.high - scale.low) * step) / steps;
-      if (!Number.isFinite(value)) continue;
+    for (let value = scale.low; value <= scale.high + scale.step / 9; value += scale.step) {
       const y = scale.y(value);
       svg.append(shape("line", { class: "grid", x1: EDGE.left, x2: width - EDGE.right + 14, y1: y, y2: y }));
       const text = this.catalogue.percent ? `${Math.round(1000 * value) / 10}%` : value.toPrecision(3);
@@ -687,13 +696,15 @@ class Explorer {
     if (!stored.length) return;
     const low = stored.map((point) => `${scale.x(point)},${scale.y(point.rate[1])}`);
     const high = stored.map((point) => `${scale.x(point)},${scale.y(point.rate[2])}`).reverse();
-    svg.append(shape("polygon", { class: `band ${name}`, points: [...low, ...high].join(" ") }));
-    svg.append(shape("polyline", { class: `line ${name}`, points: stored.map((point) => `${scale.x(point)},${scale.y(point.rate[0])}`).join(" ") }));
+    if (scale.isNumber) { // between categories there is nothing
+      svg.append(shape("polygon", { class: `band ${name}`, points: [...low, ...high].join(" ") }));
+      svg.append(shape("polyline", { class: `line ${name}`, points: stored.map((point) => `${scale.x(point)},${scale.y(point.rate[0])}`).join(" ") }));
+    }
     points.forEach((point, stop) => {
       if (!point.rate) return;
       const [x, y] = [scale.x(point), scale.y(point.rate[0])];
       for (const block of point.rate[3].filter(Number.isFinite)) svg.append(shape("circle", { class: `block ${name}`, cx: x, cy: scale.y(block), r: 1.8 }));
-      svg.append(shape("line", { class: `whisker ${name}`, x1: x, x2: x, y1: scale.y(point.rate[1]), y2: scale.y(point.rate[2]) }));
+      svg.append(shape("line", { class: `whisker ${name}${scale.isNumber ? "" : " alone"}`, x1: x, x2: x, y1: scale.y(point.rate[1]), y2: scale.y(point.rate[2]) }));
       const dot = shape("circle", { class: `dot ${name}${point.now ? " now" : ""}`, cx: x, cy: y, r: point.now ? 7 : 5 });
       const said = `${this.valueText(point.rate[0])} [${this.number(point.rate[1])}, ${this.number(point.rate[2])}]`;
       svg.append(name === "B" ? this.target(dot, point, stop, said) : dot);
@@ -703,7 +714,7 @@ class Explorer {
 
   // A point that a click, Enter or Space moves the slider to.
   target(mark, point, stop, said) {
-    const name = `${point.text}: ${said}`;
+    const name = `${this.overLabel} ${point.text}: ${said}`;
     for (const [key, value] of Object.entries({ tabindex: 0, role: "button", "aria-label": name, "aria-pressed": point.now, "data-stop": stop })) mark.setAttribute(key, value);
     mark.append(shape("title", {}, name));
     mark.addEventListener("click", () => this.update(point.go));

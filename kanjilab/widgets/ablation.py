@@ -21,7 +21,7 @@ from kanjilab.experiments.study import Study, read_report
 from kanjilab.viz.strip import Strip, draw_strip
 from kanjilab.widgets.ablation_catalogue import StudySettings, menu, study_catalogue
 from kanjilab.widgets.ablation_view import AblationView
-from kanjilab.widgets.common import Panel, escape, progress_html, stacked
+from kanjilab.widgets.common import FoldButton, Panel, escape, panel_box, progress_html, stacked
 from kanjilab.widgets.run_ablation import RunsPanel
 from kanjilab.widgets.stored_studies import (
     StudyState,
@@ -38,7 +38,6 @@ from kanjilab.widgets.work_panel import WorkPanel
 from kanjilab.widgets.worker import Worker, WorkerBusy
 
 OWN, STORED = "Yours", "Stored with kanjilab"
-OPEN, CLOSED = "▾ Train a study of your own", "▸ Train a study of your own"
 
 
 class AblationPanel(WorkPanel):
@@ -115,13 +114,12 @@ class AblationPanel(WorkPanel):
         self.own = widgets.VBox(
             [self.inputs.widget, self.claim, self.cost, buttons, self.status, self.progress, self.code_box]
         )
-        self.fold = widgets.Button(layout={"width": "auto", "align_self": "flex-start"})
-        self.fold.on_click(lambda _: self._fold(self.own.layout.display == "none"))
-        return widgets.VBox([self.view, self.fold, self.own])
+        self.fold = FoldButton(title="Train a study of your own")
+        self.fold.observe(lambda change: self._fold(change["new"]), "opened")
+        return widgets.VBox([self.view, panel_box([self.fold, self.own])])
 
     def _fold(self, opened: bool) -> None:
-        self.own.layout.display = "flex" if opened else "none"
-        self.fold.description = OPEN if opened else CLOSED
+        self.fold.opened, self.own.layout.display = opened, "flex" if opened else "none"
 
     # ------------------------------------------------------------------------------------------ what is shown
 

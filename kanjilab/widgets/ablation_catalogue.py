@@ -30,7 +30,20 @@ from kanjilab.widgets.common import label_of
 
 JUDGES = {"radicals": "first judge", "judge-a": "judge A", "judge-b": "judge B"}
 SPLITS = {"held_out": "held-out", "train": "training captions"}
-AXIS_LABELS = {"images_seen": "Training budget", "batch": "Batch size", "peak_lr": "Peak rate", "kanji": "Kanji"}
+AXIS_LABELS = {
+    "images_seen": "Training budget",
+    "batch": "Batch size",
+    "peak_lr": "Peak rate",
+    "equal": "Compared at",
+    "beta2": "Memory of Adam",
+}
+VALUE_TEXTS = {  # of values that say too little by themselves
+    ("equal", "images"): "equal images",
+    ("equal", "steps"): "equal steps",
+    ("beta2", "per step"): "β₂ per step",
+    ("beta2", "per image"): "β₂ per image",
+    ("kanji", None): "all kanji",
+}
 UNITS = {"images_seen": "images"}
 CHOICES = {"schedule": SCHEDULES, "targets": TARGETS}  # values that a category may get; numbers are typed
 SETTINGS = {field.name: field for field in dataclasses.fields(Arm)}
@@ -62,7 +75,7 @@ def axis_json(axis: Axis) -> dict[str, Any]:
         "label": AXIS_LABELS.get(axis.name, label_of(axis.name)),
         "unit": UNITS.get(axis.name, ""),
         "values": list(axis.values),
-        "texts": [value_text(value) for value in axis.values],
+        "texts": [VALUE_TEXTS.get((axis.name, value)) or value_text(value) for value in axis.values],
         "number": axis.is_number,
         "log": axis.is_log,
         "apart": axis.apart().round(4).tolist(),

@@ -49,6 +49,7 @@ from kanjilab.widgets.draw_panel import DrawPanel, Job
 from kanjilab.widgets.generation import Models, Request
 from kanjilab.widgets.glyph_grid import GlyphGrid
 from kanjilab.widgets.range_slider import RangeSlider
+from kanjilab.widgets.said import Said
 from kanjilab.widgets.worker import Worker
 
 BASE = "calligraphy"
@@ -132,7 +133,7 @@ class BrushPanel(DrawPanel):
     def _make_outputs(self) -> None:
         self.button = widgets.Button(description="Write the page", tooltip="The line, in the chosen style")
         self.stop_button = stop_button()
-        self.status, self.progress = widgets.HTML(), widgets.HTML()
+        self.status, self.progress = Said(), widgets.HTML()
         self.row = GlyphGrid("Written", columns=len(self._styles) + 1, cell_px=128, empty="")
         self.large, self.page = widgets.HTML(), widgets.HTML()
         self.large.add_class("kanjilab-large")

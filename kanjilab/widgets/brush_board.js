@@ -2,6 +2,7 @@
 
 const SIDE = 128; // of a skeleton, in its pixels: the unit of all coordinates
 const PEN = 3.2, STEP = 0.7; // width of a stroke as it is shown, and the least way between two of its points
+const PALM_MS = 2000; // so long after a pen was near, what touches the square is the hand that holds it
 const STROKES_MOST = 300, POINTS_MOST = 2000, BYTES_MOST = 8e6;
 const EMPTY = { strokes: [], under: new DataView(new ArrayBuffer(0)), of: "" };
 const TYPES = "image/png,image/jpeg,image/webp,image/bmp,image/gif,image/tiff";
@@ -17,6 +18,19 @@ function same(one, other) {
   const bytes = ({ under }) => new Uint8Array(under.buffer, under.byteOffset, under.byteLength).join();
   const strokes = (state) => JSON.stringify(state.strokes);
   return one.of === other.of && strokes(one) === strokes(other) && bytes(one) === bytes(other);
+}
+
+const inside = (point) => point.every((value) => value >= 0 && value <= SIDE);
+const rounded = (point) => point.map((value) => Math.round(10 * Math.min(SIDE, Math.max(0, value))) / 10);
+
+// Where the way from a point on the paper to one beside it leaves the paper.
+function edge(inner, outer) {
+  const shares = inner.map((from, axis) => {
+    const way = outer[axis] - from;
+    return way ? ((way > 0 ? SIDE : 0) - from) / way : Infinity;
+  });
+  const share = Math.min(...shares, 1);
+  return inner.map((from, axis) => from + share * (outer[axis] - from));
 }
 
 function render({ model, el }) {
@@ -38,7 +52,8 @@ function render({ model, el }) {
   let past = []; // states before the present one
   let now = { ...EMPTY };
   let image = null; // of `under`, decoded
-  let drawing = null; // the stroke under the pen: its pointer, and its points
+  let drawing = null; // what is under the pen: its pointer, its kind, its strokes, and where it is beside the paper
+  let penSeen = -Infinity; // when a pen was last near
   let problem = "";
 
   const line = (points) => {
@@ -63,7 +78,7 @@ function render({ model, el }) {
     if (image) context.drawImage(image, 0, 0, SIDE, SIDE);
     Object.assign(context, { strokeStyle: "#222", lineWidth: PEN, lineCap: "round" });
     now.strokes.forEach(line);
-    if (drawing) line(drawing.points);
+    drawing?.strokes.forEach(line);
   };
 
   const describe = () => {
@@ -118,40 +133,56 @@ function render({ model, el }) {
 
   const place = (event) => {
     const box = canvas.getBoundingClientRect();
-    const at = (value, start, length) => Math.min(SIDE, Math.max(0, ((value - start) / length) * SIDE));
-    return [at(event.clientX, box.left, box.width), at(event.clientY, box.top, box.height)].map(
-      (value) => Math.round(10 * value) / 10,
-    );
+    return [((event.clientX - box.left) / box.width) * SIDE, ((event.clientY - box.top) / box.height) * SIDE];
+  };
+
+  // Beside the paper nothing is drawn: the stroke ends at the edge, and where the pen comes back another begins.
+  const extend = (point) => {
+    const { strokes, outside } = drawing;
+    const points = strokes.at(-1);
+    if (!inside(point)) {
+      if (!outside) points.push(rounded(edge(points.at(-1), point)));
+      drawing.outside = point;
+    } else if (outside) {
+      strokes.push([rounded(edge(point, outside)), rounded(point)]);
+      drawing.outside = null;
+    } else if (Math.hypot(point[0] - points.at(-1)[0], point[1] - points.at(-1)[1]) >= STEP) {
+      points.push(rounded(point));
+    }
   };
 
   canvas.addEventListener("pointerdown", (event) => {
-    if (drawing || event.button !== 0 || !event.isPrimary) return;
+    const { pointerId, pointerType } = event;
+    if (pointerType === "touch" && event.timeStamp - penSeen < PALM_MS) return;
+    const palm = pointerType === "pen" && drawing?.kind === "touch"; // the hand came down before the pen
+    if ((drawing && !palm) || event.button !== 0 || !event.isPrimary) return;
+    if (pointerType === "pen") penSeen = event.timeStamp;
     event.preventDefault();
     canvas.focus({ preventScroll: true });
-    canvas.setPointerCapture(event.pointerId);
+    canvas.setPointerCapture(pointerId);
     if (model.get("example")) {
       model.set("example", false);
       show({ ...EMPTY });
     }
-    drawing = { pointer: event.pointerId, points: [place(event)] };
+    drawing = { pointer: pointerId, kind: pointerType, strokes: [[rounded(place(event))]], outside: null };
     paint();
   });
   canvas.addEventListener("pointermove", (event) => {
+    if (event.pointerType === "pen") penSeen = event.timeStamp;
     if (event.pointerId !== drawing?.pointer) return;
     const between = event.getCoalescedEvents?.() ?? [];
     for (const moved of between.length ? between : [event]) {
-      const point = place(moved);
-      const [x, y] = drawing.points.at(-1);
-      if (Math.hypot(point[0] - x, point[1] - y) >= STEP && drawing.points.length < POINTS_MOST) drawing.points.push(point);
+      if (drawing.strokes.at(-1).length < POINTS_MOST) extend(place(moved));
     }
     paint();
   });
   const finish = (event) => {
+    if (event.pointerType === "pen") penSeen = event.timeStamp;
     if (event.pointerId !== drawing?.pointer) return;
-    const { points } = drawing;
+    const { strokes } = drawing;
     drawing = null;
-    if (event.type === "pointercancel" || now.strokes.length >= STROKES_MOST) return paint();
-    show({ ...now, strokes: [...now.strokes, points] });
+    if (event.type === "pointercancel" || now.strokes.length + strokes.length > STROKES_MOST) return paint();
+    show({ ...now, strokes: [...now.strokes, ...strokes] });
     send();
   };
   canvas.addEventListener("pointerup", finish);

@@ -51,6 +51,7 @@ from kanjilab.widgets.common import (
 from kanjilab.widgets.draw_panel import DrawPanel, Job
 from kanjilab.widgets.generation import Models, Request
 from kanjilab.widgets.glyph_grid import GlyphGrid
+from kanjilab.widgets.said import Said
 from kanjilab.widgets.saved_glyphs import Kept
 from kanjilab.widgets.worker import Worker
 
@@ -157,7 +158,7 @@ class CoinPage(DrawPanel):
         self.stop_button = stop_button()
         self.button.on_click(lambda _: self.start())
         self.stop_button.on_click(lambda _: self.stop())
-        self.cost, self.status, self.progress = widgets.HTML(), widgets.HTML(), widgets.HTML()
+        self.cost, self.status, self.progress = widgets.HTML(), Said(), widgets.HTML()
         self.cards = CoinCards("Coined, best first")
         self.cards.observe(lambda _: self._show_choice(), "selected")
         self.certificate = widgets.HTML(layout={"max_width": "100%"})

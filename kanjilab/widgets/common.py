@@ -56,16 +56,6 @@ def escape(text: object) -> str:
     return html.escape(str(text), quote=True)
 
 
-def status_html(text: object) -> str:
-    """Untrusted text for `widgets.HTML` that a screen reader announces when it changes."""
-    return f'<span role="status">{escape(text)}</span>'
-
-
-def soft_html(text: str) -> str:
-    """Untrusted text for `widgets.HTML`, in the colour of notes, that a screen reader announces when it changes."""
-    return text and f'<span class="soft" role="status">{escape(text)}</span>'
-
-
 def label_of(setting: str) -> str:
     """The name of a setting for readers: "peak_lr" is "Peak learning rate"."""
     return LABELS.get(setting, setting.replace("_", " ").capitalize())

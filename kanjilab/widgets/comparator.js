@@ -6,7 +6,8 @@ const BLINK_MS = 500; // for each of the two glyphs: 1 Hz; up to 2 Hz is harmles
 const SAVE_MS = 150; // changes are sent to the kernel after such a pause
 const PINNED_INK = [0, 90, 181]; // blue and orange, which colour-blind readers can distinguish
 const SELECTED_INK = [220, 90, 0];
-const ZOOMS = [1, 2, 3, 4, 6];
+const FIT = 0; // twice, or as large as there is room
+const ZOOMS = [FIT, 1, 2, 3, 4, 6];
 const KEYS = [
   ["← → ↑ ↓", "move in the grid"],
   [", .", "one checkpoint back, or on"],
@@ -74,7 +75,7 @@ class Comparator {
     this.readings = new Map(Object.entries(model.get("readings")));
     this.askedReadings = new Set();
     this.cells = []; // {place, step, box, canvas, button, reading} of each cell of the grid
-    this.zoom = 2;
+    this.zoom = FIT;
     this.calm = window.matchMedia("(prefers-reduced-motion: reduce)");
     this.frames = new Frames(model, () => this.draw());
     this.build();
@@ -98,10 +99,13 @@ class Comparator {
     return first + checkpoint;
   }
 
+  // A glyph in words; its run is named only where several are shown.
   describe([track, prompt, seed], step) {
     const entry = this.catalogue.tracks[track];
     const seen = entry.at[step] < 0 ? "no checkpoint yet" : seenLabel(entry.images_seen[entry.at[step]]);
-    return `${this.catalogue.prompts[prompt]}, ${entry.label}, seed ${this.catalogue.seeds[seed]}, ${seen}`;
+    const { tracks, selected, pinned } = this.state;
+    const run = new Set([...tracks, selected[0], pinned?.[0] ?? selected[0]]).size > 1 ? [entry.label] : [];
+    return [this.catalogue.prompts[prompt], ...run, `seed ${this.catalogue.seeds[seed]}`, seen].join(", ");
   }
 
   exists([track, prompt, seed]) {
@@ -245,7 +249,7 @@ class Comparator {
     }
     this.calmNote = node("p", { className: "note", text: "Blinking is off, because your system asks for reduced motion." });
     const zoom = node("select", { id: `${this.id}-zoom`, className: "zoom" });
-    zoom.append(...ZOOMS.map((times) => node("option", { value: times, text: `${times} ×` })));
+    zoom.append(...ZOOMS.map((times) => node("option", { value: times, text: times === FIT ? "to fit" : `${times} ×` })));
     zoom.value = this.zoom;
     this.zoomer = zoom;
     this.figures = { pinned: this.buildFigure(), selected: this.buildFigure() };
@@ -597,8 +601,9 @@ class Comparator {
     if (cell.number !== number || !cell.drawn) {
       cell.number = number;
       cell.drawn = this.paint(cell.canvas, number);
-      cell.canvas.ariaLabel = this.describe(cell.place, step);
     }
+    const name = this.describe(cell.place, step);
+    if (cell.canvas.ariaLabel !== name) cell.canvas.ariaLabel = name;
     const chosen = String(cell.place) === String(state.selected) && (!strip || step === state.step);
     const pinned = String([...cell.place, step]) === String(state.pinned);
     cell.button.classList.toggle("selected", chosen);
@@ -649,7 +654,8 @@ class Comparator {
       radio.checked = radio.value === mode;
       radio.disabled = !pinned || (radio.value === "blink" && this.calm.matches);
     }
-    this.el.style.setProperty("--zoom", this.zoom);
+    this.el.style.setProperty("--zoom", this.zoom || 2);
+    this.el.classList.toggle("fit", this.zoom === FIT);
     this.el.style.setProperty("--frame", `${this.model.get("frame_shape")[1]}px`);
     this.fillFigure(figures.selected, "Selected:", state.selected, state.step);
     figures.pinned.figure.hidden = !pinned || mode !== "side by side";

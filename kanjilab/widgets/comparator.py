@@ -106,8 +106,8 @@ class StripComparator(Panel):
 
     Args:
         runs: run folders by name; or a list of run folders; or one folder, of a run or with runs below it.
-        tracks, prompts, seeds: the first choice; by default the newest samples of each run, at most twelve prompts, and
-            the first seed.
+        tracks, prompts, seeds: the first choice; by default of each run the samples of the most checkpoints (of several
+            the newest), at most twelve prompts, and the first seed.
         columns: "checkpoints" (a strip), or "runs" (runs and seeds side by side, at one checkpoint).
         images_seen: the first checkpoint of the slider; by default the last.
         selected: (track, prompt, seed) of the enlarged glyph.

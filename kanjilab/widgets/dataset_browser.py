@@ -32,10 +32,10 @@ from kanjilab.widgets.common import (
     picture_html,
     png_bytes,
     python_call,
-    status_html,
 )
 from kanjilab.widgets.folder_input import FolderInput
 from kanjilab.widgets.glyph_grid import NONE, GlyphGrid
+from kanjilab.widgets.said import Said
 
 PAGE_GLYPHS = 40
 PAGE_COLUMNS = 8
@@ -322,7 +322,7 @@ class DatasetBrowser(Panel):
         return box
 
     def _make_layout(self) -> None:
-        self.status = widgets.HTML()
+        self.status = Said()
         self.previous, self.next = widgets.Button(description="Previous page"), widgets.Button(description="Next page")
         self.clear = widgets.Button(description="Clear filters")
         self.previous.on_click(lambda _: self._turn(-1))
@@ -385,7 +385,7 @@ class DatasetBrowser(Panel):
         shown = self._on_page()
         self._fill(self.grid, shown, [str(text).split(";")[0] for text in self._table["text"].iloc[shown]])
         self.box.code = self.code
-        self.status.value = status_html(self._tally())
+        self.status.value = self._tally()
         self.previous.disabled = self._page == 1
         self.next.disabled = self._page == pages(len(self.rows))
 

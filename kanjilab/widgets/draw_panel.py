@@ -10,8 +10,9 @@ from pathlib import Path
 
 import ipywidgets as widgets
 
-from kanjilab.widgets.common import Panel, status_html
+from kanjilab.widgets.common import Panel
 from kanjilab.widgets.generation import turn
+from kanjilab.widgets.said import Said
 from kanjilab.widgets.worker import POLL_SECONDS, Stopped, Worker
 
 Job = Callable[[Worker], None]
@@ -29,7 +30,7 @@ class DrawPanel(Panel):
 
     button: widgets.Button
     stop_button: widgets.Button
-    status: widgets.HTML
+    status: Said
     progress: widgets.HTML
     _lock: threading.Lock
     _queue: Path | None
@@ -94,7 +95,7 @@ class DrawPanel(Panel):
         self.button.disabled, self.stop_button.disabled = working, not working
 
     def _say(self, text: str) -> None:
-        self.status.value = status_html(text)
+        self.status.value = text
 
     def _say_failed(self, error: Exception) -> None:
         if isinstance(error, Stopped):

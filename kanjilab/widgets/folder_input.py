@@ -13,7 +13,7 @@ import ipywidgets as widgets
 
 from kanjilab.data.image_folder import Dataset, open_dataset
 from kanjilab.data.sent_files import write_sent
-from kanjilab.widgets.common import WRAP, escape, labelled, status_html, wide
+from kanjilab.widgets.common import WRAP, escape, labelled, wide
 
 PROBLEMS_SHOWN = 20
 UPLOADED = (
@@ -58,7 +58,8 @@ class FolderInput:
         folder = Path(tempfile.mkdtemp(prefix="kanjilab-"))
         if opened := self._open(lambda: open_dataset(write_sent(files, folder))):
             atexit.register(shutil.rmtree, folder, ignore_errors=True)
-            self.said.value = status_html(f"Unpacked into {opened.folder}, where it is until this kernel ends.")
+            where = f"Unpacked into {opened.folder}, where it is until this kernel ends."
+            self.said.value = f'<p role="alert">{escape(where)}</p>'
         else:
             shutil.rmtree(folder)
 

@@ -25,12 +25,14 @@ function render({ model, el }) {
     input.type = "radio";
     input.name = group;
     input.value = index;
+    input.setAttribute("aria-label", model.get("names")[index]);
     const image = document.createElement("img");
     image.src = url;
     image.alt = model.get("names")[index];
+    image.setAttribute("aria-hidden", "true"); // the button beside it has the name
     const caption = document.createElement("span");
     caption.textContent = model.get("captions")[index];
-    caption.setAttribute("aria-hidden", "true"); // the name of the picture contains it
+    caption.setAttribute("aria-hidden", "true"); // the name contains it
     label.append(input, image, caption);
     return label;
   };

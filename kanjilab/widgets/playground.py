@@ -37,7 +37,6 @@ from kanjilab.widgets.common import (
     png_bytes,
     progress_html,
     python_call,
-    soft_html,
     stop_button,
     wide,
 )
@@ -59,6 +58,7 @@ from kanjilab.widgets.generation import (
 )
 from kanjilab.widgets.glyph_grid import NONE, GlyphGrid
 from kanjilab.widgets.prompt_words import prompt_note, token_count
+from kanjilab.widgets.said import Said
 from kanjilab.widgets.saved_glyphs import Kept, kept_glyph, load_history, save_history
 from kanjilab.widgets.share_link import ShareLink, query_of, request_of_query
 from kanjilab.widgets.verdict import advice, caption_of, describe, made_of, verdict_html
@@ -247,8 +247,8 @@ class Playground(DrawPanel):
         self.stop_button = stop_button()
         self.button.on_click(lambda _: self.start())
         self.stop_button.on_click(lambda _: self.stop())
-        self.note, self.status, self.progress = widgets.HTML(), widgets.HTML(), widgets.HTML()
-        self.about = widgets.HTML(soft_html(about_model(self._base) if len(self._choices) == 1 else ""))
+        self.note, self.status, self.progress = Said(soft=True), Said(), widgets.HTML()
+        self.about = Said(about_model(self._base) if len(self._choices) == 1 else "", soft=True)
         self.candidates = GlyphGrid("Glyphs, best first", columns=GLYPHS, cell_px=80, empty="Nothing is drawn yet.")
         self.forming = GlyphGrid("How it formed, step by step", columns=FRAMES_SHOWN, cell_px=64, empty="")
         self.verdict = widgets.HTML()
@@ -321,7 +321,7 @@ class Playground(DrawPanel):
                 base = self._models.load(self.request)[0]
         text = prompt_note(prompt, token_count(prompt, base) if base else None, packaged)
         if prompt == self.prompt.value:  # else a later one is being read
-            self.note.value = soft_html(text)
+            self.note.value = text
 
     def draw(self) -> None:
         """Draw, and wait for the end.

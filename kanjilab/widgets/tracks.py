@@ -101,7 +101,7 @@ def read_tracks(runs: Mapping[str, Path]) -> list[Track]:
     Args:
         runs: folders by name.
     Returns:
-        The tracks of the first run, newest samples first, then those of the next run.
+        The tracks of the first run, those of the most checkpoints first, of these the newest; then of the next run.
     Raises:
         ValueError: a run without stored samples; the message says how to draw them.
         RunError: a folder is not a run.
@@ -115,7 +115,9 @@ def read_tracks(runs: Mapping[str, Path]) -> list[Track]:
                 f"{path} has no stored samples: kanjilab.training.history.sample_history draws and stores them"
             )
         own = [track for track in found if track.facts.get("own")]
-        labelled = _labelled(name, [track for track in found if not track.facts.get("own")])
+        others = [track for track in found if not track.facts.get("own")]
+        # The dates of files alone say nothing in a fresh clone.
+        labelled = _labelled(name, sorted(others, key=lambda track: -len(track.images_seen)))
         tracks += [_with_own_prompts(track, own) for track in labelled]
     return tracks
 
@@ -251,11 +253,11 @@ def _known(tracks: Sequence[Track]) -> tuple[tuple[str, ...], tuple[str, ...], t
 
 
 def first_view(tracks: Sequence[Track], prompts: Sequence[str] = ()) -> View:
-    """The first view: the newest samples of each run, the first seed, the last checkpoint.
+    """The first view: of each run the samples of the most checkpoints, the first seed, the last checkpoint.
 
     Args:
         tracks: of `read_tracks`, at least one.
-        prompts: to show; of each run the newest samples that have all of them are taken. () for any.
+        prompts: to show; of each run the first samples that have all of them are taken. () for any.
     """
     by_run: dict[str, list[Track]] = defaultdict(list)
     for track in tracks:

@@ -11,7 +11,8 @@ from pathlib import Path
 
 import ipywidgets as widgets
 
-from kanjilab.widgets.common import WRAP, CodeBox, Panel, status_html
+from kanjilab.widgets.common import WRAP, CodeBox, Panel
+from kanjilab.widgets.said import Said
 from kanjilab.widgets.worker import POLL_SECONDS, Worker, find_worker, start_worker
 
 REDRAW_SECONDS = 1.0
@@ -35,7 +36,7 @@ class WorkPanel(Panel):
         self.stop_button = widgets.Button(description="Stop", tooltip="Keeps what is done; Resume continues from there")
         self.start_button.on_click(lambda _: self.start())
         self.stop_button.on_click(lambda _: self.stop())
-        self.cost, self.status, self.progress = widgets.HTML(), widgets.HTML(), widgets.HTML()
+        self.cost, self.status, self.progress = widgets.HTML(), Said(), widgets.HTML()
         self.code_box = CodeBox(label=code_label)
 
     @property
@@ -113,7 +114,7 @@ class WorkPanel(Panel):
         self.cost_button.disabled = self.start_button.disabled or cost_known
 
     def _say(self, text: str) -> None:
-        self.status.value = status_html(self._problem or text)
+        self.status.value = self._problem or text
 
     def _try(self, change: Callable[[], None]) -> None:
         """Take over what the inputs say; where that is impossible, say why."""

@@ -14,6 +14,8 @@ from kanjilab.widgets.common import FOLDER
 from tests.stored_study import rank_study, store_study
 from tests.tiny_study import four_radicals, make_small, run, tiny_study
 
+from .alone import show_alone
+
 HOSTILE = """<img src=x onerror="window.obeyed=1">"""
 SLOW_MS = 120_000
 CLAIMS = ("rank", "batch", "epochs", "schedule", "targets")
@@ -53,11 +55,6 @@ TIMED = """async input => {
 
 DRAWN = """() => document.querySelector('.glyph canvas')?.getContext('2d')
   .getImageData(0, 0, 64, 64).data.some(value => value)"""
-ALONE = """<!doctype html><div id="panel"></div><script type="module">{script}
-const values = {values};
-const model = {{ get: name => values[name], set() {{}}, save_changes() {{}}, send() {{}}, on() {{}}, off() {{}} }};
-render({{ model, el: document.getElementById("panel") }});
-</script>"""
 
 
 @pytest.fixture(scope="module")
@@ -174,7 +171,7 @@ def test_pin_compare_and_reach_what_is_near(open_notebook, cells, made):
     button(place, "Unpin A").click()
 
     # A point of the curve moves the slider; the radical and the judge change the score alone.
-    point = place.get_by_role("button", name=re.compile("^256: "))
+    point = place.get_by_role("button", name=re.compile("^Rank 256: "))
     point.focus()
     notebook.page.keyboard.press("Enter")
     assert rank.input_value() == "4"
@@ -205,13 +202,9 @@ def test_a_page_without_a_kernel_moves_too(page, made):
     catalogue, images = study_catalogue(made / "made")
     addresses = [f"data:image/webp;base64,{base64.b64encode(image).decode()}" for image in images]
     values = {"catalogue": catalogue, "images": addresses, "menu": [], "chosen": "", "state": {}, "work": {}}
-    page.set_content(
-        ALONE.format(
-            script=(FOLDER / "ablation.js").read_text(encoding="utf-8"),
-            values=json.dumps(values | {"alone": True}).replace("<", "\\u003c"),
-        )
-    )
-    panel = page.locator("#panel")
+    style, script = ((FOLDER / f"ablation.{ending}").read_text(encoding="utf-8") for ending in ("css", "js"))
+    traits = json.dumps(values | {"alone": True}).replace("<", "\\u003c")
+    panel = show_alone(page, script, traits, style)
     expect(panel.get_by_role("heading", name="A higher rank draws better")).to_be_visible()
     page.wait_for_function(DRAWN)
     before = shown(panel), score(panel)
@@ -231,6 +224,10 @@ def test_a_page_without_a_kernel_moves_too(page, made):
     assert panel.get_by_role("slider", name="Rank").get_attribute("aria-valuetext") in ("1", "16")
     expect(panel.locator(".hole")).to_be_hidden()
     expect(panel.get_by_label("Scaling", exact=True).last).to_be_checked()  # of the curve
+
+    page.set_viewport_size({"width": 390, "height": 420})
+    panel.get_by_role("slider", name="Rank").scroll_into_view_if_needed()
+    expect(panel.locator(".score")).to_be_in_viewport(ratio=1)  # on a phone too, while a slider is moved
 
 
 def test_a_new_value_is_trained_and_becomes_a_stop(open_notebook, cells, small):

@@ -101,7 +101,8 @@ def test_a_visitor_draws_a_glyph(address: str, runs: Path, page: Page, screensho
 
 
 def test_a_link_opens_the_drawing_of_another_on_a_phone(address: str, browser: Browser, screenshots: Path):
-    window = browser.new_context(viewport={"width": 390, "height": 844}, permissions=["clipboard-write"])
+    phone: dict = {"viewport": {"width": 390, "height": 844}, "has_touch": True, "is_mobile": True}
+    window = browser.new_context(**phone, permissions=["clipboard-write"])
     page = window.new_page()
     page.goto(address + "?prompt=fire+water&seed=40&glyphs=8&steps=4", timeout=SLOW_MS)
     expect(page.get_by_text("8 drawn; ")).to_be_visible(timeout=SLOW_MS)
@@ -114,6 +115,8 @@ def test_a_link_opens_the_drawing_of_another_on_a_phone(address: str, browser: B
     assert page.evaluate(WIDEST) <= 390, "nothing is cut off at the right"
     first, fourth = glyphs.first.bounding_box(), glyphs.nth(3).bounding_box()
     assert first["y"] == fourth["y"], "four in a row"
+    letters = page.get_by_label("Prompt", exact=True).evaluate("input => parseFloat(getComputedStyle(input).fontSize)")
+    assert letters >= 16, "else an iPhone enlarges the page when one types"
 
     page.get_by_label("Prompt", exact=True).fill("water castle")
     page.get_by_role("button", name="Copy link").click()

@@ -11,7 +11,9 @@ from scipy.ndimage import distance_transform_edt
 
 from kanjilab.core.images import SIZE_PX
 from kanjilab.data.skeleton import skeleton_of_strokes
+from kanjilab.widgets.common import FOLDER
 
+from .alone import show_alone
 from .pixels import pixels
 
 SLOW_MS = 120_000
@@ -23,6 +25,7 @@ from kanjilab.widgets import BrushPanel
 panel = BrushPanel(text="")
 panel
 """
+EMPTY = '{ drawing: { strokes: [], under: new DataView(new ArrayBuffer(0)), of: "" }, example: false }'
 NAMELESS = """place => [...place.querySelectorAll('canvas, button, input, select, textarea')].filter(
   e => e.checkVisibility() && !(e.labels?.length || e.getAttribute('aria-label') || e.title || e.textContent.trim())
 ).map(e => e.outerHTML)"""
@@ -100,7 +103,9 @@ def test_what_is_drawn_is_written(open_notebook, record_property):
         expect(canvas).to_have_accessible_description(f"Drawn: {strokes}.")
     wait_until(lambda: same(shown(glyphs), one))
 
-    place.get_by_label("Character", exact=True).focus()  # from here on by keyboard
+    typed = place.get_by_label("Character", exact=True)
+    typed.focus()  # from here on by keyboard
+    assert typed.evaluate("input => getComputedStyle(input).outlineStyle") == "solid", "where the keyboard is, is seen"
     page.keyboard.insert_text("国")
     page.keyboard.press("Enter")
     expect(canvas).to_have_accessible_description("Drawn: the skeleton of 国.", timeout=SLOW_MS)
@@ -111,3 +116,40 @@ def test_what_is_drawn_is_written(open_notebook, record_property):
     assert (notebook.active_cell, len(notebook.cells())) == (0, 2), "keys reached JupyterLab"
     wait_until(lambda: same(shown(glyphs), one))
     assert place.evaluate(NAMELESS) == []
+
+
+def test_a_pen_draws_beside_a_resting_hand_and_only_on_the_paper(page):
+    style, script = ((FOLDER / f"brush_board.{ending}").read_text(encoding="utf-8") for ending in ("css", "js"))
+    show_alone(page, script, EMPTY, style + "#panel { width: 256px }")
+    devtools = page.context.new_cdp_session(page)
+
+    def touch(kind: str, *points: tuple[int, int]) -> None:
+        places = [{"x": 2 * x, "y": 2 * y} for x, y in points]  # the square is 256 px wide
+        devtools.send("Input.dispatchTouchEvent", {"type": kind, "touchPoints": places})
+
+    def pen(points: list[tuple[int, int]]) -> None:
+        kinds = ["Pressed", *["Moved"] * (len(points) - 1), "Released"]
+        for kind, (x, y) in zip(kinds, [*points, points[-1]], strict=True):
+            event = {"type": f"mouse{kind}", "x": 2 * x, "y": 2 * y, "pointerType": "pen", "force": 0.4}
+            event |= {"button": "left", "buttons": int(kind != "Released"), "clickCount": 1}
+            devtools.send("Input.dispatchMouseEvent", event)
+
+    def strokes() -> list:
+        return page.evaluate("values.drawing.strokes")
+
+    page.get_by_role("img", name="Drawing surface").wait_for()
+    touch("touchStart", (20, 20))
+    touch("touchMove", (60, 20))
+    touch("touchEnd")
+    assert strokes() == [[[20, 20], [60, 20]]], "a finger draws"
+    touch("touchStart", (100, 110))
+    pen([(10, 40), (50, 40)])
+    touch("touchEnd")
+    assert strokes()[1:] == [[[10, 40], [50, 40]]], "the pen's, not the hand's"
+    touch("touchStart", (100, 110))
+    touch("touchEnd")
+    assert len(strokes()) == 2, "the hand touches again"
+    pen([(100, 60), (140, 80), (140, 100), (100, 120)])
+    assert strokes()[2:] == [[[100, 60], [128, 74]], [[128, 106], [100, 120]]], "cut at the paper's edge"
+    page.get_by_role("button", name="Undo").click()
+    assert len(strokes()) == 2, "one way of the pen"

@@ -13,7 +13,8 @@ from kanjilab.models.sampling import Sampling
 from kanjilab.training.history import sample_history
 from kanjilab.training.loop import train
 from kanjilab.widgets import StripComparator
-from kanjilab.widgets.tracks import read_tracks
+from kanjilab.widgets.comparator import page_html
+from kanjilab.widgets.tracks import first_view, read_tracks
 from kanjilab.widgets.view_strips import view_strip
 from tests.stored_runs import store_run
 from tests.tiny import tiny_encoded
@@ -228,6 +229,18 @@ def test_reading_blinking_and_files(open_notebook, runs, tmp_path):
     assert np.array_equal(pixels(alone.nth(len(SEEN) + 1)), here.tracks[1].images[1, 6, 0]), "no kernel, no network"
     assert page.locator(".reading").nth(0).inner_text() not in ("", "…")
     assert page.evaluate("window.obeyed") is None
+
+
+def test_glyphs_of_one_run_have_short_names_and_are_enlarged_exactly(page, runs):
+    tracks = read_tracks({"plain": runs["plain"]})
+    page.set_content(page_html(tracks, first_view(tracks), {}))
+    place = page.locator(".kanjilab-comparator")
+    expect(place.get_by_role("button", name="water, seed 0, 100 images seen", exact=True)).to_be_visible()
+    large, scrolled = place.locator("figure:not([hidden]) canvas"), place.locator("figure:not([hidden])")
+    fits = "figure => figure.scrollWidth <= figure.clientWidth"
+    assert scrolled.evaluate(fits)
+    place.get_by_label("Enlarge pixels").select_option("6 ×")
+    assert large.evaluate("canvas => canvas.clientWidth") == 6 * 128 and not scrolled.evaluate(fits)
 
 
 @pytest.fixture

@@ -308,6 +308,12 @@ def test_find_runs(run, tmp_path):
     assert find_runs(tmp_path / "nowhere") == []
 
 
+def test_a_run_of_which_only_the_drawings_are_kept_is_found(run):
+    run.write_samples("history_0", np.zeros((1, 1, 1, 2, 2), np.uint8), {})
+    (run.path / "checkpoints").rmdir()
+    assert [found.path for found in find_runs(run.path.parent)] == [run.path]
+
+
 def test_atomic_json_keeps_the_old_file_when_the_new_one_fails(tmp_path, monkeypatch):
     path = tmp_path / "a.json"
     write_json_atomic(path, {"text": "木 \ud800", "size": np.int64(3), "path": tmp_path})

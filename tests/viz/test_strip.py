@@ -10,7 +10,7 @@ from PIL import Image, ImageSequence
 from kanjilab.viz import text
 from kanjilab.viz.animation import save_animation
 from kanjilab.viz.strip import PAGE, Strip, draw_strip, encode_png, save_strip
-from kanjilab.viz.text import facts_line, fit_text, printable, typeface
+from kanjilab.viz.text import Typeface, facts_line, fit_text, printable, typeface
 
 HOSTILE = "<img src=x onerror=alert(1)>\n\x00\u202eevil\ud800" + "a\u0301" + "\u0300" * 500 + "$\\frac{" + "x" * 5000
 
@@ -156,6 +156,16 @@ def test_fitting_wraps_then_shrinks_then_cuts():
     assert "".join(lines) == "女王と王冠の箱" and len(lines) == 2
     for found, used, place in ((lines, kanji_face, 100), fit_text(HOSTILE, face, 90) + (90,)):
         assert all(used.width(line) <= place for line in found)
+
+
+def test_long_column_labels_and_titles_are_not_cut():
+    label, title = "sink;be submerged;subside;be depressed;aloes", "28,000 images seen, one run"
+    drawn: list[str] = []
+    with pytest.MonkeyPatch.context() as patch:
+        draw = Typeface.draw
+        patch.setattr(Typeface, "draw", lambda self, *a, **k: (drawn.append(a[3]), draw(self, *a, **k))[1])
+        draw_strip(Strip(np.zeros((1, 1, 8, 8), np.uint8), ("rank 1",), (label,), title), 64)
+    assert title in drawn and "".join(drawn[1:-1][::-1]).replace(" ", "") == label.replace(" ", "")
 
 
 def test_no_line_begins_with_a_closing_mark():

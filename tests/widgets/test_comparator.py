@@ -106,6 +106,14 @@ def test_of_samples_that_were_asked_for_twice_the_newest_count(tmp_path):
     assert np.array_equal(track.images, newer)
 
 
+def test_the_first_view_is_a_strip_whatever_was_drawn_since(tmp_path):
+    strip = store_run(tmp_path / "a", images_seen=(0, 100, 200), guidance=3.0, seed=1)
+    store_run(tmp_path / "a", images_seen=(200,), guidance=7.0, seed=2)
+    tracks = read_tracks({"a": tmp_path / "a"})
+    assert first_view(tracks).tracks == ("a: guidance 3.0",)
+    assert np.array_equal(tracks[0].images, strip)
+
+
 def test_a_wish_for_prompts_finds_the_samples_that_have_them(tmp_path):
     store_run(tmp_path / "a", prompts=("water", "tree"), seed=1)
     store_run(tmp_path / "a", prompts=("fire",), seed=2)
