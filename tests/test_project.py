@@ -404,6 +404,18 @@ def test_the_page_of_japanese_holds_how_swapped_captions_are_found():
         assert f"| {share:.0%} | {' | '.join(cells)} |" in page
 
 
+def test_the_page_of_japanese_holds_what_filtered_captions_teach():
+    page, cells = (ROOT / "docs" / "japanese.md").read_text(), {}
+    for report in json.loads((ROOT / "figures" / "caption_filter_trained.json").read_text()).values():
+        for rate in report["rates"]:
+            value, low, high = (100 * rate[name] for name in ("value", "low", "high"))
+            cells.setdefault(rate["variant"], []).append(f"{value:.0f}% [{low:.0f}, {high:.0f}]")
+        for contrast in report["contrasts"]["held_out"]:
+            value, low, high = (100 * number for number in contrast["difference"])
+            assert f"{value:+.0f} [{low:.0f}, {high:.0f}]" in page
+    assert len(cells) == 4 and all(f"| {' | '.join(texts)} |" in page for texts in cells.values())
+
+
 def test_the_findings_say_what_each_moved_setting_drew():
     page, folder = (ROOT / "docs" / "findings.md").read_text(), ROOT / "figures" / "studies" / "settings-steps"
     cells: dict[str, list[str]] = {}

@@ -42,11 +42,11 @@ FACTS |= {"schedule", "sampling"}  # of kanjilab.json
 SCHEDULE = {"prediction", "alpha_bar", "timestep_spacing", "steps_offset"}
 ONNX_START = b"\x08"  # the field of the version of the format
 EXAMPLES = (
-    "left: fish, right: see",
-    "top: bamboo, bottom: horse",
+    "left: water, right: bird",
+    "top: bamboo, bottom: eye",
+    "woman + eye",
+    "left: metal, right: bird",
     "outside: gate, inside: person",
-    "left: fire, right: bird",
-    "water + three",
     "to swim in a river",
 )
 INK = 128  # gray below which a cell is not blank

@@ -206,9 +206,13 @@ def main(arguments: Sequence[str]) -> None:
         table = planted_table(pairs_of(trained), trained.table["text"].tolist(), known)
         write_json_atomic(folder / "planted.json", {"images": len(trained), "rows": table.to_dict("records")})
         print(table.groupby(["share", "others"])[["auc", "precision"]].agg(["mean", "min", "max"]).round(3))
-    study = filter_study(folder)
-    ablate(study, folder / "study")
-    ablate(study, folder / "study", judge=load_judge("B"), name="judge-b", hits=expected_part_hits)
+    study, where = filter_study(folder), folder / "study"
+    judge_b = {"judge": load_judge("B"), "name": "judge-b", "hits": expected_part_hits}
+    reports = {"radicals": ablate(study, where), "judge-b": ablate(study, where, **judge_b)}
+    found = {
+        name: {part: report[part] for part in ("rates", "contrasts")} for name, report in reports.items() if report
+    }
+    write_json_atomic(folder / "trained.json", found)
 
 
 if __name__ == "__main__":

@@ -70,7 +70,7 @@ HISTORY_MOST = 24  # glyphs that the panel keeps; the oldest are dropped
 FRAME_EVERY_SECONDS = 0.25
 GLYPHS = 8
 EXAMPLES = ("fish king", "iron tree", "water castle", "fire person", "dragon")
-WRITER_EXAMPLES = ("river", "dragon", "water + three", "fish + tree", "top: bamboo, bottom: horse")
+WRITER_EXAMPLES = ("river", "dragon", "water + bird", "woman + eye", "top: bamboo, bottom: eye")
 LOCK = "playground.lock"  # in the cache of the user who serves the page: no other one can hold it
 
 

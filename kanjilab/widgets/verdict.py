@@ -92,7 +92,7 @@ def advice(readings: pd.DataFrame, expected: Sequence[str], by_parts: bool, earl
         return text
     ways = ["Other noises"] + (["a later checkpoint"] if earlier else [])
     named_none = by_parts and not expected
-    ways += ["parts by name, such as “water + three”"] if named_none else ["fewer words", "another guidance (3 to 7)"]
+    ways += ["parts by name, such as “water + bird”"] if named_none else ["fewer words", "another guidance (3 to 7)"]
     missing = "None passed." if not formed else f"None shows all of {' '.join(expected)}."
     return f"{text} {missing} Try {', '.join(ways[:-1])} or {ways[-1]}."
 

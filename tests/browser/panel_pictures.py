@@ -108,11 +108,11 @@ def comparator(studio: Studio) -> tuple[Image.Image, dict[str, Any]]:
 def playground(studio: Studio) -> tuple[Image.Image, dict[str, Any]]:
     """Eight glyphs for two parts, and the reading of the best."""
     panel = studio.show('Playground("runs")', 1300, 2)
-    panel.get_by_role("button", name="fish + tree").click()
+    panel.get_by_role("button", name="water + bird").click()
     expect(panel.get_by_text("8 drawn; ")).to_be_visible(timeout=SLOW_MS)
     steps = panel.get_by_role("group", name="How it formed, step by step")
     expect(steps.locator("img").first).to_be_visible()
-    shows = "prompt fish + tree, seeds 0 to 7, 15 steps, guidance 5, the writer"
+    shows = "prompt water + bird, seeds 0 to 7, 15 steps, guidance 5, the writer"
     return picture_of(panel, steps), {"shows": shows, "base": load_base("writer", "bf16").identity}
 
 

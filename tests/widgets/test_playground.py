@@ -20,9 +20,11 @@ from kanjilab.core.run_folder import RunFolder
 from kanjilab.data.dictionary import load_characters
 from kanjilab.data.rendering import default_font, draw_font
 from kanjilab.evaluation.judges.part_judge import load_judge
+from kanjilab.evaluation.scoring import glyphs_of
 from kanjilab.models.loading import load_base
 from kanjilab.models.sampling import Sampling, sample
 from kanjilab.training.loop import train
+from kanjilab.training.presets import DEMO_SAMPLING
 from kanjilab.widgets import Playground, generation, playground
 from kanjilab.widgets.generation import (
     BASE_ALONE,
@@ -251,7 +253,7 @@ def test_where_nothing_passed_it_says_what_to_try():
     assert advice(readings_with(formed, broken), (), True, False) == "2 drawn; judge B reads 1 as well-formed."
     assert advice(readings_with(formed, broken), ("水",), True, False).endswith("well-formed.")
     none = advice(readings_with(broken, broken), (), True, False)
-    assert none.endswith("None passed. Try Other noises or parts by name, such as “water + three”.")
+    assert none.endswith("None passed. Try Other noises or parts by name, such as “water + bird”.")
     earlier = advice(readings_with(formed), ("水", "魚"), False, True)
     assert "None shows all of 水 魚. Try Other noises, a later checkpoint, fewer words or another guidance" in earlier
 
@@ -617,6 +619,15 @@ def test_the_first_screen_asks_for_a_prompt_alone(base):
     inputs = {widget for widget in all_widgets(panel.widget.children[1].children[0]) if hasattr(widget, "value")}
     asked = [widget.description for widget in inputs - folded_away if getattr(widget, "description", "")]
     assert asked == ["Prompt"]
+
+
+def test_examples_that_name_parts_are_drawn_with_them():
+    asked = {"water + bird": {"水", "鳥"}, "woman + eye": {"女", "目"}, "top: bamboo, bottom: eye": {"竹", "目"}}
+    assert set(asked) == {text for text in playground.WRITER_EXAMPLES if "+" in text or ":" in text}
+    drawn = sample(load_base("writer", "bf16"), list(asked), [0, 1, 2], DEMO_SAMPLING)[0]
+    seen = load_judge("B").read(glyphs_of(drawn))["parts"].tolist()
+    for number, parts in enumerate(asked.values()):
+        assert sum(parts <= set(found) for found in seen[3 * number : 3 * number + 3]) >= 2
 
 
 def test_an_example_is_drawn_and_other_noises_change_the_seed(base):
