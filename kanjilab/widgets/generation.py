@@ -348,15 +348,16 @@ def named_parts(prompt: str, parts: Sequence[str], names: Mapping[str, Sequence[
     Returns:
         Such as ("火", "魚"), in the order of the prompt.
     """
-    if names is None:
-        names = {part: (*part_names().get(part, ()), *filter(None, [glosses().get(part)])) for part in parts}
+    glossed = {} if names is not None else {part: [gloss] for part in parts if (gloss := glosses().get(part))}
     by_words: dict[tuple[str, ...], str] = {}
-    for part in parts:
-        for name in names.get(part, ()):
-            by_words.setdefault(caption_words(name), part)
+    for known in (part_names() if names is None else names, glossed):  # what was taught comes before any gloss
+        for part in parts:
+            for name in known.get(part, ()):
+                by_words.setdefault(caption_words(name), part)
+    longest = max(map(len, by_words), default=0)
     words, found, place = caption_words(prompt), [], 0
     while place < len(words):
-        length = next((n for n in (2, 1) if tuple(words[place : place + n]) in by_words), 0)
+        length = next((n for n in range(longest, 0, -1) if tuple(words[place : place + n]) in by_words), 0)
         if length:
             found.append(by_words[tuple(words[place : place + length])])
         place += length or 1

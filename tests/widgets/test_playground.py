@@ -18,6 +18,7 @@ import pytest
 from kanjilab.core.config import Arm
 from kanjilab.core.run_folder import RunFolder
 from kanjilab.data.dictionary import load_characters
+from kanjilab.data.part_names import part_names
 from kanjilab.data.rendering import default_font, draw_font
 from kanjilab.evaluation.judges.part_judge import load_judge
 from kanjilab.evaluation.scoring import glyphs_of
@@ -36,6 +37,7 @@ from kanjilab.widgets.generation import (
     Request,
     checkpoint_choices,
     draw_glyphs,
+    glosses,
     named_parts,
     rank_glyphs,
     run_choices,
@@ -184,6 +186,15 @@ def test_the_prompt_names_its_parts():
     assert named_parts("water dragon king", list(PARTS), PARTS) == ("鰐", "王")  # the longer name first
     assert named_parts("water", ["江", "水"], PARTS) == ("江",)  # the first of two with that name
     assert named_parts("firefish", list(PARTS), PARTS) == ()
+    assert named_parts("fire", [], PARTS) == ()
+
+
+def test_every_name_that_the_writer_was_taught_means_its_part_whatever_the_dictionary_calls_others():
+    parts = load_judge("B").parts
+    assert glosses()["隹"] == "bird" and parts.index("隹") < parts.index("鳥")
+    for part in set(parts) & part_names().keys():
+        for name in part_names()[part]:
+            assert named_parts(name, parts) == (part,), name
 
 
 def readings_of(*rows):
