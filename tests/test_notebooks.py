@@ -39,7 +39,7 @@ PATHS = build.notebook_paths()
 # Of the studies' notebooks, which train alike at smoke scale, these read the stored results, as by default.
 READ_STORED = {"09_ablate_batch", "10_ablate_epochs", "11_ablate_scheduler", "12_ablate_layers"}
 READ_STORED |= {"14_fine_tune_every_weight", "16_ablate_the_data"}
-WITH_FIGURES = READ_STORED | {"18_write_by_brush"}
+WITH_FIGURES = READ_STORED | {"17_speak_japanese", "18_write_by_brush"}
 IN_BROWSER = {"01_curate_kanji"}  # run by tests/browser where it can
 every_notebook, every_other_notebook = (
     pytest.mark.parametrize("path", paths, ids=lambda path: path.stem)

@@ -246,22 +246,25 @@ def pairs_of(dataset: Dataset) -> Pairs:
     return Pairs(load_judge("A").features(dataset.images()), text_vectors(table["text"].tolist()), names)
 
 
-def known_pairs(without: Collection[str] = ()) -> Pairs:
+def known_pairs(
+    without: Collection[str] = (), on_progress: Callable[[int, int], None] = lambda done, total: None
+) -> Pairs:
     """The dictionary's kanji with their own meanings, drawn in the usual font; kept in the user's cache.
 
     Args:
         without: characters to leave out.
+        on_progress: called with (done, total) characters while they are drawn, the first time.
     """
     inputs = {"judge": sha256_file(judge_file("A")), "font": sha256_file(default_font())}
-    drawn = cached_fit(cache_folder() / "caption-filter", "kanji", inputs, Pairs, _draw_known)
+    drawn = cached_fit(cache_folder() / "caption-filter", "kanji", inputs, Pairs, lambda: _draw_known(on_progress))
     kept = [row for row, name in enumerate(drawn.names) if name not in set(without)]
     return drawn.take(np.array(kept, dtype=np.int64))
 
 
-def _draw_known() -> Pairs:
+def _draw_known(on_progress: Callable[[int, int], None]) -> Pairs:
     characters, font = load_characters(), default_font()
     rows = characters.loc[has_clean_meaning(characters)]
-    rows = rows.loc[rows.index.isin(list(drawable_characters(rows.index, font)))]
+    rows = rows.loc[rows.index.isin(list(drawable_characters(rows.index, font, on_progress)))]
     images = np.stack([np.asarray(draw_font(str(character), font)) for character in rows.index])
     texts = text_vectors([caption_of_meanings(row) for row in rows_of(rows)])
     return Pairs(load_judge("A").features(images), texts, tuple(map(str, rows.index)))

@@ -17,6 +17,7 @@ import pandas as pd
 import torch
 from numpy.typing import NDArray
 
+from kanjilab.core.progress import bar
 from kanjilab.core.rng import counted_rng
 from kanjilab.core.storage import json_bytes, write_json_atomic
 from kanjilab.data.build import build_dataset
@@ -42,7 +43,8 @@ TRAINED_SHARE = 0.3  # of the captions that are swapped where it is trained on t
 def own_scores(dataset: Dataset) -> NDArray[np.float64]:
     """(N,) scores of a dataset's pairs by models trained on them out of fold, beside kanji that it does not hold."""
     pairs = pairs_of(dataset)
-    return pair_scores(pairs, known_pairs(set(pairs.names)))
+    known = known_pairs(set(pairs.names), bar("draw other kanji"))
+    return pair_scores(pairs, known, on_progress=bar("score"))
 
 
 def scorer(clip: str, device: torch.device | str = "cpu") -> tuple[Scores, dict[str, Any]]:

@@ -224,7 +224,8 @@ def draw_study(
     """
     last = rates.loc[rates["final"]]
     heights = [_row_inches(_row_labels(last, "variant"))]
-    heights += [_row_inches(_row_labels(differences, "label"))] * (len(differences) > 0)
+    if len(differences):
+        heights.append(_row_inches(_row_labels(differences, "label")))
     names = len(set(rates["variant"]))
     heights += [max(3.2, 1.4 + NAME_PITCH_INCHES * names)] * (len(last) < len(rates))
     figure = new_figure(7.6, sum(heights) + 0.3)

@@ -237,9 +237,7 @@ def test_a_single_variant_is_tuned_if_it_has_its_pilots_rate_and_makes_no_claim(
     assert not is_tuned(single)
     monkeypatch.setitem(studies.TUNED, "schedule", {single.variants[0].label: STUDY_ARM.peak_lr})
     assert is_tuned(single)
-    path = tmp_path / "schedule-full" / "report-radicals.json"
-    path.parent.mkdir()
-    path.write_text(json.dumps({"study": single.to_json(), "contrasts": {"held_out": []}}))
+    write_report(tmp_path, single, 0.1)
     assert findings(tmp_path) == []
 
 
@@ -270,6 +268,7 @@ def write_report(folder, study, better):
     found = [compare(second + better, second, pair) for pair in study.contrasts]
     (folder / study.name).mkdir(parents=True)
     report = {"study": study.to_json(), "contrasts": {"held_out": [contrast.to_json() for contrast in found]}}
+    report |= {"hash": study.hash, "judge": "radicals", "arms": [], "rates": [], "prompts": {}, "sentences": {}}
     (folder / study.name / "report-radicals.json").write_text(json.dumps(report))
 
 

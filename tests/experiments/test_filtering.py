@@ -85,11 +85,11 @@ def test_a_clip_model_scores_by_its_own_cosines(dataset, tmp_path):
 def test_own_scores_leave_the_datasets_characters_out_of_those_that_help(dataset, monkeypatch):
     asked = []
 
-    def pair_scores(pairs, known):
+    def pair_scores(pairs, known, on_progress):
         asked.append((pairs.names, known))
         return np.zeros(len(pairs.names))
 
-    monkeypatch.setattr(filtering, "known_pairs", lambda without: ("all kanji but", without))
+    monkeypatch.setattr(filtering, "known_pairs", lambda without, on_progress: ("all kanji but", without))
     monkeypatch.setattr(filtering, "pair_scores", pair_scores)
     scores, _ = scorer("")
     assert (scores(dataset) == 0).all()
