@@ -67,14 +67,16 @@ def data(
     """Select, caption, draw and split kanji into an image folder with metadata.csv."""
     from kanjilab.data.build import build_dataset
     from kanjilab.data.dictionary import load_characters
-    from kanjilab.data.kanjivg import KanjiVG
+    from kanjilab.data.kanjivg import KanjiVG, check_stroke_width
     from kanjilab.data.selection import InJapanese
 
     if font is not None and strokes is not None:
         raise ValueError("a set is drawn from --font or from --strokes, not from both")
-    drawing: dict[str, Any] = dict(font=font) if strokes is None else dict(kanjivg=KanjiVG.open(), stroke_width=strokes)
+    if strokes is not None:
+        check_stroke_width(strokes)  # before anything is fetched
     characters = load_characters(kanjidic2) if kanjidic2 else None
     chosen = _rule(rule, ratio) if language == "en" else InJapanese(_rule(rule, ratio), language=language)
+    drawing: dict[str, Any] = dict(font=font) if strokes is None else dict(kanjivg=KanjiVG.open(), stroke_width=strokes)
     dataset = build_dataset(chosen, folder, characters=characters, **drawing)
     counts = dataset.table["split"].value_counts()
     typer.echo(f"{folder}: {', '.join(f'{count:,} {split}' for split, count in counts.items())} images")

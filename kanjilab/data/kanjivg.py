@@ -196,6 +196,12 @@ def _segments(data: str) -> Iterable[tuple[str, list[float]]]:
         command = {"M": "L", "m": "l"}.get(command, command)
 
 
+def check_stroke_width(stroke_width: float) -> None:
+    """ValueError for a width of strokes that is not positive."""
+    if not stroke_width > 0:
+        raise ValueError(f"stroke_width must be > 0, got {stroke_width}")
+
+
 def draw_strokes(character: str, kanjivg: KanjiVG, stroke_width: float = 5.0, size_px: int = SIZE_PX) -> Image.Image:
     """A character from its strokes, with round ends and one width throughout.
 
@@ -210,8 +216,7 @@ def draw_strokes(character: str, kanjivg: KanjiVG, stroke_width: float = 5.0, si
         GlyphError: no strokes on file, none of them with ink, or one leaves the image.
         ValueError: a stroke_width that is not positive.
     """
-    if not stroke_width > 0:
-        raise ValueError(f"stroke_width must be > 0, got {stroke_width}")
+    check_stroke_width(stroke_width)
     strokes = kanjivg.strokes(character)
     margin = stroke_width / 2
     if any(not (margin <= value <= VIEW_BOX - margin) for stroke in strokes for point in stroke for value in point):
