@@ -163,7 +163,7 @@ def read_report(path: Path) -> tuple[dict[str, Any], Study]:
     """
     report = read_json_object(path, "a study's report")
     for name, kind in REPORT_FIELDS.items():
-        if not isinstance(report.get(name), kind):
+        if not isinstance(report.get(name), kind) or not report[name]:
             raise ValueError(f"{path}: {name}: expected that of a study's report, got {report.get(name)!r:.80}")
     try:
         return report, Study.from_json(report["study"])

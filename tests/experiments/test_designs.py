@@ -268,7 +268,8 @@ def write_report(folder, study, better):
     found = [compare(second + better, second, pair) for pair in study.contrasts]
     (folder / study.name).mkdir(parents=True)
     report = {"study": study.to_json(), "contrasts": {"held_out": [contrast.to_json() for contrast in found]}}
-    report |= {"hash": study.hash, "judge": "radicals", "arms": [], "rates": [], "prompts": {}, "sentences": {}}
+    report |= {"hash": study.hash, "judge": "radicals", "arms": [{}], "rates": [{}]}
+    report |= {"prompts": {"held_out": 20}, "sentences": {"held_out": []}}
     (folder / study.name / "report-radicals.json").write_text(json.dumps(report))
 
 
