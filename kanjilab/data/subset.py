@@ -29,8 +29,7 @@ def write_subset(
     Raises:
         DatasetError: the folder is there already, or a file is not what it was when the dataset was opened.
     """
-    if folder.exists():
-        raise DatasetError(folder, ["expected a new folder, got one that is there already"])
+    require_new(folder)
     kept = dataset.take(rows)
     with appearing_folder(folder) as partial:
         for row, name in enumerate(kept.table["file_name"]):
@@ -41,6 +40,12 @@ def write_subset(
         for name, content in (beside or {}).items():
             write_synced(partial / name, content)
     return open_dataset(folder, size_px=dataset.size_px, resample=dataset.resample)
+
+
+def require_new(folder: Path) -> None:
+    """DatasetError for a folder that is there already."""
+    if folder.exists():
+        raise DatasetError(folder, ["expected a new folder, got one that is there already"])
 
 
 def _metadata(table: pd.DataFrame) -> list[tuple[str, pd.DataFrame]]:

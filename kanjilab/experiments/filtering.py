@@ -21,9 +21,9 @@ from kanjilab.core.progress import bar
 from kanjilab.core.rng import counted_rng
 from kanjilab.core.storage import json_bytes, write_json_atomic
 from kanjilab.data.build import build_dataset
-from kanjilab.data.image_folder import TRAIN, Dataset, DatasetError
+from kanjilab.data.image_folder import TRAIN, Dataset
 from kanjilab.data.selection import Left16, rule_from_json
-from kanjilab.data.subset import write_subset
+from kanjilab.data.subset import require_new, write_subset
 from kanjilab.evaluation.caption_filter import Pairs, clip_scores, known_pairs, pair_scores, pairs_of
 from kanjilab.evaluation.judges.part_judge import load_judge
 from kanjilab.evaluation.metrics import expected_part_hits
@@ -79,8 +79,7 @@ def filter_dataset(dataset: Dataset, folder: Path, keep: float, scores: Scores, 
     """
     if not 0 < keep <= 1:
         raise ValueError(f"keep must be a share of the images, above 0 and at most 1, got {keep}")
-    if folder.exists():
-        raise DatasetError(folder, ["expected a new folder, got one that is there already"])
+    require_new(folder)  # before anything is scored
     trained = np.flatnonzero((dataset.table["split"] == TRAIN).to_numpy())
     split = dataset.split(TRAIN)
     found = scores(split)

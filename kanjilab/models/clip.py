@@ -21,8 +21,8 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from kanjilab.core.outside_files import read_json_object
-from kanjilab.core.tensor_files import read_tensors
-from kanjilab.models.hub import CONVERSION, hub_folder, quiet_diffusers
+from kanjilab.core.tensor_files import check_tensor_file, read_tensors
+from kanjilab.models.hub import CONVERSION, hub_folder, load_whole, quiet_diffusers
 
 FILES: dict[str, Any] = dict(allow_patterns=["*.json", "*.txt", "*.model", "*.safetensors"])
 RINNA_WORDS = "rinna/japanese-roberta-base"  # the tokenizer of both of rinna's models
@@ -76,7 +76,7 @@ def load_clip(name: str, device: torch.device | str = "cpu") -> Clip:
         device: where it computes.
     Raises:
         FileNotFoundError: nothing there, or not in the Hub's cache while offline.
-        ValueError: no CLIP model, one that comes with code of its own, or no safetensors.
+        ValueError: no CLIP model, one that comes with code of its own, no safetensors, or damaged or missing weights.
     """
     folder = _folder(name)
     config, device = read_json_object(folder / "config.json"), torch.device(device)
@@ -88,11 +88,12 @@ def load_clip(name: str, device: torch.device | str = "cpu") -> Clip:
         raise ValueError(f"{name}: expected a CLIP or CLOOB model, got {kind!r}")
     if not (folder / "model.safetensors").is_file():
         raise ValueError(f"{name}: expected model.safetensors, found none; {CONVERSION}")
+    check_tensor_file(folder / "model.safetensors")
     text_kind = (config.get("text_config") or {}).get("model_type", "clip_text_model")
     with quiet_diffusers():
         if text_kind == "clip_text_model":
             return _usual(folder, device)
-        return _of_rinna(name, folder, config, device)
+        return _of_rinna(folder, config, device)
 
 
 def _folder(name: str) -> Path:
@@ -106,9 +107,8 @@ def _folder(name: str) -> Path:
 def _usual(folder: Path, device: torch.device) -> Clip:
     from transformers import AutoTokenizer, CLIPModel
 
-    model: Any = CLIPModel.from_pretrained(folder)
-    model = model.to(device).eval().requires_grad_(False)
-    words: Any = AutoTokenizer.from_pretrained(folder)
+    model = load_whole(CLIPModel, folder).to(device).eval().requires_grad_(False)
+    words = _words(AutoTokenizer, folder)
 
     def text_side(captions: list[str]) -> Tensor:
         length = model.config.text_config.max_position_embeddings
@@ -119,15 +119,17 @@ def _usual(folder: Path, device: torch.device) -> Clip:
     return Clip(lambda pixels: model.get_image_features(pixels).pooler_output, text_side, size, scale, device)
 
 
-def _of_rinna(name: str, folder: Path, config: dict[str, Any], device: torch.device) -> Clip:
+def _of_rinna(folder: Path, config: dict[str, Any], device: torch.device) -> Clip:
     """Two of transformers' models, without their poolers, and a projection of the first state of each."""
     tensors, sides = read_tensors(folder / "model.safetensors"), {}
     for side in ("vision", "text"):
         settings = dict(config[f"{side}_config"])
         own = {
-            key.removeprefix(f"{side}_model."): value for key, value in tensors.items() if key.startswith(f"{side}_")
+            key.removeprefix(f"{side}_model."): value
+            for key, value in tensors.items()
+            if key.startswith(f"{side}_model.")
         }
-        sides[side] = _side(name, settings, own).to(device)
+        sides[side] = _side(folder, settings, own).to(device)
     projections = [tensors[f"{kind}_projection.weight"].float().to(device) for kind in ("visual", "text")]
     words = _rinna_words(folder)
 
@@ -150,23 +152,27 @@ def _of_rinna(name: str, folder: Path, config: dict[str, Any], device: torch.dev
     return Clip(image_side, text_side, config["vision_config"].get("image_size", 224), scale, device)
 
 
-def _side(name: str, settings: dict[str, Any], tensors: dict[str, Tensor]) -> Any:
+def _side(folder: Path, settings: dict[str, Any], tensors: dict[str, Tensor]) -> Any:
     from transformers import AutoConfig, AutoModel
 
     config = AutoConfig.for_model(settings.pop("model_type"), **settings)
     model_class: Any = type(AutoModel.from_config(config, add_pooling_layer=False))
-    options: dict[str, Any] = dict(config=config, state_dict=tensors, output_loading_info=True)
-    model, found = model_class.from_pretrained(None, add_pooling_layer=False, **options)
-    if missing := sorted(found["missing_keys"]):
-        raise ValueError(f"{name}: {len(missing)} weights are missing, {missing[0]} the first")
-    return model.float().eval().requires_grad_(False)
+    model = load_whole(model_class, folder, config=config, state_dict=tensors, add_pooling_layer=False)
+    return model.eval().requires_grad_(False)
 
 
 def _rinna_words(folder: Path) -> Any:
     from transformers import T5Tokenizer
 
     own = (folder / "spiece.model").is_file() or (folder / "tokenizer.json").is_file()
-    return T5Tokenizer.from_pretrained(folder if own else hub_folder(RINNA_WORDS, RINNA_WORDS, None, FILES))
+    return _words(T5Tokenizer, folder if own else hub_folder(RINNA_WORDS, RINNA_WORDS, None, FILES))
+
+
+def _words(kind: Any, folder: Path) -> Any:
+    try:
+        return kind.from_pretrained(folder)
+    except Exception as error:  # tokenizers raises bare exceptions of whatever it trips over
+        raise ValueError(f"{folder}: expected the files of a tokenizer, got others ({error!s:.200})") from error
 
 
 def _rinna_ids(words: Any, caption: str) -> list[int]:

@@ -44,7 +44,7 @@ SIZES = (  # in configurations: what decides how much is built before a weight i
     ("num_train_timesteps", 1, 1_000_000),
     ("model_max_length", 1, 65_536),
 )
-NEVER_READ = re.compile(r"pooler|position_ids")  # of a text encoder, or made anew
+NEVER_READ = re.compile(r"pooler|position_ids")  # of a model, or made anew
 UNUSED_PARTS: dict[str, Any] = dict(safety_checker=None, feature_extractor=None, image_encoder=None)
 
 
@@ -127,28 +127,29 @@ def _check_sizes(file: Path) -> None:
                     raise ValueError(f"{file}: {name}: expected {expected}, got {size!r:.80}")
 
 
-def load_text_model(kind: Any, folder: Path, **options: Any) -> Any:
-    """A text encoder of transformers, in float32 by default: all of its layers from the file.
+def load_whole(kind: Any, folder: Path, **options: Any) -> Any:
+    """A model of transformers, in float32 by default: all of its layers from the file.
 
     transformers fills layers that a file lacks with random numbers, and says so in a log that nobody reads.
 
     Args:
         kind: its class.
         folder: with config.json and safetensors.
-        options: of `from_pretrained`.
+        options: of `from_pretrained`; with config and state_dict, these are read, and the folder is only named.
     Raises:
         ValueError: the file has other layers, or of other shapes.
     """
     options = {"dtype": torch.float32, "use_safetensors": True} | options
     try:
-        encoder, found = kind.from_pretrained(folder, output_loading_info=True, **options)
+        source = None if "state_dict" in options else folder
+        model, found = kind.from_pretrained(source, output_loading_info=True, **options)
     except RuntimeError as error:  # of shapes
         raise ValueError(f"{folder}: expected the weights of its config.json, got others ({error!s:.300})") from error
     if missing := sorted(name for name in found["missing_keys"] if not NEVER_READ.search(name)):
         raise ValueError(
-            f"{folder}: expected the weights of a text encoder, got none for {missing[0]} ({len(missing)})"
+            f"{folder}: expected the weights of {kind.__name__}, got none for {missing[0]} ({len(missing)})"
         )
-    return encoder
+    return model
 
 
 def family_of(name: str, folder: Path) -> str:

@@ -23,7 +23,7 @@ from kanjilab.core.outside_files import read_json_object
 from kanjilab.core.storage import PACKAGE_WEIGHTS, sha256_file
 from kanjilab.data.japanese import has_japanese
 from kanjilab.models.diffusion import LatentDiffusion
-from kanjilab.models.hub import check_base_files, load_text_model, quiet_diffusers
+from kanjilab.models.hub import check_base_files, load_whole, quiet_diffusers
 from kanjilab.models.minilm import TOKENS, caption_vectors
 from kanjilab.models.text_encoders import OneEncoder, padded_tokens
 
@@ -99,7 +99,7 @@ def load_japanese(folder: Path = JAPANESE_FOLDER, device: torch.device | str = "
             tokenizer = PreTrainedTokenizerFast.from_pretrained(folder / "tokenizer")
         except Exception as error:  # tokenizers raises bare exceptions of whatever it trips over
             raise ValueError(f"{tokenizer_file}: expected a tokenizer, got another file ({error!s:.200})") from error
-        encoder = load_text_model(BertModel, folder / "text_encoder")
+        encoder = load_whole(BertModel, folder / "text_encoder")
     return OneEncoder(tokenizer, encoder.to(device).requires_grad_(False).eval())
 
 

@@ -18,7 +18,7 @@ from kanjilab.core.outside_files import read_json_object
 from kanjilab.core.storage import PACKAGE_WEIGHTS, appearing_folder, cache_folder, sha256_file
 from kanjilab.models.cpu_layers import computing_precision, pack_layers
 from kanjilab.models.diffusion import FlowDiffusion, LatentDiffusion, UNetDiffusion, with_condition_encoder
-from kanjilab.models.hub import UNUSED_PARTS, family_of, folder_digest, load_text_model, model_folder, quiet_diffusers
+from kanjilab.models.hub import UNUSED_PARTS, family_of, folder_digest, load_whole, model_folder, quiet_diffusers
 from kanjilab.models.minilm import TOKENS, minilm_folder
 from kanjilab.models.skeleton_encoder import check_fits, load_encoder
 from kanjilab.models.text_encoders import OneEncoder, ThreeEncoders
@@ -110,7 +110,7 @@ def _load_unet(name: str, folder: Path, precision: str, device: torch.device) ->
     from diffusers.models.attention_processor import AttnProcessor
 
     with quiet_diffusers():
-        parts = UNUSED_PARTS | {"text_encoder": load_text_model(_text_class(folder), folder / "text_encoder")}
+        parts = UNUSED_PARTS | {"text_encoder": load_whole(_text_class(folder), folder / "text_encoder")}
         pipeline: Any = DiffusionPipeline.from_pretrained(folder, use_safetensors=True, dtype=torch.float32, **parts)
         identity = _identity(pipeline)  # of the weights as stored, whatever the precision they are used in
         denoiser = pipeline.unet

@@ -229,8 +229,11 @@ def _wider(tensors):
 
 
 TEXT_ENCODERS = {
-    "without a layer": (_text(_first_layer_gone), "expected the weights of a text encoder, got none for"),
-    "of something else": (_text(lambda tensors: {"a": torch.zeros(2)}), "expected the weights of a text encoder"),
+    "without a layer": (_text(_first_layer_gone), "expected the weights of BertModel, got none for"),
+    "of something else": (
+        _text(lambda tensors: {"a": torch.zeros(2)}),
+        "expected the weights of BertModel, got none for",
+    ),
     "of other shapes": (_text(_wider), "expected the weights of its config.json"),
     "of no class": (
         changed("plain", "model_index.json", lambda found: {**found, "text_encoder": ["transformers", "Nobody"]}),

@@ -1,11 +1,12 @@
 """CLIP models of both published forms, small and with random weights: read as their own code reads them."""
 
 import json
+import shutil
 
 import numpy as np
 import pytest
 import torch
-from safetensors.torch import save_file
+from safetensors.torch import load_file, save_file
 from transformers import CLIPModel, RobertaConfig, RobertaModel, T5Tokenizer, ViTConfig, ViTModel
 
 from kanjilab.models.clip import PIXEL_MEAN, PIXEL_STD, load_clip
@@ -119,6 +120,32 @@ def test_other_models_are_refused(usual, tmp_path, change, said):
         load_clip(str(tmp_path))
 
 
+@pytest.mark.parametrize(
+    ("damage", "said"),
+    [
+        (lambda tensors: tensors.pop("visual_projection.weight"), "weights of CLIPModel, got none for visual_proj"),
+        (lambda tensors: tensors.update({"visual_projection.weight": torch.zeros(2, 2)}), "weights of its config.json"),
+    ],
+)
+def test_weights_that_lack_or_do_not_fit_are_refused(usual, tmp_path, damage, said):
+    shutil.copytree(usual, tmp_path, dirs_exist_ok=True)
+    tensors = load_file(tmp_path / "model.safetensors")
+    damage(tensors)
+    save_file(tensors, tmp_path / "model.safetensors")
+    with pytest.raises(ValueError, match=said):
+        load_clip(str(tmp_path))
+
+
+def test_files_that_are_none_are_refused(usual, tmp_path):
+    shutil.copytree(usual, tmp_path, dirs_exist_ok=True)
+    (tmp_path / "tokenizer.json").write_text("no tokenizer")
+    with pytest.raises(ValueError, match="expected the files of a tokenizer"):
+        load_clip(str(tmp_path))
+    (tmp_path / "model.safetensors").write_bytes(b"<html>")
+    with pytest.raises(ValueError, match="expected a safetensors file, got an HTML page"):
+        load_clip(str(tmp_path))
+
+
 def test_missing_files_and_weights_are_named(rinna, tmp_path):
     folder, _, _ = rinna
     with pytest.raises(FileNotFoundError, match="expected a folder with config.json"):
@@ -129,5 +156,5 @@ def test_missing_files_and_weights_are_named(rinna, tmp_path):
     with pytest.raises(ValueError, match="expected model.safetensors, found none; a pickle"):
         load_clip(str(tmp_path))
     save_file({"text_projection.weight": torch.zeros(8, 16)}, tmp_path / "model.safetensors")
-    with pytest.raises(ValueError, match="weights are missing, embeddings.cls_token the first"):
+    with pytest.raises(ValueError, match="weights of ViTModel, got none for embeddings.cls_token"):
         load_clip(str(tmp_path))
