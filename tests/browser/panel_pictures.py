@@ -36,7 +36,7 @@ LUCK = [  # strokes of 吉, in px of the skeleton
     [(40, 71), (93, 71), (90, 109)],
     [(39, 109), (90, 109)],
 ]
-GUIDANCE, SKELETON_GUIDANCE = 4.0, 2.0  # the hand has more say than by default
+GUIDANCE, SKELETON_GUIDANCE = 2.5, 4.0  # drawn lines are followed, and the hand still has its say
 Moving = tuple[list[Image.Image], list[int], dict[str, Any]]
 
 
@@ -156,8 +156,9 @@ def brush(studio: Studio) -> tuple[Image.Image, dict[str, Any]]:
     panel = brush_panel(studio, 2)
     draw_strokes(panel, LUCK, lambda: None)
     wait_written(panel)
-    shows = f"{len(LUCK)} strokes drawn, four styles, seed 0, style guidance 4, skeleton guidance 2"
-    return picture_of(panel), {"shows": shows, "base": load_base("calligraphy", "bf16").identity}
+    shows = f"{len(LUCK)} strokes drawn, four styles, seed 0"
+    guidance = f"style guidance {GUIDANCE:g}, skeleton guidance {SKELETON_GUIDANCE:g}"
+    return picture_of(panel), {"shows": f"{shows}, {guidance}", "base": load_base("calligraphy", "bf16").identity}
 
 
 def comparator_moves(studio: Studio) -> Moving:
