@@ -676,25 +676,38 @@ def end_of(started):
     return last
 
 
+def kill_later(process, connection, steps, seconds):
+    """Kills a paced training so many steps on and a moment later; False where it ended by itself before."""
+    for _ in range(steps):
+        if not isinstance(told(connection), int):
+            break
+        connection.send("go on")
+    process.join(seconds)
+    process.kill()
+    process.join()
+    assert process.exitcode in (0, -signal.SIGKILL)
+    return process.exitcode != 0
+
+
 @pytest.mark.parametrize("kind", KINDS)
 def test_a_killed_training_goes_on_bit_for_bit(processes, resumed_base, tmp_path, kind):
     folder = resumed_base[1]
     rng = np.random.default_rng(list(RESUMED).index(kind))
     arms, options = RESUMED[kind], dict(checkpoints=3, log_every=3)
+    # A resume point every step: much of the time goes into writing, where a kill hurts the most.
+    frequent = options | dict(save_every_seconds=0.0)
     uninterrupted = start(processes, folder, arms, tmp_path / "whole", options)
-    for _ in range(KILLS):
-        # A resume point every step: much of the time goes into writing, where a kill hurts the most.
-        frequent = options | dict(save_every_seconds=0.0)
-        process, connection = start(processes, folder, arms, tmp_path / "killed", frequent, paced=True)
-        for _ in range(rng.integers(1, 3)):
-            assert isinstance(told(connection), int)
-            connection.send("go on")
-        process.join(rng.uniform(0, 0.06))
-        process.kill()
-        process.join()
-        assert process.exitcode == -signal.SIGKILL
-    assert end_of([uninterrupted]) == end_of([start(processes, folder, arms, tmp_path / "killed", options)]) == [12]
-    assert_same_contents(contents(RunFolder.open(tmp_path / "killed")), contents(RunFolder.open(tmp_path / "whole")))
+    assert end_of([uninterrupted]) == [12]
+    kills, trainings = 0, 0
+    while kills < KILLS:  # a training is over after some ten kills, and another begins
+        path, going_on = tmp_path / f"killed-{trainings}", True
+        while going_on and kills < KILLS:
+            started = start(processes, folder, arms, path, frequent, paced=True)
+            going_on = kill_later(*started, steps=rng.integers(1, 3), seconds=rng.uniform(0, 0.06))
+            kills += going_on
+        end_of([start(processes, folder, arms, path, options)])
+        assert_same_contents(contents(RunFolder.open(path)), contents(RunFolder.open(tmp_path / "whole")))
+        trainings += 1
 
 
 def free_port():
