@@ -49,7 +49,7 @@ test: lint
 	@echo "Style, types, tests and notebooks: all passed (their files were temporary, nothing is left behind)"
 
 faults: $(INSTALLED)
-	KANJILAB_FAULTS=1 KANJILAB_KILLS=25 $(BIN)/pytest -q -n 2 tests/faults tests/core/test_run_folder.py \
+	KANJILAB_FAULTS=1 KANJILAB_KILLS=13 $(BIN)/pytest -q -n 2 tests/faults tests/core/test_run_folder.py \
 		tests/core/test_integrity.py tests/training/test_damaged_training.py \
 		tests/widgets/test_training_panel.py::test_killed_again_and_again_nothing_but_the_last_steps_is_lost \
 		tests/training/test_trainer.py::test_a_killed_training_goes_on_bit_for_bit

@@ -63,7 +63,7 @@ def stored_certificates(folder: Path) -> tuple[str, list[Certificate]]:
             raise ValueError(f"{folder / CALL_FILE}: glyphs: expected from 1 to {GLYPHS_MAX:,}, got {count!r:.80}")
         certificates = [_stored_certificate(folder, number) for number in range(1, count + 1)]
         for name in (f"{FONT}.ttf", f"{FONT}.woff2", CARD):
-            _require_content(folder / name)
+            checked_file(folder / name, "a file of what was coined", PICTURE_BYTES_MAX)
     except (OSError, ValueError) as error:
         raise ValueError(f"{error}; coin into another folder with --out, or remove {folder} to coin again") from error
     return str(content.get("summary", "")), certificates
@@ -79,7 +79,7 @@ def _stored_certificate(folder: Path, number: int) -> Certificate:
             raise ValueError("a verdict without criteria or nearest characters")
     except (ValueError, TypeError, LookupError, AttributeError) as error:
         raise ValueError(f"{path}: expected a certificate, got another or a damaged one ({error!r:.200})") from error
-    _require_content(path.with_suffix(".svg"))
+    checked_file(path.with_suffix(".svg"), "a file of what was coined", PICTURE_BYTES_MAX)
     picture = path.with_suffix(".png")
     data = read_file(picture, "the picture of a glyph", PICTURE_BYTES_MAX)
     try:
@@ -90,11 +90,6 @@ def _stored_certificate(folder: Path, number: int) -> Certificate:
     if digest != certificate.picture:
         raise ValueError(f"{picture}: expected the picture that {path.name} certifies, got another")
     return certificate
-
-
-def _require_content(path: Path) -> None:
-    if not checked_file(path, "a file of what was coined", PICTURE_BYTES_MAX):
-        raise ValueError(f"{path}: expected a file of what was coined, got 0 bytes")
 
 
 def outline_of(one: Coined) -> Outline:

@@ -34,8 +34,15 @@ def checked_file(path: Path, what: str, bytes_max: int) -> int:
         The size in bytes.
     Raises:
         FileNotFoundError: there is none, or its link leads nowhere.
-        ValueError: no regular file, or a larger one.
+        ValueError: no regular file, an empty or a larger one.
     """
+    size = _size_of_regular(path, what, bytes_max)
+    if not size:  # a file of the system that never ends says that it is empty, too
+        raise ValueError(f"{path}: expected {what}, got 0 bytes")
+    return size
+
+
+def _size_of_regular(path: Path, what: str, bytes_max: int) -> int:
     try:
         facts = os.stat(path)
     except (FileNotFoundError, NotADirectoryError):
@@ -50,15 +57,16 @@ def checked_file(path: Path, what: str, bytes_max: int) -> int:
 
 
 def read_file(path: Path, what: str, bytes_max: int) -> bytes:
-    """The content of a checked file, and no more than its size: some files of the system never end.
+    """The content of a file, which may be empty, and no more than its size: some files of the system never end.
 
     Args:
         path, what, bytes_max: as for `checked_file`.
     Raises:
-        FileNotFoundError, ValueError: as `checked_file`.
+        FileNotFoundError: there is none.
+        ValueError: no regular file, or a larger one.
         OSError: it cannot be read.
     """
-    size = checked_file(path, what, bytes_max)
+    size = _size_of_regular(path, what, bytes_max)
     with path.open("rb") as file:
         return file.read(size)
 

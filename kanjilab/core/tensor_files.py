@@ -76,9 +76,11 @@ def _wrong_content(path: Path) -> str | None:
         raise FileNotFoundError(f"{path}: expected a safetensors file, found none")
     if not path.is_file():
         return "a folder" if path.is_dir() else "no regular file"
+    if not path.stat().st_size:  # so says a file of the system that never ends, too
+        return "0 bytes"
     with path.open("rb") as file:
         start = file.read(64)
     if start[HEADER_START : HEADER_START + 1] == b"{":
         return None
     known = (what for beginning, what in OTHER_CONTENTS if start.lstrip().startswith(beginning))
-    return next(known, f"{path.stat().st_size:,} bytes of something else" if start else "0 bytes")
+    return next(known, f"{path.stat().st_size:,} bytes of something else")

@@ -1,5 +1,6 @@
 """The release of a finished training, arm by arm: a strip, the LoRA, a ComfyUI workflow and a model card."""
 
+import io
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -8,7 +9,7 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
-from kanjilab.core.outside_files import checked_file
+from kanjilab.core.outside_files import read_file
 from kanjilab.core.run_folder import RunFolder
 from kanjilab.export.comfyui import Drawing, workflow_for, write_workflow
 from kanjilab.export.conversion import LORA_FORMS, to_pipeline, write_card
@@ -64,9 +65,9 @@ class Handover:
 
 
 def _require_png(path: Path) -> None:
-    checked_file(path, "a PNG for the card", PNG_BYTES_MAX)
+    data = read_file(path, "a PNG for the card", PNG_BYTES_MAX)
     try:
-        with Image.open(path, formats=["PNG"]) as image:
+        with Image.open(io.BytesIO(data), formats=["PNG"]) as image:
             image.verify()
     except Exception as error:  # decoders raise whatever their parsers trip over
         raise ValueError(f"{path}: expected a PNG for the card, got another or a damaged file ({error})") from error
