@@ -143,7 +143,7 @@ class Playground(DrawPanel):
             ValueError: an input is out of bounds; the message names it.
         """
         run, arm = self._drawn_by
-        step = None if run is None else self._steps[min(self.checkpoint.index or 0, len(self._steps) - 1)]
+        step = None if run is None else self._steps[_place(self.checkpoint, len(self._steps))]
         boxes: Any = (self.sampler, self.steps, self.guidance, self.negative, self.prefix)
         sampling = Sampling(*(box.value for box in boxes))
         count = min(int(self.count.value), self._limits.glyphs + 1)  # a public page may send any number
@@ -153,8 +153,7 @@ class Playground(DrawPanel):
 
     @property
     def _drawn_by(self) -> tuple[Path | None, int]:
-        index: Any = self.model.index
-        return self._choices[index or 0][1] or (None, 0)
+        return self._choices[_place(self.model, len(self._choices))][1] or (None, 0)
 
     @property
     def _base_name(self) -> str:
@@ -497,3 +496,8 @@ class Playground(DrawPanel):
             action()
         except (OSError, ValueError) as error:
             self._say_failed(error)
+
+
+def _place(choice: Any, count: int) -> int:
+    """Which of so many is chosen, whatever choices a page has made up; the first where none is."""
+    return max(0, min(choice.index or 0, count - 1))
