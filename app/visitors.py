@@ -4,11 +4,12 @@ import asyncio
 import os
 import re
 
+from jupyter_server._tz import utcnow
 from jupyter_server.services.kernels.kernelmanager import AsyncMappingKernelManager
 from tornado.web import HTTPError
 
 MOST_VISITORS = 8  # each has a kernel of up to 1 GB
-UNCLAIMED_SECONDS = 20.0  # in which a page connects to its kernel; what only asks for pages holds no place
+UNCLAIMED_SECONDS = 20.0  # in which a page that is made connects to its kernel; what only asks for pages holds no place
 FULL = "All places are taken. Please come back in a few minutes."
 ORIGIN = re.compile(r"https://[a-z0-9-]+(\.[a-z0-9-]+)+(:[0-9]{1,5})?")
 OWN_NAMES = ("localhost", "127.0.0.1", "[::1]")
@@ -28,11 +29,20 @@ class Visitors(AsyncMappingKernelManager):
             kernel_id = await super().start_kernel(*args, **kwargs)
         finally:
             self.starting -= 1
-        asyncio.get_running_loop().call_later(UNCLAIMED_SECONDS, self._end_if_unclaimed, kernel_id)
+        self._look_later(kernel_id)
         return kernel_id
 
+    def _look_later(self, kernel_id):
+        asyncio.get_running_loop().call_later(UNCLAIMED_SECONDS, self._end_if_unclaimed, kernel_id)
+
     def _end_if_unclaimed(self, kernel_id):
-        if kernel_id in self.list_kernel_ids() and not self._kernel_connections.get(kernel_id):
+        if kernel_id not in self.list_kernel_ids() or self._kernel_connections.get(kernel_id):
+            return
+        kernel = self.get_kernel(kernel_id)
+        idle = (utcnow() - kernel.last_activity).total_seconds()
+        if kernel.execution_state in ("starting", "busy") or idle < UNCLAIMED_SECONDS:
+            self._look_later(kernel_id)  # the page connects once it is made, which takes a slow machine long
+        else:
             self._ending = asyncio.ensure_future(self.shutdown_kernel(kernel_id, now=True))
 
 

@@ -4,10 +4,12 @@ import asyncio
 import itertools
 import runpy
 import sys
+from datetime import timedelta
 from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
+from jupyter_server._tz import utcnow
 from jupyter_server.base.handlers import JupyterHandler
 from jupyter_server.services.kernels.kernelmanager import AsyncMappingKernelManager
 from tornado.web import HTTPError, StaticFileHandler
@@ -34,6 +36,9 @@ def manager(monkeypatch):
     async def end(self, kernel_id, now=False):
         running.remove(kernel_id)
 
+    long_ago = utcnow() - timedelta(hours=1)
+    kernel = SimpleNamespace(execution_state="idle", last_activity=long_ago)
+    monkeypatch.setattr(Visitors, "get_kernel", lambda self, kernel_id: kernel)
     monkeypatch.setattr(AsyncMappingKernelManager, "start_kernel", start)
     monkeypatch.setattr(Visitors, "shutdown_kernel", end)
     monkeypatch.setattr(Visitors, "list_kernel_ids", lambda self: list(running))
@@ -60,6 +65,25 @@ def test_a_kernel_that_no_page_claims_is_ended_and_its_place_is_free(manager):
         return left, await manager.start_kernel()
 
     assert asyncio.run(visit())[0] == ["kernel 3"]
+
+
+@pytest.mark.parametrize("state", ["starting", "busy", "just idle"])
+def test_a_kernel_that_still_makes_its_page_is_left_until_that_is_done(manager, state):
+    kernel = manager.get_kernel("kernel 0")
+    if state == "just idle":
+        kernel.last_activity = utcnow() + timedelta(hours=1)
+    else:
+        kernel.execution_state = state
+
+    async def visit():
+        await manager.start_kernel()
+        await asyncio.sleep(0.2)
+        slow = manager.list_kernel_ids()
+        kernel.execution_state, kernel.last_activity = "idle", utcnow() - timedelta(hours=1)
+        await asyncio.sleep(0.2)
+        return slow, manager.list_kernel_ids()
+
+    assert asyncio.run(visit()) == (["kernel 0"], [])
 
 
 def test_the_page_is_served_under_its_own_names(monkeypatch):

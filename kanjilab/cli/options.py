@@ -64,7 +64,9 @@ def _table(path: str) -> Mapping[str, Any]:
 
 
 def _go_on() -> str:
-    command_line = shlex.join([Path(sys.argv[0]).name, *sys.argv[1:]])
+    program = Path(sys.argv[0]).name
+    command = ["python", "-m", "kanjilab"] if program == "__main__.py" else [program]
+    command_line = shlex.join([*command, *sys.argv[1:]])
     return f"what is stored is kept. To go on from there:\n  {command_line}"
 
 

@@ -137,12 +137,14 @@ def export(
     public: Annotated[bool, typer.Option(help="A new repository is for all to see.")] = False,
 ) -> None:
     """Write a checkpoint as a file that diffusers, ComfyUI, kohya's scripts or PEFT load, or as a whole pipeline."""
-    from kanjilab.export.conversion import ABOUT_DORA, push_to_hub
+    from kanjilab.export.conversion import ABOUT_DORA, push_to_hub, require_repository
     from kanjilab.export.onnx_folder import base_to_onnx
     from kanjilab.export.release import Handover, hand_over
     from kanjilab.models.hub import HUB_BASES
     from kanjilab.models.loading import PACKAGED, load_base
 
+    if push:  # before anything is written
+        require_repository(push)
     handover = Handover(form, card=card or bool(push or strip), strip=strip, prompt=prompt, weights=weights)
     is_base = str(folder) in (*PACKAGED, *HUB_BASES) or (folder / "model_index.json").is_file()
     if form == "onnx" and is_base:

@@ -1,13 +1,14 @@
 """Hashes of a folder's files, written with them and compared when they are read: a flipped bit is named, not used."""
 
 import contextlib
+import errno
 import json
 import shutil
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-from kanjilab.core.notices import notice
+from kanjilab.core.notices import notice, notice_once
 from kanjilab.core.storage import sha256_file, temporary_name, write_json_atomic
 
 MANIFEST = "manifest.json"
@@ -58,6 +59,23 @@ def keep_sound(folder: Path, make: Callable[[], object]) -> None:
         facts = {path.relative_to(folder).as_posix(): file_facts(path) for path in files}
         with contextlib.suppress(PermissionError):  # in a cache that is for reading alone
             write_json_atomic(folder / MANIFEST, facts)
+
+
+@contextlib.contextmanager
+def kept_where_it_can_be(what: str) -> Iterator[None]:
+    """Context manager around storing what can be made again: where nothing may be written, it is told and passed over.
+
+    Args:
+        what: is stored and where, for the notice.
+    Raises:
+        OSError: another reason, as a full disk.
+    """
+    try:
+        yield
+    except OSError as error:
+        if error.errno not in (errno.EACCES, errno.EPERM, errno.EROFS):
+            raise
+        notice_once(f"{what} is not kept: nothing can be written there ({error.strerror})")
 
 
 def _first_damage(folder: Path) -> str | None:

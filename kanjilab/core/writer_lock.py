@@ -51,7 +51,7 @@ class WriterLock:
     def holder(self) -> str | None:
         """The number of the process that has the lock, as text; None where no process has it."""
         try:
-            descriptor = os.open(self.path, os.O_RDONLY)
+            descriptor = os.open(self.path, os.O_RDONLY | os.O_NONBLOCK)  # nothing is waited for in a pipe
         except FileNotFoundError:
             return None
         try:

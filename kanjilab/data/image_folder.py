@@ -326,8 +326,8 @@ def _read_jsonl(text: str) -> Iterator[Entry]:
                 renamed = meant([name for name in absent if name not in values], list(values))
                 wrong = [f"expected file_name and text as strings, got none for {', '.join(absent)}{renamed}"]
                 wrong += [LIST_OF_CAPTIONS] if isinstance(values.get("text"), list) else []
-        # JSON can spell a lone surrogate, but no file name or caption can hold it.
-        if not wrong and re.search("[\ud800-\udfff]", values["file_name"] + values["text"]):
+        # JSON can spell a lone surrogate, but no file name, caption or other column can hold it.
+        if not wrong and re.search("[\ud800-\udfff]", json.dumps(values, ensure_ascii=False)):
             wrong = ["expected characters, got half of a surrogate pair"]
         yield number, number, {} if wrong else values, wrong
 

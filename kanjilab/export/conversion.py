@@ -432,6 +432,16 @@ class HubApi(Protocol):
         """
 
 
+def require_repository(name: str) -> None:
+    """Refuses what is no name of a repository on the Hub.
+
+    Raises:
+        ValueError: no `owner/name`.
+    """
+    if not re.fullmatch(r"[\w.-]+/[\w.-]+", name):
+        raise ValueError(f"expected owner/name, got {name!r:.80}")
+
+
 def push_to_hub(folder: Path, repository: str, *, private: bool = True, api: HubApi | None = None) -> str:
     """Puts an exported folder onto the Hugging Face Hub, as the account that is logged in (`hf auth login`).
 
@@ -445,8 +455,7 @@ def push_to_hub(folder: Path, repository: str, *, private: bool = True, api: Hub
     Raises:
         ValueError: no `owner/name`, or a folder without a card, without weights or with a pickle.
     """
-    if not re.fullmatch(r"[\w.-]+/[\w.-]+", repository):
-        raise ValueError(f"expected owner/name, got {repository!r}")
+    require_repository(repository)
     names = [str(path.relative_to(folder)) for path in sorted(folder.rglob("*")) if path.is_file()]
     if pickles := [name for name in names if name.endswith((*PICKLES, ".pkl"))]:
         raise ValueError(f"{folder}: no pickle is published, got {pickles[0]}")

@@ -43,7 +43,9 @@ from kanjilab.models.adapters import (
 )
 from kanjilab.models.hub import CONVERSION, PICKLES
 
+EIGHT_BITS = (torch.float8_e4m3fn, torch.float8_e5m2, torch.float8_e4m3fnuz, torch.float8_e5m2fnuz)
 OTHER_ADAPTERS = re.compile(r"\.(hada_|lokr_|oft_|ia3_|boft_|glora_)")
+NUMBERS = (torch.float64, torch.float32, torch.float16, torch.bfloat16, *EIGHT_BITS)
 SUFFIXES = {
     ".lora_A.weight": "down",
     ".lora_B.weight": "up",
@@ -287,7 +289,7 @@ def _pairs(tensors: Mapping[str, Tensor], file: Path) -> dict[str, dict[str, Ten
     pairs: dict[str, dict[str, Tensor]] = {}
     unknown = []
     for name, value in tensors.items():
-        if not value.is_floating_point():
+        if value.dtype not in NUMBERS:
             raise ValueError(
                 f"{file}: expected floating-point numbers, got {value.dtype} as {name}; convert them first"
             )

@@ -14,6 +14,7 @@ from kanjilab.core.run_folder import RunFolder
 from kanjilab.export.comfyui import Drawing, workflow_for, write_workflow
 from kanjilab.export.conversion import LORA_FORMS, to_pipeline, write_card
 from kanjilab.export.onnx_folder import run_to_onnx
+from kanjilab.models.conditioning import check_texts
 from kanjilab.models.loading import LatentDiffusion
 from kanjilab.models.sampling import Sampling, fitting
 from kanjilab.training.history import history_strip, sample_history
@@ -37,7 +38,8 @@ class Handover:
         sampling: of the workflow: steps, guidance, negative prompt, prefix.
         weights: how ONNX stores them, a key of `onnx_folder.ONNX_WEIGHTS`.
     Raises:
-        ValueError: an unknown form, a card for ONNX, which has its own, or a strip that is no PNG.
+        ValueError: an unknown form, a card for ONNX, which has its own, a strip that is no PNG, or a prompt that no
+            text encoder reads.
         FileNotFoundError: a strip that is not there.
     """
 
@@ -51,6 +53,7 @@ class Handover:
     def __post_init__(self) -> None:
         if self.form not in FORMS:
             raise ValueError(f"format must be one of {', '.join(FORMS)}, got {self.form!r}")
+        check_texts(self.prompt)
         if self.strip is not None:
             _require_png(self.strip)
         if self.form == "onnx" and self.card:

@@ -78,11 +78,22 @@ class Prompt:
     def __post_init__(self) -> None:
         if not 0 <= self.share <= 1:
             raise ValueError(f"share must be from 0 to 1, got {self.share}")
-        for text in (self.text, self.toward):
-            if len(text) > TEXT_MAX:
-                raise ValueError(f"expected a prompt of at most {TEXT_MAX:,} characters, got {len(text):,}")
-            if text.encode(errors="ignore").decode() != text:
-                raise ValueError(f"expected a prompt in UTF-8, got {text[:80]!r}")
+        check_texts(self.text, self.toward)
+
+
+def check_texts(*texts: str) -> None:
+    """Refuses what no text encoder reads.
+
+    Args:
+        texts: prompts, or parts of them.
+    Raises:
+        ValueError: one is longer than any encoder reads, or no text at all, as bytes that are no UTF-8.
+    """
+    for text in texts:
+        if len(text) > TEXT_MAX:
+            raise ValueError(f"expected a prompt of at most {TEXT_MAX:,} characters, got {len(text):,}")
+        if text.encode(errors="ignore").decode() != text:
+            raise ValueError(f"expected a prompt in UTF-8, got {text[:80]!r}")
 
 
 class Prompts(NamedTuple):

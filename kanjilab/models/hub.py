@@ -12,6 +12,7 @@ from typing import Any
 
 import torch
 
+from kanjilab.core.manifest import keep_sound
 from kanjilab.core.outside_files import JSON_BYTES_MAX, checked_file, read_json_object
 from kanjilab.core.storage import appearing_folder, cache_folder, sha256_file
 from kanjilab.core.tensor_files import check_tensor_file, open_tensors
@@ -40,10 +41,19 @@ ENCODER_PREFIXES = {  # of a text encoder's tensors in a single file
 }
 TEXTS = (".json", ".txt", ".model")  # configurations and vocabularies
 SIZES = (  # in configurations: what decides how much is built before a weight is read
-    ("layers_per_block transformer_layers_per_block num_layers num_hidden_layers", 0, 256),
+    ("transformer_layers_per_block num_layers num_hidden_layers", 0, 256),
+    ("layers_per_block", 1, 256),
     ("num_train_timesteps", 1, 1_000_000),
-    ("model_max_length", 1, 65_536),
+    ("model_max_length in_channels latent_channels block_out_channels hidden_size intermediate_size", 1, 65_536),
 )
+NUMBERS = {  # that are computed with: the smallest and the largest
+    "scaling_factor": (1e-6, 1e6),
+    "shift_factor": (-1e6, 1e6),
+    "beta_start": (0, 1),
+    "beta_end": (0, 1),
+    "shift": (1e-6, 1e6),
+}
+DIGEST = re.compile(r"[0-9a-f]{64}")
 NEVER_READ = re.compile(r"pooler|position_ids")  # of a model, or made anew
 UNUSED_PARTS: dict[str, Any] = dict(safety_checker=None, feature_extractor=None, image_encoder=None)
 
@@ -100,7 +110,7 @@ def model_folder(name: str) -> Path:
 
 def check_base_files(folder: Path) -> None:
     """Refuses what no reader should be given: weights that are none, half of them, what is no regular file, and sizes
-    that no model has.
+    and numbers that no model has.
 
     Args:
         folder: in diffusers' format. Of each file of weights the header is read.
@@ -125,12 +135,17 @@ def _check_sizes(file: Path) -> None:
                 if type(size) is not int or not least <= size <= most:
                     expected = f"a whole number from {least} to {most}"
                     raise ValueError(f"{file}: {name}: expected {expected}, got {size!r:.80}")
+    for name, (least, most) in NUMBERS.items():
+        found = config.get(name, most)
+        if (name, found) != ("shift_factor", None) and not (type(found) in (int, float) and least <= found <= most):
+            raise ValueError(f"{file}: {name}: expected a number from {least} to {most}, got {found!r:.80}")
 
 
 def load_whole(kind: Any, folder: Path, **options: Any) -> Any:
-    """A model of transformers, in float32 by default: all of its layers from the file.
+    """A model of transformers or diffusers, in float32 by default: all of its layers from the file.
 
-    transformers fills layers that a file lacks with random numbers, and says so in a log that nobody reads.
+    transformers fills layers that a file lacks with random numbers, and says so in a log that nobody reads; diffusers
+    leaves them without any.
 
     Args:
         kind: its class.
@@ -143,7 +158,7 @@ def load_whole(kind: Any, folder: Path, **options: Any) -> Any:
     try:
         source = None if "state_dict" in options else folder
         model, found = kind.from_pretrained(source, output_loading_info=True, **options)
-    except RuntimeError as error:  # of shapes
+    except (RuntimeError, ValueError) as error:  # of shapes, by transformers and by diffusers
         raise ValueError(f"{folder}: expected the weights of its config.json, got others ({error!s:.300})") from error
     if missing := sorted(name for name in found["missing_keys"] if not NEVER_READ.search(name)):
         raise ValueError(
@@ -213,9 +228,12 @@ def _single_file_folder(file: Path) -> Path:
     """A single-file checkpoint as a folder in diffusers' format, converted once into the user's cache."""
     check_tensor_file(file)
     target = cache_folder() / "single-files" / f"{file.stem}-{file_digest(file)[:16]}"
-    if not target.is_dir():
+
+    def make() -> None:
         with appearing_folder(target) as temporary:
             _convert(file, temporary)
+
+    keep_sound(target, make)
     return target
 
 
@@ -256,7 +274,7 @@ def _encoders_beside(beside: Path, names: list[str], dtype: torch.dtype) -> dict
     for part, prefixes in ENCODER_PREFIXES.items():
         if not any(name.startswith(prefixes) for name in names) and list((beside / part).glob("*.safetensors")):
             kind = getattr(transformers, index[part][1])
-            found[part] = kind.from_pretrained(beside / part, dtype=dtype, use_safetensors=True, local_files_only=True)
+            found[part] = load_whole(kind, beside / part, dtype=dtype, local_files_only=True)
     return found
 
 
@@ -279,7 +297,7 @@ def file_digest(file: Path) -> str:
     facts = resolved.stat()
     key = hashlib.sha256(json.dumps([str(resolved), facts.st_size, facts.st_mtime_ns]).encode()).hexdigest()
     note = cache_folder() / "digests" / key
-    if not note.is_file():
+    if not (note.is_file() and DIGEST.fullmatch(note.read_text(errors="replace"))):  # none, or what a crash left of it
         note.parent.mkdir(parents=True, exist_ok=True)
         with tempfile.NamedTemporaryFile("w", dir=note.parent, delete=False) as temporary:
             temporary.write(sha256_file(resolved))

@@ -31,6 +31,8 @@ OWN_FILES = {
     "calligraphy": ("condition_encoder/model.safetensors", "condition_encoder/config.json"),
 }
 BUILDERS = {"writer": "writer", "calligraphy": "calligraphy", "pocket-ja": "japanese"}  # modules of kanjilab.training
+# What diffusers and transformers raise of a word that they do not know, or of another type than they expect.
+CONFIGURATION_FAULTS = (AttributeError, IndexError, KeyError, NotImplementedError, TypeError, ZeroDivisionError)
 WEIGHTS_FILE = "diffusion_pytorch_model.safetensors"
 # Of 8-bit and 4-bit weights, what is computed with them.
 DTYPES = {"fp32": torch.float32} | dict.fromkeys(("bf16", *QUANTISED), torch.bfloat16)
@@ -64,8 +66,8 @@ def load_base(
         gradient_checkpointing: compute activations again in the backward pass instead of keeping them:
             less memory, about a third more time, the same gradients.
     Raises:
-        ValueError: an unknown precision, one that does not fit the device, pickled weights, weights of a text encoder
-            or an encoder of skeletons that are damaged or another base's, or a model that is neither a U-Net
+        ValueError: an unknown precision, one that does not fit the device, pickled weights, weights that are damaged,
+            another base's or not all there, configurations that cannot be used, or a model that is neither a U-Net
             latent-diffusion pipeline nor Stable Diffusion 3.
         FileNotFoundError: a model that is not there.
         PermissionError: a gated model whose terms are not accepted.
@@ -76,7 +78,13 @@ def load_base(
     _require_quantisation(precision, device)
     folder = base_folder(str(name))
     load = {"unet": _load_unet, "mmdit": _load_flow}[family_of(str(name), folder)]
-    base = load(str(name), folder, precision, device)
+    try:
+        base = load(str(name), folder, precision, device)
+    except CONFIGURATION_FAULTS as error:
+        said = f"{type(error).__name__}: {error!s:.200}"
+        raise ValueError(
+            f"{folder}: expected configurations of a base, got some that cannot be used ({said})"
+        ) from error
     if (encoder := load_encoder(folder)) is not None:
         check_fits(base, encoder, folder)
         base = with_condition_encoder(base, encoder)
@@ -106,12 +114,14 @@ def _require_quantisation(precision: str, device: torch.device) -> None:
 
 
 def _load_unet(name: str, folder: Path, precision: str, device: torch.device) -> UNetDiffusion:
-    from diffusers import DiffusionPipeline
+    import diffusers
+    import transformers
     from diffusers.models.attention_processor import AttnProcessor
 
     with quiet_diffusers():
-        parts = UNUSED_PARTS | {"text_encoder": load_whole(_text_class(folder), folder / "text_encoder")}
-        pipeline: Any = DiffusionPipeline.from_pretrained(folder, use_safetensors=True, dtype=torch.float32, **parts)
+        sources = {"text_encoder": transformers, "unet": diffusers, "vae": diffusers}
+        parts = {part: load_whole(_class(folder, part, source), folder / part) for part, source in sources.items()}
+        pipeline: Any = diffusers.DiffusionPipeline.from_pretrained(folder, **UNUSED_PARTS, **parts)
         identity = _identity(pipeline)  # of the weights as stored, whatever the precision they are used in
         denoiser = pipeline.unet
         if precision in QUANTISED:
@@ -133,15 +143,13 @@ def _load_unet(name: str, folder: Path, precision: str, device: torch.device) ->
     )
 
 
-def _text_class(folder: Path) -> Any:
-    """The class of a pipeline's text encoder."""
-    import transformers
-
-    named = read_json_object(folder / "model_index.json").get("text_encoder")
+def _class(folder: Path, part: str, library: Any) -> Any:
+    """The class of a pipeline's part."""
+    named = read_json_object(folder / "model_index.json").get(part)
     name = named[-1] if isinstance(named, list) and named else None
-    if not isinstance(name, str) or not (kind := getattr(transformers, name, None)):
+    if not isinstance(name, str) or not (kind := getattr(library, name, None)):
         raise ValueError(
-            f"{folder / 'model_index.json'}: text_encoder: expected a class of transformers, got {name!r:.80}"
+            f"{folder / 'model_index.json'}: {part}: expected a class of {library.__name__}, got {name!r:.80}"
         )
     return kind
 
@@ -152,10 +160,14 @@ def _load_flow(name: str, folder: Path, precision: str, device: torch.device) ->
 
     parts = ["transformer", "vae", "text_encoder", "text_encoder_2", "text_encoder_3", "scheduler"]
     with quiet_diffusers():
-        denoiser: Any = SD3Transformer2DModel.from_pretrained(
-            folder / "transformer", use_safetensors=True, **_denoiser_options(precision, device)
-        )
-        vae: Any = AutoencoderKL.from_pretrained(folder / "vae", use_safetensors=True, dtype=torch.float32)
+        options = _denoiser_options(precision, device)
+        if precision in QUANTISED:  # of which the names of the weights are others
+            denoiser: Any = SD3Transformer2DModel.from_pretrained(
+                folder / "transformer", use_safetensors=True, **options
+            )
+        else:
+            denoiser = load_whole(SD3Transformer2DModel, folder / "transformer", **options)
+        vae = load_whole(AutoencoderKL, folder / "vae")
         scheduler: Any = FlowMatchEulerDiscreteScheduler.from_pretrained(folder / "scheduler")
         denoiser = _frozen(denoiser, precision, device)
     return FlowDiffusion(

@@ -1,6 +1,5 @@
 """The text side of the pocket base: MiniLM, found on this machine without any network."""
 
-import io
 from collections.abc import Sequence
 from functools import cache
 from pathlib import Path
@@ -10,13 +9,15 @@ import numpy as np
 from numpy.typing import NDArray
 
 from kanjilab.core.config import settings_hash
-from kanjilab.core.storage import cache_folder, package_file, sha256_file, write_bytes_atomic
+from kanjilab.core.manifest import keep_sound, kept_where_it_can_be
+from kanjilab.core.storage import appearing_folder, cache_folder, package_file, sha256_file
 from kanjilab.models.hub import quiet_diffusers
 
 HUB_ID = "sentence-transformers/all-MiniLM-L6-v2"
 WEIGHTS_SHA256 = "53aa51172d142c89d9012cce15ae4d6cc0ca6895895114379cacb4fab128d9db"
 TOKENS = 32  # L; captions beyond it are cut
 CAPTION_BATCH = 128
+VECTORS = "vectors.npy"  # in a folder of the cache
 
 
 @cache
@@ -65,16 +66,19 @@ def caption_vectors(captions: Sequence[str]) -> NDArray[np.float32]:
     Source: Reimers and Gurevych 2019, arXiv:1908.10084: the mean of the token states.
     """
     key = settings_hash([WEIGHTS_SHA256, TOKENS, list(captions)])
-    path = cache_folder() / "captions" / f"{key}.npy"
-    try:
-        return np.load(path, allow_pickle=False)
-    except (OSError, ValueError):
-        vectors = _embedded(captions)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    buffer = io.BytesIO()
-    np.save(buffer, vectors, allow_pickle=False)
-    write_bytes_atomic(path, buffer.getvalue())
-    return vectors
+    folder, made, kept = cache_folder() / "captions" / key, [], False
+
+    def make() -> None:
+        made.append(_embedded(captions))
+        with appearing_folder(folder) as temporary:
+            np.save(temporary / VECTORS, made[0], allow_pickle=False)
+
+    with kept_where_it_can_be(str(folder)):
+        keep_sound(folder, make)
+        kept = True
+    if made:
+        return made[0]
+    return np.load(folder / VECTORS, allow_pickle=False) if kept else _embedded(captions)
 
 
 def _embedded(captions: Sequence[str]) -> NDArray[np.float32]:

@@ -13,7 +13,7 @@ from torch import Tensor
 
 from kanjilab.core.images import SIZE_PX
 from kanjilab.core.rng import counted_rng
-from kanjilab.models.conditioning import Conditioning, Prompt, Prompts
+from kanjilab.models.conditioning import Conditioning, Prompt, Prompts, check_texts
 from kanjilab.models.diffusion import FlowDiffusion, LatentDiffusion, UNetDiffusion
 from kanjilab.models.trainable import Trainable
 
@@ -34,7 +34,7 @@ class Sampling:
         negative_prompt: takes the place of the empty caption in guidance.
         prefix: put before every prompt.
     Raises:
-        ValueError: a value outside its range.
+        ValueError: a value outside its range, a text that no text encoder reads.
     Source: two scales as in Brooks et al. 2023, arXiv:2211.09800, equation 3.
     """
 
@@ -46,6 +46,7 @@ class Sampling:
     array_guidance: float | None = None
 
     def __post_init__(self) -> None:
+        check_texts(self.negative_prompt, self.prefix)
         if self.sampler not in SAMPLERS:
             raise ValueError(f"sampler must be one of {SAMPLERS}, got {self.sampler!r}")
         if not 1 <= self.steps <= MOST:

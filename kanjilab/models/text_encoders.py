@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from kanjilab.core.outside_files import read_json_object
 from kanjilab.models.conditioning import Conditioning
-from kanjilab.models.hub import quiet_diffusers
+from kanjilab.models.hub import load_whole, quiet_diffusers
 
 T5_TOKENS = 77  # of SD 3's third encoder; diffusers' training script and ComfyUI take as many
 SUFFIXES = ("", "_2", "_3")  # of SD 3's encoders and tokenizers
@@ -213,9 +213,8 @@ class ThreeEncoders(TextEncoders):
 
     def _encoder(self, name: str) -> Any:
         """A freshly loaded encoder; it is gone when the caller lets go of it."""
-        options = dict(dtype=self.dtype, use_safetensors=True, local_files_only=True)
         with quiet_diffusers():
-            encoder = self._class(name).from_pretrained(self.folder / name, **options)
+            encoder = load_whole(self._class(name), self.folder / name, dtype=self.dtype, local_files_only=True)
         return encoder.to(self.device).requires_grad_(False).eval()
 
 

@@ -6,8 +6,10 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from kanjilab.core.config import settings_hash
+from kanjilab.core.manifest import kept_where_it_can_be
 from kanjilab.core.notices import notice
 from kanjilab.core.run_folder import RunError, RunFolder
+from kanjilab.models.conditioning import check_texts
 from kanjilab.models.loading import LatentDiffusion
 from kanjilab.models.sampling import Sampling, default_sampling, sample
 from kanjilab.models.trainable import Trainable
@@ -40,7 +42,7 @@ def sample_history(
 
     What is drawn is stored in the run's `samples/`: a later call with the same arguments draws only checkpoints that
     have come since. So a strip can grow while its run is trained. Of a run that is kept without its checkpoints, what
-    was drawn is returned.
+    was drawn is returned. Where nothing can be written, as on a disk for reading alone, nothing is stored.
 
     Args:
         prompts: P prompts. seeds: S seeds.
@@ -52,8 +54,9 @@ def sample_history(
         (C, P, S, H, W) uint8 images, C checkpoints from "before training" on, without those that the training removed
         meanwhile; and the facts: steps, images_seen, prompts, seeds, sampling.
     Raises:
-        ValueError: the run has no such arm, or no checkpoint yet.
+        ValueError: the run has no such arm, or no checkpoint yet; a prompt that no text encoder reads.
     """
+    check_texts(*prompts)
     sampling = sampling or default_sampling(base.family)
     facts = {"base": base.name, "run": run.settings["hash"], "arm": arm}
     asked = {"prompts": list(prompts), "seeds": list(seeds), "sampling": sampling.to_json()}
@@ -73,7 +76,8 @@ def sample_history(
     left = [step for step in wanted if step not in columns]
     for drawn in _draw_columns(base, run, arm, left, (prompts, seeds, sampling), batch, on_progress):
         columns = dict(sorted((columns | drawn).items()))
-        run.write_samples(name, *stacked(columns))
+        with kept_where_it_can_be(f"what {run.path} draws"):
+            run.write_samples(name, *stacked(columns))
     return stacked({step: columns[step] for step in wanted if step in columns})
 
 

@@ -335,3 +335,13 @@ class Panel(ABC):
         bundle: Any = self.widget._repr_mimebundle_()  # anywidget's comes with metadata
         data = bundle[0] if isinstance(bundle, tuple) else bundle
         return {**(data or {}), "text/plain": self.code}
+
+
+def place_in(choice: Any, count: int) -> int:
+    """Which of so many is chosen in a menu, whatever choices a page has made up; the first where none is.
+
+    Args:
+        choice: a widget with an index.
+        count: how many there are.
+    """
+    return max(0, min(choice.index or 0, count - 1))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import fcntl
 import io
+import os
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -182,7 +183,8 @@ def turn(lock: Path, check: Callable[[], None], on_wait: Callable[[], None]) -> 
         on_wait: called once if there is a wait.
     """
     lock.parent.mkdir(parents=True, exist_ok=True)
-    with lock.open("ab") as file:
+    # In place of the file a pipe would be waited for without end; so it is an error.
+    with open(lock, "ab", opener=lambda path, flags: os.open(path, flags | os.O_NONBLOCK, 0o666)) as file:
         if not _taken(file):
             on_wait()
             while not _taken(file):

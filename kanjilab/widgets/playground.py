@@ -34,6 +34,7 @@ from kanjilab.widgets.common import (
     labelled,
     panel_box,
     picture_html,
+    place_in,
     png_bytes,
     progress_html,
     python_call,
@@ -143,7 +144,7 @@ class Playground(DrawPanel):
             ValueError: an input is out of bounds; the message names it.
         """
         run, arm = self._drawn_by
-        step = None if run is None else self._steps[min(self.checkpoint.index or 0, len(self._steps) - 1)]
+        step = None if run is None else self._steps[place_in(self.checkpoint, len(self._steps))]
         boxes: Any = (self.sampler, self.steps, self.guidance, self.negative, self.prefix)
         sampling = Sampling(*(box.value for box in boxes))
         count = min(int(self.count.value), self._limits.glyphs + 1)  # a public page may send any number
@@ -153,8 +154,7 @@ class Playground(DrawPanel):
 
     @property
     def _drawn_by(self) -> tuple[Path | None, int]:
-        index: Any = self.model.index
-        return self._choices[index or 0][1] or (None, 0)
+        return self._choices[place_in(self.model, len(self._choices))][1] or (None, 0)
 
     @property
     def _base_name(self) -> str:

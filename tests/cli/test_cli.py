@@ -492,6 +492,22 @@ def test_strip_and_export_refuse_what_the_run_has_not(trained, tmp_path, monkeyp
     assert list(tmp_path.iterdir()) == []
 
 
+@pytest.mark.parametrize("option", ["--prompt", "--negative-prompt", "--prefix"])
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        ("water \udce6\udcb0", "expected a prompt in UTF-8, got 'water"),
+        ("\ud842", "expected a prompt in UTF-8, got '"),
+        ("a" * 10_001, "expected a prompt of at most 10,000 characters, got 10,001"),
+    ],
+)
+def test_a_prompt_that_no_encoder_reads_is_refused_before_anything_is_drawn(trained, tmp_path, option, text, said):
+    run = trained[0].path
+    before = sorted(run.rglob("*"))
+    assert said in refused("strip", run, tmp_path / "strip.png", option, text)
+    assert sorted(run.rglob("*")) == before and list(tmp_path.iterdir()) == []
+
+
 def test_score_refuses_images_without_radicals(trained, tmp_path, monkeypatch):
     monkeypatch.setattr(demo.RadicalJudge, "load_or_fit", lambda cache: WaterJudge())
     folder = image_folder(tmp_path / "images")

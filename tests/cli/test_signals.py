@@ -45,3 +45,30 @@ def test_a_signal_ends_a_command_with_its_own_code(number, code, name, where):
     first, second, *_ = told.splitlines()
     assert first == f"kanjilab: stopped by {name}; what is stored is kept. To go on from there:"
     assert second.startswith("  ")
+
+
+SAYING = """
+import sys, typer
+from kanjilab.cli.options import plain_errors
+
+def say():
+    print("\u00b7 curate \u6c34", flush=True)
+
+sys.argv = ["kanjilab"]
+app = typer.Typer(pretty_exceptions_enable=False)
+app.command()(plain_errors(say))
+app()
+"""
+
+
+def test_a_terminal_that_knows_ascii_alone_shows_the_rest_as_question_marks():
+    environment = os.environ | {"PYTHONIOENCODING": "ascii"}
+    done = subprocess.run([sys.executable, "-c", SAYING], env=environment, capture_output=True, timeout=60)
+    assert (done.returncode, done.stdout, done.stderr) == (0, b"? curate ?\n", b"")
+
+
+@pytest.mark.skipif(not os.path.exists("/dev/full"), reason="Linux's disk that is always full")
+def test_an_output_that_takes_nothing_is_one_line():
+    with open("/dev/full", "wb") as full:
+        done = subprocess.run([sys.executable, "-c", SAYING], stdout=full, stderr=subprocess.PIPE, timeout=60)
+    assert done.returncode == 1 and done.stderr == b"kanjilab: [Errno 28] No space left on device\n"

@@ -1,5 +1,6 @@
 """A flipped bit, a cut file, a missing one: named, or made again; never used without a word."""
 
+import errno
 import json
 import os
 
@@ -7,7 +8,7 @@ import numpy as np
 import pytest
 
 from kanjilab.core import storage
-from kanjilab.core.manifest import MANIFEST, keep_sound
+from kanjilab.core.manifest import MANIFEST, keep_sound, kept_where_it_can_be
 from kanjilab.core.run_folder import RunError, RunExists, RunFolder, find_runs
 from kanjilab.core.storage import appearing_folder, reserve
 
@@ -162,6 +163,16 @@ def test_room_is_taken_before_it_is_needed(tmp_path, monkeypatch):
     monkeypatch.setattr(storage.os, "posix_fallocate", full)
     with pytest.raises(OSError, match=r"no room for 4 MB on the disk, .* MB are free: .*array\.npy"):
         reserve(path, path.stat().st_size)
+
+
+@pytest.mark.parametrize("number", [errno.EACCES, errno.EPERM, errno.EROFS])
+def test_what_cannot_be_kept_is_told(number, caplog):
+    for _ in range(2):
+        with kept_where_it_can_be("a fit"):
+            raise OSError(number, os.strerror(number))
+    assert caplog.messages == [f"a fit is not kept: nothing can be written there ({os.strerror(number)})"]
+    with pytest.raises(OSError, match="No space left"), kept_where_it_can_be("a fit"):
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
 
 # --- One broken run among good ones ----------------------------------------------------------------

@@ -86,6 +86,14 @@ def test_second_writer_learns_the_first_ones_process(run):
     assert list(run.read_log().step) == [1, 2]
 
 
+def test_a_pipe_in_place_of_the_lock_is_no_wait(run):
+    (run.path / ".lock").unlink(missing_ok=True)
+    os.mkfifo(run.path / ".lock")
+    assert RunFolder.open(run.path).writer() is None
+    with pytest.raises(OSError), run.lock():
+        pytest.fail("a lock of a pipe")
+
+
 def test_lock_is_free_again_after_an_error_and_with_a_child_alive(run):
     with pytest.raises(ZeroDivisionError), run.lock():
         raise ZeroDivisionError

@@ -65,6 +65,15 @@ UNREADABLE = {
     "no TIFF at all": b"Exif\0\0nothing of the sort",
     "a directory that is its own next": b"Exif\0\0II*\0\x08\0\0\0\0\0\x08\0\0\0",
     "a header alone": b"Exif\0\0II*\0",
+    "the other order of bytes": exif(ORIENTATION).replace(b"II*", b"MM*"),
+    "an unknown type": exif((0x0112, 99, 1, struct.pack("<I", 6))),
+    "a count of four thousand million": exif((0x0112, 3, 2**32 - 1, bytes(4))),
+    "an orientation of nine": exif((0x0112, 3, 1, struct.pack("<I", 9))),
+    "an orientation in words": exif((0x0112, 2, 4, b"six\0")),
+    "cameras' directories that lead nowhere": exif(
+        *((tag, 4, 1, struct.pack("<I", 10**9)) for tag in (0x8769, 0x8825))
+    ),
+    "a camera's directory that leads back": exif((0x8769, 4, 1, struct.pack("<I", 8))),
 }
 
 

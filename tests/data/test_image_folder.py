@@ -261,10 +261,25 @@ def test_lines_are_counted_through_quoted_line_breaks(tmp_path):
         ('{"file_name": "a.png", "text": 7}', "got none for text"),
         ('{"file_name": "a.png", "text": ""}', "empty caption"),
         ('{"file_name": "a.png", "text": "\\ud800"}', "half of a surrogate pair"),
+        ('{"file_name": "a.png", "text": "x", "split": "\\udfff"}', "half of a surrogate pair"),
+        ('{"file_name": "a.png", "text": "x", "group": ["\\ud842"]}', "half of a surrogate pair"),
+        ('{"file_name": "a.png", "text": "x", "\\ud842": 1}', "half of a surrogate pair"),
         (json.dumps({"file_name": "a" * 5_000, "text": "x"}), "File name too long"),
         ("[" * 100_000, "expected one JSON object per line"),
     ],
-    ids=["open", "list", "absent", "number", "empty", "surrogate", "long name", "deep"],
+    ids=[
+        "open",
+        "list",
+        "absent",
+        "number",
+        "empty",
+        "surrogate",
+        "in a split",
+        "in a list",
+        "as a name",
+        "long name",
+        "deep",
+    ],
 )
 def test_bad_jsonl_lines(tmp_path, line, problem):
     found = problems_of(folder_of(tmp_path, f"\n{line}\n", "metadata.jsonl", a=png()))

@@ -48,3 +48,27 @@ def test_sentence_embeddings_know_what_words_mean_and_are_kept(monkeypatch, tmp_
     np.testing.assert_allclose(caption_vectors(captions[::-1])[::-1], vectors, atol=1e-5)  # alone or padded
     monkeypatch.setattr(minilm, "_embedded", lambda captions: pytest.fail("embedded twice"))
     np.testing.assert_array_equal(caption_vectors(captions), vectors)
+
+
+@pytest.mark.parametrize("damage", [lambda data: data[:-7] + bytes([data[-7] ^ 1]) + data[-6:], lambda data: data[:99]])
+def test_kept_embeddings_that_are_damaged_are_made_again(damage, monkeypatch, tmp_path):
+    monkeypatch.setenv("KANJILAB_CACHE", str(tmp_path))
+    monkeypatch.setattr(minilm, "_embedded", toy_vectors)
+    expected = caption_vectors(["water", "tree"])
+    (file,) = tmp_path.rglob("*.npy")
+    good = file.read_bytes()
+    file.write_bytes(damage(good))
+    np.testing.assert_array_equal(caption_vectors(["water", "tree"]), expected)
+    assert file.read_bytes() == good
+
+
+def test_embeddings_are_made_where_nothing_can_be_kept(monkeypatch, tmp_path):
+    monkeypatch.setenv("KANJILAB_CACHE", str(tmp_path))
+    monkeypatch.setattr(minilm, "_embedded", toy_vectors)
+
+    def refuse(folder, make):
+        raise PermissionError(13, "Permission denied", str(folder))
+
+    expected = caption_vectors(["water", "tree"])
+    monkeypatch.setattr(minilm, "keep_sound", refuse)  # as of a damaged folder that cannot be taken away
+    np.testing.assert_array_equal(caption_vectors(["water", "tree"]), expected)

@@ -145,6 +145,9 @@ def test_small_numbers_are_read_as_what_they_stand_for(kind, unet, tmp_path):
     ("change", "message"),
     [
         ({"down": torch.ones(RANK, 8, dtype=torch.int8)}, "expected floating-point numbers, got torch.int8"),
+        ({"down": torch.ones(RANK, 8, dtype=torch.complex64)}, "expected floating-point numbers, got torch.complex64"),
+        ({"up": torch.ones(8, RANK, dtype=torch.uint8).view(torch.float8_e8m0fnu)}, "got torch.float8_e8m0fnu"),
+        ({"up": torch.ones(8, 4, dtype=torch.uint8).view(torch.float4_e2m1fn_x2)}, "got torch.float4_e2m1fn_x2"),
         ({"down": torch.tensor(1.0)}, "expected two matrices"),
         ({"up": torch.ones(8)}, "expected two matrices"),
         ({"alpha": torch.ones(2)}, "expected two matrices .* and one alpha"),
@@ -274,6 +277,15 @@ NO_TENSORS = {
     "a header that is no JSON": (header("{nothing"), "cannot be read"),
     "a header without end": (header("{" * 100_000), "cannot be read"),
     "offsets beyond the end": (header(entry(data_offsets=[0, 400]), bytes(4)), "cannot be read"),
+    "offsets that overlap": (
+        header(
+            json.dumps(
+                {n: {"dtype": "F32", "shape": [2], "data_offsets": [4 * k, 4 * k + 8]} for k, n in enumerate("ab")}
+            ),
+            bytes(12),
+        ),
+        "cannot be read",
+    ),
     "negative offsets": (header(entry(data_offsets=[-4, 0]), bytes(4)), "cannot be read"),
     "a shape of 2^62": (header(entry(shape=[2**62, 4]), bytes(4)), "cannot be read"),
     "an unknown type": (header(entry(dtype="F1"), bytes(4)), "cannot be read"),

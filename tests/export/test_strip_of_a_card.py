@@ -2,7 +2,9 @@
 
 import pytest
 from PIL import Image
+from typer.testing import CliRunner
 
+from kanjilab.cli.main import app
 from kanjilab.core.config import Arm
 from kanjilab.core.run_folder import RunFolder
 from kanjilab.export.release import FORMS, Handover, hand_over
@@ -54,10 +56,6 @@ def test_a_strip_that_is_no_png_is_refused_before_anything_is_written(name, form
 
 
 def test_the_command_leaves_nothing_and_succeeds_when_it_is_repeated(run, tmp_path):
-    from typer.testing import CliRunner
-
-    from kanjilab.cli.main import app
-
     for form in (form for form in FORMS if form != "onnx"):  # which has a card of its own
         target, strip = tmp_path / form, tmp_path / f"{form}.png"
         words = ["export", str(run.path), str(target), "--format", form, "--card", "--strip", str(strip)]
@@ -73,3 +71,22 @@ def test_a_sound_strip_is_taken(run, tmp_path):
     png(tmp_path / "strip.png")
     written = hand_over(run, 1, 0, tmp_path / "out", Handover("kohya", card=True, strip=tmp_path / "strip.png"))
     assert [path.suffix for path in written] == [".safetensors", ".md"]
+
+
+# Options that are wrong whatever the run is -> what is said
+LATE = {
+    "no owner": (["--push", "kanji"], "expected owner/name, got 'kanji'"),
+    "an address": (["--push", "https://huggingface.co/me/kanji"], "expected owner/name, got"),
+    "a name that is no text": (["--push", "me/\udce6"], "expected owner/name, got"),
+    "a blank name": (["--push", " "], "expected owner/name, got ' '"),
+    "a prompt that is no text": (["--prompt", "\udce6"], "expected a prompt in UTF-8"),
+    "a book as the prompt": (["--prompt", "a" * 10_001], "expected a prompt of at most 10,000 characters"),
+}
+
+
+@pytest.mark.parametrize("name", LATE)
+def test_what_would_be_refused_at_the_end_is_refused_before_anything_is_written(name, run, tmp_path):
+    options, said = LATE[name]
+    target = tmp_path / "out"
+    refused = CliRunner().invoke(app, ["export", str(run.path), str(target), "--format", "comfyui", *options])
+    assert refused.exit_code == 1 and said in refused.stderr and not target.exists()

@@ -3,6 +3,7 @@
 import json
 import re
 import shutil
+from pathlib import Path
 
 import httpx
 import huggingface_hub
@@ -174,6 +175,10 @@ def test_a_file_is_hashed_once(tmp_path, monkeypatch):
     digest = "ba7816bf8f01cfea414140de5dae2223b00361a396177a9cb410ff61f20015ad"  # FIPS 180-2, appendix B.1
     assert [file_digest(file), file_digest(file)] == [digest, digest]
     assert len(counted) == 1
+    (note,) = (sources.cache_folder() / "digests").iterdir()
+    for left in (b"", digest[:20].encode(), b"\xff" * 64):  # by a crash
+        note.write_bytes(left)
+        assert file_digest(file) == digest
     file.write_bytes(b"abcd")
     assert file_digest(file) != digest
     blob = tmp_path / "blobs" / ("0" * 64)  # as the Hub's cache names a file by its hash
@@ -266,6 +271,28 @@ def test_a_single_file_is_the_same_base(single_file, sd3_folder, sd3_base):
     assert torch.equal(states.tokens, expected.tokens)
     assert load_base(single_file).identity == base.identity  # from the folder made before
     assert len(list((sources.cache_folder() / "single-files").iterdir())) == 1
+
+
+def test_a_damaged_conversion_is_made_again(single_file, sd3_folder, sd3_base):
+    shutil.copytree(sd3_folder, single_file.with_suffix(""), ignore=shutil.ignore_patterns("diffusion_pytorch_model*"))
+    identity = load_base(single_file).identity
+    (weights,) = sources.cache_folder().glob("single-files/*/transformer/*.safetensors")
+    good = weights.read_bytes()
+    weights.write_bytes(good[:-7] + bytes([good[-7] ^ 1]) + good[-6:])
+    assert load_base(single_file).identity == identity and weights.read_bytes() == good
+
+
+def test_an_encoder_of_a_flow_that_is_not_whole_is_refused(sd3_folder, tmp_path):
+    folder = Path(shutil.copytree(sd3_folder, tmp_path / "base"))
+    for part in ("text_encoder", "text_encoder_2", "text_encoder_3", "transformer", "vae"):
+        (file,) = (folder / part).glob("*.safetensors")
+        tensors, good = load_file(file), file.read_bytes()
+        del tensors[next(name for name in tensors if name.endswith("weight") and ".0." in name)]
+        save_file(tensors, file, metadata={"format": "pt"})
+        with pytest.raises(ValueError, match=rf"{part}: expected the weights of \w+, got none for"):
+            load_base(folder).encode_text(["water"])
+        file.write_bytes(good)
+    load_base(folder).encode_text(["water"])
 
 
 def test_a_single_file_alone_is_told_what_it_lacks(single_file, sd3_folder, hub_cache):

@@ -1,17 +1,21 @@
 """A base speaks as diffusers does: noise, latents, text; and is known by its weights."""
 
+import json
 import re
+import shutil
+from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
-from diffusers import DDPMScheduler, StableDiffusionPipeline
+from diffusers import AutoencoderKL, DDPMScheduler, StableDiffusionPipeline
 from safetensors.torch import load_file, save_file
 from torch.testing import assert_close
 
 from kanjilab.models import cpu_layers
 from kanjilab.models import loading as bases
 from kanjilab.models.conditioning import Conditioning
+from kanjilab.models.hub import load_whole
 from kanjilab.models.loading import assemble_pipeline, cache_folder, load_base
 from tests.tiny import save_tiny_pipeline
 
@@ -178,6 +182,97 @@ def test_what_is_no_base_is_refused(folder, tmp_path):
         load_base("no-such-base")
     with pytest.raises(ValueError, match="epsilon or v_prediction, got 'sample'"):
         load_base(save_tiny_pipeline(tmp_path / "sample", prediction="sample"))
+
+
+def edited(name, **changes):
+    def change(path):
+        file = path / name
+        file.write_text(json.dumps(json.loads(file.read_text()) | changes))
+
+    return change
+
+
+def without(part, names=lambda names: names[:1]):
+    """Lets some tensors be missing in a part's file."""
+
+    def change(path):
+        (file,) = (path / part).glob("*.safetensors")
+        tensors = load_file(file)
+        for name in names(sorted(tensors)):
+            del tensors[name]
+        save_file(tensors, file, metadata={"format": "pt"})
+
+    return change
+
+
+def renamed(path):
+    (file,) = (path / "unet").glob("*.safetensors")
+    save_file({f"a\0{name}": value for name, value in load_file(file).items()}, file, metadata={"format": "pt"})
+
+
+UNET, VAE, TEXT = "unet/config.json", "vae/config.json", "text_encoder/config.json"
+SCHEDULER, TOKENIZER = "scheduler/scheduler_config.json", "tokenizer/tokenizer_config.json"
+DAMAGED = {
+    "a tensor of the U-Net missing": (without("unet"), "unet: expected the weights of UNet2DConditionModel, got none"),
+    "the U-Net's last block missing": (
+        without("unet", lambda names: [name for name in names if name.startswith("up_blocks.1")]),
+        "unet: expected the weights of UNet2DConditionModel, got none for up_blocks.1",
+    ),
+    "a tensor of the autoencoder missing": (without("vae"), "vae: expected the weights of AutoencoderKL, got none"),
+    "a tensor of the encoder missing": (without("text_encoder"), "text_encoder: expected the weights of BertModel"),
+    "other names": (renamed, "unet: expected the weights of UNet2DConditionModel, got none"),
+    "a wider U-Net": (edited(UNET, block_out_channels=[16, 64]), "unet: expected the weights of its config.json"),
+    "a wider autoencoder": (edited(VAE, latent_channels=8), "vae: expected the weights of its config.json"),
+    "more layers": (edited(UNET, layers_per_block=2), "unet: expected the weights of its config.json, got others"),
+    "layers without end": (edited(UNET, layers_per_block=10**9), "unet/config.json: layers_per_block: expected"),
+    "no layers": (edited(UNET, layers_per_block=0), "unet/config.json: layers_per_block: expected"),
+    "channels without end": (edited(UNET, block_out_channels=[10**9]), "unet/config.json: block_out_channels: exp"),
+    "a width without end": (edited(TEXT, hidden_size=10**9), "text_encoder/config.json: hidden_size: expected"),
+    "a length without end": (edited(TOKENIZER, model_max_length=10**30), "config.json: model_max_length: expected"),
+    "a length in words": (edited(TOKENIZER, model_max_length="x"), "config.json: model_max_length: expected"),
+    "no timesteps": (edited(SCHEDULER, num_train_timesteps=0), "config.json: num_train_timesteps: expected"),
+    "a scale in words": (edited(VAE, scaling_factor="x"), "vae/config.json: scaling_factor: expected a number"),
+    "a scale of nothing": (edited(VAE, scaling_factor=0), "vae/config.json: scaling_factor: expected a number"),
+    "a scale that is no number": (edited(VAE, scaling_factor=np.nan), "vae/config.json: scaling_factor: expected a"),
+    "a shift in words": (edited(VAE, shift_factor="x"), "vae/config.json: shift_factor: expected a number"),
+    "noise in words": (edited(SCHEDULER, beta_start="x"), "scheduler_config.json: beta_start: expected a number"),
+    "an unknown schedule": (edited(SCHEDULER, beta_schedule="nobody"), "expected configurations of a base, got some"),
+    "an unknown activation": (edited(TEXT, hidden_act="nobody"), "expected configurations of a base, got some"),
+    "an unknown block": (edited(UNET, down_block_types=["A", "B"]), "unet: expected the weights of its"),
+    "a list as the kind of the U-Net": (edited("model_index.json", unet=["diffusers", ["eval"]]), "unet: expected a"),
+    "an unknown kind of autoencoder": (edited("model_index.json", vae=["x", "Nobody"]), "vae: expected a class of"),
+}
+
+
+@pytest.mark.parametrize("name", DAMAGED)
+def test_a_base_that_is_not_whole_is_refused_by_name(name, folder, tmp_path):
+    damage, said = DAMAGED[name]
+    damage(Path(shutil.copytree(folder, tmp_path / "base")))
+    with pytest.raises(ValueError, match=re.escape(said)) as caught:
+        load_base(tmp_path / "base")
+    assert str(tmp_path / "base") in str(caught.value)
+
+
+def test_names_in_a_text_encoders_configuration_run_nothing(folder, base, tmp_path):
+    edited(TEXT, architectures=["eval"], auto_map={"AutoModel": "evil.Model"})(
+        Path(shutil.copytree(folder, tmp_path / "base"))
+    )
+    assert load_base(tmp_path / "base").identity == base.identity
+
+
+def test_an_autoencoder_by_the_old_names_of_its_attention_is_whole(tmp_path):
+    """As Stable Diffusion 1.4's is."""
+    sizes = dict(block_out_channels=(8,), norm_num_groups=4, down_block_types=("DownEncoderBlock2D",))
+    whole = AutoencoderKL(in_channels=1, out_channels=1, up_block_types=("UpDecoderBlock2D",), **sizes)
+    whole.save_pretrained(tmp_path)
+    (file,) = tmp_path.glob("*.safetensors")
+    old = {"to_q": "query", "to_k": "key", "to_v": "value", "to_out.0": "proj_attn"}
+    pattern = re.compile(r"(?<=attentions\.0\.)(to_[qkv]|to_out\.0)")
+    tensors = {pattern.sub(lambda found: old[found[0]], name): value for name, value in load_file(file).items()}
+    assert any(".query." in name for name in tensors)
+    save_file(tensors, file, metadata={"format": "pt"})
+    found = load_whole(AutoencoderKL, tmp_path).state_dict()
+    assert all(torch.equal(found[name], value) for name, value in whole.state_dict().items())
 
 
 def test_caches_go_where_they_are_told(monkeypatch, tmp_path):

@@ -1,6 +1,8 @@
 """A training whose files were damaged: it goes on to the same end, or it is refused by name."""
 
+import errno
 import json
+import os
 
 import numpy as np
 import pytest
@@ -8,6 +10,7 @@ import torch
 from PIL import Image
 from safetensors.torch import load_file
 
+from kanjilab.core import run_folder
 from kanjilab.core.checkpoint_folder import checkpoint_contents, write_checkpoint_folder
 from kanjilab.core.config import Arm
 from kanjilab.core.run_folder import RunError, RunFolder
@@ -102,6 +105,24 @@ def test_damaged_samples_are_drawn_again(base, tmp_path, caplog):
     assert stored_history(run, ["water"], [0], QUICK) is None and "drawn again" in caplog.text
     again, _ = sample_history(base, run, ["water"], [0], QUICK)
     assert (again == first).all() and (stored_history(run, ["water"], [0], QUICK)[0] == first).all()
+
+
+@pytest.mark.parametrize("number", [errno.EACCES, errno.EROFS, errno.ENOSPC])
+def test_a_run_that_is_for_reading_alone_is_drawn_and_a_full_disk_is_said(number, base, tmp_path, monkeypatch, caplog):
+    run = trained(base, tmp_path / "run")
+    expected, _ = sample_history(base, trained(base, tmp_path / "other"), ["water"], [0], QUICK)
+
+    def refuse(path, data):
+        raise OSError(number, os.strerror(number), str(path))
+
+    monkeypatch.setattr(run_folder, "write_bytes_atomic", refuse)
+    if number == errno.ENOSPC:
+        with pytest.raises(OSError, match="No space left"):
+            sample_history(base, run, ["water"], [0], QUICK)
+        return
+    drawn, _ = sample_history(base, run, ["water"], [0], QUICK)
+    assert (drawn == expected).all() and run.samples() == []
+    assert [line.split(":")[0] for line in caplog.messages] == [f"what {run.path} draws is not kept"]
 
 
 @pytest.mark.parametrize("name", ["mean", "log_variance", "tokens", "caption"])

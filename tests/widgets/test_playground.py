@@ -1,8 +1,10 @@
 """The playground: requests, how glyphs are ranked and described, the history, and the panel itself."""
 
 import base64
+import contextlib
 import dataclasses
 import json
+import os
 import re
 import shutil
 import threading
@@ -14,9 +16,10 @@ import ipywidgets as widgets
 import numpy as np
 import pandas as pd
 import pytest
+from traitlets import TraitError
 
 from kanjilab.core.config import Arm
-from kanjilab.core.run_folder import RunFolder
+from kanjilab.core.run_folder import RunFolder, find_runs
 from kanjilab.data.dictionary import load_characters
 from kanjilab.data.part_names import part_names
 from kanjilab.data.rendering import default_font, draw_font
@@ -339,6 +342,12 @@ def test_turns_are_taken_one_after_the_other(tmp_path):
     assert order == ["first", "waits", "first leaves", "second"]
 
 
+def test_a_pipe_in_place_of_the_lock_is_no_wait(tmp_path):
+    os.mkfifo(tmp_path / "lock")
+    with pytest.raises(OSError, match="lock"), turn(tmp_path / "lock", lambda: None, lambda: None):
+        pytest.fail("a turn of a pipe")
+
+
 def test_a_wait_can_be_ended(tmp_path):
     def stop():
         raise InterruptedError
@@ -601,6 +610,28 @@ def test_a_public_page_cannot_lift_the_bounds(base):
     panel.count.value, panel.steps.value = 1, 1_000
     panel.start()
     assert "at most 30 steps" in panel.status.value and panel.glyphs is None
+
+
+MADE_UP = {  # what a page may send of a menu
+    "more choices": {"_options_labels": ["a", "b", "c", "d"], "index": 3},
+    "choices without end": {"_options_labels": ["a"] * 100_000, "index": 99_999},
+    "one choice": {"_options_labels": ["a"], "index": 0},
+    "no choices": {"_options_labels": []},
+    "none chosen": {"index": None},
+    "one beyond the last": {"index": 77},
+    "one before the first": {"index": -5},
+    "one by a word": {"index": "first"},
+}
+
+
+@pytest.mark.parametrize("name", MADE_UP)
+def test_models_and_checkpoints_that_a_page_made_up_are_held_within_those_that_are_here(base, runs, name):
+    panel = make_panel(base, runs, public=True)
+    for choice in (panel.model, panel.checkpoint):
+        with contextlib.suppress(TraitError, IndexError):  # of ipywidgets, which logs them
+            choice.set_state(dict(MADE_UP[name]))
+    assert panel.request.run in (None, *(run.path for run in find_runs(runs)))
+    assert panel.request.step in (None, *(step for run in find_runs(runs) for step in run.checkpoints()))
 
 
 def test_a_public_page_does_not_show_what_went_wrong(base, monkeypatch):

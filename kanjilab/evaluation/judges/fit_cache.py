@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 from collections.abc import Callable, Mapping
 from dataclasses import fields
@@ -13,9 +14,12 @@ from safetensors import SafetensorError, safe_open
 from safetensors.numpy import save
 
 from kanjilab.core.config import settings_hash
+from kanjilab.core.manifest import kept_where_it_can_be
+from kanjilab.core.outside_files import json_object
 from kanjilab.core.storage import write_bytes_atomic
 
 Fit = TypeVar("Fit")
+SHA256 = "sha256"  # of arrays and facts, beside these
 
 
 def cached_fit(folder: Path, name: str, inputs: Mapping[str, Any], kind: type[Fit], fit: Callable[[], Fit]) -> Fit:
@@ -31,8 +35,9 @@ def cached_fit(folder: Path, name: str, inputs: Mapping[str, Any], kind: type[Fi
     path = Path(folder) / f"{name}_{settings_hash(inputs)}.safetensors"
     if (found := _load(path, kind)) is None:
         found = fit()
-        path.parent.mkdir(parents=True, exist_ok=True)
-        write_bytes_atomic(path, _to_bytes(found))
+        with kept_where_it_can_be(str(path)):
+            path.parent.mkdir(parents=True, exist_ok=True)
+            write_bytes_atomic(path, _to_bytes(found))
     return found
 
 
@@ -40,15 +45,27 @@ def _to_bytes(fitted: Any) -> bytes:
     values = {field.name: getattr(fitted, field.name) for field in fields(fitted)}
     arrays = {name: np.ascontiguousarray(value) for name, value in values.items() if isinstance(value, np.ndarray)}
     facts = {name: value for name, value in values.items() if name not in arrays}
-    return save(arrays, metadata={"fit": json.dumps(facts)})
+    # In one entry: safetensors writes several in any order, and equal fits are equal files.
+    return save(arrays, metadata={"fit": json.dumps(facts | {SHA256: _digest(arrays, facts)})})
+
+
+def _digest(arrays: Mapping[str, np.ndarray], facts: Mapping[str, Any]) -> str:
+    digest = hashlib.sha256(json.dumps(facts).encode())
+    for name in sorted(arrays):
+        digest.update(name.encode() + arrays[name].tobytes())
+    return digest.hexdigest()
 
 
 def _load(path: Path, kind: type[Fit]) -> Fit | None:
     """The fit in a file; None where there is none, or none that can be read."""
     try:
         with safe_open(path, framework="numpy") as file:
-            (facts,) = (file.metadata() or {}).values()  # older files have another key
-            values = {name: file.get_tensor(name) for name in file.keys()} | json.loads(facts)  # noqa: SIM118
+            (told,) = (file.metadata() or {}).values()  # older files have another key
+            arrays = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+        facts = json_object(path, told)
+        if facts.pop(SHA256, None) not in (None, _digest(arrays, facts)):  # older files have none
+            return None
+        values = arrays | facts
     except (OSError, SafetensorError, ValueError):
         return None
     # Characters are a string in older files.
