@@ -145,10 +145,10 @@ def test_encoders_are_loaded_one_at_a_time_and_freed(sd3_folder, monkeypatch):
             @staticmethod
             def from_pretrained(*arguments, **options):
                 assert [watch for watch in alive if watch() is not None] == []  # the one before is gone
-                encoder = kind.from_pretrained(*arguments, **options)
+                encoder, found = kind.from_pretrained(*arguments, **options)
                 loaded.append(name)
                 alive.append(weakref.ref(encoder))
-                return encoder
+                return encoder, found
 
         return Loader
 
