@@ -3,8 +3,8 @@
 import asyncio
 import os
 import re
+from datetime import UTC, datetime
 
-from jupyter_server._tz import utcnow
 from jupyter_server.services.kernels.kernelmanager import AsyncMappingKernelManager
 from tornado.web import HTTPError
 
@@ -39,7 +39,7 @@ class Visitors(AsyncMappingKernelManager):
         if kernel_id not in self.list_kernel_ids() or self._kernel_connections.get(kernel_id):
             return
         kernel = self.get_kernel(kernel_id)
-        idle = (utcnow() - kernel.last_activity).total_seconds()
+        idle = (datetime.now(UTC) - kernel.last_activity).total_seconds()
         if kernel.execution_state in ("starting", "busy") or idle < UNCLAIMED_SECONDS:
             self._look_later(kernel_id)  # the page connects once it is made, which takes a slow machine long
         else:

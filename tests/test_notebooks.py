@@ -36,8 +36,16 @@ def load_build():
 
 build = load_build()
 PATHS = build.notebook_paths()
-# Of the studies' notebooks, which train alike at smoke scale, these read the stored results, as by default.
-READ_STORED = {"09_ablate_batch", "10_ablate_epochs", "11_ablate_scheduler", "12_ablate_layers"}
+# These read the stored results, as by default; 05 and 08 train at smoke scale as they do.
+READ_STORED = {
+    "00_start_here",
+    "06_read_checkpoint_strips",
+    "13_compare_strips",
+    "09_ablate_batch",
+    "10_ablate_epochs",
+    "11_ablate_scheduler",
+    "12_ablate_layers",
+}
 READ_STORED |= {"14_fine_tune_every_weight", "16_ablate_the_data"}
 WITH_FIGURES = READ_STORED | {"17_speak_japanese", "18_write_by_brush"}
 IN_BROWSER = {"01_curate_kanji"}  # run by tests/browser where it can

@@ -4,12 +4,11 @@ import asyncio
 import itertools
 import runpy
 import sys
-from datetime import timedelta
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
-from jupyter_server._tz import utcnow
 from jupyter_server.base.handlers import JupyterHandler
 from jupyter_server.services.kernels.kernelmanager import AsyncMappingKernelManager
 from tornado.web import HTTPError, StaticFileHandler
@@ -36,7 +35,7 @@ def manager(monkeypatch):
     async def end(self, kernel_id, now=False):
         running.remove(kernel_id)
 
-    long_ago = utcnow() - timedelta(hours=1)
+    long_ago = datetime.now(UTC) - timedelta(hours=1)
     kernel = SimpleNamespace(execution_state="idle", last_activity=long_ago)
     monkeypatch.setattr(Visitors, "get_kernel", lambda self, kernel_id: kernel)
     monkeypatch.setattr(AsyncMappingKernelManager, "start_kernel", start)
@@ -71,7 +70,7 @@ def test_a_kernel_that_no_page_claims_is_ended_and_its_place_is_free(manager):
 def test_a_kernel_that_still_makes_its_page_is_left_until_that_is_done(manager, state):
     kernel = manager.get_kernel("kernel 0")
     if state == "just idle":
-        kernel.last_activity = utcnow() + timedelta(hours=1)
+        kernel.last_activity = datetime.now(UTC) + timedelta(hours=1)
     else:
         kernel.execution_state = state
 
@@ -79,7 +78,7 @@ def test_a_kernel_that_still_makes_its_page_is_left_until_that_is_done(manager, 
         await manager.start_kernel()
         await asyncio.sleep(0.2)
         slow = manager.list_kernel_ids()
-        kernel.execution_state, kernel.last_activity = "idle", utcnow() - timedelta(hours=1)
+        kernel.execution_state, kernel.last_activity = "idle", datetime.now(UTC) - timedelta(hours=1)
         await asyncio.sleep(0.2)
         return slow, manager.list_kernel_ids()
 
