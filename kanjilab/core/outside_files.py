@@ -23,23 +23,19 @@ KINDS = {
 }
 
 
-def checked_file(path: Path, what: str, bytes_max: int) -> int:
+def checked_file(path: Path, what: str, bytes_max: int) -> None:
     """Refuses what a reader could wait for without end, or what would fill the memory.
 
     Args:
         path: of any origin; links are followed.
         what: is expected, for messages: `a font`.
         bytes_max: the largest size.
-    Returns:
-        The size in bytes.
     Raises:
         FileNotFoundError: there is none, or its link leads nowhere.
         ValueError: no regular file, an empty or a larger one.
     """
-    size = _size_of_regular(path, what, bytes_max)
-    if not size:  # a file of the system that never ends says that it is empty, too
+    if not _size_of_regular(path, what, bytes_max):  # a file of the system that never ends says that it is empty, too
         raise ValueError(f"{path}: expected {what}, got 0 bytes")
-    return size
 
 
 def _size_of_regular(path: Path, what: str, bytes_max: int) -> int:

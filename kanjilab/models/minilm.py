@@ -66,19 +66,16 @@ def caption_vectors(captions: Sequence[str]) -> NDArray[np.float32]:
     Source: Reimers and Gurevych 2019, arXiv:1908.10084: the mean of the token states.
     """
     key = settings_hash([WEIGHTS_SHA256, TOKENS, list(captions)])
-    folder, made, kept = cache_folder() / "captions" / key, [], False
+    folder = cache_folder() / "captions" / key
 
     def make() -> None:
-        made.append(_embedded(captions))
         with appearing_folder(folder) as temporary:
-            np.save(temporary / VECTORS, made[0], allow_pickle=False)
+            np.save(temporary / VECTORS, _embedded(captions), allow_pickle=False)
 
     with kept_where_it_can_be(str(folder)):
         keep_sound(folder, make)
-        kept = True
-    if made:
-        return made[0]
-    return np.load(folder / VECTORS, allow_pickle=False) if kept else _embedded(captions)
+        return np.load(folder / VECTORS, allow_pickle=False)
+    return _embedded(captions)
 
 
 def _embedded(captions: Sequence[str]) -> NDArray[np.float32]:
