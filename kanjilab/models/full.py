@@ -40,8 +40,9 @@ class WholePart:
         if len(self.trains) > 1:
             return []
         slots: list[Slot] = []
+        views = rows.views(rows.values)
         for name in self.shapes:
-            rows.leaves[name] = nn.Parameter(rows.views(rows.values)[name][0])
+            rows.leaves[name] = nn.Parameter(views[name][0])
             owner, _, leaf = name.removeprefix(self.prefix).rpartition(".")
             slots.append((self.module.get_submodule(owner)._parameters, leaf, rows.leaves[name]))
         return slots
