@@ -276,10 +276,10 @@ def word_index(words: pd.DataFrame, meanings: Iterable[str]) -> dict[str, list[i
     order = words.assign(length=[len(forms[0]) for forms in words["forms"]])
     order = order.sort_values(["common", "length"], ascending=[False, True], kind="stable")
     found: dict[str, list[int]] = {}
-    for row in rows_of(order):
-        for meaning in dict.fromkeys(bare_meaning(gloss) for gloss in row.english.split("; ")):
+    for entry, english in zip(order.index.tolist(), order["english"].tolist(), strict=True):
+        for meaning in dict.fromkeys(map(bare_meaning, english.split("; "))):
             if meaning in wanted:
-                found.setdefault(meaning, []).append(row.Index)
+                found.setdefault(meaning, []).append(entry)
     return found
 
 
