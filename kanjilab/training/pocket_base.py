@@ -19,6 +19,7 @@ import numpy as np
 import torch
 from diffusers import AutoencoderKL, DDIMScheduler, UNet2DConditionModel
 from scipy.cluster.vq import kmeans2
+from scipy.spatial.distance import cdist
 from torch import Tensor
 
 from kanjilab.core.progress import open_bar
@@ -191,11 +192,26 @@ def word_groups(count: int = SIGNS) -> list[list[str]]:
     vocabulary = sorted(load_minilm()[0].get_vocab().items(), key=lambda item: item[1])  # the frequent words first
     words = [word for word, _ in vocabulary if re.fullmatch("[a-z]{3,}", word)][:WORDS]
     vectors = caption_vectors(words)
-    means, group = kmeans2(vectors, count, iter=40, minit="++", rng=counted_rng(0, "recipe"))
+    means, group = kmeans2(vectors, _far_apart(vectors, count, counted_rng(0, "recipe")), iter=40, minit="matrix")
     typical = np.einsum("nd,nd->n", vectors, means[group]) / np.linalg.norm(means[group], axis=1)
     sizes = np.bincount(group, minlength=count)
     members = [np.flatnonzero(group == number) for number in np.argsort(-sizes, kind="stable")]
     return [[words[row] for row in rows[np.argsort(-typical[rows], kind="stable")]] for rows in members]
+
+
+def _far_apart(vectors: np.ndarray, count: int, rng: np.random.Generator) -> np.ndarray:
+    """(count, D) rows that k-means begins with: each the likelier, the farther it is from those before.
+
+    They are those of scipy's `kmeans2(minit="++")`, which measures every distance anew for each.
+    Source: k-means++, Arthur and Vassilvitskii 2007.
+    """
+    chosen = [vectors[rng.integers(len(vectors))].astype(np.float64)]
+    nearest = np.full(len(vectors), np.inf)
+    while len(chosen) < count:
+        nearest = np.minimum(nearest, cdist(chosen[-1:], vectors, "sqeuclidean")[0])
+        share = (nearest / nearest.sum()).cumsum()
+        chosen.append(vectors[np.searchsorted(share, rng.uniform())].astype(np.float64))
+    return np.stack(chosen)
 
 
 def save_pocket(vae: AutoencoderKL, unet: UNet2DConditionModel, folder: Path) -> None:

@@ -311,7 +311,7 @@ def test_a_share_hides_the_launcher_and_gives_it_back(monkeypatch):
 def processes():
     """Processes that start from a server which has imported everything: torch does not survive a plain fork."""
     context = multiprocessing.get_context("forkserver")
-    context.set_forkserver_preload(["kanjilab.experiments.run_study", "tests.tiny", "tests.test_ablate"])
+    context.set_forkserver_preload(["kanjilab.experiments.run_study", "tests.tiny", __name__])
     return context
 
 

@@ -8,7 +8,9 @@ import pandas as pd
 import pytest
 import torch
 from diffusers import AutoencoderKL, DDIMScheduler, StableDiffusionPipeline
+from scipy.cluster.vq import kmeans2
 
+from kanjilab.core.rng import counted_rng
 from kanjilab.data.captioned import save_captioned
 from kanjilab.data.invented_script import KINDS
 from kanjilab.models.loading import assemble_pipeline, load_base, packaged_folder
@@ -144,6 +146,13 @@ def test_words_are_grouped_by_meaning(monkeypatch):
         ["queen", "crown", "king"],
         ["table"],
     ]
+
+
+def test_k_means_begins_where_scipys_does():
+    vectors = counted_rng(3, "recipe").standard_normal((200, 5)).astype(np.float32)
+    begun = pocket._far_apart(vectors, 12, counted_rng(0, "recipe"))
+    ours, theirs = kmeans2(vectors, begun), kmeans2(vectors, 12, minit="++", rng=counted_rng(0, "recipe"))
+    assert all(np.array_equal(*each) for each in zip(ours, theirs, strict=True))
 
 
 def test_the_whole_recipe_goes_on_from_what_is_there(tiny, tmp_path, monkeypatch):

@@ -444,9 +444,7 @@ def test_the_picture_shows_curves_and_strip(make_panel, make_finished):
 def processes():
     """Processes that start from a server which has imported everything: torch does not survive a plain fork."""
     context = multiprocessing.get_context("forkserver")
-    context.set_forkserver_preload(
-        ["kanjilab.widgets.training", "tests.tiny_study", "tests.widgets.test_training_panel"]
-    )
+    context.set_forkserver_preload(["kanjilab.widgets.training", "tests.tiny_study", __name__])
     return context
 
 
