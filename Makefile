@@ -6,11 +6,12 @@ INSTALLED := $(VENV)/.installed
 export PYRIGHT_PYTHON_IGNORE_WARNINGS := 1
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 
-.PHONY: help demo test faults browser-test lint lab app page notebooks benchmarks clean
+.PHONY: help demo test tests faults browser-test lint lab app page notebooks benchmarks clean
 
 help:
 	@echo "make demo        curate, train and show the checkpoint strip (runs/)"
 	@echo "make test        style, types, all tests, and every notebook, in small or on stored results"
+	@echo "make tests       the tests of it alone, without style and types"
 	@echo "make faults      more of what make test has a little of: damaged files, killed trainings, any input (minutes)"
 	@echo "make browser-test  the widgets in JupyterLab and Chromium only (a part of make test where Chromium is found)"
 	@echo "make lab         open JupyterLab on the notebooks"
@@ -43,10 +44,13 @@ lint: $(INSTALLED)
 	$(BIN)/ruff format --check .
 	$(BIN)/pyright --pythonpath $(BIN)/python
 
-# Three processes for two cores: one of them has the browser, which waits most of the time.
-test: lint
-	$(BIN)/pytest -q -n 3 $(TESTS)
+# Types are checked beside the tests. Three processes for two cores: one has the browser, which waits most of the time.
+test: $(INSTALLED)
+	@$(MAKE) --no-print-directory -j 2 lint tests
 	@echo "Style, types, tests and notebooks: all passed (their files were temporary, nothing is left behind)"
+
+tests: $(INSTALLED)
+	$(BIN)/pytest -q -n 3 $(TESTS)
 
 faults: $(INSTALLED)
 	KANJILAB_FAULTS=1 KANJILAB_KILLS=13 $(BIN)/pytest -q -n 2 tests/faults tests/core/test_run_folder.py \

@@ -1,16 +1,19 @@
 """Rendering: a character in a font, black on white."""
 
 import unicodedata
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Collection, Iterable, Iterator
 from functools import cache, lru_cache, partial
 from io import BytesIO
 from pathlib import Path
 
+import PIL
 from PIL import Image, ImageChops, ImageFont
 
+from kanjilab.core.config import settings_hash
 from kanjilab.core.images import SIZE_PX
+from kanjilab.core.manifest import keep_sound, kept_where_it_can_be
 from kanjilab.core.outside_files import checked_file
-from kanjilab.core.storage import package_file
+from kanjilab.core.storage import appearing_folder, cache_folder, package_file, sha256_file
 
 FONT_SHARE = 120 / 128  # font size over image size
 INK_MAX = 200  # a pixel darker than this counts as ink
@@ -18,6 +21,8 @@ INK_PIXELS_MIN = 8  # of 128 x 128; the lightest character of IPAexGothic has 75
 PAPER = 255
 FACES_MAX = 64
 FONT_BYTES_MAX = 512 * 1024 * 1024  # the largest collections of faces have some 100 MB
+WORTH_KEEPING = 500  # characters: drawing more than these takes longer than finding out that they were drawn
+DRAWABLE = "characters.txt"
 LACKED = "\uffff"  # a noncharacter, which no font has
 PLACEHOLDERS = (LACKED, "〓", "\ufffd")  # what fonts show in place of a glyph that they lack
 
@@ -211,7 +216,8 @@ def drawable_characters(
 ) -> set[str]:
     """Those of the characters that the font draws whole, with ink, and unlike any other of them.
 
-    Some fonts list characters that they have no glyph of, and draw one and the same picture for all of them.
+    Some fonts list characters that they have no glyph of, and draw one and the same picture for all of them. To find
+    out, all are drawn; the answer is kept in the user's cache, for these characters and this font's content.
 
     Args:
         characters: single characters.
@@ -221,7 +227,27 @@ def drawable_characters(
         GlyphError: the font file cannot be read.
     """
     _load_font(Path(font), round(SIZE_PX * FONT_SHARE))
-    characters = list(characters)
+    characters = list(dict.fromkeys(characters))
+    if len(characters) < WORTH_KEEPING:
+        return _drawable(characters, font, on_progress)
+    path, face = font_file(Path(font))
+    asked = [sha256_file(path), face, "".join(characters), SIZE_PX, FONT_SHARE, PIL.__version__]
+    folder = cache_folder() / "drawable" / settings_hash(asked)
+
+    def make() -> None:
+        with appearing_folder(folder) as temporary:
+            found = "".join(sorted(_drawable(characters, font, on_progress)))
+            (temporary / DRAWABLE).write_text(found, encoding="utf-8")
+
+    with kept_where_it_can_be(str(folder)):
+        keep_sound(folder, make)
+        on_progress(len(characters), len(characters))
+        return set((folder / DRAWABLE).read_text(encoding="utf-8"))
+    return _drawable(characters, font, on_progress)
+
+
+def _drawable(characters: Collection[str], font: Path, on_progress: Callable[[int, int], None]) -> set[str]:
+    """See `drawable_characters`: drawn anew."""
     drawn: dict[bytes, set[str]] = {}
     for done, character in enumerate(characters, start=1):
         try:

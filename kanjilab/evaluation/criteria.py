@@ -10,7 +10,7 @@ from __future__ import annotations
 import json
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
-from functools import lru_cache
+from functools import cached_property, lru_cache, partial
 from pathlib import Path
 from typing import Any
 
@@ -21,13 +21,14 @@ from PIL import Image
 from scipy import ndimage
 
 from kanjilab.core.config import settings_hash
-from kanjilab.core.storage import PACKAGE_WEIGHTS, write_json_atomic
+from kanjilab.core.storage import PACKAGE_WEIGHTS, sha256_file, write_json_atomic
 from kanjilab.data.components import Components, Decomposition, is_held_out, load_components
 from kanjilab.data.dictionary import has_clean_meaning, load_characters, rows_of
 from kanjilab.data.image_folder import Dataset
 from kanjilab.data.part_names import part_names
 from kanjilab.data.rendering import GlyphError, default_font, draw_font
 from kanjilab.data.skeleton import thin
+from kanjilab.evaluation.judges.fit_cache import cached_fit
 from kanjilab.evaluation.judges.framing import Images
 from kanjilab.evaluation.judges.nearest_character import Neighbours
 from kanjilab.evaluation.judges.part_judge import Judge, load_judge
@@ -75,6 +76,27 @@ def _drawn(character: str, size_px: int) -> NDArray[np.uint8]:
 
 
 @dataclass(frozen=True)
+class SmallGlyphs:
+    """Characters in the default font, as small as glyphs are compared.
+
+    Attributes:
+        images: (N, h, w) uint8, with h = w = `COMPARE_PX`.
+    """
+
+    images: Images
+
+    @classmethod
+    def load_or_draw(cls, cache: Path, characters: Sequence[str], side_px: int) -> SmallGlyphs:
+        """Draws them at a side of so many pixels and makes them small, or reads from the cache what was drawn."""
+        inputs = {"characters": list(characters), "font": sha256_file(default_font()), "sides": [side_px, COMPARE_PX]}
+        return cached_fit(cache, "small_glyphs", inputs, cls, partial(cls._draw, characters, side_px))
+
+    @classmethod
+    def _draw(cls, characters: Sequence[str], side_px: int) -> SmallGlyphs:
+        return cls(np.stack([_at_side(_drawn(one, side_px)[None], COMPARE_PX)[0] for one in characters]))
+
+
+@dataclass(frozen=True)
 class Thresholds:
     """Thresholds of one judge, frozen on real held-out glyphs before any generator was scored.
 
@@ -116,6 +138,11 @@ class Context:
     meaning: PartMeaning
     training: Images
     characters: tuple[str, ...]
+
+    @cached_property
+    def spans(self) -> dict[tuple[str, str], float]:
+        """Where parts are attested, see `attested_spans`."""
+        return attested_spans(self.components)
 
 
 def judge_hash(judge: Judge) -> str:
@@ -176,8 +203,8 @@ def dictionary_context(
     glossed = [(row.meanings[0], outer_parts(row.Index, components, judge.parts)) for row in frequent]
     captions, parts = zip(*named, *glossed, strict=True)
     meaning = replace(AskedMeaning.fit(captions, parts, embed), asked=asked or {})
-    drawn = [_at_side(_drawn(character, bounds.side_px)[None], COMPARE_PX)[0] for character in judge.characters]
-    return Context(components, neighbours, bounds, thresholds, meaning, np.stack(drawn), tuple(judge.characters))
+    drawn = SmallGlyphs.load_or_draw(cache or cache_folder() / "judges", judge.characters, bounds.side_px)
+    return Context(components, neighbours, bounds, thresholds, meaning, drawn.images, tuple(judge.characters))
 
 
 def outer_parts(character: str, components: Components, vocabulary: Collection[str]) -> tuple[str, ...]:
@@ -207,7 +234,7 @@ def judge_images(judge: Judge, images: Images, prompts: Sequence[str], context: 
         raise ValueError(f"expected thresholds frozen for judge {judge.name}, got another judge's")
     images = _at_side(images, context.bounds.side_px)
     readings = judge.read(images)
-    structure = _structure(judge, images, readings, context.components, context.bounds)
+    structure = _structure(judge, images, readings, context.spans, context.bounds)
     novelty = _novelty(readings, images, context)
     different = list(dict.fromkeys(prompts))
     expected = dict(zip(different, context.meaning.expected(different), strict=True))
@@ -231,12 +258,11 @@ def _at_side(images: Images, side_px: int) -> Images:
 
 
 def _structure(
-    judge: Judge, images: Images, readings: pd.DataFrame, components: Components, bounds: Bounds
+    judge: Judge, images: Images, readings: pd.DataFrame, spans: Mapping[tuple[str, str], float], bounds: Bounds
 ) -> pd.DataFrame:
     """What a threshold is set on: erasure, distance from the bounds; and whether the slots are attested."""
     measures = measure(images)
     excess = bounds.excess(measures)
-    spans = attested_spans(components)
     rows: Any = readings.itertuples()
     return pd.DataFrame(
         {
@@ -333,7 +359,7 @@ def fit_thresholds(judge: Judge, images: Images, bounds: Bounds, components: Com
         components: the list of decompositions.
     """
     readings = judge.read(images)
-    table = pd.concat([readings, _structure(judge, images, readings, components, bounds)], axis=1)
+    table = pd.concat([readings, _structure(judge, images, readings, attested_spans(components), bounds)], axis=1)
     two = (readings["parts"].str.len() >= 2).to_numpy()
     distinct = float(np.quantile(table["erasure"][two], 1 - PASS_SHARE))
     scores = np.column_stack([table["legal_probability"], table["layout_probability"], -table["excess"]])

@@ -9,7 +9,7 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 from urllib.error import URLError
@@ -60,6 +60,14 @@ def free_port() -> int:
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         return probe.getsockname()[1]
+
+
+def wait_until(condition: Callable[[], bool], what: str = "what was expected") -> None:
+    """Waits for what takes a moment: a page that is laid out anew, a picture that is drawn."""
+    end = time.monotonic() + RUN_SECONDS / 2
+    while not condition():
+        assert time.monotonic() < end, f"{what}: it never came"
+        time.sleep(0.05)
 
 
 def own_folders(folder: Path) -> dict[str, str]:

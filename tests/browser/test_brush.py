@@ -2,7 +2,6 @@
 
 import re
 import time
-from collections.abc import Callable
 from itertools import pairwise
 
 import numpy as np
@@ -14,6 +13,7 @@ from kanjilab.data.skeleton import skeleton_of_strokes
 from kanjilab.widgets.common import FOLDER
 
 from .alone import show_alone
+from .lab import wait_until
 from .pixels import pixels
 
 SLOW_MS = 120_000
@@ -55,13 +55,6 @@ def same(glyphs: list[np.ndarray], others: list[np.ndarray]) -> bool:
 def inked(glyphs: list[np.ndarray], lines: np.ndarray) -> list[float]:
     """The share of the lines' pixels that have ink nearby, of each glyph."""
     return [float((distance_transform_edt(image >= 128)[lines] <= NEAR_PX).mean()) for image in glyphs]
-
-
-def wait_until(condition: Callable[[], bool]) -> None:
-    end = time.monotonic() + SLOW_MS / 1000
-    while not condition():
-        assert time.monotonic() < end, "it never came"
-        time.sleep(0.05)
 
 
 def test_what_is_drawn_is_written(open_notebook, record_property):

@@ -19,6 +19,8 @@ from kanjilab.widgets.view_strips import view_strip
 from tests.stored_runs import store_run
 from tests.tiny import tiny_encoded
 
+from .lab import wait_until
+
 HOSTILE = """<img src=x onerror="window.obeyed=1">"""
 PROMPTS = ["water", "tree", "fire", "castle", "queen", "mountain", "person", HOSTILE]
 SEEDS = list(range(6))
@@ -279,6 +281,11 @@ def test_an_own_prompt_is_drawn_and_scrubbed(open_notebook, trained):
     assert page.evaluate("window.obeyed") is None
 
 
+def pane_is_beside_the_grid(place: Locator) -> bool:
+    grid, detail = (place.locator(name).bounding_box() for name in (".grid", ".detail"))
+    return grid["x"] + grid["width"] <= detail["x"] and abs(grid["y"] - detail["y"]) < 5
+
+
 def test_the_pane_stays_beside_the_grid_and_the_selection_survives(open_notebook, runs):
     notebook = open_notebook([cell_source(runs, judge="B")])
     notebook.run_all()
@@ -311,8 +318,8 @@ def test_the_pane_stays_beside_the_grid_and_the_selection_survives(open_notebook
     page.evaluate("void jupyterapp.commands.execute('application:toggle-left-area')")
     for width in (1280, 800, 390):
         page.set_viewport_size({"width": width, "height": 1000})
-        grid, detail = (place.locator(name).bounding_box() for name in (".grid", ".detail"))
-        assert grid["x"] + grid["width"] <= detail["x"] and abs(grid["y"] - detail["y"]) < 5, f"at {width} pixels"
+        wait_until(lambda: pane_is_beside_the_grid(place), f"the pane beside the grid at {width} pixels")
+        detail = place.locator(".detail").bounding_box()
         assert detail["x"] + detail["width"] <= width
         assert width < 1280 or place.locator(".controls").bounding_box()["height"] < 45, "one row of controls"
         notebook.screenshot(f"comparator_{width}")

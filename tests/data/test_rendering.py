@@ -11,6 +11,7 @@ from fontTools.fontBuilder import FontBuilder
 from fontTools.pens.ttGlyphPen import TTGlyphPen
 
 from kanjilab.data import kanjivg as strokes
+from kanjilab.data import rendering
 from kanjilab.data.kanjivg import KanjiVG, draw_strokes, kanjivg_content_hash, local_kanjivg, sample_path
 from kanjilab.data.rendering import GlyphError, default_font, draw_font, drawable_characters, draws
 
@@ -113,6 +114,23 @@ def test_drawable_goes_by_ink_not_by_cmap(odd_font):
     assert counts == [(1, 4), (2, 4), (3, 4), (4, 4)]
     assert draws("一", odd_font) and not draws("二", odd_font)
     assert not draws("\U00017000", default_font())  # Tangut, which the default font lacks
+
+
+def test_what_is_drawable_is_kept_by_the_fonts_content(odd_font, tmp_path, monkeypatch):
+    monkeypatch.setenv("KANJILAB_CACHE", str(tmp_path / "cache"))
+    asked, counts = [chr(0x4E00 + number) for number in range(rendering.WORTH_KEEPING)], []
+    assert drawable_characters(asked, odd_font) == {"一"}
+    same_font = odd_font.rename(tmp_path / "moved.ttf")
+    with monkeypatch.context() as patch:
+        patch.setattr(rendering, "draw_font", None)  # nothing can be drawn
+        assert drawable_characters(asked, same_font, lambda *count: counts.append(count)) == {"一"}
+        for others in ((asked[::-1], same_font), (asked, default_font())):
+            with pytest.raises(TypeError):
+                drawable_characters(*others)
+    assert counts == [(len(asked), len(asked))]
+    kept = next((tmp_path / "cache").rglob("characters.txt"))
+    kept.write_text("一丁", encoding="utf-8")  # damaged
+    assert drawable_characters(asked, same_font) == {"一"}
 
 
 def test_a_file_that_is_no_font_is_named(tmp_path):

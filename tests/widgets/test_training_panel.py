@@ -45,7 +45,7 @@ from tests.tiny_study import four_radicals
 
 ARM = Arm(targets="attention", rank=2, batch=2, peak_lr=0.01, images_seen=24)
 HOSTILE = "<img src=x onerror=alert(1)>"
-KILLS = int(os.environ.get("KANJILAB_KILLS", "4"))  # `make faults` wants more
+KILLS = int(os.environ.get("KANJILAB_KILLS", "2"))  # `make faults` wants more
 
 
 def make_small(patch):
