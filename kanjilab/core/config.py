@@ -12,6 +12,7 @@ TARGETS = ("cross-attention", "attention", "attention+feed-forward", "all", "ful
 UNTRAINED = "none"  # in place of targets: the denoiser stays frozen
 WAYS = ("frozen", "lora", "full")  # to train an encoder
 SCHEDULES = ("constant", "linear", "cosine", "cosine-restarts", "constant-cooldown", "periodic")
+TIMESTEPS = ("uniform", "importance")
 QUANTISED = ("8bit", "4bit")  # the frozen weights, through bitsandbytes on CUDA
 DEFAULT_BASE = "pocket2"  # of what the package carries, the one that has never seen a kanji and learns them best
 PRECISIONS = ("fp32", "bf16", *QUANTISED)
@@ -19,6 +20,7 @@ RANGES: tuple[tuple[str, str, Callable[[Any], bool]], ...] = (  # NaN fits none 
     ("targets", f"be one of {(*TARGETS, UNTRAINED)}", lambda value: value in (*TARGETS, UNTRAINED)),
     ("text_encoder condition_encoder", f"be one of {WAYS}", lambda value: value in WAYS),
     ("schedule", f"be one of {SCHEDULES}", lambda value: value in SCHEDULES),
+    ("timesteps", f"be one of {TIMESTEPS}", lambda value: value in TIMESTEPS),
     ("rank batch accumulation cycles", "be a whole number from 1 to 65,536", lambda value: 1 <= value <= 2**16),
     ("warmup_steps", "be a whole number from 0 to 10^9", lambda value: 0 <= value <= 10**9),
     ("seed", "lie in [0, 2**63)", lambda value: 0 <= value < 2**63),
@@ -41,7 +43,7 @@ RANGES: tuple[tuple[str, str, Callable[[Any], bool]], ...] = (  # NaN fits none 
 SPELLED_IN_JSON = {"full": "unet"}
 READ_FROM_JSON = {"unet": "full"}
 # Settings that runs were stored without: where they are not used they are in no hash, so that those keep theirs.
-ADDED_LATER = ("dora", "text_encoder", "condition_encoder", "array_dropout", "text_encoder_lr")
+ADDED_LATER = ("dora", "text_encoder", "condition_encoder", "array_dropout", "text_encoder_lr", "timesteps")
 
 
 def settings_hash(contents: Any) -> str:
@@ -104,6 +106,9 @@ class Arm:
         min_snr_gamma: weight the loss by min(SNR, gamma)/SNR; None for no weighting.
         velocity_weight: weight the loss as if the base predicted velocity, so that high noise, where the
             prompt decides, counts more.
+        timesteps: how they are drawn: `uniform`, each as likely as any other; or `importance`, the likelier the more
+            they weigh in the loss, and weighing as much less, so that the expected gradient is the same and its
+            noise smaller; see `kanjilab.training.data_order.NoiseLevels`.
         ema_decay: average the weights; None for no averaging.
         clip_norm: the arm's gradient is scaled down to this norm.
         beta1, beta2, epsilon, weight_decay: AdamW's.
@@ -135,6 +140,7 @@ class Arm:
     array_dropout: float | None = None
     min_snr_gamma: float | None = None
     velocity_weight: bool = False
+    timesteps: str = "uniform"
     ema_decay: float | None = None
     clip_norm: float = 1.0
     beta1: float = 0.9

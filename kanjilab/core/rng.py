@@ -18,6 +18,7 @@ STREAMS = {
     "handwriting": 9,
     "distillation": 10,
     "caption filter": 11,
+    "noise levels": 12,
 }
 
 

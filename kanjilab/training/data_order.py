@@ -58,6 +58,41 @@ def draw_example(seed: int, index: int, size: int, shape: tuple[int, ...], times
     return Draw(row, int(timestep * timesteps), float(dropout), noise[0], noise[1], rng.random(arrays))
 
 
+class NoiseLevels:
+    """Which noise levels one arm is shown, where some weigh more in its loss than others.
+
+    A level is drawn with a probability in proportion to the root of its weight, which makes the gradient's variance the
+    smallest where the weighted errors are alike in size at all levels; and the levels of one optimizer step are spread
+    evenly over the distribution.
+    Sources: importance sampling of timesteps, Nichol and Dhariwal 2021, arXiv:2102.09672; low-discrepancy sampling,
+    Kingma et al. 2021, arXiv:2107.00630.
+
+    Args:
+        weight: (T,) of each level in the loss, all > 0.
+        seed: the arm's.
+        images_per_step: N.
+    Attributes:
+        share: (T,) how much more often than alike each level is drawn, mean 1; its loss is divided by it.
+    """
+
+    def __init__(self, weight: np.ndarray, seed: int, images_per_step: int):
+        self.share = np.sqrt(weight) / np.sqrt(weight).mean()
+        self.seed, self.images_per_step = seed, images_per_step
+        self._cumulative = np.cumsum(self.share) / len(weight)
+
+    def level(self, index: int, timestep: int) -> int:
+        """The level for the `index`-th image, in place of one that is as likely as any other.
+
+        Args:
+            index: images seen before it.
+            timestep: that one, in [0, T).
+        """
+        step, place = divmod(index, self.images_per_step)
+        stratum = counted_rng(self.seed, "noise levels", step).permutation(self.images_per_step)[place]
+        quantile = (stratum + (timestep + 0.5) / len(self.share)) / self.images_per_step
+        return min(int(np.searchsorted(self._cumulative, quantile)), len(self.share) - 1)
+
+
 def captions_of(arm: Arm, data: Encoded) -> np.ndarray:
     """(N,) caption index per image; if the arm's captions are shuffled, that of another image."""
     if not arm.shuffled_captions:

@@ -2,7 +2,7 @@
 
 from collections.abc import Sequence
 from contextlib import nullcontext
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, cast
 
 import numpy as np
@@ -14,7 +14,7 @@ from kanjilab.core.config import QUANTISED, Arm
 from kanjilab.models.adapters import TEXT
 from kanjilab.models.diffusion import LatentDiffusion
 from kanjilab.models.trainable import Trainable
-from kanjilab.training.data_order import Draw, captions_of, draw_example
+from kanjilab.training.data_order import Draw, NoiseLevels, captions_of, draw_example
 from kanjilab.training.encoded import Encoded
 from kanjilab.training.schedules import lr_factor
 
@@ -153,8 +153,17 @@ class Trainer:
         self.average = self.rows.values.clone() if any(arm.ema_decay for arm in arms) else None
         self.rate_factors = self._rate_factors()
         self.captions = [captions_of(arm, data) for arm in arms]
+        self.levels = [self._noise_levels(arm) for arm in arms]
         # Whole weights are kept in fp32, so that only their use is in bf16.
         self.autocast = bool(self.trainable.arms_that("full", "denoiser")) and base.denoiser.dtype == torch.bfloat16
+
+    def _noise_levels(self, arm: Arm) -> NoiseLevels | None:
+        """Where it is not every level alike, which of them an arm is shown."""
+        if arm.timesteps == "uniform":
+            return None
+        every = torch.arange(self.base.timesteps, device=self.base.device)
+        weight = self.base.loss_weight(every, arm.min_snr_gamma, arm.velocity_weight)
+        return NoiseLevels(weight.double().cpu().numpy(), arm.seed, arm.images_per_step)
 
     def _rate_factors(self) -> Tensor | None:
         """(K, P) what each number's learning rate is of its arm's; None where all are 1."""
@@ -232,7 +241,10 @@ class Trainer:
                 memory[seed, index] = draw_example(
                     seed, index, len(self.data), shape, self.base.timesteps, len(self.data.arrays)
                 )
-            share.setdefault(k, []).append(memory[seed, index])
+            draw, levels = memory[seed, index], self.levels[k]
+            share.setdefault(k, []).append(
+                replace(draw, timestep=levels.level(index, draw.timestep)) if levels else draw
+            )
         return list(share.items())
 
     def _errors(self, pairs: list[tuple[int, int]], draws: list[Draw]) -> Tensor:
@@ -249,8 +261,9 @@ class Trainer:
             errors, timesteps = denoising_errors(self.base, self.data, draws, captions, self.trainable, pairs, zeros)
         weights = []
         for (k, _), mine in zip(pairs, timesteps.split([count for _, count in pairs]), strict=True):
-            arm = self.progress[k].arm
-            weights.append(self.base.loss_weight(mine, arm.min_snr_gamma, arm.velocity_weight))
+            arm, levels = self.progress[k].arm, self.levels[k]
+            weight = self.base.loss_weight(mine, arm.min_snr_gamma, arm.velocity_weight)
+            weights.append(weight / torch.from_numpy(levels.share).to(weight)[mine] if levels else weight)
         return errors * torch.cat(weights)
 
     def _update(

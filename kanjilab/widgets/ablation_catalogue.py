@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from kanjilab.core.config import SCHEDULES, TARGETS, Arm
+from kanjilab.core.config import SCHEDULES, TARGETS, TIMESTEPS, Arm
 from kanjilab.core.notices import notice_once
 from kanjilab.core.rng import counted_rng
 from kanjilab.core.run_differences import setting_differences
@@ -45,7 +45,7 @@ VALUE_TEXTS = {  # of values that say too little by themselves
     ("kanji", None): "all kanji",
 }
 UNITS = {"images_seen": "images"}
-CHOICES = {"schedule": SCHEDULES, "targets": TARGETS}  # values that a category may get; numbers are typed
+CHOICES = {"schedule": SCHEDULES, "targets": TARGETS, "timesteps": TIMESTEPS}  # of a category; numbers are typed
 SETTINGS = {field.name: field for field in dataclasses.fields(Arm)}
 RESAMPLES = 1_000  # of an interval for one radical, of which there are many; those over all are the report's
 Catalogue = dict[str, Any]

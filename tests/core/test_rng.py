@@ -18,6 +18,7 @@ FIRST_NUMBERS = {  # of seed 7, index 3: what stored results were made from
     "handwriting": [3373013350, 2439088414, 1662968281],
     "distillation": [1011282782, 1758388334, 3155273327],
     "caption filter": [1095457209, 3128196138, 2469432661],
+    "noise levels": [2154204660, 47884017, 416847029],
 }
 
 

@@ -25,7 +25,7 @@ from kanjilab.models.adapters import StackedLora
 from kanjilab.models.loading import load_base
 from kanjilab.models.sampling import Sampling, sample
 from kanjilab.training.calligraphy import RECIPE
-from kanjilab.training.data_order import captions_of, draw_example, epoch_order
+from kanjilab.training.data_order import NoiseLevels, captions_of, draw_example, epoch_order
 from kanjilab.training.encoded import Encoded
 from kanjilab.training.few_shot import HAND_RECIPE
 from kanjilab.training.loop import train
@@ -79,18 +79,21 @@ def reference_loss(denoise, base, data, arm, step):
     spread = torch.from_numpy(data.log_variance[rows]).exp().sqrt()
     latents = torch.from_numpy(data.mean[rows]) + spread * posterior_noise
     noise = torch.from_numpy(np.stack([draw.noise for draw in draws]))
+    velocity = base.scheduler_config["prediction_type"] == "v_prediction"
+    snr = scheduler.alphas_cumprod / (1 - scheduler.alphas_cumprod)
+    weights = torch.ones(1000)
+    if arm.min_snr_gamma is not None:
+        weights = snr.clamp(max=arm.min_snr_gamma) / (snr + 1 if velocity else snr)
     timesteps = torch.tensor([draw.timestep for draw in draws])
+    if arm.timesteps == "importance":
+        levels = NoiseLevels(weights.double().numpy(), arm.seed, arm.images_per_step)
+        timesteps = torch.tensor([levels.level(*each) for each in zip(images, timesteps.tolist(), strict=True)])
+        weights = weights.sqrt() * weights.sqrt().mean()  # what is drawn oftener weighs as much less
     captions = [0 if draw.dropout < arm.caption_dropout else data.caption[draw.row] for draw in draws]
     text = torch.from_numpy(data.tokens[captions].astype(np.float32))
     predicted = denoise(scheduler.add_noise(latents, noise, timesteps), timesteps, text).sample
-    velocity = base.scheduler_config["prediction_type"] == "v_prediction"
     target = scheduler.get_velocity(latents, noise, timesteps) if velocity else noise
-    errors = (predicted - target).square().flatten(1).mean(1)
-    if arm.min_snr_gamma is not None:
-        signal = scheduler.alphas_cumprod[timesteps]
-        snr = signal / (1 - signal)
-        errors = errors * snr.clamp(max=arm.min_snr_gamma) / (snr + 1 if velocity else snr)
-    return errors.mean()
+    return ((predicted - target).square().flatten(1).mean(1) * weights[timesteps]).mean()
 
 
 def reference_steps(denoise, parameters, base, data, arm, steps, total_steps):
@@ -175,12 +178,17 @@ def test_a_step_is_pefts_and_torchs(base, data, tmp_path, monkeypatch, targets, 
 
 
 @pytest.mark.parametrize(
-    ("prediction", "targets", "dora"),
-    [("epsilon", "attention", False), ("v_prediction", "attention", False), ("epsilon", "all", True)],
+    ("prediction", "targets", "further"),
+    [
+        ("epsilon", "attention", {}),
+        ("epsilon", "attention", dict(timesteps="importance")),
+        ("v_prediction", "attention", {}),
+        ("epsilon", "all", dict(dora=True)),
+    ],
 )
-def test_a_training_is_pefts_and_torchs(tmp_path, data, prediction, targets, dora):
+def test_a_training_is_pefts_and_torchs(tmp_path, data, prediction, targets, further):
     base = load_base(save_tiny_pipeline(tmp_path / "base", prediction=prediction))
-    arm = Arm(**PARITY, targets=targets, rank=3, dora=dora, images_seen=10)
+    arm = Arm(**PARITY, **further, targets=targets, rank=3, images_seen=10)
     reports, run = run_to_end(base, data, [arm], tmp_path / "run")
     model = peft_model(base, arm, adapter(run, step=0))
     parameters = [value for value in model.parameters() if value.requires_grad]
@@ -411,6 +419,22 @@ def test_timesteps_and_dropout_are_uniform_and_noise_is_normal():
     assert abs(noise.mean()) < 0.02
     assert abs(noise.std() - 1) < 0.02
     assert abs(np.corrcoef(noise[:, 0].ravel(), noise[:, 1].ravel())[0, 1]) < 0.03
+
+
+def test_every_step_has_its_share_of_each_noise_level():
+    levels = NoiseLevels(np.array([1.0, 4.0, 9.0]), seed=0, images_per_step=6)  # roots 1, 2, 3
+    assert levels.share == pytest.approx([0.5, 1.0, 1.5])
+    rng = np.random.default_rng(0)
+    drawn = np.array([levels.level(index, rng.integers(3)) for index in range(60)]).reshape(10, 6)
+    assert [np.bincount(row).tolist() for row in drawn] == [[1, 2, 3]] * 10
+    assert len({tuple(row) for row in drawn}) > 1, "in no fixed order"
+
+
+def test_noise_levels_that_weigh_alike_are_spread_evenly():
+    levels = NoiseLevels(np.full(1000, 0.3), seed=5, images_per_step=1000)
+    assert sorted(levels.level(index, 500) for index in range(3000, 4000)) == list(range(1000))
+    alone = NoiseLevels(np.full(1000, 0.3), seed=5, images_per_step=1)
+    assert [alone.level(index, 7 * index) for index in range(100)] == [7 * index for index in range(100)]
 
 
 def test_accumulation_is_a_larger_batch(base, data, tmp_path):
