@@ -87,7 +87,13 @@ class SmallGlyphs:
 
     @classmethod
     def load_or_draw(cls, cache: Path, characters: Sequence[str], side_px: int) -> SmallGlyphs:
-        """Draws them at a side of so many pixels and makes them small, or reads from the cache what was drawn."""
+        """Draws them at a side of so many pixels and makes them small, or reads from the cache what was drawn.
+
+        Args:
+            cache: folder for the file, made if need be.
+            characters: N single characters; what the font does not draw is left white.
+            side_px: at which they are drawn.
+        """
         inputs = {"characters": list(characters), "font": sha256_file(default_font()), "sides": [side_px, COMPARE_PX]}
         return cached_fit(cache, "small_glyphs", inputs, cls, partial(cls._draw, characters, side_px))
 
@@ -141,7 +147,7 @@ class Context:
 
     @cached_property
     def spans(self) -> dict[tuple[str, str], float]:
-        """Where parts are attested, see `attested_spans`."""
+        """Where each part is in listed characters, and how large: see `attested_spans`."""
         return attested_spans(self.components)
 
 
