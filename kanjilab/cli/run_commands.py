@@ -6,10 +6,11 @@ from typing import Annotated
 
 import typer
 
-from kanjilab.cli.options import ArmNumber, JudgeName, Run, base_of, count, open_training
+from kanjilab.cli.options import ArmNumber, JudgeName, Run, base_of, count, open_training, require_effect
 
 
 def strip(
+    context: typer.Context,
     folder: Run,
     path: Annotated[Path, typer.Argument(help="PNG to write; a JSON goes beside it.")],
     prompts: Annotated[str, typer.Option(help="A set: {kanjilab.data.prompts.PROMPT_SETS}.")] = "demo",
@@ -33,6 +34,8 @@ def strip(
 
     if path.suffix != ".png":  # before minutes of drawing
         raise ValueError(f"expected a path ending in .png, got {str(path)!r}")
+    require_effect(context, not prompt, "without --prompt", "prompts")
+    require_effect(context, guidance > 1, "with --guidance above 1", "negative_prompt")
     wanted = prompt or lookup(PROMPT_SETS, prompts, "prompts")
     run = open_training(folder)
     base = base_of(run)
@@ -121,6 +124,7 @@ def diagnose(
 
 
 def export(
+    context: typer.Context,
     folder: Annotated[Path, typer.Argument(help="A run; of onnx also a base: writer, pocket2, a pipeline's folder.")],
     path: Annotated[Path, typer.Argument(help="Folder to write into.")],
     step: Annotated[int | None, typer.Option(help="A checkpoint; the last by default.")] = None,
@@ -147,6 +151,10 @@ def export(
         require_repository(push)
     handover = Handover(form, card=card or bool(push or strip), strip=strip, prompt=prompt, weights=weights)
     is_base = str(folder) in (*PACKAGED, *HUB_BASES) or (folder / "model_index.json").is_file()
+    require_effect(context, form == "onnx", "with --format onnx", "weights")
+    require_effect(context, form == "comfyui", "with --format comfyui", "prompt")
+    require_effect(context, bool(push), "with --push", "public")
+    require_effect(context, not is_base, "for a run", "step", "arm")
     if form == "onnx" and is_base:
         typer.echo(base_to_onnx(load_base(str(folder)), path, weights))
         return
