@@ -22,7 +22,7 @@ def strip(
     sampler: Annotated[
         str | None, typer.Option(help="ddim, dpm-solver++ (a U-Net's default) or flow-euler (SD 3's).")
     ] = None,
-    negative_prompt: Annotated[str, typer.Option()] = "",
+    negative_prompt: Annotated[str, typer.Option(help="What a guidance above 1 leads away from.")] = "",
     prefix: Annotated[str, typer.Option(help="Put before every prompt.")] = "",
 ) -> None:
     """Draw every prompt at every checkpoint of a run, with the same noise."""
@@ -138,7 +138,7 @@ def export(
     card: Annotated[bool, typer.Option(help="Write a model card, README.md.")] = False,
     strip: Annotated[Path | None, typer.Option(help="A PNG for the card.")] = None,
     push: Annotated[str, typer.Option(help="Put the folder onto the Hugging Face Hub, as owner/name.")] = "",
-    public: Annotated[bool, typer.Option(help="A new repository is for all to see.")] = False,
+    public: Annotated[bool, typer.Option(help="With --push: a new repository is for all to see.")] = False,
 ) -> None:
     """Write a checkpoint as a file that diffusers, ComfyUI, kohya's scripts or PEFT load, or as a whole pipeline."""
     from kanjilab.export.conversion import ABOUT_DORA, push_to_hub, require_repository

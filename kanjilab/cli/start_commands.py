@@ -67,7 +67,7 @@ def data(
     context: typer.Context,
     folder: Annotated[Path, typer.Argument(help="Image folder to write; must not exist.")],
     rule: Annotated[RuleName, typer.Option(help="Which characters.")] = RuleName.left16,
-    ratio: Annotated[float, typer.Option(help="Imbalance between most and least frequent radical.")] = 1.0,
+    ratio: Annotated[float, typer.Option(help="Of left16 and seed16: most over least frequent radical.")] = 1.0,
     font: Annotated[Path | None, typer.Option(help="Font file, IPAexGothic by default; a face as FILE#Bold.")] = None,
     strokes: Annotated[float | None, typer.Option(help="Draw from KanjiVG strokes of this width instead.")] = None,
     kanjidic2: Annotated[Path | None, typer.Option(help="kanjidic2.xml[.gz] in place of the packaged one.")] = None,
