@@ -12,7 +12,7 @@ import shlex
 import signal
 import sys
 import threading
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from enum import StrEnum
 from io import TextIOWrapper
@@ -29,6 +29,18 @@ Settings = Annotated[list[str], typer.Option("--set", help="A setting of every a
 ArmNumber = Annotated[int, typer.Option(help="Which arm of the run, from 0.", min=0)]
 PYTHON_WORDS = {"None": "null", "True": "true", "False": "false"}
 Run = Annotated[Path, typer.Argument(help="A run.")]
+# Settings of an arm that count beside others alone: beside which, and whether an arm has them.
+COUNTS_BESIDE: dict[str, tuple[str, Callable[[Any], bool]]] = {
+    **dict.fromkeys(("rank", "alpha", "rslora", "dora"), ("a LoRA", lambda arm: "lora" in arm.parts.values())),
+    "peak_lr": (
+        "more to train than a text encoder of its own rate",
+        lambda arm: arm.text_encoder_lr is None or {arm.parts["denoiser"], arm.condition_encoder} != {"frozen"},
+    ),
+    "text_encoder_lr": ("text_encoder=lora or full", lambda arm: arm.text_encoder != "frozen"),
+    "cycles": ("schedule=cosine-restarts", lambda arm: arm.schedule == "cosine-restarts"),
+    "cooldown_share": ("schedule=constant-cooldown", lambda arm: arm.schedule == "constant-cooldown"),
+    "array_dropout": ("prompts that carry arrays, which no image folder has", lambda arm: False),
+}
 
 
 class JudgeName(StrEnum):
@@ -87,6 +99,40 @@ def seed_of(text: str) -> Any:
         text: its help.
     """
     return typer.Option(help=text, min=0, max=SEED_MAX)
+
+
+def require_effect(context: typer.Context, has_effect: bool, where: str, *names: str) -> None:
+    """Refuses options that were given where they have no effect.
+
+    Args:
+        context: of the command.
+        has_effect: whether they have one, as the command was called.
+        where: they have one, as "with --format onnx".
+        names: of the command's parameters.
+    Raises:
+        ValueError: one of them is on the command line, but not as a flag that says no, and has no effect.
+    """
+    spelled = {option.name: option.opts[0] for option in context.command.params}
+    for name in names:
+        source, option = context.get_parameter_source(name), spelled[name]
+        given = source is not None and source.name == "COMMANDLINE" and context.params[name] is not False
+        if given and not has_effect:
+            raise ValueError(f"{option} has an effect only {where}: leave it out, or call the command {where}")
+
+
+def require_counting(names: Iterable[str], arms: Sequence[Any]) -> None:
+    """Refuses settings that were given and that no arm uses.
+
+    Args:
+        names: of settings, as --set and --vary give them.
+        arms: that they are in.
+    Raises:
+        ValueError: one that counts beside others alone, which no arm has.
+    """
+    for name in names:
+        beside, has = COUNTS_BESIDE.get(name, ("", lambda arm: True))
+        if not any(has(arm) for arm in arms):
+            raise ValueError(f"{name} has an effect only with {beside}: leave it out, or train with that")
 
 
 def plain_errors(command: Callable[..., None]) -> Callable[..., None]:

@@ -6,10 +6,11 @@ from typing import Annotated
 
 import typer
 
-from kanjilab.cli.options import ArmNumber, JudgeName, Run, base_of, count, open_training
+from kanjilab.cli.options import ArmNumber, JudgeName, Run, base_of, count, open_training, require_effect
 
 
 def strip(
+    context: typer.Context,
     folder: Run,
     path: Annotated[Path, typer.Argument(help="PNG to write; a JSON goes beside it.")],
     prompts: Annotated[str, typer.Option(help="A set: {kanjilab.data.prompts.PROMPT_SETS}.")] = "demo",
@@ -21,7 +22,7 @@ def strip(
     sampler: Annotated[
         str | None, typer.Option(help="ddim, dpm-solver++ (a U-Net's default) or flow-euler (SD 3's).")
     ] = None,
-    negative_prompt: Annotated[str, typer.Option()] = "",
+    negative_prompt: Annotated[str, typer.Option(help="What a guidance above 1 leads away from.")] = "",
     prefix: Annotated[str, typer.Option(help="Put before every prompt.")] = "",
 ) -> None:
     """Draw every prompt at every checkpoint of a run, with the same noise."""
@@ -33,6 +34,8 @@ def strip(
 
     if path.suffix != ".png":  # before minutes of drawing
         raise ValueError(f"expected a path ending in .png, got {str(path)!r}")
+    require_effect(context, not prompt, "without --prompt", "prompts")
+    require_effect(context, guidance > 1, "with --guidance above 1", "negative_prompt")
     wanted = prompt or lookup(PROMPT_SETS, prompts, "prompts")
     run = open_training(folder)
     base = base_of(run)
@@ -121,6 +124,7 @@ def diagnose(
 
 
 def export(
+    context: typer.Context,
     folder: Annotated[Path, typer.Argument(help="A run; of onnx also a base: writer, pocket2, a pipeline's folder.")],
     path: Annotated[Path, typer.Argument(help="Folder to write into.")],
     step: Annotated[int | None, typer.Option(help="A checkpoint; the last by default.")] = None,
@@ -134,7 +138,7 @@ def export(
     card: Annotated[bool, typer.Option(help="Write a model card, README.md.")] = False,
     strip: Annotated[Path | None, typer.Option(help="A PNG for the card.")] = None,
     push: Annotated[str, typer.Option(help="Put the folder onto the Hugging Face Hub, as owner/name.")] = "",
-    public: Annotated[bool, typer.Option(help="A new repository is for all to see.")] = False,
+    public: Annotated[bool, typer.Option(help="With --push: a new repository is for all to see.")] = False,
 ) -> None:
     """Write a checkpoint as a file that diffusers, ComfyUI, kohya's scripts or PEFT load, or as a whole pipeline."""
     from kanjilab.export.conversion import ABOUT_DORA, push_to_hub, require_repository
@@ -147,6 +151,10 @@ def export(
         require_repository(push)
     handover = Handover(form, card=card or bool(push or strip), strip=strip, prompt=prompt, weights=weights)
     is_base = str(folder) in (*PACKAGED, *HUB_BASES) or (folder / "model_index.json").is_file()
+    require_effect(context, form == "onnx", "with --format onnx", "weights")
+    require_effect(context, form == "comfyui", "with --format comfyui", "prompt")
+    require_effect(context, bool(push), "with --push", "public")
+    require_effect(context, not is_base, "for a run", "step", "arm")
     if form == "onnx" and is_base:
         typer.echo(base_to_onnx(load_base(str(folder)), path, weights))
         return

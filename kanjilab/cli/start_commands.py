@@ -6,7 +6,14 @@ from typing import Annotated, Any
 
 import typer
 
-from kanjilab.cli.options import Settings, name_and_value, parse_settings, setting_value
+from kanjilab.cli.options import (
+    Settings,
+    name_and_value,
+    parse_settings,
+    require_counting,
+    require_effect,
+    setting_value,
+)
 from kanjilab.core.config import DEFAULT_BASE
 from kanjilab.core.images import SIZE_MAX_PX, SIZE_PX
 
@@ -48,6 +55,7 @@ def demo(
         if name in changes:
             raise ValueError(f"{name} is set by {option}, not by --set")
     arm = Arm.from_json(DEMO_ARM.to_json() | changes | {"shuffled_captions": shuffled})
+    require_counting(changes, [arm])
     report = run_demo(folder, rule=_rule(rule), base_name=base, arm=arm, scale=lookup(SCALES, scale, "scale"))
     typer.echo(report_table(report))
     for name in ("strip.png", "queen.gif", "loss.png", "report.json", "run/", "data/"):
@@ -56,9 +64,10 @@ def demo(
 
 
 def data(
+    context: typer.Context,
     folder: Annotated[Path, typer.Argument(help="Image folder to write; must not exist.")],
     rule: Annotated[RuleName, typer.Option(help="Which characters.")] = RuleName.left16,
-    ratio: Annotated[float, typer.Option(help="Imbalance between most and least frequent radical.")] = 1.0,
+    ratio: Annotated[float, typer.Option(help="Of left16 and seed16: most over least frequent radical.")] = 1.0,
     font: Annotated[Path | None, typer.Option(help="Font file, IPAexGothic by default; a face as FILE#Bold.")] = None,
     strokes: Annotated[float | None, typer.Option(help="Draw from KanjiVG strokes of this width instead.")] = None,
     kanjidic2: Annotated[Path | None, typer.Option(help="kanjidic2.xml[.gz] in place of the packaged one.")] = None,
@@ -70,6 +79,7 @@ def data(
     from kanjilab.data.kanjivg import KanjiVG, check_stroke_width
     from kanjilab.data.selection import InJapanese
 
+    require_effect(context, rule != RuleName.all, "with --rule left16 or seed16", "ratio")
     if font is not None and strokes is not None:
         raise ValueError("a set is drawn from --font or from --strokes, not from both")
     if strokes is not None:
@@ -149,8 +159,11 @@ def train(
     found = lookup(PRESETS, preset, "preset") if preset else None
     start = found or TrainingJob()
     given = {"base": base, "precision": precision, "checkpoints": checkpoints}
+    changes = parse_settings(settings)
+    arms = arms_of(start.arms, changes, name, varied)
+    require_counting([*changes, name], arms)
     job = TrainingJob(
-        arms=arms_of(start.arms, parse_settings(settings), name, varied),
+        arms=arms,
         data={"folder": str(data)},
         gradient_checkpointing=gradient_checkpointing,
         **{key: getattr(start, key) if value is None else value for key, value in given.items()},

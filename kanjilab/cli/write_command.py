@@ -8,12 +8,13 @@ from typing import Annotated, Any
 
 import typer
 
-from kanjilab.cli.options import seed_of
+from kanjilab.cli.options import require_effect, seed_of
 
 CHARACTERS_MAX = 200
 
 
 def write(
+    context: typer.Context,
     text: Annotated[str, typer.Argument(help="What to write; a space begins a new line.")] = "",
     style: Annotated[
         str, typer.Option(help="Script and tool, and by whom: {kanjilab.data.calligraphy.STYLE_CAPTIONS}.")
@@ -37,6 +38,7 @@ def write(
     from kanjilab.export.page import page_picture, page_svg, places_of
     from kanjilab.models.loading import load_base
 
+    require_effect(context, skeleton is None, "without --skeleton", "by_index", "vertical")
     name = re.sub(r"\W+", "-", text).strip("-")[:40] or "skeleton"
     files = _files_of(out or Path("runs/written", name))
     sampling = replace(WRITING, guidance=guidance, array_guidance=skeleton_guidance)

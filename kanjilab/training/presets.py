@@ -259,9 +259,12 @@ def arms_of(
         axis: a setting to vary.
         values: one arm each, for every arm of the start.
     Raises:
-        ValueError: an unknown setting, a value outside its range, two budgets, or equal arms.
+        ValueError: an unknown setting, one both changed and varied, a value outside its range, two budgets, or equal
+            arms.
     """
-    if changes.keys() >= {"epochs", "images_seen"}:
+    if axis in changes:
+        raise ValueError(f"expected a setting that is set or varied, got {axis} both set and varied")
+    if {*changes, axis} >= {"epochs", "images_seen"}:
         raise ValueError("expected a budget in epochs or in images_seen, got both")
     variants = [{**changes, axis: value} for value in values] if axis else [dict(changes)]
     arms = []
