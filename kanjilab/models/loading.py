@@ -6,11 +6,12 @@ import json
 import os
 import shutil
 from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from kanjilab.core.config import DEFAULT_BASE, PRECISIONS, QUANTISED
 from kanjilab.core.manifest import keep_sound
@@ -122,18 +123,21 @@ def _load_unet(name: str, folder: Path, precision: str, device: torch.device) ->
         sources = {"text_encoder": transformers, "unet": diffusers, "vae": diffusers}
         parts = {part: load_whole(_class(folder, part, source), folder / part) for part, source in sources.items()}
         pipeline: Any = diffusers.DiffusionPipeline.from_pretrained(folder, **UNUSED_PARTS, **parts)
-        identity = _identity(pipeline)  # of the weights as stored, whatever the precision they are used in
+    stored = {part: getattr(pipeline, part).state_dict() for part in ("unet", "vae", "text_encoder")}
+    with ThreadPoolExecutor(max_workers=1) as beside:  # hashing takes as long as all the rest
+        identity = beside.submit(_identity, stored, dict(pipeline.scheduler.config))
         denoiser = pipeline.unet
         if precision in QUANTISED:
-            denoiser = type(denoiser).from_pretrained(folder / "unet", **_denoiser_options(precision, device))
+            with quiet_diffusers():
+                denoiser = type(denoiser).from_pretrained(folder / "unet", **_denoiser_options(precision, device))
         denoiser = _frozen(denoiser, precision, device)
-    if device.type == "cpu" and denoiser.dtype == torch.bfloat16:
-        # torch's fused attention takes two to four times as long there, backwards above all.
-        denoiser.set_attn_processor(AttnProcessor())
-        pack_layers(denoiser)
+        if device.type == "cpu" and denoiser.dtype == torch.bfloat16:
+            # torch's fused attention takes two to four times as long there, backwards above all.
+            denoiser.set_attn_processor(AttnProcessor())
+            pack_layers(denoiser)
     return UNetDiffusion(
         name=name,
-        identity=identity,
+        identity=identity.result(),
         denoiser=denoiser,
         vae=pipeline.vae.to(device).requires_grad_(False).eval(),
         text=OneEncoder(pipeline.tokenizer, pipeline.text_encoder.to(device).requires_grad_(False).eval()),
@@ -203,14 +207,21 @@ def _frozen(denoiser: nn.Module, precision: str, device: torch.device) -> Any:
     return denoiser.requires_grad_(False).eval()
 
 
-def _identity(pipeline: Any) -> str:
-    """Hash of every weight's bits and of the noise schedule."""
+def _identity(stored: dict[str, dict[str, Tensor]], schedule: dict[str, Any]) -> str:
+    """Hash of every weight's bits, as stored and not as used, and of the noise schedule.
+
+    Args:
+        stored: weights by part and name; used up, so that those which are hashed can go.
+        schedule: the scheduler's configuration.
+    """
     digest = hashlib.sha256()
-    for part in ("unet", "vae", "text_encoder"):
-        for name, value in sorted(getattr(pipeline, part).state_dict().items()):
+    for part, weights in stored.items():
+        for name in sorted(weights):
+            value = weights.pop(name)
+            bits: Any = value.contiguous().view(torch.uint8).numpy()
             digest.update(f"{part}.{name}{tuple(value.shape)}".encode())
-            digest.update(value.contiguous().view(torch.uint8).numpy())
-    digest.update(json.dumps(dict(pipeline.scheduler.config), sort_keys=True, default=str).encode())
+            digest.update(bits)
+    digest.update(json.dumps(schedule, sort_keys=True, default=str).encode())
     return digest.hexdigest()[:16]
 
 
