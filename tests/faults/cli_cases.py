@@ -494,7 +494,6 @@ def _without_onnx(here, _):
 
 
 ONNX = {
-    "of a base that reads skeletons": (export(_is("writer")), "condition encoder"),
     "of a run of calligraphy": (export(_is("calligraphy run")), "condition encoder"),
     "of a folder of images": (export(_is("images")), "settings.json|no run"),
     "of what is not there": (export(lambda here: here.folder / "none"), "no run|settings.json"),
