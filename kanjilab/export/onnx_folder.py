@@ -35,7 +35,7 @@ ALL_PARTS = (*PARTS, CONDITION_PART)
 # How the weights of each part are stored.
 ONNX_WEIGHTS: dict[str, dict[str, str]] = {name: dict.fromkeys(ALL_PARTS, name) for name in WEIGHTS}
 ONNX_WEIGHTS["mixed"] = dict.fromkeys(ALL_PARTS, "fp16") | {"text_encoder": "int8"}
-ONNX_WEIGHTS["small"] = dict.fromkeys(ALL_PARTS, "int7") | {"text_encoder": "int8", "decoder": "fp16"}
+ONNX_WEIGHTS["small"] = dict.fromkeys(ALL_PARTS, "int8") | {"decoder": "fp16"}
 CARD = """# From text to glyph, as ONNX
 
 Draws from text without torch; `kanjilab.json` has the numbers. kanjilab's page draws from this folder in a browser.

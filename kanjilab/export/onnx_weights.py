@@ -11,10 +11,10 @@ import numpy as np
 if TYPE_CHECKING:
     import onnx
 
-WEIGHTS = ("fp32", "fp16", "int8", "int7")
+WEIGHTS = ("fp32", "fp16", "int8")
 FEWEST_NUMBERS = 1024  # of a weight; smaller ones stay fp32
 GROUP = 32  # numbers that share a scale
-LARGEST = {"int8": 127, "int7": 63}  # int7: a byte too, of which an eighth is saved where the file is packed
+INT8_MAX = 127
 
 
 def store_weights(model: "onnx.ModelProto", weights: str) -> None:
@@ -22,8 +22,7 @@ def store_weights(model: "onnx.ModelProto", weights: str) -> None:
 
     Args:
         model: with fp32 weights.
-        weights: one of `WEIGHTS`: fp32 leaves them, fp16 halves them, int8 has 8 bits and an fp16 scale of every 32,
-            int7 likewise 7 bits.
+        weights: one of `WEIGHTS`: fp32 leaves them, fp16 halves them, int8 has 8 bits and an fp16 scale of every 32.
     """
     from onnx import TensorProto, numpy_helper
 
@@ -35,8 +34,8 @@ def store_weights(model: "onnx.ModelProto", weights: str) -> None:
             kept.append(tensor)
             continue
         values = numpy_helper.to_array(tensor)
-        grouped = weights in LARGEST and values.size % GROUP == 0
-        arrays, needed = _int8(tensor.name, values, LARGEST[weights]) if grouped else _fp16(tensor.name, values)
+        grouped = weights == "int8" and values.size % GROUP == 0
+        arrays, needed = (_int8 if grouped else _fp16)(tensor.name, values)
         kept += [numpy_helper.from_array(array, name) for name, array in arrays.items()]
         nodes += needed
     rest = list(model.graph.node)
@@ -56,13 +55,13 @@ def _fp16(name: str, values: np.ndarray) -> tuple[dict[str, np.ndarray], list[An
     return {f"{name}.fp16": values.astype(np.float16)}, [_cast(f"{name}.fp16", name)]
 
 
-def _int8(name: str, values: np.ndarray, largest: int) -> tuple[dict[str, np.ndarray], list[Any]]:
+def _int8(name: str, values: np.ndarray) -> tuple[dict[str, np.ndarray], list[Any]]:
     """As `_fp16`."""
     from onnx import helper
 
     groups = values.reshape(-1, GROUP)
-    scale = np.maximum(np.abs(groups).max(1, keepdims=True) / largest, np.finfo(np.float16).tiny).astype(np.float16)
-    rounded = np.clip(np.round(groups / scale.astype(np.float32)), -largest, largest).astype(np.int8)
+    scale = np.maximum(np.abs(groups).max(1, keepdims=True) / INT8_MAX, np.finfo(np.float16).tiny).astype(np.float16)
+    rounded = np.clip(np.round(groups / scale.astype(np.float32)), -INT8_MAX, INT8_MAX).astype(np.int8)
     stored = {f"{name}.int8": rounded, f"{name}.scale": scale, f"{name}.shape": np.array(values.shape, np.int64)}
     nodes = [
         _cast(f"{name}.int8", f"{name}.whole"),
