@@ -176,12 +176,12 @@ def require_drawable(model: Path) -> None:
             f"{model}: the page draws gray pictures from WordPiece tokens, as pocket2 and the writer have them; got "
             f"{facts.get('channels')!s:.80} channels and {kind!s:.80}"
         )
+    if CONDITION_PART in facts:
+        raise ValueError(f"{model}: it is led by skeletons; expected a model that draws from text alone")
     if lacking := sorted(FACTS - facts.keys()):
         raise ValueError(f"{path}: expected the numbers of a model as ONNX, got none for {', '.join(lacking)}")
     if facts["format"] != FORMAT:
         raise ValueError(f"{path}: format: expected {FORMAT}, got {facts['format']!r:.80}: another version wrote it")
-    if CONDITION_PART in facts:
-        raise ValueError(f"{model}: it reads skeletons too; expected a model that draws from text alone")
     schedule, shape = facts["schedule"], facts["latent_shape"]
     if not isinstance(schedule, dict) or (SCHEDULE - schedule.keys()):
         raise ValueError(f"{path}: schedule: expected {', '.join(sorted(SCHEDULE))}, got {schedule!r:.80}")

@@ -39,19 +39,23 @@ const rimmed = (at) => (Math.floor(at / SIDE) + 1) * RIMMED + (at % SIDE) + 1;
 /** Which pixels go, by their neighbours, in one of the two alternating passes. */
 const REMOVABLE = [false, true].map((second) =>
   Uint8Array.from({ length: 256 }, (_, code) => {
-    const [above, , right, , below, , left] = AROUND.map((_, bit) => (code >> bit) & 1);
-    const count = AROUND.filter((_, bit) => (code >> bit) & 1).length;
-    const starts = AROUND.filter((_, bit) => !((code >> bit) & 1) && (code >> ((bit + 1) % 8)) & 1).length;
-    const kept = second ? (above && right && left) || (above && below && left) : (above && right && below) || (right && below && left);
-    return Number(count >= 2 && count <= 6 && starts === 1 && !kept);
+    const near = AROUND.map((_, bit) => (code >> bit) & 1);
+    const [above, aboveRight, right, belowRight, below, belowLeft, left, aboveLeft] = near;
+    const corners = [0, 2, 4, 6].map((side) => [near[side], near[side + 1], near[(side + 2) % 8]]);
+    const branches = corners.filter(([side, corner, following]) => !side && (corner || following)).length;
+    const one = (aboveLeft | above) + (aboveRight | right) + (belowRight | below) + (belowLeft | left);
+    const two = (above | aboveRight) + (right | belowRight) + (below | belowLeft) + (left | aboveLeft);
+    const kept = second ? (above | aboveRight | !belowRight) & right : (below | belowLeft | !aboveLeft) & left;
+    const least = Math.min(one, two);
+    return Number(branches === 1 && least >= 2 && least <= 3 && !kept);
   }),
 );
 
 /**
- * Strokes thinned to lines.
+ * Strokes thinned to lines, connected as before.
  * @param {Uint8Array} ink (128 · 128), 1 where there is ink
  * @returns {Uint8Array} likewise, a subset
- * Source: Zhang and Suen 1984, as in scikit-image's `skeletonize`.
+ * Source: Guo and Hall 1989, algorithm A1, as `kanjilab.data.skeleton.thin` has it.
  */
 export function thin(ink) {
   const paper = new Uint8Array(RIMMED * RIMMED);
