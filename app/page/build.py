@@ -55,9 +55,9 @@ EXAMPLES = (
     "outside: gate, inside: person",
     "to swim in a river",
 )
-KNOWN = 600  # kanji that can be typed, the most frequent ones
+FREQUENT = 1_400  # kanji that can be typed
 KANA = "".join(chr(code) for start in (0x3041, 0x30A1) for code in range(start, start + 83))
-BRUSH_EXAMPLES = ("永", "夢", "龍", "春", "風", "あ")
+BRUSH_EXAMPLES = ("春", "永", "夢", "鳥", "風", "花")
 INK = 128  # gray below which a cell is not blank
 DRAWN = 4  # glyphs of the first example that are there before anything is loaded
 STRIPS = {
@@ -290,10 +290,11 @@ def _brush_page(site: Site) -> None:
 
     base = load_base("calligraphy")
     encoder = skeleton_encoder(base)
-    frequent = load_characters()["frequency"].dropna().sort_values().index
-    known = "".join([character for character in frequent if character in encoder.characters][:KNOWN])
+    frequent = load_characters()["frequency"].dropna().sort_values().index[:FREQUENT]
+    known = "".join(character for character in frequent if character in encoder.characters)
+    others = "".join(character for character in frequent if character not in known)
     base = dataclasses.replace(base, condition_encoder=knowing(encoder, known))
-    lines = {character: typed_skeleton(character) for character in known + KANA}
+    lines = {character: typed_skeleton(character) for character in known + others + KANA}
     packed = pack_skeletons(np.stack(list(lines.values())))
     (site.folder / "skeletons.bin.gz").write_bytes(gzip.compress(packed.tobytes(), 9, mtime=0))
     (site.folder / "skeletons.json").write_text(json.dumps({"characters": "".join(lines), "known": len(known)}))
@@ -309,7 +310,7 @@ def _brush_page(site: Site) -> None:
         chips="".join(f'<button type="button">{html.escape(text)}</button>' for text in BRUSH_EXAMPLES),
         drawn=site.picture("written", Image.fromarray(np.asarray(drawn))),
         megabytes=round(sum(sizes.values()) / 1e6),
-        known=len(known),
+        frequent=f"{len(frequent):,}",
         guidance=f"{WRITING.guidance:g}",
         skeleton_guidance=f"{WRITING.array_guidance:g}",
     )

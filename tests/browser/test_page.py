@@ -115,7 +115,7 @@ def test_a_link_draws_what_python_draws_also_offline(base, address, page: Page, 
     assert problems == []
 
 
-def test_strokes_are_written_and_a_typed_character_as_in_python(address, page: Page, record_property):
+def test_strokes_are_written_and_a_typed_character_as_in_python(address, site, page: Page, record_property):
     if not (page_build.RUNTIME / "ort.wasm.bundle.min.mjs").is_file():
         pytest.skip(NO_RUNTIME)
     problems: list[str] = []
@@ -137,6 +137,9 @@ def test_strokes_are_written_and_a_typed_character_as_in_python(address, page: P
     assert inked([drawn], skeleton_of_strokes([[(10, 10), (118, 10)]])) < [0.5], "ink is everywhere"
     expect(glyph).to_have_accessible_name(f"What you drew, written: {style}")
 
+    offered = page.get_by_role("group", name="Examples").get_by_role("button").all_text_contents()
+    skeletons = json.loads((site / "skeletons.json").read_text())
+    assert len(offered) > 3 and set(offered) < set(skeletons["characters"])
     typed = page.get_by_label("Character to write")
     typed.fill("国")
     page.keyboard.press("Enter")

@@ -115,7 +115,7 @@ async function writeTyped() {
   const [character] = typed.value.normalize("NFC").trim();
   if (!places.has(character)) {
     said.textContent = character
-      ? `The page has no skeleton of ${character}: draw it, or type one of the ${known} most frequent kanji, or kana.`
+      ? `The page has no skeleton of ${character}: draw it, or type a frequent kanji, or kana.`
       : "Type a character.";
     typed.focus();
     return;
