@@ -5,6 +5,7 @@ over training and the coined kanji, and holds the documents. It asks no other ma
 """
 
 import argparse
+import dataclasses
 import gzip
 import hashlib
 import html
@@ -26,9 +27,14 @@ sys.path.insert(0, str(Path(__file__).parent))
 
 from documents import Documents, document_pages  # noqa: E402
 
+from kanjilab.core.images import SIZE_PX  # noqa: E402
 from kanjilab.core.outside_files import checked_file, read_file, read_json_object  # noqa: E402
 from kanjilab.core.storage import appearing_folder, write_json_atomic  # noqa: E402
-from kanjilab.export.onnx_folder import FORMAT, PARTS  # noqa: E402
+from kanjilab.data.calligraphy import STYLES  # noqa: E402
+from kanjilab.data.dictionary import load_characters  # noqa: E402
+from kanjilab.data.skeleton import pack_skeletons  # noqa: E402
+from kanjilab.export.onnx_folder import CONDITION_PART, FORMAT, PARTS, base_to_onnx  # noqa: E402
+from kanjilab.models.diffusion import LatentDiffusion  # noqa: E402
 from kanjilab.models.sampling import Sampling  # noqa: E402
 from kanjilab.viz.strip import draw_cell, strip_cells  # noqa: E402
 from kanjilab.widgets.ablation_catalogue import menu, study_catalogue  # noqa: E402
@@ -49,6 +55,9 @@ EXAMPLES = (
     "outside: gate, inside: person",
     "to swim in a river",
 )
+FREQUENT = 1_400  # kanji that can be typed
+KANA = "".join(chr(code) for start in (0x3041, 0x30A1) for code in range(start, start + 83))
+BRUSH_EXAMPLES = ("春", "永", "夢", "鳥", "風", "花")
 INK = 128  # gray below which a cell is not blank
 DRAWN = 4  # glyphs of the first example that are there before anything is loaded
 STRIPS = {
@@ -63,7 +72,7 @@ STRIPS = {
 }
 STUDIES = ROOT / "figures" / "studies"
 PANEL = ROOT / "kanjilab" / "widgets"
-NAMES = {"index": "Draw", "strips": "Training", "coined": "Coined", "ablations": "Ablations"}
+NAMES = {"index": "Draw", "write": "Write", "strips": "Training", "coined": "Coined", "ablations": "Ablations"}
 
 
 class Site:
@@ -138,6 +147,7 @@ def build(out: Path, model: Path | None = None, repository: str = "") -> int:
         weights = _model_files(site, model)
         drawn = site.picture("drawn", _drawn(weights)) if model is None else ""
         _first_page(site, weights, drawn=drawn, **teasers)
+        _brush_page(site)
         _service_worker(folder)
         size = sum(file.stat().st_size for file in folder.rglob("*") if file.is_file())
         if size > LIMIT_BYTES:
@@ -166,6 +176,8 @@ def require_drawable(model: Path) -> None:
             f"{model}: the page draws gray pictures from WordPiece tokens, as pocket2 and the writer have them; got "
             f"{facts.get('channels')!s:.80} channels and {kind!s:.80}"
         )
+    if CONDITION_PART in facts:
+        raise ValueError(f"{model}: it is led by skeletons; expected a model that draws from text alone")
     if lacking := sorted(FACTS - facts.keys()):
         raise ValueError(f"{path}: expected the numbers of a model as ONNX, got none for {', '.join(lacking)}")
     if facts["format"] != FORMAT:
@@ -247,10 +259,9 @@ def _model_files(site: Site, model: Path | None) -> Path:
     """The model and its runtime, packed; the folder of the site that holds the model."""
     with tempfile.TemporaryDirectory(prefix="kanjilab-") as temporary:
         if model is None:
-            from kanjilab.export.onnx_folder import base_to_onnx
             from kanjilab.models.loading import load_base
 
-            model = base_to_onnx(load_base("writer"), Path(temporary) / "writer", "mixed")
+            model = base_to_onnx(load_base("writer"), Path(temporary) / "writer", "small")
         weights, vendor = site.folder / "model", site.folder / "vendor"
         weights.mkdir()
         vendor.mkdir()
@@ -269,6 +280,71 @@ def _pack(source: Path, folder: Path) -> Path:
     target = folder / f"{source.name}.gz"
     target.write_bytes(gzip.compress(source.read_bytes(), 6, mtime=0))
     return target
+
+
+def _brush_page(site: Site) -> None:
+    """The page that calligraphy writes on, with its model and the skeletons that can be typed."""
+    from kanjilab.experiments.writing import WRITING, skeleton_encoder, typed_skeleton, write, writing_prompt
+    from kanjilab.models.loading import load_base
+    from kanjilab.models.skeleton_encoder import knowing
+
+    base = load_base("calligraphy")
+    encoder = skeleton_encoder(base)
+    frequent = load_characters()["frequency"].dropna().sort_values().index[:FREQUENT]
+    known = "".join(character for character in frequent if character in encoder.characters)
+    others = "".join(character for character in frequent if character not in known)
+    base = dataclasses.replace(base, condition_encoder=knowing(encoder, known))
+    lines = {character: typed_skeleton(character) for character in known + others + KANA}
+    packed = pack_skeletons(np.stack(list(lines.values())))
+    (site.folder / "skeletons.bin.gz").write_bytes(gzip.compress(packed.tobytes(), 9, mtime=0))
+    (site.folder / "skeletons.json").write_text(json.dumps({"characters": "".join(lines), "known": len(known)}))
+    for name in ("brush_board.js", "brush_board.css"):
+        shutil.copyfile(PANEL / name, site.folder / name)
+    sizes = _calligraphy_files(site, base)
+    example, styles = BRUSH_EXAMPLES[0], [style.caption for style in STYLES]
+    prompt = writing_prompt(base, styles[0], index=known.index(example) + 1, typed=lines[example])
+    drawn = draw_cell(write(base, [prompt])[0], SIZE_PX)
+    main = Template((SOURCE / "write.html").read_text()).substitute(
+        example=example,
+        styles="".join(f"<option>{html.escape(style)}</option>" for style in styles),
+        chips="".join(f'<button type="button">{html.escape(text)}</button>' for text in BRUSH_EXAMPLES),
+        drawn=site.picture("written", Image.fromarray(np.asarray(drawn))),
+        megabytes=round(sum(sizes.values()) / 1e6),
+        frequent=f"{len(frequent):,}",
+        guidance=f"{WRITING.guidance:g}",
+        skeleton_guidance=f"{WRITING.array_guidance:g}",
+    )
+    site.write("write.html", "Write by brush", main, ["write.js"])
+
+
+def _calligraphy_files(site: Site, base: LatentDiffusion) -> dict[str, int]:
+    """Calligraphy's model, packed; the bytes of all files that it needs, by name.
+
+    The nine captions' states come with it, in place of the text encoder; a decoder that another model of the site has
+    too is not packed again.
+    """
+    captions = ["", *(style.caption for style in STYLES)]
+    target = site.folder / "calligraphy"
+    target.mkdir()
+    with tempfile.TemporaryDirectory(prefix="kanjilab-") as temporary:
+        model = base_to_onnx(base, Path(temporary) / "calligraphy", "small")
+        facts = read_json_object(model / "kanjilab.json", "the numbers of a model as ONNX")
+        write_json_atomic(target / "kanjilab.json", facts | {"captions": captions})
+        shutil.copyfile(model / "README.md", target / "README.md")
+        states = base.encode_text(captions).tokens.numpy()
+        (target / "states.bin.gz").write_bytes(gzip.compress(states.tobytes(), 9, mtime=0))
+        files = [
+            target / "states.bin.gz",
+            *(_pack(model / f"{part}.onnx", target) for part in (CONDITION_PART, "denoiser")),
+        ]
+        decoder, other = _pack(model / "decoder.onnx", target), site.folder / "model" / "decoder.onnx.gz"
+        if decoder.read_bytes() == other.read_bytes():
+            decoder.unlink()
+            decoder = other
+    files += [target / "states.bin.gz", decoder, site.folder / "vendor" / "ort-wasm-simd-threaded.wasm.gz"]
+    sizes = {file.relative_to(site.folder).as_posix(): file.stat().st_size for file in files}
+    (target / "files.json").write_text(json.dumps(sizes))
+    return sizes
 
 
 def _first_page(site: Site, weights: Path, **pictures: str) -> None:
@@ -399,7 +475,7 @@ def _service_worker(folder: Path) -> None:
     for file in sorted(path for path in folder.rglob("*") if path.is_file() and path.name != ".nojekyll"):
         name = file.relative_to(folder).as_posix()
         digest.update(name.encode() + hashlib.sha256(file.read_bytes()).digest())
-        if not name.startswith(("model/", "vendor/", "reports/", "ablations/")):
+        if not name.startswith(("model/", "calligraphy/", "vendor/", "reports/", "ablations/")):
             small.append(name)
     names = f"const HASH = {json.dumps(digest.hexdigest()[:16])};\nconst FILES = {json.dumps(small)};\n"
     (folder / "service-worker.js").write_text(names + (SOURCE / "service-worker.js").read_text())

@@ -22,9 +22,9 @@ from kanjilab.models.diffusion import LatentDiffusion
 from kanjilab.models.sampling import Sampling, sample
 from kanjilab.models.skeleton_encoder import SkeletonEncoder
 from kanjilab.models.trainable import Trainable
+from kanjilab.training.presets import WRITING
 
 OTHER_LAYOUTS = {chr(code) for code in range(0x2FF0, 0x3000)} - SLOTS_OF_LAYOUT.keys()  # as ⿲, of three parts
-WRITING = Sampling("dpm-solver++", steps=18, guidance=2.5, array_guidance=5.0)
 
 
 def skeleton_encoder(base: LatentDiffusion) -> SkeletonEncoder:

@@ -98,9 +98,19 @@ class SkeletonEncoder(nn.Module):
         if not ((index >= 0) & (index <= len(self.characters))).all():
             found = sorted(set(index.tolist()) - set(range(len(self.characters) + 1)))
             raise ValueError(f"index: expected 0 (none) to {len(self.characters)} (the known characters), got {found}")
+        skeletons = torch.cat([unpack_bits(bits) for bits in packed.values()], dim=1)
+        return self.told(states, skeletons, index)
+
+    def told(self, states: Conditioning, skeletons: Tensor, index: Tensor) -> Conditioning:
+        """What `forward` gives, of unpacked skeletons.
+
+        Args:
+            states: of the text, of N captions.
+            skeletons: (N, 2, H, W) float, 1 where there is a line, in the order of `SKELETONS`.
+            index: (N,) int64.
+        """
         of_index = self.index(index).unflatten(1, (INDEX_TOKENS, -1))
         tokens = [states.tokens, of_index.to(states.tokens.dtype)]
-        skeletons = torch.cat([unpack_bits(bits) for bits in packed.values()], dim=1)  # (N, 2, H, W)
         read, hint = self.skeleton(skeletons), None  # (N, C, h, w) or (N, patches, D)
         if self.enters == "hint":
             hint = read
@@ -171,6 +181,24 @@ def with_skeletons(
         with torch.no_grad():
             encoder.index.weight[1:] = averaged_states(base.text, captions).flatten(1)
     return with_condition_encoder(base, encoder)
+
+
+def knowing(encoder: SkeletonEncoder, characters: str) -> SkeletonEncoder:
+    """The same encoder with the indices of some of its characters only, in the order given.
+
+    Args:
+        encoder: stays as it is.
+        characters: each once, all of the encoder's.
+    Raises:
+        ValueError: one that it does not know, or one twice.
+    """
+    if unknown := sorted(set(characters) - set(encoder.characters)):
+        raise ValueError(f"expected characters that have an index, got {unknown[0]!r} ({len(unknown)} have none)")
+    config: dict[str, Any] = encoder.config | {"characters": characters}
+    fewer = SkeletonEncoder(**config)
+    rows = [0, *(encoder.characters.index(character) + 1 for character in characters)]
+    fewer.load_state_dict(encoder.state_dict() | {"index.weight": encoder.index.weight[rows]})
+    return fewer.eval().requires_grad_(False)
 
 
 def averaged_states(text: TextEncoders, captions: Sequence[str]) -> Tensor:

@@ -34,6 +34,7 @@ DEMO_ARM = Arm(
 ARTICLE_ARM = Arm(targets="cross-attention", alpha=4.0)
 
 DEMO_SAMPLING = Sampling("dpm-solver++", steps=15, guidance=5.0)
+WRITING = Sampling("dpm-solver++", steps=18, guidance=2.5, array_guidance=5.0)  # of bases that read skeletons
 
 
 @dataclass(frozen=True)

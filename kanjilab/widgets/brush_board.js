@@ -1,4 +1,6 @@
 // A square to draw a skeleton in, by mouse, pen or touch; what is drawn lies over a picture that the kernel sends.
+// The model holds `drawing` and `example`, as brush_board.py describes them; without a kernel (app/page/source/write.js)
+// `opens` is false: nobody would read a picture that is opened.
 
 const SIDE = 128; // of a skeleton, in its pixels: the unit of all coordinates
 const PEN = 3.2, STEP = 0.7; // width of a stroke as it is shown, and the least way between two of its points
@@ -46,7 +48,7 @@ function render({ model, el }) {
   const said = node("p", { id, className: "soft" });
   said.setAttribute("role", "status");
   el.classList.add("kanjilab-board");
-  el.append(canvas, node("div", {}, undo, clear, open), said);
+  el.append(canvas, node("div", {}, undo, clear, ...(model.get("opens") === false ? [] : [open])), said);
 
   const context = canvas.getContext("2d");
   let past = []; // states before the present one

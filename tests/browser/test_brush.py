@@ -6,19 +6,16 @@ from itertools import pairwise
 
 import numpy as np
 from playwright.sync_api import Locator, expect
-from scipy.ndimage import distance_transform_edt
 
-from kanjilab.core.images import SIZE_PX
 from kanjilab.data.skeleton import skeleton_of_strokes
 from kanjilab.widgets.common import FOLDER
 
 from .alone import show_alone
 from .lab import wait_until
 from .pixels import pixels
+from .strokes import INKED_LEAST, TREE, draw, inked
 
 SLOW_MS = 120_000
-NEAR_PX, INKED_LEAST = 3, 0.8  # in the four styles all of the lines, of one stroke alone about 0.3
-TREE = [[(22, 44), (106, 42)], [(64, 16), (65, 114)], [(62, 46), (44, 78), (20, 98)], [(67, 46), (84, 76), (110, 98)]]
 CELL = """
 from kanjilab.widgets import BrushPanel
 
@@ -31,30 +28,12 @@ NAMELESS = """place => [...place.querySelectorAll('canvas, button, input, select
 ).map(e => e.outerHTML)"""
 
 
-def draw(canvas: Locator, strokes: list) -> None:
-    """Real pointer events: down, moves, up."""
-    box, mouse = canvas.bounding_box(), canvas.page.mouse
-    assert box
-    for stroke in strokes:
-        points = [(box["x"] + x / SIZE_PX * box["width"], box["y"] + y / SIZE_PX * box["height"]) for x, y in stroke]
-        mouse.move(*points[0])
-        mouse.down()
-        for point in points[1:]:
-            mouse.move(*point, steps=4)
-        mouse.up()
-
-
 def shown(glyphs: Locator) -> list[np.ndarray]:
     return [pixels(image) for image in glyphs.all()]
 
 
 def same(glyphs: list[np.ndarray], others: list[np.ndarray]) -> bool:
     return all(np.array_equal(glyph, other) for glyph, other in zip(glyphs, others, strict=True))
-
-
-def inked(glyphs: list[np.ndarray], lines: np.ndarray) -> list[float]:
-    """The share of the lines' pixels that have ink nearby, of each glyph."""
-    return [float((distance_transform_edt(image >= 128)[lines] <= NEAR_PX).mean()) for image in glyphs]
 
 
 def test_what_is_drawn_is_written(open_notebook, record_property):

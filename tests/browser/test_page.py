@@ -1,9 +1,12 @@
 """The static page in Chromium: it draws what Python draws, without a network, and reads well everywhere."""
 
+import dataclasses
 import functools
 import http.server
 import io
+import json
 import threading
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -13,11 +16,15 @@ from PIL import Image
 from playwright.sync_api import BrowserContext, Locator, Page, expect
 
 from app.page import build as page_build
+from kanjilab.data.skeleton import skeleton_of_strokes
+from kanjilab.experiments.writing import WRITING, index_of, typed_skeleton, write, writing_prompt
 from kanjilab.export.onnx_folder import base_to_onnx
 from kanjilab.models.loading import load_base
 from kanjilab.models.sampling import Sampling, sample
 from kanjilab.viz.strip import WHITENED
 from tests.tiny import save_tiny_pipeline
+
+from .strokes import INKED_LEAST, TREE, draw, inked
 
 NO_RUNTIME = "onnxruntime-web is not there: make page installs it with npm"
 CANVAS = """canvas => {
@@ -25,6 +32,8 @@ CANVAS = """canvas => {
   return [...data.filter((_, at) => at % 4 === 0)];
 }"""
 SIZE_PX = 32
+WRITING_STEPS = 6  # in place of 18
+LOADED_MS = 120_000  # longest wait for the first glyph
 
 
 @pytest.fixture(scope="module")
@@ -41,6 +50,9 @@ def site(base, tmp_path_factory) -> Path:
         return folder
     model = base_to_onnx(base, folder / "model", "fp32", size_px=SIZE_PX)
     page_build.build(folder / "site", model)
+    facts = folder / "site" / "calligraphy" / "kanjilab.json"
+    numbers = json.loads(facts.read_text())
+    facts.write_text(json.dumps(numbers | {"sampling": numbers["sampling"] | {"steps": WRITING_STEPS}}))
     return folder / "site"
 
 
@@ -64,8 +76,7 @@ def address(server) -> str:
 
 def glyphs(page: Page) -> np.ndarray:
     """(4, H, W) gray levels of the canvases."""
-    found = [np.array(canvas.evaluate(CANVAS), int) for canvas in page.locator(".glyph canvas").all()]
-    return np.stack([one.reshape(SIZE_PX, SIZE_PX) for one in found])
+    return np.stack([gray(canvas) for canvas in page.locator(".glyph canvas").all()])
 
 
 def drawn_by_python(base, prompt: str, seed: int, guidance: float) -> np.ndarray:
@@ -104,6 +115,60 @@ def test_a_link_draws_what_python_draws_also_offline(base, address, page: Page, 
     assert problems == []
 
 
+def test_strokes_are_written_and_a_typed_character_as_in_python(address, site, page: Page, record_property):
+    if not (page_build.RUNTIME / "ort.wasm.bundle.min.mjs").is_file():
+        pytest.skip(NO_RUNTIME)
+    problems: list[str] = []
+    page.on("pageerror", lambda error: problems.append(str(error)))
+    page.on("console", lambda message: problems.append(message.text) if message.type == "error" else None)
+    page.goto(f"{address}/write.html")
+    said, glyph = page.locator("#said"), page.locator("#glyph")
+    expect(said).to_contain_text("was written beforehand")
+    style = "running script, brush, by zhi mang xing"
+    page.get_by_label("Style", exact=True).evaluate("(select, style) => (select.value = style)", style)
+    draw(page.get_by_role("img", name="Drawing surface"), TREE)
+    start = time.monotonic()
+    expect(page.get_by_text("Drawn: 4 strokes.")).to_be_visible()
+    expect(said).to_have_text(f"Written: {style}.", timeout=LOADED_MS)
+    seconds = time.monotonic() - start
+    drawn, lines = gray(glyph), skeleton_of_strokes(TREE)
+    (share,) = inked([drawn], lines)
+    assert share >= INKED_LEAST
+    assert inked([drawn], skeleton_of_strokes([[(10, 10), (118, 10)]])) < [0.5], "ink is everywhere"
+    expect(glyph).to_have_accessible_name(f"What you drew, written: {style}")
+
+    offered = page.get_by_role("group", name="Examples").get_by_role("button").all_text_contents()
+    skeletons = json.loads((site / "skeletons.json").read_text())
+    assert len(offered) > 3 and set(offered) < set(skeletons["characters"])
+    typed = page.get_by_label("Character to write")
+    typed.fill("国")
+    page.keyboard.press("Enter")
+    expect(page.get_by_text("Drawn: the skeleton of 国.")).to_be_visible()
+    expect(glyph).to_have_accessible_name(f"“国”, written: {style}")
+    expect(said).to_have_text(f"Written: {style}.", timeout=LOADED_MS)
+    base = load_base("calligraphy")
+    prompt = writing_prompt(base, style, index=index_of(base, "国"), typed=typed_skeleton("国"))
+    expected = WHITENED[write(base, [prompt], 0, dataclasses.replace(WRITING, steps=WRITING_STEPS))[0]]
+    difference = np.abs(gray(glyph) - expected.astype(int)).mean()
+    assert difference < 3 and np.abs(drawn - expected.astype(int)).mean() > 30
+    for unknown in ("鬱", "A", ""):
+        typed.fill(unknown)
+        page.keyboard.press("Enter")
+        expect(said).to_contain_text(f"no skeleton of {unknown}" if unknown else "Type a character.")
+    page.get_by_role("button", name="Clear").click()
+    expect(said).to_have_text("Draw a stroke, or type a character.")
+    expect(glyph).to_have_accessible_name("Nothing is written yet")
+    assert problems == []
+    record_property("measured", f"page: {seconds:.1f} s to the first glyph of {WRITING_STEPS} steps; {share:.2f} inked")
+
+
+def gray(canvas: Locator) -> np.ndarray:
+    """(H, W) gray levels of a canvas."""
+    values = np.array(canvas.evaluate(CANVAS), int)
+    edge = round(len(values) ** 0.5)
+    return values.reshape(edge, edge)
+
+
 def test_a_strip_is_scrubbed_by_the_keyboard(address, page: Page):
     page.goto(f"{address}/strips.html")
     slider = page.get_by_role("slider", name="Checkpoint").first
@@ -127,7 +192,7 @@ def shot(element: Locator) -> np.ndarray:
 def test_pages_fit_and_are_legible(address, site, scheme, width, page: Page, screenshots: Path):
     page.emulate_media(color_scheme=scheme)
     page.set_viewport_size({"width": width, "height": 850})
-    names = ["index", "strips", "coined", "docs/findings"]
+    names = ["index", "write", "strips", "coined", "docs/findings"]
     for name in [name for name in names if (site / f"{name}.html").exists()]:
         page.goto(f"{address}/{name}.html")
         expect(page.get_by_role("heading", level=1)).to_be_visible()

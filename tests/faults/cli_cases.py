@@ -494,7 +494,6 @@ def _without_onnx(here, _):
 
 
 ONNX = {
-    "of a base that reads skeletons": (export(_is("writer")), "condition encoder"),
     "of a run of calligraphy": (export(_is("calligraphy run")), "condition encoder"),
     "of a folder of images": (export(_is("images")), "settings.json|no run"),
     "of what is not there": (export(lambda here: here.folder / "none"), "no run|settings.json"),
@@ -516,16 +515,16 @@ def _filled(here):
     (here.folder / "out" / "mine.txt").write_text("mine")
 
 
-def _damaged_run(name: str):
+def _damaged(source: str, name: str):
     def lay(here):
-        _cut(name)(here.take("run"))
-        return here.folder / "run"
+        _cut(name)(here.take(source))
+        return here.folder / source
 
     return lay
 
 
-def _export_run(here, run):
-    here.call("export", run, here.folder / "out", "--format", "onnx")
+def _export_it(here, source):
+    here.call("export", source, here.folder / "out", "--format", "onnx")
 
 
 def _draw(name, says="", **rest):
@@ -609,8 +608,14 @@ CASES = [
         _aside("above", Path.touch),
         "above",
     ),
+    Case(
+        "ONNX: of a base with a damaged encoder of skeletons",
+        _export_it,
+        _damaged("writer", "condition_encoder/model.safetensors"),
+        "model.safetensors",
+    ),
     *(
-        Case(f"ONNX: of a run with {name}", _export_run, _damaged_run(path), says)
+        Case(f"ONNX: of a run with {name}", _export_it, _damaged("run", path), says)
         for name, path, says in (
             ("weights cut off", "checkpoints/step_000004/arm_0/adapter_model.safetensors", "step_000004|step 4"),
             ("settings cut off", "settings.json", "settings.json"),

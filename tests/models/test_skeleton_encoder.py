@@ -14,6 +14,7 @@ from kanjilab.models.sampling import Sampling, sample
 from kanjilab.models.skeleton_encoder import (
     INDEX_TOKENS,
     SkeletonEncoder,
+    knowing,
     load_encoder,
     save_encoder,
     unpack_bits,
@@ -119,6 +120,18 @@ def test_an_index_starts_from_the_states_of_a_caption(base):
         expected.append(torch.cat([run.mean(dim=0) for run in own.split(lengths)]))
     assert_close(led.index.weight[1:].detach(), torch.stack(expected))
     assert led.index.weight[0].abs().max() == 0
+
+
+def test_an_encoder_that_knows_fewer_characters_says_the_same_of_these(base):
+    whole = with_skeletons(base, "hint", "永国水火", seed=1).condition_encoder
+    fewer, states = knowing(whole, "火永"), base.encode_text(["queen", "", "water"])
+    arrays = {"skeleton": PACKED}
+    found = fewer(states, arrays | {"index": torch.tensor([0, 1, 2])})
+    expected = whole(states, arrays | {"index": torch.tensor([0, 4, 1])})
+    assert torch.equal(found.tokens, expected.tokens) and torch.equal(found.hint, expected.hint)
+    assert fewer.characters == "火永" and len(fewer.index.weight) == 3 and whole.characters == "永国水火"
+    with pytest.raises(ValueError, match="expected characters that have an index, got '木'"):
+        knowing(whole, "永木")
 
 
 def test_what_is_stored_beside_a_base_is_loaded_with_it_and_diffusers_ignores_it(folder, tmp_path):

@@ -1,4 +1,4 @@
-"""The page's modules compute what Python computes: noise, sampler, guidance, tokenizer. They run in node."""
+"""The page's modules compute what Python computes: noise, sampler, guidance, tokenizer, skeletons. They run in node."""
 
 import itertools
 import json
@@ -11,9 +11,13 @@ import numpy as np
 import pytest
 import torch
 from diffusers import DPMSolverMultistepScheduler
+from scipy.ndimage import distance_transform_edt, gaussian_filter
 
+from kanjilab.core.images import SIZE_PX
 from kanjilab.core.rng import STREAMS, counted_rng
+from kanjilab.data.skeleton import pack_skeletons, skeleton_of_strokes, thin
 from kanjilab.models.minilm import TOKENS, minilm_folder
+from kanjilab.models.sampling import Sampling
 from kanjilab.training.denoiser import SCHEDULER_CONFIG
 
 SOURCE = Path(__file__).parents[2] / "app" / "page" / "source"
@@ -47,6 +51,7 @@ def node() -> str | None:
 def computed(script: str, **given):
     """What a script prints as JSON; the modules' names and `given` are there."""
     names = {"random": "normals", "sampler": "DpmSolver, guided, timestepsOf", "tokenizer": "WordPiece"}
+    names["skeleton"] = "skeletonOfStrokes, thin, unpack"
     imports = "".join(f'import {{ {what} }} from "{(SOURCE / f"{name}.js").as_uri()}";' for name, what in names.items())
     text = f"{imports} import fs from 'node:fs'; const given = JSON.parse(fs.readFileSync(0)); {script}"
     command = [node(), "--no-warnings", "--input-type=module", "-e", text]
@@ -74,6 +79,14 @@ def test_guidance_pairs_the_empty_caption_with_the_prompt():
     pairs = [1, 2, 11, 22, 3, 4, 3, 4]  # two pictures of two numbers: empty, asked, empty, asked
     found = computed("console.log(JSON.stringify([...guided(Float32Array.from(given.pairs), 2, 3)]))", pairs=pairs)
     assert found == [1 + 3 * 10, 2 + 3 * 20, 3, 4]
+
+
+def test_guidance_has_a_scale_of_the_arrays():
+    predicted = torch.randn(2 * 3, 1, 2, 2, generator=torch.Generator().manual_seed(0))
+    sampling = Sampling("dpm-solver++", guidance=2.5, array_guidance=5.0)
+    script = "console.log(JSON.stringify([...guided(Float32Array.from(given.predicted), 4, 2.5, 5)]))"
+    found = computed(script, predicted=predicted.flatten().tolist())
+    torch.testing.assert_close(torch.tensor(found), sampling.guided(predicted).flatten(), atol=1e-5, rtol=0)
 
 
 LOOP = """
@@ -128,3 +141,44 @@ def test_captions_become_the_same_tokens(tmp_path):
     reading = dict(zip(TEXTS, found, strict=True))
     assert reading["word " * 60]["count"] == 62
     assert reading[TEXTS[7]]["unknown"][0] == "🐉" and reading["left: water, right: three"]["unknown"] == []
+
+
+SHARES = np.linspace(0, 1, 60)
+WAVE = [(20 + 80 * share, 64 + 40 * np.sin(5 * share)) for share in SHARES]
+RING = [(64 + 40 * np.cos(6.3 * share), 64 + 40 * np.sin(6.3 * share)) for share in SHARES]
+DRAWINGS = {
+    "a cross": [[(20, 64), (108, 64)], [(64, 20), (64, 108)]],
+    "a wave": [WAVE],
+    "a ring and what crosses it": [RING, WAVE],
+    "a dot": [[(30.0, 90.0)]],
+    "along the edges": [[(0, 0), (128, 0), (128, 128)]],
+    "half of it outside": [[(100, 30), (160, 30)]],
+}
+
+
+def test_strokes_become_the_same_lines_to_within_a_pixel():
+    """Python's are drawn by Pillow and thinned by scikit-image, so that pixels and ends of lines differ."""
+    script = "console.log(JSON.stringify(given.drawings.map((strokes) => [...skeletonOfStrokes(strokes)])))"
+    found = computed(script, drawings=[*DRAWINGS.values(), [[[200, 300]]], [[]], []])
+    lines = np.array(found, bool).reshape(-1, SIZE_PX, SIZE_PX)
+    for name, strokes, own in zip(DRAWINGS, DRAWINGS.values(), lines, strict=False):
+        expected = skeleton_of_strokes(strokes)
+        assert distance_transform_edt(~expected)[own].max() < 2.5, name
+        away = distance_transform_edt(~own)[expected]
+        assert away.max() < 3.5 and (away < 1.5).mean() > 0.95, name
+    assert not lines[len(DRAWINGS) :].any()
+
+
+def test_ink_is_thinned_to_the_same_pixels():
+    noise = np.random.default_rng(0).standard_normal((4, SIZE_PX, SIZE_PX))
+    ink = np.stack([gaussian_filter(one, size) > 0.1 / size for one, size in zip(noise, (1, 2, 4, 6), strict=True)])
+    script = "console.log(JSON.stringify(given.ink.map((one) => [...thin(Uint8Array.from(one))])))"
+    found = computed(script, ink=ink.reshape(4, -1).astype(int).tolist())
+    assert np.array_equal(np.array(found, bool).reshape(ink.shape), thin(ink))
+
+
+def test_skeletons_are_unpacked():
+    lines = np.random.default_rng(0).integers(0, 2, (3, SIZE_PX, SIZE_PX)) > 0
+    packed = pack_skeletons(lines).flatten().tolist()
+    found = computed("console.log(JSON.stringify([...unpack(Uint8Array.from(given.packed))]))", packed=packed)
+    assert np.array_equal(found, lines.flatten())

@@ -39,7 +39,8 @@ class Addresses(HTMLParser):
 def folder(tmp_path_factory) -> Path:
     site = Site(tmp_path_factory.mktemp("site"))
     write_pages(site)
-    site.write("index.html", "First", "<h1>First</h1>")
+    for name in ("index", "write"):  # which need models
+        site.write(f"{name}.html", "First", "<h1>First</h1>")
     return site.folder
 
 
@@ -122,6 +123,10 @@ def test_a_model_that_the_page_cannot_draw_with_is_refused(tmp_path):
     (tmp_path / "kanjilab.json").write_text('{"channels": 3}')
     (tmp_path / "tokenizer" / "tokenizer.json").write_text('{"model": {"type": "BPE"}}')
     with pytest.raises(ValueError, match="gray pictures from WordPiece tokens.* got 3 channels and BPE"):
+        page.build(tmp_path / "site", tmp_path)
+    (tmp_path / "kanjilab.json").write_text('{"channels": 1, "condition_encoder": {}}')
+    (tmp_path / "tokenizer" / "tokenizer.json").write_text('{"model": {"type": "WordPiece"}}')
+    with pytest.raises(ValueError, match="led by skeletons; expected a model that draws from text alone"):
         page.build(tmp_path / "site", tmp_path)
     assert not (tmp_path / "site").exists()
 

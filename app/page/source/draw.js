@@ -1,18 +1,13 @@
 // The first page: a prompt, four glyphs that form out of noise, and a link that draws the same again.
 
-import { kept } from "./offline.js";
+import { Painter, savePicture, show, wholeNumber } from "./painter.js";
 
 const COUNT = 4;
 const STEPS = 15;
-const WHITE = 240; // shown as white: a decoder's blank paper is mottled just below 255 (kanjilab.viz.strip)
-const SAVED_PX = 512;
 const find = (name) => document.getElementById(name);
 const [form, prompt, seed, guidance, said, read, progress] = [
   "ask", "prompt", "seed", "guidance", "said", "read", "progress",
 ].map(find);
-
-let starting = null; // a promise of the worker
-let number = 0; // of the latest drawing
 
 /** A glyph's place: its canvas, its caption, and a button that saves it. */
 function place(at) {
@@ -23,7 +18,7 @@ function place(at) {
   const caption = document.createElement("figcaption");
   const label = document.createElement("span");
   const save = Object.assign(document.createElement("button"), { type: "button", textContent: "Save" });
-  save.addEventListener("click", () => savePicture(places[at]));
+  save.addEventListener("click", () => savePicture(canvas, places[at].name));
   caption.append(label, save);
   figure.append(canvas, caption);
   find("glyphs").append(figure);
@@ -39,29 +34,6 @@ function name(one, text, noise) {
   one.save.setAttribute("aria-label", `Save the glyph of noise ${noise}`);
 }
 
-/** Gray pixels onto a canvas. */
-function show(canvas, pixels, size) {
-  const image = new ImageData(size, size);
-  pixels.forEach((gray, at) => image.data.set([gray, gray, gray].map((level) => (level * 255) / WHITE), 4 * at));
-  for (let at = 3; at < image.data.length; at += 4) image.data[at] = 255;
-  canvas.width = canvas.height = size;
-  canvas.getContext("2d").putImageData(image, 0, 0);
-}
-
-function savePicture({ canvas, name }) {
-  const large = Object.assign(document.createElement("canvas"), { width: SAVED_PX, height: SAVED_PX });
-  const context = large.getContext("2d");
-  context.imageSmoothingQuality = "high";
-  context.drawImage(canvas, 0, 0, SAVED_PX, SAVED_PX);
-  large.toBlob((blob) => {
-    const link = document.createElement("a");
-    link.href = URL.createObjectURL(blob);
-    link.download = `${name.replace(/[^\p{L}\p{N}]+/gu, "-")}.png`;
-    link.click();
-    setTimeout(() => URL.revokeObjectURL(link.href), 10_000);
-  });
-}
-
 /** Pieces of text and what is not known of them, once the tokenizer is there. */
 function showReading({ count, most, unknown }) {
   const cut = count > most ? ` Only the first ${most} are read.` : "";
@@ -69,16 +41,7 @@ function showReading({ count, most, unknown }) {
   read.textContent = `${count} of at most ${most} tokens.${cut}${strange}`;
 }
 
-const megabytes = (bytes) => Math.round(bytes / 1e6);
-
 const on = {
-  loading({ loaded, total }) {
-    progress.value = loaded / total;
-    said.textContent = `Loading the model: ${megabytes(loaded)} of ${megabytes(total)} MB, once.`;
-  },
-  preparing({ done, all }) {
-    said.textContent = `Preparing the model: part ${done} of ${all}.`;
-  },
   read: showReading,
   step({ at, step, steps, pixels, size }) {
     const one = places[at];
@@ -91,31 +54,13 @@ const on = {
     if (step === 1) said.textContent = `Drawing glyph ${at + 1} of ${COUNT}.`;
     if (at === COUNT - 1 && step === steps) finish();
   },
-  failed({ reason }) {
-    progress.hidden = true;
-    said.textContent = `That did not work: ${reason}. Press Draw to try again.`;
-  },
 };
+
+const painter = new Painter("worker.js", on, "Press Draw to try again.");
 
 function finish() {
   progress.hidden = true;
   said.textContent = `Four glyphs for “${prompt.dataset.asked}”, each out of its own noise.`;
-}
-
-/** A promise of the worker, which is started once: it loads the model. */
-function load() {
-  starting ??= kept.then(() => {
-    const worker = new Worker("worker.js", { type: "module" });
-    worker.onmessage = ({ data }) => {
-      if (data.number === undefined || data.number === number) on[data.kind](data);
-    };
-    worker.onerror = () => {
-      on.failed({ reason: "this browser could not start the model (it needs WebAssembly and module workers)" });
-      starting = null;
-    };
-    return worker;
-  });
-  return starting;
 }
 
 /** What the address holds, or what it would have to hold. */
@@ -123,18 +68,13 @@ function readAddress() {
   const given = new URLSearchParams(location.hash.slice(1));
   if (!given.has("prompt")) return false;
   prompt.value = given.get("prompt").slice(0, prompt.maxLength);
-  seed.value = wholeNumber(given.get("seed"));
+  seed.value = wholeNumber(given.get("seed"), seed.max);
   guidance.value = Number(given.get("guidance")) || 5; // the slider keeps it in its range
   showGuidance();
   return true;
 }
 
 const address = () => `#${new URLSearchParams({ prompt: prompt.value, seed: seed.value, guidance: guidance.value })}`;
-
-function wholeNumber(text) {
-  const value = Math.floor(Number(text));
-  return value >= 0 && value <= Number(seed.max) ? value : 0;
-}
 
 function draw() {
   const text = prompt.value.trim();
@@ -143,9 +83,8 @@ function draw() {
     prompt.focus();
     return;
   }
-  seed.value = wholeNumber(seed.value);
+  seed.value = wholeNumber(seed.value, seed.max);
   history.replaceState(null, "", address());
-  number++;
   prompt.dataset.asked = text;
   const seeds = places.map((_, at) => Number(seed.value) + at);
   places.forEach((one, at) => {
@@ -153,11 +92,7 @@ function draw() {
     one.save.hidden = true;
     name(one, text, seeds[at]);
   });
-  said.textContent = "Loading the model.";
-  progress.hidden = false;
-  progress.removeAttribute("value");
-  const asked = { number, prompt: text, seeds, guidance: Number(guidance.value), steps: STEPS };
-  load().then((worker) => worker.postMessage(asked));
+  painter.ask({ prompt: text, seeds, guidance: Number(guidance.value), steps: STEPS });
 }
 
 /** The glyphs that were drawn when this page was built, side by side in one picture. */
@@ -168,7 +103,7 @@ async function showDrawn() {
   const picture = new Image();
   picture.src = drawn;
   await picture.decode();
-  if (number) return;
+  if (painter.number) return;
   const size = picture.naturalHeight;
   places.forEach(({ canvas }, at) => {
     canvas.width = canvas.height = size;
@@ -193,7 +128,7 @@ for (const chip of document.querySelectorAll(".chips button")) {
 }
 guidance.addEventListener("input", showGuidance);
 find("others").addEventListener("click", () => {
-  seed.value = wholeNumber(Number(seed.value) + COUNT);
+  seed.value = wholeNumber(Number(seed.value) + COUNT, seed.max);
   draw();
 });
 find("link").addEventListener("click", async () => {

@@ -74,18 +74,23 @@ export class DpmSolver {
 }
 
 /**
- * Classifier-free guidance over a batch of pairs: the empty caption first, then the prompt.
- * @param {Float32Array} predicted of 2 N pictures
+ * Classifier-free guidance, as `kanjilab.models.sampling.Sampling.guided` computes it.
+ * @param {Float32Array} predicted of N pictures two or three times, side by side: by the empty prompt, by its arrays
+ *   alone (where these have a scale), by all of it
  * @param {number} size numbers of a picture
- * @param {number} guidance
+ * @param {number} guidance of the caption, given the arrays
+ * @param {number} [arrayGuidance] of the arrays, where they have a scale of their own
  * @returns {Float32Array} of N pictures
  */
-export function guided(predicted, size, guidance) {
-  const result = new Float32Array(predicted.length / 2);
+export function guided(predicted, size, guidance, arrayGuidance) {
+  const copies = arrayGuidance === undefined ? 2 : 3;
+  const result = new Float32Array(predicted.length / copies);
   for (let at = 0; at < result.length; at++) {
-    const start = Math.floor(at / size) * 2 * size + (at % size);
+    const start = Math.floor(at / size) * copies * size + (at % size);
     const empty = predicted[start];
-    result[at] = empty + guidance * (predicted[start + size] - empty);
+    const all = predicted[start + (copies - 1) * size];
+    const led = copies === 3 ? predicted[start + size] : empty;
+    result[at] = empty + (copies === 3 ? arrayGuidance * (led - empty) : 0) + guidance * (all - led);
   }
   return result;
 }
