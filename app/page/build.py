@@ -290,7 +290,8 @@ def _brush_page(site: Site) -> None:
 
     base = load_base("calligraphy")
     encoder = skeleton_encoder(base)
-    frequent = load_characters()["frequency"].dropna().sort_values().index[:FREQUENT]
+    ranked = load_characters().dropna(subset="frequency").sort_values("frequency")
+    frequent = "".join(map(str, ranked.index[:FREQUENT]))
     known = "".join(character for character in frequent if character in encoder.characters)
     others = "".join(character for character in frequent if character not in known)
     base = dataclasses.replace(base, condition_encoder=knowing(encoder, known))
