@@ -58,6 +58,12 @@ def draw_example(seed: int, index: int, size: int, shape: tuple[int, ...], times
     return Draw(row, int(timestep * timesteps), float(dropout), noise[0], noise[1], rng.random(arrays))
 
 
+@lru_cache(maxsize=8)
+def _strata(seed: int, step: int, count: int) -> np.ndarray:
+    """Which stretch of the noise levels each image of an optimizer step is given, a permutation."""
+    return counted_rng(seed, "noise levels", step).permutation(count)
+
+
 class NoiseLevels:
     """Which noise levels one arm is shown, where some weigh more in its loss than others.
 
@@ -88,7 +94,7 @@ class NoiseLevels:
             timestep: that one, in [0, T).
         """
         step, place = divmod(index, self.images_per_step)
-        stratum = counted_rng(self.seed, "noise levels", step).permutation(self.images_per_step)[place]
+        stratum = _strata(self.seed, step, self.images_per_step)[place]
         quantile = (stratum + (timestep + 0.5) / len(self.share)) / self.images_per_step
         return min(int(np.searchsorted(self._cumulative, quantile)), len(self.share) - 1)
 

@@ -154,6 +154,7 @@ class Trainer:
         self.rate_factors = self._rate_factors()
         self.captions = [captions_of(arm, data) for arm in arms]
         self.levels = [self._noise_levels(arm) for arm in arms]
+        self.shares = [torch.from_numpy(one.share).float().to(base.device) if one else None for one in self.levels]
         # Whole weights are kept in fp32, so that only their use is in bf16.
         self.autocast = bool(self.trainable.arms_that("full", "denoiser")) and base.denoiser.dtype == torch.bfloat16
 
@@ -261,9 +262,9 @@ class Trainer:
             errors, timesteps = denoising_errors(self.base, self.data, draws, captions, self.trainable, pairs, zeros)
         weights = []
         for (k, _), mine in zip(pairs, timesteps.split([count for _, count in pairs]), strict=True):
-            arm, levels = self.progress[k].arm, self.levels[k]
+            arm, share = self.progress[k].arm, self.shares[k]
             weight = self.base.loss_weight(mine, arm.min_snr_gamma, arm.velocity_weight)
-            weights.append(weight / torch.from_numpy(levels.share).to(weight)[mine] if levels else weight)
+            weights.append(weight if share is None else weight / share[mine])
         return errors * torch.cat(weights)
 
     def _update(
