@@ -67,6 +67,16 @@ def require_place(path: Path) -> None:
         raise ValueError(f"{path} cannot be written: {there} is no folder")
 
 
+def require_new(folder: Path) -> None:
+    """Refuses, before any work, a folder that holds something: it would stay, and be taken for what was to be written.
+
+    Raises:
+        FileExistsError: it is there, and not an empty folder.
+    """
+    if folder.exists() and not (folder.is_dir() and not any(folder.iterdir())):
+        raise FileExistsError(f"{folder} exists already: expected a new folder")
+
+
 def sha256_file(path: Path) -> str:
     """SHA-256 of a file's bytes, in hexadecimal."""
     with path.open("rb") as file:

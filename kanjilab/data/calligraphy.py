@@ -21,7 +21,7 @@ from PIL import Image
 from kanjilab.core.images import SIZE_PX
 from kanjilab.core.outside_files import read_array
 from kanjilab.core.rng import counted_rng
-from kanjilab.core.storage import appearing_folder, write_synced
+from kanjilab.core.storage import appearing_folder, require_new, write_synced
 from kanjilab.data.components import is_held_out
 from kanjilab.data.framing import frame_glyphs, frame_scale
 from kanjilab.data.handwriting import Hand
@@ -191,7 +191,7 @@ def build_calligraphy_folder(
         characters: those that every style draws are taken; JIS level 1 by default.
         on_progress: called with (done, total) styles.
     """
-    _require_new(folder)
+    require_new(folder)
     wanted = list(jis_level_1() if characters is None else characters)
     drawn: dict[str, dict[str, NDArray[np.uint8]]] = {}
     for done, style in enumerate(styles, start=1):
@@ -243,7 +243,7 @@ def build_hand_folder(folder: Path, hand: Hand, caption: str, variants: int = HA
         variants: of each glyph, the first as it is.
         seed: of the variants.
     """
-    _require_new(folder)
+    require_new(folder)
     rows: list[dict[str, Any]] = []
     glyphs = list(zip(hand.characters, hand.images, strict=True))
     images = [typed_glyph(character) if _is_typed(character) else image for character, image in glyphs]
@@ -274,12 +274,6 @@ def _varied(image: NDArray[np.uint8], rng: np.random.Generator) -> NDArray[np.ui
         image.shape, Image.Transform.AFFINE, matrix, Image.Resampling.BICUBIC, fillcolor=255
     )
     return np.asarray(moved)
-
-
-def _require_new(folder: Path) -> None:
-    """Refuses a folder that holds something: it would stay, and be taken for what was to be drawn."""
-    if folder.exists() and not (folder.is_dir() and not any(folder.iterdir())):
-        raise FileExistsError(f"{folder} is there already: expected a new folder")
 
 
 def _write(folder: Path, rows: Sequence[dict[str, Any]], images: Sequence[NDArray[np.uint8]]) -> None:

@@ -8,8 +8,8 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
-from kanjilab.core.storage import appearing_folder, write_synced
-from kanjilab.data.image_folder import Dataset, DatasetError, open_dataset
+from kanjilab.core.storage import appearing_folder, require_new, write_synced
+from kanjilab.data.image_folder import Dataset, open_dataset
 
 
 def write_subset(
@@ -27,7 +27,8 @@ def write_subset(
     Returns:
         The new dataset, of the same size and filter.
     Raises:
-        DatasetError: the folder is there already, or a file is not what it was when the dataset was opened.
+        FileExistsError: the folder is there already.
+        DatasetError: a file is not what it was when the dataset was opened.
     """
     require_new(folder)
     kept = dataset.take(rows)
@@ -40,12 +41,6 @@ def write_subset(
         for name, content in (beside or {}).items():
             write_synced(partial / name, content)
     return open_dataset(folder, size_px=dataset.size_px, resample=dataset.resample)
-
-
-def require_new(folder: Path) -> None:
-    """DatasetError for a folder that is there already."""
-    if folder.exists():
-        raise DatasetError(folder, ["expected a new folder, got one that is there already"])
 
 
 def _metadata(table: pd.DataFrame) -> list[tuple[str, pd.DataFrame]]:

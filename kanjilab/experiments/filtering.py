@@ -19,11 +19,11 @@ from numpy.typing import NDArray
 
 from kanjilab.core.progress import bar
 from kanjilab.core.rng import counted_rng
-from kanjilab.core.storage import json_bytes, write_json_atomic
+from kanjilab.core.storage import json_bytes, require_new, write_json_atomic
 from kanjilab.data.build import build_dataset
 from kanjilab.data.image_folder import TRAIN, Dataset
 from kanjilab.data.selection import Left16, rule_from_json
-from kanjilab.data.subset import require_new, write_subset
+from kanjilab.data.subset import write_subset
 from kanjilab.evaluation.caption_filter import Pairs, clip_scores, known_pairs, pair_scores, pairs_of
 from kanjilab.evaluation.judges.part_judge import load_judge
 from kanjilab.evaluation.metrics import expected_part_hits
@@ -74,7 +74,7 @@ def filter_dataset(dataset: Dataset, folder: Path, keep: float, scores: Scores, 
         facts: what scored, for filter.json.
     Raises:
         ValueError: a share outside its range.
-        DatasetError: the folder is there already.
+        FileExistsError: the folder is there already.
         KeyError: there is no training split.
     """
     if not 0 < keep <= 1:

@@ -15,7 +15,7 @@ from torch import Tensor
 from kanjilab.core.config import Arm
 from kanjilab.core.notices import counted, notice
 from kanjilab.core.run_folder import RunFolder
-from kanjilab.core.storage import appearing_folder, write_bytes_atomic, write_json_atomic
+from kanjilab.core.storage import appearing_folder, require_new, write_bytes_atomic, write_json_atomic
 from kanjilab.core.tensor_files import read_tensors
 from kanjilab.export.layer_names import PEFT_PREFIX, TEXT_ENCODERS
 from kanjilab.export.lora_formats import (
@@ -155,8 +155,15 @@ def read_arm(run: RunFolder, step: int, arm: int) -> Lora:
     if settings.targets == "full":
         raise ValueError(f"arm {arm} of {run.path} trained the whole denoiser: it has no LoRA to write")
     if settings.text_encoder == "full":
-        raise ValueError(f"arm {arm} of {run.path} trained the whole text encoder, of which a LoRA has no part")
-    stored = _stored_tensors(run, step, arm)
+        raise ValueError(
+            f"arm {arm} of {run.path} trained the whole text encoder, of which a LoRA has no part; "
+            "write a pipeline (kanjilab export --format pipeline)"
+        )
+    return _lora_of(_stored_tensors(run, step, arm), settings.scale)
+
+
+def _lora_of(stored: Mapping[str, Tensor], scale: float) -> Lora:
+    """The layers of low rank among an arm's tensors."""
     downs = {
         name.removeprefix(PEFT_PREFIX).removesuffix(".lora_A.weight"): value
         for name, value in stored.items()
@@ -168,7 +175,7 @@ def read_arm(run: RunFolder, step: int, arm: int) -> Lora:
         up, magnitude = stored[f"{PEFT_PREFIX}{layer}.lora_B.weight"], stored.get(f"{PEFT_PREFIX}{layer}.{MAGNITUDE}")
         lengths = None if magnitude is None else magnitude.flatten()
         name = layer if layer.startswith(TEXT) else f"{part}.{layer}"
-        layers[name] = LowRank(down, up.flatten(1), settings.scale, lengths)
+        layers[name] = LowRank(down, up.flatten(1), scale, lengths)
     return Lora(layers, {})
 
 
@@ -218,8 +225,8 @@ def export_facts(run: RunFolder, step: int, arm: int, folded: bool = True) -> di
 def to_pipeline(run: RunFolder, step: int, arm: int, path: Path | str, base: Path | str | None = None) -> Path:
     """Writes the base's whole pipeline folder with what one arm learned in its weights.
 
-    Of a LoRA the updates are added to the weights; of a fully trained denoiser the weights are replaced. Every tensor
-    keeps the precision it has in the base, and one file of weights at a time is in memory.
+    Of a LoRA the updates are added to the weights; the weights of a part that was trained whole are replaced. Every
+    tensor keeps the precision it has in the base, and one file of weights at a time is in memory.
 
     Args:
         run, step, arm: as for `to_diffusers`.
@@ -233,8 +240,7 @@ def to_pipeline(run: RunFolder, step: int, arm: int, path: Path | str, base: Pat
         FileNotFoundError: the base is no pipeline folder with safetensors.
     """
     path, source = Path(path), base_folder(str(base or run.settings["base"]))
-    if path.exists():
-        raise FileExistsError(f"{path} exists already; a pipeline is written into a new folder")
+    require_new(path)
     changes = _changes(run, step, arm)
     with appearing_folder(path) as temporary:
         weights = {part: _weights(source / part) for part in changes}
@@ -267,13 +273,15 @@ def _left_out(parts: Sequence[Path]) -> Callable[[str, list[str]], set[str]]:
 
 def _changes(run: RunFolder, step: int, arm: int) -> dict[str, dict[str, Callable[[Tensor], Tensor]]]:
     """By the part that was trained, what becomes of its tensors, by name."""
-    if run.arm(arm).targets != "full":
-        lora = read_arm(run, step, arm)
-        return {
-            part: {f"{name}.weight": low.added_to for name, low in lora.of_part(part).items()} for part in lora.parts
-        }
     stored = _stored_tensors(run, step, arm)
-    return {denoiser_part(stored): {name: _replacement(value) for name, value in stored.items()}}
+    lora, whole = _lora_of(stored, run.arm(arm).scale), [name for name in stored if not name.startswith(PEFT_PREFIX)]
+    changes = {
+        part: {f"{name}.weight": low.added_to for name, low in lora.of_part(part).items()} for part in lora.parts
+    }
+    for name in whole:
+        part = TEXT.removesuffix(".") if name.startswith(TEXT) else denoiser_part(stored)
+        changes.setdefault(part, {})[name.removeprefix(TEXT)] = _replacement(stored[name])
+    return changes
 
 
 def _replacement(value: Tensor) -> Callable[[Tensor], Tensor]:

@@ -17,7 +17,7 @@ from torch import Tensor, nn
 
 from kanjilab.core.images import SIZE_PX
 from kanjilab.core.run_folder import RunFolder
-from kanjilab.core.storage import appearing_folder, require_place, write_json_atomic
+from kanjilab.core.storage import appearing_folder, require_new, require_place, write_json_atomic
 from kanjilab.export.conversion import LICENCE, export_facts, to_pipeline
 from kanjilab.export.onnx_weights import WEIGHTS, store_weights
 from kanjilab.models.conditioning import Conditioning
@@ -164,8 +164,7 @@ def _require_writable(path: Path, weights: str) -> None:
     if find_spec("onnx") is None:
         raise RuntimeError("ONNX needs the package onnx, which is not installed: pip install 'kanjilab[onnx]'")
     require_place(path)
-    if path.exists():
-        raise FileExistsError(f"{path} exists already; ONNX is written into a new folder")
+    require_new(path)
 
 
 def _require_known_encoder(base: LatentDiffusion, size_px: int) -> None:

@@ -22,7 +22,8 @@ from torch.nn import functional as F
 
 from kanjilab.core.outside_files import read_json_object
 from kanjilab.core.tensor_files import check_tensor_file, read_tensors
-from kanjilab.models.hub import CONVERSION, hub_folder, load_whole, quiet_diffusers
+from kanjilab.models.hub import CONVERSION, hub_folder, load_tokenizer, load_whole, quiet_diffusers
+from kanjilab.models.sentence_pieces import load_sentence_pieces
 
 FILES: dict[str, Any] = dict(allow_patterns=["*.json", "*.txt", "*.model", "*.safetensors"])
 RINNA_WORDS = "rinna/japanese-roberta-base"  # the tokenizer of both of rinna's models
@@ -108,7 +109,7 @@ def _usual(folder: Path, device: torch.device) -> Clip:
     from transformers import AutoTokenizer, CLIPModel
 
     model = load_whole(CLIPModel, folder).to(device).eval().requires_grad_(False)
-    words = _words(AutoTokenizer, folder)
+    words = load_tokenizer(AutoTokenizer, folder)
 
     def text_side(captions: list[str]) -> Tensor:
         length = model.config.text_config.max_position_embeddings
@@ -162,19 +163,10 @@ def _side(folder: Path, settings: dict[str, Any], tensors: dict[str, Tensor]) ->
 
 
 def _rinna_words(folder: Path) -> Any:
-    from transformers import T5Tokenizer
-
     own = (folder / "spiece.model").is_file() or (folder / "tokenizer.json").is_file()
-    return _words(T5Tokenizer, folder if own else hub_folder(RINNA_WORDS, RINNA_WORDS, None, FILES))
-
-
-def _words(kind: Any, folder: Path) -> Any:
-    try:
-        return kind.from_pretrained(folder)
-    except Exception as error:  # tokenizers raises bare exceptions of whatever it trips over
-        raise ValueError(f"{folder}: expected the files of a tokenizer, got others ({error!s:.200})") from error
+    return load_sentence_pieces(folder if own else hub_folder(RINNA_WORDS, RINNA_WORDS, None, FILES), RINNA_TOKENS)
 
 
 def _rinna_ids(words: Any, caption: str) -> list[int]:
-    ids = words(caption.lower(), add_special_tokens=False, truncation=True, max_length=RINNA_TOKENS - 1).input_ids
+    ids = words(caption, add_special_tokens=False, truncation=True, max_length=RINNA_TOKENS - 1).input_ids
     return [words.cls_token_id, *ids]

@@ -122,12 +122,14 @@ def check_base_files(folder: Path) -> None:
             check_tensor_file(file)
         elif file.suffix in TEXTS:
             checked_file(file, "a file of a model", JSON_BYTES_MAX)
-        if file.name.endswith("config.json") and file.parent.name != "tokenizer_3":  # T5's names no length
+        if file.name.endswith("config.json"):
             _check_sizes(file)
 
 
 def _check_sizes(file: Path) -> None:
     config = read_json_object(file)
+    if str(config.get("tokenizer_class")).startswith("T5"):  # it names no length, and is given the encoder's
+        return
     for names, least, most in SIZES:
         for name in names.split():
             found = config.get(name, [])
@@ -165,6 +167,22 @@ def load_whole(kind: Any, folder: Path, **options: Any) -> Any:
             f"{folder}: expected the weights of {kind.__name__}, got none for {missing[0]} ({len(missing)})"
         )
     return model
+
+
+def load_tokenizer(kind: Any, folder: Path) -> Any:
+    """A tokenizer of transformers.
+
+    Args:
+        kind: its class.
+        folder: with its files.
+    Raises:
+        ValueError: they are another's, or damaged.
+    """
+    try:
+        with quiet_diffusers():
+            return kind.from_pretrained(folder)
+    except Exception as error:  # tokenizers raises bare exceptions of whatever it trips over
+        raise ValueError(f"{folder}: expected the files of a tokenizer, got others ({error!s:.200})") from error
 
 
 def family_of(name: str, folder: Path) -> str:

@@ -20,11 +20,12 @@ from torch import Tensor
 from transformers import BatchEncoding, BertConfig, BertModel, PreTrainedTokenizerFast
 
 from kanjilab.core.outside_files import read_json_object
-from kanjilab.core.storage import PACKAGE_WEIGHTS, sha256_file
+from kanjilab.core.storage import PACKAGE_WEIGHTS, appearing_folder, require_new, sha256_file, write_json_atomic
 from kanjilab.data.japanese import has_japanese
 from kanjilab.models.diffusion import LatentDiffusion
-from kanjilab.models.hub import check_base_files, load_whole, quiet_diffusers
+from kanjilab.models.hub import check_base_files, family_of, load_tokenizer, load_whole, quiet_diffusers
 from kanjilab.models.minilm import TOKENS, caption_vectors
+from kanjilab.models.sentence_pieces import text_length
 from kanjilab.models.text_encoders import OneEncoder, padded_tokens
 
 ENCODER: dict[str, Any] = dict(
@@ -76,6 +77,43 @@ def save_encoder(weights: dict[str, Tensor], tokenizer: Path, folder: Path) -> N
     shutil.copytree(tokenizer, folder / "tokenizer", dirs_exist_ok=True)
 
 
+def save_unread_base(source: Path | str, target: Path | str, seed: int = 0) -> Path:
+    """Writes a base that is to learn Japanese as rinna's did: another's denoiser, and a text encoder of the same shape
+    with random weights, which reads our tokenizer's pieces.
+
+    Args:
+        source: folder of a pipeline with a U-Net, SD 1.x's or another, in diffusers' format.
+        target: appears whole or not at all.
+        seed: of the weights.
+    Raises:
+        ValueError: the source is no such pipeline.
+        FileExistsError: the target is there already.
+    """
+    import transformers
+
+    source, target = Path(source), Path(target)
+    require_new(target)
+    if family_of(str(source), source) != "unet":
+        raise ValueError(f"{source}: expected a pipeline with a U-Net and one text encoder, got another")
+    index = read_json_object(source / "model_index.json")
+    config = transformers.AutoConfig.from_pretrained(source / "text_encoder")
+    tokenizer = PreTrainedTokenizerFast.from_pretrained(JAPANESE_FOLDER / "tokenizer")
+    tokenizer.model_max_length = text_length(source)
+    config.vocab_size, config.pad_token_id = len(tokenizer), tokenizer.pad_token_id
+    config.bos_token_id, config.eos_token_id = tokenizer.cls_token_id, tokenizer.sep_token_id
+    with torch.random.fork_rng():
+        torch.manual_seed(seed)
+        encoder = getattr(transformers, index["text_encoder"][-1])(config)
+    with appearing_folder(target) as temporary:
+        for part in ("unet", "vae", "scheduler"):
+            shutil.copytree(source / part, temporary / part)
+        encoder.save_pretrained(temporary / "text_encoder")
+        tokenizer.save_pretrained(str(temporary / "tokenizer"))
+        index |= {"_class_name": "StableDiffusionPipeline", "tokenizer": ["transformers", "PreTrainedTokenizerFast"]}
+        write_json_atomic(temporary / "model_index.json", index)
+    return target
+
+
 def load_japanese(folder: Path = JAPANESE_FOLDER, device: torch.device | str = "cpu") -> OneEncoder:
     """The Japanese encoder with its tokenizer, for use without gradients.
 
@@ -92,13 +130,9 @@ def load_japanese(folder: Path = JAPANESE_FOLDER, device: torch.device | str = "
             "kanjilab.training.japanese builds them"
         )
     check_base_files(folder)
-    tokenizer_file = folder / "tokenizer" / "tokenizer.json"
-    read_json_object(tokenizer_file, "a tokenizer")
+    read_json_object(folder / "tokenizer" / "tokenizer.json", "a tokenizer")
+    tokenizer = load_tokenizer(PreTrainedTokenizerFast, folder / "tokenizer")
     with quiet_diffusers():
-        try:
-            tokenizer = PreTrainedTokenizerFast.from_pretrained(folder / "tokenizer")
-        except Exception as error:  # tokenizers raises bare exceptions of whatever it trips over
-            raise ValueError(f"{tokenizer_file}: expected a tokenizer, got another file ({error!s:.200})") from error
         encoder = load_whole(BertModel, folder / "text_encoder")
     return OneEncoder(tokenizer, encoder.to(device).requires_grad_(False).eval())
 

@@ -21,6 +21,7 @@ from kanjilab.models.cpu_layers import computing_precision, pack_layers
 from kanjilab.models.diffusion import FlowDiffusion, LatentDiffusion, UNetDiffusion, with_condition_encoder
 from kanjilab.models.hub import UNUSED_PARTS, family_of, folder_digest, load_whole, model_folder, quiet_diffusers
 from kanjilab.models.minilm import TOKENS, minilm_folder
+from kanjilab.models.sentence_pieces import is_sentence_pieces, load_sentence_pieces, text_length
 from kanjilab.models.skeleton_encoder import check_fits, load_encoder
 from kanjilab.models.text_encoders import OneEncoder, ThreeEncoders
 
@@ -122,7 +123,9 @@ def _load_unet(name: str, folder: Path, precision: str, device: torch.device) ->
     with quiet_diffusers():
         sources = {"text_encoder": transformers, "unet": diffusers, "vae": diffusers}
         parts = {part: load_whole(_class(folder, part, source), folder / part) for part, source in sources.items()}
-        pipeline: Any = diffusers.DiffusionPipeline.from_pretrained(folder, **UNUSED_PARTS, **parts)
+        if is_sentence_pieces(folder):
+            parts["tokenizer"] = load_sentence_pieces(folder / "tokenizer", text_length(folder))
+        pipeline: Any = diffusers.StableDiffusionPipeline.from_pretrained(folder, **UNUSED_PARTS, **parts)
     stored = {part: getattr(pipeline, part).state_dict() for part in ("unet", "vae", "text_encoder")}
     with ThreadPoolExecutor(max_workers=1) as beside:  # hashing takes as long as all the rest
         identity = beside.submit(_identity, stored, dict(pipeline.scheduler.config))

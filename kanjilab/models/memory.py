@@ -20,6 +20,7 @@ from kanjilab.core.outside_files import read_json_object
 from kanjilab.models.cpu_layers import computing_precision, packed_bytes
 from kanjilab.models.hub import family_of, quiet_diffusers
 from kanjilab.models.loading import DTYPES, base_folder
+from kanjilab.models.sentence_pieces import text_length
 from kanjilab.models.text_encoders import T5_TOKENS
 from kanjilab.models.trainable import Trainable
 
@@ -160,7 +161,7 @@ def architecture(name: str | Path) -> Architecture:
     config = _config(folder / ("unet" if family == "unet" else "transformer"))
     vae = _config(folder / "vae")
     encoders = [part for part in ("text_encoder", "text_encoder_2", "text_encoder_3") if (index.get(part) or [None])[0]]
-    length = read_json_object(folder / "tokenizer" / "tokenizer_config.json")["model_max_length"]
+    length = text_length(folder)
     mmdit_text = (length + T5_TOKENS, config.get("joint_attention_dim", 0))
     return Architecture(
         family=family,

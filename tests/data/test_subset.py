@@ -36,7 +36,7 @@ def test_splits_that_are_folders_stay_folders(tmp_path):
 
 def test_nothing_is_written_over_and_nothing_is_left_half(tmp_path):
     dataset = open_dataset(eight_kanji(tmp_path / "all"))
-    with pytest.raises(DatasetError, match="a new folder, got one that is there already"):
+    with pytest.raises(FileExistsError, match="exists already: expected a new folder"):
         write_subset(dataset, [0], tmp_path / "all")
     (tmp_path / "all" / dataset.table["file_name"][3]).write_bytes(b"changed")
     with pytest.raises(DatasetError, match="was changed after the dataset was opened"):

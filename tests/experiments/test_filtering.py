@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from kanjilab.data.image_folder import DatasetError, open_dataset
+from kanjilab.data.image_folder import open_dataset
 from kanjilab.experiments import filtering
 from kanjilab.experiments.filtering import filter_dataset, found_errors, scorer, swapped_captions
 from tests.image_folders import eight_kanji
@@ -62,7 +62,7 @@ def test_wrong_shares_and_a_folder_that_is_there_are_refused_before_anything_is_
     for keep in (0, -0.1, 1.01, float("nan")):
         with pytest.raises(ValueError, match="above 0 and at most 1"):
             filter_dataset(dataset, tmp_path / "kept", keep, never, {})
-    with pytest.raises(DatasetError, match="got one that is there already"):
+    with pytest.raises(FileExistsError, match="exists already: expected a new folder"):
         filter_dataset(dataset, tmp_path / "all", 0.5, never, {})
     assert sorted(path.name for path in tmp_path.iterdir()) == ["all"]
 

@@ -277,8 +277,25 @@ def test_a_fully_trained_pipeline_of_sd3(sd3_base, tmp_path):
     assert np.abs(found.astype(int) - drawn_by(sd3_base).astype(int)).max() > 5
 
 
+@pytest.mark.parametrize("targets", ["none", "attention", "full"])
+def test_a_pipeline_with_a_text_encoder_that_was_trained_whole(base, tmp_path, targets):
+    arm = Arm(targets=targets, rank=2, text_encoder="full", text_encoder_lr=1e-2, images_seen=3, peak_lr=1e-2)
+    data = dataclasses.replace(tiny_encoded(base), tokens=base.encode_text(tiny_encoded(base).captions).tokens.numpy())
+    for _ in train(base, data, [arm], tmp_path / "run", checkpoints=1):
+        pass
+    run = RunFolder.open(tmp_path / "run")
+    merged = load_base(to_pipeline(run, 3, 0, tmp_path / "merged"))
+    for part, moves in (("text_encoder", True), ("denoiser", targets != "none")):
+        before, after = (getattr(one, part).state_dict() for one in (base, merged))
+        assert any(not torch.equal(value, after[name]) for name, value in before.items()) == moves, part
+    found, expected = drawn_by(merged), drawn_by(base, load_checkpoints(base, run, [3]))
+    assert np.abs(found.astype(int) - expected.astype(int)).max() <= 1
+    assert np.abs(found.astype(int) - drawn_by(base).astype(int)).max() > 1
+
+
 def test_a_pipeline_is_written_whole_or_not_at_all(folder, base, run, sd3_folder, tmp_path):
     (tmp_path / "there").mkdir()
+    (tmp_path / "there" / "note").touch()
     with pytest.raises(FileExistsError, match="there exists already"):
         to_pipeline(run, 5, 0, tmp_path / "there")
     other = copy_without(folder, tmp_path / "other", "down_blocks.1")

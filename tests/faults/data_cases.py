@@ -311,7 +311,7 @@ CASES = [
     *(Case(f"calligraphy: {name}", _fine, lay) for name, lay in FINE_TABLES.items()),
     Case("calligraphy: plain images", read, lambda here: here.take("images"), "expected the column|skeletons.npy"),
     *(Case(name, _hand(signs), writes="hand(/.*)?") for name, signs in HANDS.items()),
-    Case("a hand over a folder that is there", _hand_there, _hand_before, "is there already"),
+    Case("a hand over a folder that is there", _hand_there, _hand_before, "exists already"),
     *(Case(f"prompt with {name}", _draw(**arrays), says=says) for name, (arrays, says) in ARRAYS_DRAWN.items()),
     Case("prompts with different arrays", _two, says="expected arrays"),
     *(Case(f"a note on {name}", _note(*rest)) for name, rest in NOTES.items()),
