@@ -25,10 +25,8 @@ from kanjilab.data.image_folder import TRAIN, Dataset
 from kanjilab.data.selection import Left16, rule_from_json
 from kanjilab.data.subset import write_subset
 from kanjilab.evaluation.caption_filter import Pairs, clip_scores, known_pairs, pair_scores, pairs_of
-from kanjilab.evaluation.judges.part_judge import load_judge
-from kanjilab.evaluation.metrics import expected_part_hits
 from kanjilab.experiments.designs import BUDGETS, STUDY_ARM
-from kanjilab.experiments.run_study import ablate
+from kanjilab.experiments.run_study import ablate_by_both
 from kanjilab.experiments.study import Study, Variant
 from kanjilab.models.clip import load_clip
 from kanjilab.viz.caption_filter import draw_scores
@@ -207,13 +205,7 @@ def main(arguments: Sequence[str]) -> None:
         table = planted_table(pairs_of(trained), trained.table["text"].tolist(), known)
         write_json_atomic(folder / "planted.json", {"images": len(trained), "rows": table.to_dict("records")})
         print(table.groupby(["share", "others"])[["auc", "precision"]].agg(["mean", "min", "max"]).round(3))
-    study, where = filter_study(folder), folder / "study"
-    judge_b = {"judge": load_judge("B"), "name": "judge-b", "hits": expected_part_hits}
-    reports = {"radicals": ablate(study, where), "judge-b": ablate(study, where, **judge_b)}
-    found = {
-        name: {part: report[part] for part in ("rates", "contrasts")} for name, report in reports.items() if report
-    }
-    write_json_atomic(folder / "trained.json", found)
+    write_json_atomic(folder / "trained.json", ablate_by_both(filter_study(folder), folder / "study"))
 
 
 if __name__ == "__main__":

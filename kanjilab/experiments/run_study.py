@@ -25,8 +25,9 @@ from typing import Any
 import torch
 
 from kanjilab.core.storage import write_json_atomic
+from kanjilab.evaluation.judges.part_judge import load_judge
 from kanjilab.evaluation.judges.radical_judge import RadicalJudge
-from kanjilab.evaluation.metrics import expected_radical_hits
+from kanjilab.evaluation.metrics import expected_part_hits, expected_radical_hits
 from kanjilab.experiments.context import open_study
 from kanjilab.experiments.image_sheets import write_sheets
 from kanjilab.experiments.packs import missing, plan, plan_text, run_pack
@@ -121,3 +122,14 @@ def ablate(
         report = write_report(context, judge, name, hits)
         write_sheets(folder, kept)
         return report
+
+
+def ablate_by_both(study: Study, folder: Path) -> dict[str, dict[str, Any]]:
+    """A study answered by the first judge and by judge B: the rates and contrasts of each, by the judge's name.
+
+    Args:
+        study, folder: as for `ablate`.
+    """
+    judge_b: dict[str, Any] = {"judge": load_judge("B"), "name": "judge-b", "hits": expected_part_hits}
+    reports = {"radicals": ablate(study, folder), "judge-b": ablate(study, folder, **judge_b)}
+    return {name: {part: report[part] for part in ("rates", "contrasts")} for name, report in reports.items() if report}

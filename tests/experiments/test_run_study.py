@@ -15,14 +15,14 @@ import torch
 
 from kanjilab.core.config import settings_hash
 from kanjilab.core.run_folder import RunFolder, find_runs
-from kanjilab.experiments import packs
+from kanjilab.experiments import packs, run_study
 from kanjilab.experiments.context import open_study
 from kanjilab.experiments.packs import missing
 from kanjilab.experiments.results import rates
-from kanjilab.experiments.run_study import ablate, own_share
+from kanjilab.experiments.run_study import ablate, ablate_by_both, own_share
 from kanjilab.experiments.study import Variant
 from kanjilab.training import driver
-from tests.tiny_study import DarknessJudge, assert_same_tables, forbid, make_small, run, table_of
+from tests.tiny_study import RADICALS, DarknessJudge, assert_same_tables, forbid, make_small, run, table_of
 
 pytestmark = pytest.mark.usefixtures("small_lab")
 
@@ -36,6 +36,22 @@ def test_what_is_stored_is_not_done_again(finished, study, monkeypatch):
     assert judge.read_images == 0  # its readings are stored too
     assert all(found.checkpoints() for found in find_runs(folder))  # which were to be kept
     assert "stored" in said and "about 0.0 min to go" in said
+
+
+def test_both_judges_read_the_same_drawings(finished, study, tmp_path, monkeypatch):
+    """The second finds every part in every glyph."""
+
+    class Everything:
+        def read(self, images):
+            return pd.DataFrame({"parts": [tuple(RADICALS.values())] * len(images), "abstain": False})
+
+    folder = shutil.copytree(finished[0], tmp_path / "both")
+    forbid(monkeypatch, "run_training", "sample", "measure_steps", "Trainable")
+    monkeypatch.setattr(run_study, "load_judge", lambda name: {"B": Everything()}[name])
+    monkeypatch.setattr(run_study.RadicalJudge, "load_or_fit", lambda folder: DarknessJudge())
+    found = ablate_by_both(study, folder)
+    assert found["radicals"] == {part: finished[1][part] for part in ("rates", "contrasts")}
+    assert [rate["value"] for rate in found["judge-b"]["rates"]] == [1.0] * len(found["radicals"]["rates"])
 
 
 def test_further_blocks_train_only_their_own_arms(finished, study, tmp_path, monkeypatch):

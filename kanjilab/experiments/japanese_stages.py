@@ -1,0 +1,87 @@
+"""What the stages of the Japanese text encoder are worth in training, beside English captions of the same characters.
+
+`python -m kanjilab.experiments.japanese_stages runs/stages` trains a LoRA on four radicals with Japanese captions, the
+text encoder frozen after stage 1 or trained too (stage 2), and one with the English captions of the same characters,
+and asks each for held-out characters in its own language. Called again, it goes on.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+
+from kanjilab.core.config import DEFAULT_BASE
+from kanjilab.core.storage import write_json_atomic
+from kanjilab.data.build import build_dataset
+from kanjilab.data.dictionary import load_characters
+from kanjilab.data.image_folder import Dataset, open_dataset
+from kanjilab.data.selection import InJapanese, rule_from_json
+from kanjilab.data.subset import write_subset
+from kanjilab.experiments.designs import BUDGETS, CONFIRM_SEEDS, STUDY_ARM
+from kanjilab.experiments.run_study import ablate_by_both
+from kanjilab.experiments.study import Study, Variant
+
+BUDGET = BUDGETS["steps"]
+PROMPTS = 10  # for each radical
+SEEDS = CONFIRM_SEEDS[:3]
+STAGES = (
+    Variant("stage 1", {}),
+    Variant("stage 2", {"text_encoder": "full", "text_encoder_lr": 1e-4}),
+)
+
+
+def in_english(japanese: Dataset, folder: Path) -> Dataset:
+    """The same characters, with all their English meanings as captions.
+
+    Args:
+        japanese: of `InJapanese`.
+        folder: new, or of an earlier call.
+    """
+    if not folder.exists():
+        meanings = load_characters().loc[japanese.table["character"], "meanings"]
+        table = japanese.table.assign(text=[";".join(some) for some in meanings])
+        return write_subset(dataclasses.replace(japanese, table=table), np.arange(len(table)), folder)
+    return open_dataset(folder)
+
+
+def stage_studies(folder: Path) -> dict[str, Study]:
+    """A study in each language, of the same characters, seeds, noise and order.
+
+    Args:
+        folder: below whose sets/ their image folders are.
+    """
+    japanese = build_dataset(InJapanese(rule_from_json(BUDGET.data)), folder / "sets" / "japanese")
+    in_english(japanese, folder / "sets" / "english")
+    study = Study(
+        "japanese",
+        "trained together, text encoder and denoiser draw more from Japanese than the denoiser alone",
+        dataclasses.replace(STUDY_ARM, images_seen=BUDGET.images_seen),
+        STAGES,
+        SEEDS,
+        data={"folder": str(japanese.folder)},
+        base="pocket-ja",
+        prompts_per_radical=PROMPTS,
+        splits=("held_out",),
+        noise_seeds=(0, 1),
+        sampling=BUDGET.sampling,
+        loss_images=BUDGET.loss_images,
+    )
+    english = {"folder": str(folder / "sets" / "english")}
+    only = (Variant("English captions", {}),)
+    reference = dataclasses.replace(study, name="english", variants=only, contrasts=(), data=english, base=DEFAULT_BASE)
+    return {"japanese": study, "english": reference}
+
+
+def main(arguments: Sequence[str]) -> None:
+    """Trains and scores both; the rates by both judges go into stages.json."""
+    folder = Path(*arguments[:1] or ("runs/stages",))
+    found = {name: ablate_by_both(study, folder / name) for name, study in stage_studies(folder).items()}
+    write_json_atomic(folder / "stages.json", found)
+
+
+if __name__ == "__main__":
+    main(sys.argv[1:])
