@@ -2,6 +2,7 @@
 
 from playwright.sync_api import Page
 
+HOSTILE = """<img src=x onerror="window.obeyed=1">"""
 # A missing picture is noticed late. One that is asked for after theirs has failed after theirs.
 ASKED_LATER = """async () => {
   const picture = new Image();
@@ -13,5 +14,5 @@ ASKED_LATER = """async () => {
 
 
 def obeyed(page: Page) -> bool:
-    """Whether `<img src=x onerror="window.obeyed=1">` in a text became a picture."""
+    """Whether `HOSTILE` in a text became a picture."""
     return page.evaluate(ASKED_LATER)

@@ -15,9 +15,8 @@ from tests.stored_study import rank_study, store_study
 from tests.tiny_study import four_radicals, make_small, run, tiny_study
 
 from .alone import show_alone
-from .hostile import obeyed
+from .hostile import HOSTILE, obeyed
 
-HOSTILE = """<img src=x onerror="window.obeyed=1">"""
 CLAIMS = ("rank", "batch", "epochs", "schedule", "targets")
 ROOT = "import sys\nsys.path.insert(0, {root!r})"
 LOOK = """

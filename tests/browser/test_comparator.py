@@ -20,11 +20,10 @@ from kanjilab.widgets.view_strips import view_strip
 from tests.stored_runs import store_run
 from tests.tiny import tiny_encoded
 
-from .hostile import obeyed
+from .hostile import HOSTILE, obeyed
 from .lab import wait_until
 from .pixels import READ_BY_JUDGE, wait_painted
 
-HOSTILE = """<img src=x onerror="window.obeyed=1">"""
 PROMPTS = ["water", "tree", "fire", "castle", "queen", "mountain", "person", HOSTILE]
 SEEDS = list(range(6))
 SEEN = [0, *range(100, 1200, 100)]  # 12 checkpoints

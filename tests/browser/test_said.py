@@ -5,9 +5,7 @@ from playwright.sync_api import expect
 from kanjilab.widgets.said import Said
 
 from .alone import show_alone
-from .hostile import obeyed
-
-HOSTILE = """<img src=x onerror="window.obeyed=1">"""
+from .hostile import HOSTILE, obeyed
 
 
 def test_the_live_region_stays_and_its_text_changes(page):

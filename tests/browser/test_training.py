@@ -12,10 +12,9 @@ from playwright.sync_api import expect
 from kanjilab.widgets.training_job import read_state
 from tests.tiny_study import four_radicals
 
-from .hostile import obeyed
+from .hostile import HOSTILE, obeyed
 from .lab import wait_until
 
-HOSTILE = """<img src=x onerror="window.obeyed=1">"""
 LONG, SHORT = 40_000, 24  # images seen; the long one does not end before it is stopped
 KILLS = 1  # at random moments of its own; ten are in the tests of the panel without a browser
 SETUP = """
