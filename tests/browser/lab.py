@@ -12,13 +12,13 @@ import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
-from urllib.error import URLError
 from urllib.request import Request, urlopen
 
 import nbformat
-from playwright.sync_api import Locator, Page
+from playwright.sync_api import Locator, Page, expect
 
-START_SECONDS, RUN_SECONDS = 90, 240  # several times what a quiet machine needs
+# Against hanging alone: many times what a quiet machine needs.
+START_SECONDS, RUN_SECONDS, END_SECONDS = 300, 600, 60
 FOLDERS = {  # nothing of the user's, and nothing of another test's
     "JUPYTER_CONFIG_DIR": "config",
     "JUPYTER_DATA_DIR": "data",
@@ -53,6 +53,8 @@ FINISHED = f"""() => {{
   const failed = code.some(cell => cell.outputs.some(output => output.output_type === 'error'));
   return failed || code.every(cell => cell.count && !cell.running);
 }}"""
+# A command waits until the key that asks for it is released.
+AFTER_KEYS = "new Promise(done => requestAnimationFrame(() => setTimeout(done)))"
 
 
 def free_port() -> int:
@@ -68,6 +70,16 @@ def wait_until(condition: Callable[[], bool], what: str = "what was expected") -
     while not condition():
         assert time.monotonic() < end, f"{what}: it never came"
         time.sleep(0.05)
+
+
+def end_process(process: subprocess.Popen) -> None:
+    """End a server; it may shut its kernels down first."""
+    process.terminate()
+    try:
+        process.wait(END_SECONDS)
+    except subprocess.TimeoutExpired:
+        process.kill()
+        process.wait()
 
 
 def own_folders(folder: Path) -> dict[str, str]:
@@ -91,6 +103,7 @@ class Lab:
         self.port = free_port()
         self.address = f"http://127.0.0.1:{self.port}"
         self._ending: dict[str, threading.Thread] = {}
+        self._settings = folder / "settings" / "@jupyterlab" / "apputils-extension"
         self._log = folder / "server.log"
         with self._log.open("wb") as log:
             self._process = subprocess.Popen(
@@ -107,9 +120,8 @@ class Lab:
 
     def _environment(self, folder: Path) -> dict[str, str]:
         environment = os.environ | own_folders(folder)
-        news = folder / "settings" / "@jupyterlab" / "apputils-extension" / "notification.jupyterlab-settings"
-        news.parent.mkdir(parents=True)
-        news.write_text(json.dumps(NO_NEWS))
+        self._settings.mkdir(parents=True)
+        (self._settings / "notification.jupyterlab-settings").write_text(json.dumps(NO_NEWS))
         return environment
 
     def _wait_until_it_answers(self) -> None:
@@ -117,7 +129,7 @@ class Lab:
         while time.monotonic() < end and self._process.poll() is None:
             try:
                 return self.ask("status") and None
-            except (URLError, ConnectionError):
+            except OSError:
                 time.sleep(0.1)
         self.stop()
         raise RuntimeError(f"JupyterLab did not start within {START_SECONDS} s:\n{self._log.read_text()[-2000:]}")
@@ -133,7 +145,7 @@ class Lab:
         """
         request = Request(f"{self.address}/api/{path}", method=method)
         request.add_header("Authorization", f"token {self.token}")
-        with urlopen(request, timeout=30) as answer:
+        with urlopen(request, timeout=START_SECONDS) as answer:
             return json.loads(answer.read() or "null")
 
     def end_sessions(self) -> None:
@@ -142,6 +154,10 @@ class Lab:
             if (name := session["id"]) not in self._ending:
                 self._ending[name] = threading.Thread(target=self.ask, args=(f"sessions/{name}", "DELETE"))
                 self._ending[name].start()
+
+    def forget_theme(self) -> None:
+        """Open the next notebook in the light theme, whichever was chosen before."""
+        (self._settings / "themes.jupyterlab-settings").unlink(missing_ok=True)
 
     def add_notebook(self, content: Path | Sequence[str]) -> str:
         """A fresh copy of a notebook, in a folder of its own, whose parent is its own too ('../figures').
@@ -165,12 +181,7 @@ class Lab:
         """End the server and its kernels."""
         for thread in self._ending.values():
             thread.join()
-        self._process.terminate()
-        try:
-            self._process.wait(20)
-        except subprocess.TimeoutExpired:
-            self._process.kill()
-            self._process.wait()
+        end_process(self._process)
 
 
 class NotebookPage:
@@ -226,10 +237,16 @@ class NotebookPage:
         self.wait_idle()
 
     def command(self, name: str, **options: Any) -> None:
-        """Execute a command of JupyterLab, as 'notebook:interrupt-kernel' or 'apputils:change-theme' (theme=...)."""
+        """Execute a command of JupyterLab, such as 'notebook:interrupt-kernel', with its arguments."""
         self.page.evaluate(
             "async ([name, options]) => { await jupyterapp.commands.execute(name, options) }", [name, options]
         )
+
+    def use_theme(self, name: str) -> None:
+        """Show JupyterLab in its theme "Light" or "Dark"; the command alone comes back before that."""
+        self.command("apputils:change-theme", theme=f"JupyterLab {name}")
+        expect(self.page.locator("body")).to_have_attribute("data-jp-theme-name", f"JupyterLab {name}")
+        expect(self.page.locator("#jupyterlab-splash")).to_have_count(0)
 
     def cells(self) -> list[dict[str, Any]]:
         """Type, source, execution count, running and outputs (as in the file) of each cell, from the model."""
@@ -249,10 +266,12 @@ class NotebookPage:
         self.page.evaluate(f"async index => {{ {SHOWN} {show} }}", cell)
         return self.page.locator(f".jp-Notebook .jp-Cell[data-windowed-list-index='{cell}'] .jp-Cell-outputWrapper")
 
-    @property
-    def active_cell(self) -> int:
-        """Index of the selected cell."""
-        return self.page.evaluate(f"() => {{ {SHOWN} return panel.content.activeCellIndex; }}")
+    def selection(self) -> tuple[int, int]:
+        """Index of the selected cell and number of cells, when JupyterLab has done what keys asked it for."""
+        active, count = self.page.evaluate(
+            f"async () => {{ await {AFTER_KEYS}; {SHOWN} return [panel.content.activeCellIndex, cells.length]; }}"
+        )
+        return active, count
 
     def screenshot(self, name: str) -> Path:
         """Take a picture of the window, into $KANJILAB_SCREENSHOTS or a temporary folder."""

@@ -20,6 +20,7 @@ from kanjilab.models.loading import load_base
 from kanjilab.viz.picture_files import write_picture
 from tests.browser.conftest import chromium
 from tests.browser.lab import Lab, NotebookPage
+from tests.browser.pixels import READ_BY_JUDGE, wait_painted
 
 ROOT = Path(__file__).parents[2]
 FIGURES = ROOT / "figures"
@@ -66,7 +67,7 @@ class Studio:
         page.set_default_timeout(SLOW_MS)
         source = f"from pathlib import Path\nfrom kanjilab.widgets import *\n{setup}\n{call}"
         notebook = NotebookPage(self.lab, page, self.lab.add_notebook([source]), self.folder)
-        notebook.command("apputils:change-theme", theme="JupyterLab Light")
+        notebook.use_theme("Light")
         notebook.command("application:toggle-left-area")
         notebook.run_all()
         panel = notebook.output(0).locator(".kanjilab-panel, .kanjilab-ablation").first
@@ -93,9 +94,9 @@ def comparator(studio: Studio) -> tuple[Image.Image, dict[str, Any]]:
     )
     panel = studio.show(call, 1150, 2)
     cells, readings = panel.locator("button.cell"), panel.locator(".reading")
-    panel.page.wait_for_function(
-        "![...document.querySelectorAll('.reading')].some(at => ['…', ''].includes(at.textContent))"
-    )
+    readings.first.wait_for()
+    panel.page.wait_for_function(READ_BY_JUDGE)
+    wait_painted(cells.locator("canvas"))
     columns = readings.count() // 6
     cells.nth(3 * columns - 1).click()
     panel.get_by_role("button", name="Pin this glyph").click()
@@ -110,6 +111,7 @@ def playground(studio: Studio) -> tuple[Image.Image, dict[str, Any]]:
     panel = studio.show('Playground("runs")', 1300, 2)
     panel.get_by_role("button", name="water + bird").click()
     expect(panel.get_by_text("8 drawn; ")).to_be_visible(timeout=SLOW_MS)
+    expect(panel.get_by_role("button", name="Draw", exact=True)).to_be_enabled()
     steps = panel.get_by_role("group", name="How it formed, step by step")
     expect(steps.locator("img").first).to_be_visible()
     shows = "prompt water + bird, seeds 0 to 7, 15 steps, guidance 5, the writer"
@@ -168,6 +170,7 @@ def comparator_moves(studio: Studio) -> Moving:
     )
     panel = studio.show(call, 1150, 1)
     slider, frames = panel.get_by_role("slider", name="Checkpoint"), []
+    wait_painted(panel.locator("button.cell canvas"))
     slider.press("Home")
     last = int(slider.get_attribute("max") or 0)
     for _ in range(last + 1):
@@ -184,7 +187,7 @@ def ablation_moves(studio: Studio) -> Moving:
     panel = studio.show(call, 1150, 1)
     slider, frames = panel.get_by_role("slider", name="Rank"), []
     expect(panel.get_by_role("heading", name="Each setting by itself")).to_be_visible()
-    panel.page.wait_for_timeout(1500)  # until the sheets are decoded
+    wait_painted(panel.locator(".glyph canvas").first)  # sheets are decoded together
     slider.press("Home")
     last = int(slider.get_attribute("max") or 0)
     for _ in range(last + 1):

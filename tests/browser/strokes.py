@@ -12,6 +12,7 @@ TREE = [[(22, 44), (106, 42)], [(64, 16), (65, 114)], [(62, 46), (44, 78), (20, 
 
 def draw(canvas: Locator, strokes: list) -> None:
     """Real pointer events: down, moves, up."""
+    canvas.hover()  # when it no longer moves
     box, mouse = canvas.bounding_box(), canvas.page.mouse
     assert box
     for stroke in strokes:

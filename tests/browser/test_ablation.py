@@ -15,9 +15,8 @@ from tests.stored_study import rank_study, store_study
 from tests.tiny_study import four_radicals, make_small, run, tiny_study
 
 from .alone import show_alone
+from .hostile import HOSTILE, obeyed
 
-HOSTILE = """<img src=x onerror="window.obeyed=1">"""
-SLOW_MS = 120_000
 CLAIMS = ("rank", "batch", "epochs", "schedule", "targets")
 ROOT = "import sys\nsys.path.insert(0, {root!r})"
 LOOK = """
@@ -53,8 +52,10 @@ TIMED = """async input => {
   return times;
 }"""
 
-DRAWN = """() => document.querySelector('.glyph canvas')?.getContext('2d')
-  .getImageData(0, 0, 64, 64).data.some(value => value)"""
+# Sheets are decoded after the strip is built; some studies have numbers alone.
+DRAWN = """() => !document.querySelector('.kanjilab-ablation.pictured')
+  || [...document.querySelectorAll('.glyph canvas')].some(canvas => canvas.getContext('2d')
+    .getImageData(0, 0, canvas.width, canvas.height).data.some(value => value))"""
 
 
 @pytest.fixture(scope="module")
@@ -142,14 +143,15 @@ def test_every_slider_moves_the_picture_and_the_score(open_notebook, cells, made
         expect(place.locator(".verdict")).to_contain_text("In ")
         sliders = place.locator(".slider input[type=range]")
         expect(sliders.first).to_be_visible()
+        notebook.page.wait_for_function(DRAWN)
         for at in range(sliders.count()):
             before = score(place) + shown(place)
             sliders.nth(at).press("ArrowLeft" if sliders.nth(at).input_value() != "0" else "ArrowRight")
             assert score(place) + shown(place) != before, (path, at)
     expect(place.locator(".score b").first).not_to_have_text("0.0%")
     notebook.screenshot("ablation-clone")
-    assert notebook.active_cell == 1, "JupyterLab took no key"
-    assert notebook.page.evaluate("window.obeyed") is None
+    assert notebook.selection() == (1, 2), "JupyterLab took no key"
+    assert not obeyed(notebook.page)
 
 
 def test_pin_compare_and_reach_what_is_near(open_notebook, cells, made):
@@ -165,9 +167,9 @@ def test_pin_compare_and_reach_what_is_near(open_notebook, cells, made):
     expect(place.locator(".difference")).to_contain_text("this pair was not tested")
     place.get_by_text(re.compile("What differs between A and B")).click()
     expect(place.get_by_role("row", name=re.compile("^Rank 1 16$"))).to_be_visible()
-    notebook.command("apputils:change-theme", theme="JupyterLab Dark")
+    notebook.use_theme("Dark")
     notebook.screenshot("ablation-pinned-dark")
-    notebook.command("apputils:change-theme", theme="JupyterLab Light")
+    notebook.use_theme("Light")
     button(place, "Unpin A").click()
 
     # A point of the curve moves the slider; the radical and the judge change the score alone.
@@ -195,7 +197,7 @@ def test_pin_compare_and_reach_what_is_near(open_notebook, cells, made):
     notebook.screenshot("ablation-not-trained")
     near.nth(1).click()
     assert rank.get_attribute("aria-valuetext") == "16" and hole.is_hidden()
-    assert notebook.page.evaluate("window.obeyed") is None
+    assert not obeyed(notebook.page)
 
 
 def test_a_page_without_a_kernel_moves_too(page, made):
@@ -235,7 +237,7 @@ def test_a_new_value_is_trained_and_becomes_a_stop(open_notebook, cells, small):
     notebook.run_all()
     place = notebook.output(1)
     rank = place.get_by_role("slider", name="Rank")
-    assert rank.get_attribute("max") == "1"
+    expect(rank).to_have_attribute("max", "1")
     place.get_by_role("button", name="Another value of Rank").press("Enter")
     value = place.get_by_label("New value of Rank")
     value.fill("none")
@@ -247,15 +249,15 @@ def test_a_new_value_is_trained_and_becomes_a_stop(open_notebook, cells, small):
     expect(rank).to_have_attribute("aria-valuetext", "4, not trained")
     button(place, "Measure the cost here").click()
     expect(place.locator(".hole")).to_contain_text(
-        re.compile("2 of 3 trainings stored; 1 to train: about .* on this machine"), timeout=SLOW_MS
+        re.compile("2 of 3 trainings stored; 1 to train: about .* on this machine")
     )
     button(place, "Train it").click()
-    expect(rank).to_have_attribute("aria-valuetext", "4", timeout=SLOW_MS)
+    expect(rank).to_have_attribute("aria-valuetext", "4")
     expect(rank).to_have_attribute("max", "2")
     expect(place.locator(".hole")).to_be_hidden()
     expect(place.locator(".score")).to_contain_text("rank 4")
     notebook.screenshot("ablation-added")
-    assert place.locator(".ticks").first.locator("i.stored").count() == 3
+    expect(place.locator(".ticks").first.locator("i.stored")).to_have_count(3)
 
     # A new kernel has the added setting in the menu.
     notebook.restart()
@@ -268,20 +270,20 @@ def test_a_new_value_is_trained_and_becomes_a_stop(open_notebook, cells, small):
 
 def test_stop_and_go_on_after_a_restart(open_notebook, cells, small, tmp_path):
     study, kept = small
-    longer = dataclasses.replace(study, name="longer", arm=dataclasses.replace(study.arm, images_seen=400))
+    longer = dataclasses.replace(study, name="longer", arm=dataclasses.replace(study.arm, images_seen=40_000))
     given = f"Study.from_json({longer.to_json()!r})"
     notebook = open_notebook(cells(TRAIN, kept=kept, study=given))
     notebook.run_all()
     place = notebook.output(1)
     expect(place.get_by_role("slider", name="Rank")).to_be_visible()
     button(place, "Run").click()
-    place.locator(".jupyter-widgets progress").first.wait_for(timeout=SLOW_MS)
+    place.locator(".jupyter-widgets progress").first.wait_for()
     button(place, "Stop").click()
-    expect(place.get_by_text("Stopped; Resume continues.")).to_be_visible(timeout=SLOW_MS)
+    expect(place.get_by_text("Stopped; Resume continues.")).to_be_visible()
     notebook.restart()
     notebook.run_all()
     place = notebook.output(1)
     button(place, "Run").click()
     bar = place.locator(".jupyter-widgets progress").first
-    bar.wait_for(timeout=SLOW_MS)
+    bar.wait_for()
     assert bar.evaluate("bar => bar.value") > 2, "it goes on where it was stopped"

@@ -1,5 +1,6 @@
 """The strip comparator as a reader uses it: scrub, pin, blink, filter, by mouse and by keyboard, and how fast it is."""
 
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -19,18 +20,20 @@ from kanjilab.widgets.view_strips import view_strip
 from tests.stored_runs import store_run
 from tests.tiny import tiny_encoded
 
+from .hostile import HOSTILE, obeyed
 from .lab import wait_until
+from .pixels import READ_BY_JUDGE, wait_painted
 
-HOSTILE = """<img src=x onerror="window.obeyed=1">"""
 PROMPTS = ["water", "tree", "fire", "castle", "queen", "mountain", "person", HOSTILE]
 SEEDS = list(range(6))
 SEEN = [0, *range(100, 1200, 100)]  # 12 checkpoints
-SLOWEST_MS = 1000  # a guard for a busy machine; what is aimed at is 100
+SLOWEST_MS = 5000  # a guard for a busy machine; what is aimed at is 100
 # Times each input to the moment after the next painted frame, and tells what then stands on the canvases.
 STOPWATCH = """() => {
   window.digest = () => {
     let hash = 0;
     for (const canvas of document.querySelectorAll('.kanjilab-comparator :is(.grid, .detail) canvas')) {
+      if (!canvas.checkVisibility()) continue; // while two glyphs blink, one canvas is hidden
       const { data } = canvas.getContext('2d').getImageData(0, 0, canvas.width, canvas.height);
       for (let at = 0; at < data.length; at += 64) hash = (Math.imul(hash, 31) + data[at] + data[at + 3]) | 0;
     }
@@ -112,7 +115,8 @@ def test_changes_show_at_once(open_notebook, runs, record_property):
     notebook = open_notebook([cell_source(runs, seeds=SEEDS, columns="runs")])
     notebook.run_all()
     page, place = notebook.page, notebook.output(0)
-    page.wait_for_function("document.querySelectorAll('.kanjilab-comparator .cell').length === 96")
+    expect(place.locator(".cell")).to_have_count(96)
+    wait_painted(place.locator(".cell canvas"))
     page.evaluate(STOPWATCH)
     place.locator(".chooser").click()
     cells, slider = place.locator("button.cell"), place.get_by_label("Checkpoint", exact=True)
@@ -145,7 +149,7 @@ def test_the_right_glyph_by_mouse_and_by_keyboard(open_notebook, runs, comparato
     page, place = notebook.page, notebook.output(0)
     first, second = comparator.tracks
     cells, large = place.locator("button.cell"), place.locator("figure canvas")
-    cells.first.wait_for()
+    wait_painted(cells.locator("canvas"))
     assert np.array_equal(pixels(cells.nth(0).locator("canvas")), first.images[-1, 0, 0])
     slider = place.get_by_label("Checkpoint", exact=True)
     slider.focus()
@@ -174,8 +178,8 @@ def test_the_right_glyph_by_mouse_and_by_keyboard(open_notebook, runs, comparato
     assert (view.selected, view.images_seen, view.columns) == (("plain", "fire", 1), SEEN[middle + 1], "runs")
     for key in ("ArrowLeft", "b", "d", "d", "x", "z", "ArrowDown", "Shift+Enter"):
         page.keyboard.press(key)
-    assert (notebook.active_cell, len(notebook.cells())) == (0, 3), "keys reached JupyterLab"
-    assert page.evaluate("window.obeyed") is None
+    assert notebook.selection() == (0, 3), "keys reached JupyterLab"
+    assert not obeyed(page)
     assert place.get_by_text(HOSTILE).count() >= 3, "a run, a prompt and a row of that name"
     place.locator(".chooser").click()
     place.get_by_label("Columns").select_option("checkpoints")
@@ -188,11 +192,9 @@ def test_reading_blinking_and_files(open_notebook, runs, tmp_path):
     notebook = open_notebook([lazily + cell_source(runs, **chosen)])
     notebook.run_all()
     page, place = notebook.page, notebook.output(0)
-    readings = place.locator(".reading")
-    page.wait_for_function(
-        "[...document.querySelectorAll('.reading')].every(at => !['…', ''].includes(at.textContent))"
-    )
-    assert readings.count() == 2 * 2 * len(SEEN)
+    expect(place.locator(".reading")).to_have_count(2 * 2 * len(SEEN))
+    page.wait_for_function(READ_BY_JUDGE)
+    wait_painted(place.locator(".cell canvas"))
     here = StripComparator(runs, **chosen)
     first = here.tracks[0]
     assert np.array_equal(pixels(place.locator(".cell canvas").nth(1)), first.images[1, 6, 0]), "asked for, and come"
@@ -225,12 +227,11 @@ def test_reading_blinking_and_files(open_notebook, runs, tmp_path):
     with Image.open(tmp_path / "saved.png") as picture, Image.open(tmp_path / "saved.gif") as film:
         assert (picture.size, film.n_frames) == (here.picture().size, len(SEEN))
     page.set_content((tmp_path / "saved.html").read_text(encoding="utf-8"))
-    page.wait_for_selector(".cell canvas")
-    page.wait_for_timeout(300)
     alone = page.locator(".cell canvas")
+    wait_painted(alone)
     assert np.array_equal(pixels(alone.nth(len(SEEN) + 1)), here.tracks[1].images[1, 6, 0]), "no kernel, no network"
     assert page.locator(".reading").nth(0).inner_text() not in ("", "…")
-    assert page.evaluate("window.obeyed") is None
+    assert not obeyed(page)
 
 
 def test_glyphs_of_one_run_have_short_names_and_are_enlarged_exactly(page, runs):
@@ -269,7 +270,8 @@ def test_an_own_prompt_is_drawn_and_scrubbed(open_notebook, trained):
     expect(place.get_by_text("is drawn.")).to_be_visible(timeout=120_000)
     tracks = read_tracks(trained)
     assert [track.prompts for track in tracks] == [("water", "fire", HOSTILE)] * 2
-    assert place.locator("input[data-list=prompts]:checked").count() == 2
+    expect(place.locator("input[data-list=prompts]:checked")).to_have_count(2)
+    wait_painted(place.locator(".cell canvas"))
     large = place.locator("figure:not([hidden]) canvas")
     for key, checkpoint in (("Home", 0), ("ArrowRight", 1), ("End", 2)):
         place.get_by_label("Checkpoint", exact=True).press(key)
@@ -278,12 +280,18 @@ def test_an_own_prompt_is_drawn_and_scrubbed(open_notebook, trained):
     assert shown_view(place).prompts == ("water", HOSTILE), "the code shows it again"
     table = place.get_by_role("table").filter(has_text="What differs between the runs")
     assert table.get_by_role("row").nth(1).inner_text().split() == ["Rank", "2", "4"]
-    assert page.evaluate("window.obeyed") is None
+    assert not obeyed(page)
 
 
-def pane_is_beside_the_grid(place: Locator) -> bool:
-    grid, detail = (place.locator(name).bounding_box() for name in (".grid", ".detail"))
-    return grid["x"] + grid["width"] <= detail["x"] and abs(grid["y"] - detail["y"]) < 5
+BOXES = """place => ['.grid', '.detail', '.controls'].map(
+  name => place.querySelector(name).getBoundingClientRect().toJSON())"""
+
+
+def is_laid_out(place: Locator, width: int) -> bool:
+    """Whether the pane is beside the grid, within this width, and the controls are in one row where it is large."""
+    grid, detail, controls = place.evaluate(BOXES)
+    beside = grid["right"] <= detail["left"] and abs(grid["top"] - detail["top"]) < 5
+    return beside and detail["right"] <= width and (width < 1280 or controls["height"] < 45)
 
 
 def test_the_pane_stays_beside_the_grid_and_the_selection_survives(open_notebook, runs):
@@ -312,16 +320,13 @@ def test_the_pane_stays_beside_the_grid_and_the_selection_survives(open_notebook
 
     legend = place.locator(".legend").inner_text()
     assert "◎ a part that the prompt asks for is there" in legend and "✓ well-formed" in legend
-    page.wait_for_function("[...document.querySelectorAll('.reading')].every(at => at.textContent !== '…')")
+    page.wait_for_function(READ_BY_JUDGE)
     marks = {mark for text in place.locator(".reading").all_inner_texts() for mark in text.split()}
     assert marks & {"○", "◎"} and marks & {"✓", "✗"}, "the right part and a well-formed glyph are told apart"
     page.evaluate("void jupyterapp.commands.execute('application:toggle-left-area')")
     for width in (1280, 800, 390):
         page.set_viewport_size({"width": width, "height": 1000})
-        wait_until(lambda: pane_is_beside_the_grid(place), f"the pane beside the grid at {width} pixels")
-        detail = place.locator(".detail").bounding_box()
-        assert detail["x"] + detail["width"] <= width
-        assert width < 1280 or place.locator(".controls").bounding_box()["height"] < 45, "one row of controls"
+        wait_until(partial(is_laid_out, place, width), f"the pane beside the grid at {width} pixels")
         notebook.screenshot(f"comparator_{width}")
     page.evaluate("void jupyterapp.commands.execute('application:toggle-left-area')")
     page.set_viewport_size({"width": 1280, "height": 1000})

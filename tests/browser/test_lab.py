@@ -2,6 +2,8 @@
 
 import pytest
 
+from .hostile import HOSTILE, obeyed
+
 
 def test_cells_run_to_the_end_and_are_read_from_the_model(open_notebook):
     notebook = open_notebook(["import time\ntime.sleep(1)\nprint('slept')", "2 + 2"])
@@ -12,6 +14,19 @@ def test_cells_run_to_the_end_and_are_read_from_the_model(open_notebook):
     notebook.run_all()
     assert [cell["count"] for cell in notebook.cells()] == [1, 2], "a restarted kernel counts from 1"
     assert notebook.screenshot("lab").stat().st_size > 10_000
+
+
+def test_what_tests_deny_is_noticed_where_it_happens(open_notebook):
+    notebook = open_notebook(["1"])
+    notebook.command("notebook:enter-command-mode")
+    notebook.page.keyboard.press("b")
+    assert notebook.selection() == (1, 2), "a cell below"
+    for key in ("d", "d"):
+        notebook.page.keyboard.press(key)
+    assert notebook.selection() == (0, 1)
+    assert not obeyed(notebook.page)
+    notebook.page.evaluate("text => document.body.insertAdjacentHTML('beforeend', text)", HOSTILE)
+    assert obeyed(notebook.page)
 
 
 def test_an_error_is_told(open_notebook):

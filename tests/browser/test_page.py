@@ -1,13 +1,13 @@
 """The static page in Chromium: it draws what Python draws, without a network, and reads well everywhere."""
 
 import dataclasses
-import functools
 import http.server
 import io
 import json
 import threading
 import time
 from collections.abc import Iterator
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -24,6 +24,7 @@ from kanjilab.models.sampling import Sampling, sample
 from kanjilab.viz.strip import WHITENED
 from tests.tiny import save_tiny_pipeline
 
+from .lab import wait_until
 from .strokes import INKED_LEAST, TREE, draw, inked
 
 NO_RUNTIME = "onnxruntime-web is not there: make page installs it with npm"
@@ -31,9 +32,14 @@ CANVAS = """canvas => {
   const { data } = canvas.getContext('2d').getImageData(0, 0, canvas.width, canvas.height);
   return [...data.filter((_, at) => at % 4 === 0)];
 }"""
+# Whether a file can be had; the service worker may still be storing it.
+FETCHED = "name => fetch(name).then(response => response.ok, () => false)"
+PICTURED = """() => [...document.images].every(image => {
+  image.loading = 'eager';
+  return image.complete;
+})"""
 SIZE_PX = 32
 WRITING_STEPS = 6  # in place of 18
-LOADED_MS = 120_000  # longest wait for the first glyph
 
 
 @pytest.fixture(scope="module")
@@ -62,7 +68,7 @@ def server(site) -> Iterator[http.server.ThreadingHTTPServer]:
         def log_message(self, *_):
             pass
 
-    server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), functools.partial(Quiet, directory=str(site)))
+    server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), partial(Quiet, directory=str(site)))
     threading.Thread(target=server.serve_forever, daemon=True).start()
     yield server
     server.shutdown()
@@ -104,12 +110,12 @@ def test_a_link_draws_what_python_draws_also_offline(base, address, page: Page, 
     expect(said).to_have_text("Four glyphs for “mountain zzqx☃”, each out of its own noise.")
     assert np.abs(glyphs(page) - drawn_by_python(base, "mountain zzqx☃", 5, 3.5)).max() <= 3
     expect(page.locator("#read")).to_contain_text("Unknown to the text encoder: zzqx☃.")
-    assert page.url.endswith("#prompt=mountain+zzqx%E2%98%83&seed=5&guidance=3.5")
+    expect(page).to_have_url(f"{address}/#prompt=mountain+zzqx%E2%98%83&seed=5&guidance=3.5")
     with page.expect_download() as download:
         page.get_by_role("button", name="Save the glyph of noise 6").click()
     assert download.value.suggested_filename == "mountain-zzqx-noise-6.png"
     for kept in ("model/denoiser.onnx.gz", "vendor/ort-wasm-simd-threaded.wasm.gz"):
-        assert page.evaluate("async (name) => (await fetch(name)).ok", kept), "it is not there without a network"
+        wait_until(partial(page.evaluate, FETCHED, kept), f"{kept} without a network")
     page.goto(f"{address}/docs/findings.html")
     expect(page.get_by_role("heading", name="Findings", exact=True)).to_be_visible()
     assert problems == []
@@ -129,9 +135,13 @@ def test_strokes_are_written_and_a_typed_character_as_in_python(address, site, p
     draw(page.get_by_role("img", name="Drawing surface"), TREE)
     start = time.monotonic()
     expect(page.get_by_text("Drawn: 4 strokes.")).to_be_visible()
-    expect(said).to_have_text(f"Written: {style}.", timeout=LOADED_MS)
+    written, lines = f"Written: {style}.", skeleton_of_strokes(TREE)
+    wait_until(
+        lambda: said.inner_text() == written and inked([gray(glyph)], lines) >= [INKED_LEAST], "all four strokes"
+    )
+    expect(said).to_have_text(written)
     seconds = time.monotonic() - start
-    drawn, lines = gray(glyph), skeleton_of_strokes(TREE)
+    drawn = gray(glyph)
     (share,) = inked([drawn], lines)
     assert share >= INKED_LEAST
     assert inked([drawn], skeleton_of_strokes([[(10, 10), (118, 10)]])) < [0.5], "ink is everywhere"
@@ -145,7 +155,7 @@ def test_strokes_are_written_and_a_typed_character_as_in_python(address, site, p
     page.keyboard.press("Enter")
     expect(page.get_by_text("Drawn: the skeleton of 国.")).to_be_visible()
     expect(glyph).to_have_accessible_name(f"“国”, written: {style}")
-    expect(said).to_have_text(f"Written: {style}.", timeout=LOADED_MS)
+    expect(said).to_have_text(written)
     base = load_base("calligraphy")
     prompt = writing_prompt(base, style, index=index_of(base, "国"), typed=typed_skeleton("国"))
     expected = WHITENED[write(base, [prompt], 0, dataclasses.replace(WRITING, steps=WRITING_STEPS))[0]]
@@ -174,17 +184,21 @@ def test_a_strip_is_scrubbed_by_the_keyboard(address, page: Page):
     slider = page.get_by_role("slider", name="Checkpoint").first
     glyph = page.get_by_role("img", name="Glyph for “left: fish, right: see”")
     expect(slider).to_have_attribute("aria-valuetext", "161,600 images seen")
+    wait_until(lambda: shot(glyph).min() < 64, "the picture that all glyphs are cut from")
     trained = shot(glyph)
     slider.press("Home")
     expect(slider).to_have_attribute("aria-valuetext", "pocket")
     expect(glyph).to_have_accessible_name("Glyph for “left: fish, right: see”, pocket")
-    assert np.abs(shot(glyph) - trained).mean() > 20
+    wait_until(lambda: np.abs(shot(glyph) - trained).mean() > 20, "another glyph")
     slider.press("End")
-    assert np.abs(shot(glyph) - trained).mean() < 2
+    wait_until(lambda: np.abs(shot(glyph) - trained).mean() < 2, "the first glyph again")
 
 
 def shot(element: Locator) -> np.ndarray:
     return np.asarray(Image.open(io.BytesIO(element.screenshot())).convert("L"), float)
+
+
+CONTENT = {"index": ".glyph canvas", "write": "#board canvas", "strips": ".strip .cell"}  # what scripts put there
 
 
 @pytest.mark.parametrize("scheme", ["light", "dark"])
@@ -196,6 +210,8 @@ def test_pages_fit_and_are_legible(address, site, scheme, width, page: Page, scr
     for name in [name for name in names if (site / f"{name}.html").exists()]:
         page.goto(f"{address}/{name}.html")
         expect(page.get_by_role("heading", level=1)).to_be_visible()
+        expect(page.locator(CONTENT.get(name, "main p")).last).to_be_visible()
+        wait_until(partial(page.evaluate, PICTURED), f"all pictures of {name}")
         assert page.evaluate("() => document.documentElement.scrollWidth <= innerWidth"), f"{name} is too wide"
         colours = page.evaluate(
             "() => ['color', 'background-color'].map(name => "

@@ -11,10 +11,10 @@ from kanjilab.core.config import Arm
 from kanjilab.training.loop import train
 from tests.tiny import tiny_encoded
 
+from .hostile import obeyed
 from .pixels import pixels
 
 HOSTILE = """<img src=x onerror="window.obeyed=1"> water"""
-SLOW_MS = 120_000
 STEPS, GLYPHS = 5, 3
 SETUP = """
 import sys
@@ -67,8 +67,16 @@ def digest(image: Locator) -> str:
 
 def draw(place: Locator) -> None:
     """Wait until all is drawn and explained."""
-    expect(place.get_by_text(f"{GLYPHS} drawn; ")).to_be_visible(timeout=SLOW_MS)
-    expect(button(place, "Draw")).to_be_enabled(timeout=SLOW_MS)
+    expect(place.get_by_text(f"{GLYPHS} drawn; ")).to_be_visible()
+    expect(button(place, "Draw")).to_be_enabled()
+
+
+def wait_until_laid_out(place: Locator) -> None:
+    """Wait until all parts of the panel are on the page, folded or not: each comes by itself."""
+    for name in ("Draw", "Other noises", "Advanced", "Load gallery"):
+        expect(place.get_by_role("button", name=name).first).to_be_visible()
+    for name in ("Steps", "Expected parts", "These glyphs as code", "Phrase", "Line", "Folder"):
+        expect(place.get_by_label(name, exact=True).first).to_be_attached()
 
 
 def test_type_draw_choose_and_step_through(open_notebook, cells):
@@ -76,13 +84,13 @@ def test_type_draw_choose_and_step_through(open_notebook, cells):
     page = notebook.page
     page.evaluate("void jupyterapp.commands.execute('notebook:run-cell')")
     place = notebook.output(0)
-    expect(button(place, "Draw")).to_be_visible(timeout=SLOW_MS)
+    expect(button(place, "Draw")).to_be_visible()
     prompt = place.get_by_label("Prompt", exact=True)
     prompt.fill("fire water")
     prompt.press("Enter")  # by keyboard
     draw(place)
     candidates, forming = group(place, "Glyphs, best first"), group(place, "How it formed, step by step")
-    assert candidates.count() == GLYPHS
+    expect(candidates).to_have_count(GLYPHS)
     page.evaluate("jupyterapp.shell.currentWidget.content.activeCellIndex = 1")
     notebook.command("notebook:run-cell")
     shown = [digest(candidates.nth(at)) for at in range(GLYPHS)]
@@ -95,22 +103,23 @@ def test_type_draw_choose_and_step_through(open_notebook, cells):
     assert np.array_equal(pixels(large), pixels(candidates.first))
     assert np.array_equal(pixels(forming.last), pixels(candidates.first)), "the last step is the glyph"
     place.get_by_role("radio", name="step 2").click()
+    expect(place.get_by_alt_text("step 2")).to_have_count(2)  # small and large
     large = place.get_by_alt_text("step 2").last
     assert np.array_equal(pixels(large), pixels(forming.nth(1)))
     page.keyboard.press("ArrowRight")
-    large = place.get_by_alt_text("step 3").last
     expect(place.get_by_alt_text("step 3")).to_have_count(2)
+    large = place.get_by_alt_text("step 3").last
     assert np.array_equal(pixels(large), pixels(forming.nth(2)))
     assert not np.array_equal(pixels(forming.nth(0)), pixels(forming.nth(STEPS - 1)))
 
     first = forming.last.get_attribute("src")
     radio(place, "Glyphs, best first", 1).click()  # another glyph, and how that one formed
-    expect(forming.last).not_to_have_attribute("src", first, timeout=SLOW_MS)
+    expect(forming.last).not_to_have_attribute("src", first)
     expect(forming).to_have_count(STEPS)
     assert digest(forming.last) == shown[1]
     for key in ("b", "d", "d", "x"):
         page.keyboard.press(key)
-    assert (notebook.active_cell, len(notebook.cells())) == (0, 3), "keys reached JupyterLab"
+    assert notebook.selection() == (0, 3), "keys reached JupyterLab"
     notebook.screenshot("playground")
 
 
@@ -119,32 +128,32 @@ def test_a_hostile_prompt_stays_text_and_the_history_is_kept(open_notebook, cell
     page = notebook.page
     page.evaluate("void jupyterapp.commands.execute('notebook:run-cell')")
     place = notebook.output(0)
-    place.get_by_label("Prompt", exact=True).fill(HOSTILE, timeout=SLOW_MS)
+    place.get_by_label("Prompt", exact=True).fill(HOSTILE)
     place.get_by_role("button", name="Advanced").first.click()
     place.get_by_label("Checkpoint", exact=True).select_option("before training")
     button(place, "Draw").click()
     draw(place)
     assert HOSTILE in group(place, "Gallery").first.get_attribute("alt")
-    explained = place.get_by_alt_text(re.compile("^<img src=x"))
-    expect(explained.first).to_be_visible()
+    explained = re.compile(f"^{re.escape(HOSTILE)}: Judge B reads ")
+    expect(place.locator(".verdict img")).to_have_attribute("alt", explained)
     code = place.get_by_role("textbox", name="These glyphs as code").input_value()
     assert repr(HOSTILE) in code and "step=0" in code
     kept = digest(group(place, "Gallery").first)
     button(place, "Save gallery").click()
-    expect(place.get_by_text(re.compile("^1 glyphs saved in"))).to_be_visible(timeout=SLOW_MS)
+    expect(place.get_by_text(re.compile("^1 glyphs saved in"))).to_be_visible()
 
     notebook.restart()
     notebook.command("notebook:clear-all-cell-outputs")
     page.evaluate("jupyterapp.shell.currentWidget.content.activeCellIndex = 0")
     page.evaluate("void jupyterapp.commands.execute('notebook:run-cell')")
     place = notebook.output(0)
-    button(place, "Load gallery").click(timeout=SLOW_MS)
-    expect(group(place, "Gallery")).to_have_count(1, timeout=SLOW_MS)
+    button(place, "Load gallery").click()
+    expect(group(place, "Gallery")).to_have_count(1)
     assert digest(group(place, "Gallery").first) == kept
     radio(place, "Gallery", 0).click()
-    expect(place.get_by_label("Prompt", exact=True)).to_have_value(HOSTILE, timeout=SLOW_MS)
-    expect(place.get_by_alt_text(re.compile("^<img src=x")).first).to_be_visible(timeout=SLOW_MS)
-    assert page.evaluate("window.obeyed") is None
+    expect(place.get_by_label("Prompt", exact=True)).to_have_value(HOSTILE)
+    expect(place.locator(".verdict img")).to_have_attribute("alt", explained)
+    assert not obeyed(page)
 
 
 ALL_TEXT = "element => element.innerText"
@@ -153,9 +162,9 @@ ALL_TEXT = "element => element.innerText"
 def test_the_first_screen_and_one_verdict(open_notebook, cells):
     taught = "import kanjilab.widgets.playground as module\nmodule.PACKAGED = [panel._base_name]"
     notebook = open_notebook([cells[0].removesuffix("panel\n") + taught + "\npanel"])
-    page = notebook.page
     notebook.run_all()
     place = notebook.output(0)
+    wait_until_laid_out(place)
     fields = place.get_by_role("textbox").or_(place.get_by_role("spinbutton")).or_(place.get_by_role("combobox"))
     visible = [field.evaluate("e => e.labels[0]?.textContent") for field in fields.all() if field.is_visible()]
     assert visible == ["Prompt", "Folder"], "all other inputs are folded away"
@@ -163,7 +172,7 @@ def test_the_first_screen_and_one_verdict(open_notebook, cells):
 
     prompt = place.get_by_label("Prompt", exact=True)
     prompt.fill("blorpt king")
-    expect(place.get_by_text("tokens. No caption of a kanji has “blorpt”")).to_be_visible(timeout=SLOW_MS)
+    expect(place.get_by_text("tokens. No caption of a kanji has “blorpt”")).to_be_visible()
     button(place, "iron tree").click()
     draw(place)
     expect(prompt).to_have_value("iron tree")
@@ -171,18 +180,15 @@ def test_the_first_screen_and_one_verdict(open_notebook, cells):
     for index in range(GLYPHS - 1, -1, -1):  # each glyph has one verdict, and the mark below it is the same
         radio(place, "Glyphs, best first", index).click()
         name = group(place, "Glyphs, best first").nth(index).get_attribute("alt").partition(". ")[2]
-        expect(verdict).to_contain_text(name, timeout=SLOW_MS)
+        expect(verdict).to_contain_text(name)
         mark = place.get_by_role("group", name="Glyphs, best first").locator("span").nth(index).inner_text()
         assert mark.startswith("✗") == ("not well-formed" in name)
     said = place.evaluate(ALL_TEXT)
     assert said.count("Judge B reads") == 1 and "judge A" not in said and "rejected" not in said
     assert "None passed. Try Other noises" in said, "noise is not well-formed, and it says what to try"
     notebook.screenshot("playground_light")
-    notebook.command("apputils:change-theme", theme="JupyterLab Dark")
-    expect(page.locator("body[data-jp-theme-light=false]")).to_have_count(1)
-    expect(page.locator("#jupyterlab-splash")).to_have_count(0)
+    notebook.use_theme("Dark")
     notebook.screenshot("playground_dark")
-    notebook.command("apputils:change-theme", theme="JupyterLab Light")
 
 
 def test_every_control_has_a_name_and_the_keyboard_reaches_it(open_notebook, cells):
@@ -190,6 +196,7 @@ def test_every_control_has_a_name_and_the_keyboard_reaches_it(open_notebook, cel
     page = notebook.page
     notebook.run_all()
     place = notebook.output(0)
+    wait_until_laid_out(place)
     place.get_by_label("Prompt", exact=True).focus()
     reached = []
     for _ in range(12):

@@ -12,9 +12,10 @@ from playwright.sync_api import expect
 from kanjilab.widgets.training_job import read_state
 from tests.tiny_study import four_radicals
 
-HOSTILE = """<img src=x onerror="window.obeyed=1">"""
-LONG, SHORT = 4_000, 24  # images seen
-SLOW_MS = 120_000  # longest wait, on a busy machine
+from .hostile import HOSTILE, obeyed
+from .lab import wait_until
+
+LONG, SHORT = 40_000, 24  # images seen; the long one does not end before it is stopped
 KILLS = 1  # at random moments of its own; ten are in the tests of the panel without a browser
 SETUP = """
 import time
@@ -33,13 +34,15 @@ Worker.told_at_once = getattr(Worker, "told_at_once", Worker.told_of_step)  # th
 Worker.told_of_step = lambda self, report: (self.told_at_once(report), time.sleep({pause}))
 panel = TrainingPanel(
     {place!r}, arm=Arm(rank=2, batch=2, peak_lr=0.01, images_seen={images}), data={data!r}, base={base!r},
-    precision="fp32", checkpoints=400, prompts=["water", {hostile!r}], sampling=Sampling(steps=1),
+    precision="fp32", checkpoints=1000, prompts=["water", {hostile!r}], sampling=Sampling(steps=1),
     save_every_seconds=0.3,
 )
 panel
 """
 PID = "import os\nprint(os.getpid())"
 FREE = "6 * 7"
+STRIP_BELOW_TOP = """place => place.querySelector("img[alt^='Strip: ']").getBoundingClientRect().top
+  - place.getBoundingClientRect().top"""
 
 
 @pytest.fixture
@@ -74,12 +77,8 @@ def seen_so_far(place):
 
 
 def wait_until_it_trains(place, beyond=0):
-    expect(button(place, "Stop")).to_be_enabled(timeout=SLOW_MS)
-    place.get_by_role("progressbar").first.wait_for(timeout=SLOW_MS)
-    end = time.monotonic() + SLOW_MS / 1000
-    while seen_so_far(place) <= beyond and time.monotonic() < end:
-        time.sleep(0.05)
-    assert seen_so_far(place) > beyond
+    expect(button(place, "Stop")).to_be_enabled()
+    wait_until(lambda: seen_so_far(place) > beyond, "further images")
 
 
 def run_again(notebook):
@@ -103,15 +102,15 @@ def test_start_stop_resume_reload_and_restart(open_notebook, cells, tmp_path, re
     milliseconds = 1000 * (time.monotonic() - started)
     record_property("measured", f"training panel, another cell run during a training: {milliseconds:.0f} ms")
     place = notebook.output(0)
-    expect(place.get_by_role("img", name="Loss over images seen")).to_be_visible(timeout=SLOW_MS)
+    expect(place.get_by_role("img", name="Loss over images seen")).to_be_visible()
     strip = place.get_by_alt_text(re.compile("^Strip: water"))
-    expect(strip).to_be_visible(timeout=SLOW_MS)
+    expect(strip).to_be_visible()
     expect(place.get_by_label("LoRA rank")).to_be_hidden()  # the settings are folded, so the strip is seen
-    assert strip.bounding_box()["y"] - place.bounding_box()["y"] < 250, "the strip is in the first screen"
+    assert place.evaluate(STRIP_BELOW_TOP) < 250, "the strip is in the first screen"
     first = strip.get_attribute("src")
-    expect(strip).not_to_have_attribute("src", first, timeout=SLOW_MS)  # it has grown by a column
+    expect(strip).not_to_have_attribute("src", first)  # it has grown by a column
     assert HOSTILE in strip.get_attribute("alt")
-    assert notebook.page.evaluate("window.obeyed") is None
+    assert not obeyed(notebook.page)
     notebook.screenshot("training-going-on")
 
     # Reloading the page loses nothing, and the panel is attached again.
@@ -123,10 +122,10 @@ def test_start_stop_resume_reload_and_restart(open_notebook, cells, tmp_path, re
     wait_until_it_trains(place, before)
 
     button(place, "Stop").click()
-    expect(button(place, "Resume")).to_be_enabled(timeout=SLOW_MS)
+    expect(button(place, "Resume")).to_be_enabled()
     stopped = state_of(tmp_path)
     assert stopped.kind == "stopped" and stopped.images_seen >= before
-    expect(place.get_by_text("Failed")).to_have_count(0)
+    expect(place.get_by_text(re.compile("^Stopped after "))).to_be_visible()  # not "Failed"
     notebook.screenshot("training-stopped")
 
     # A restarted kernel ends the training at a checkpoint; the panel offers to go on.
@@ -145,20 +144,15 @@ def test_a_killed_kernel_loses_the_steps_since_the_last_checkpoint_alone(open_no
     notebook, rng, saved = open_notebook(cells()), np.random.default_rng(1), 0
     for number in range(KILLS):
         place = run_again(notebook)
-        button(place, "Resume" if number else "Start").click(timeout=SLOW_MS)
+        button(place, "Resume" if number else "Start").click()
         wait_until_it_trains(place, 2 * saved)
         time.sleep(rng.uniform(0, 1.5))
         newest = state_of(tmp_path).saved_step
         os.kill(int(notebook.text(1)), signal.SIGKILL)
-        notebook.page.wait_for_function(
-            "() => jupyterapp.shell.currentWidget.context.sessionContext.session?.kernel?.status !== 'idle'"
-        )
+        notebook.page.get_by_role("button", name="Ok", exact=True).click()  # JupyterLab says that the kernel died
         state = state_of(tmp_path)
         assert state.kind == "stopped" and state.saved_step >= newest >= saved
         saved = state.saved_step
-        dismiss = notebook.page.get_by_role("button", name=re.compile("^(Ok|Dismiss)$"))
-        if dismiss.count():
-            dismiss.first.click()
         notebook.wait_idle()
     place = run_again(notebook)
     expect(button(place, "Resume")).to_be_enabled()
@@ -168,13 +162,12 @@ def test_a_killed_kernel_loses_the_steps_since_the_last_checkpoint_alone(open_no
 def test_interrupting_a_cell_that_waits_leaves_a_checkpoint(open_notebook, cells, tmp_path):
     notebook = open_notebook(cells(LONG, 0.03, "await panel.run_now()"))
     notebook.run_all(wait=False)
-    notebook.page.wait_for_function("() => !!document.querySelector('progress')?.value", timeout=SLOW_MS)
+    notebook.page.wait_for_function("() => !!document.querySelector('progress')?.value")
     notebook.command("notebook:interrupt-kernel")
     with pytest.raises(AssertionError, match="Interrupt|Cancelled"):
         notebook.wait_done()
-    notebook.wait_idle()
-    state = state_of(tmp_path)
-    assert state.kind == "stopped" and state.saved_step > 0
+    wait_until(lambda: state_of(tmp_path).kind == "stopped", "the training's end at a safe moment")
+    assert state_of(tmp_path).saved_step > 0
 
 
 def test_the_whole_from_top_to_bottom(open_notebook, cells):
@@ -184,7 +177,7 @@ def test_the_whole_from_top_to_bottom(open_notebook, cells):
     assert "image/png" in notebook.cells()[5]["outputs"][0]["data"]
     place = notebook.output(0)
     expect(button(place, "Load")).to_be_enabled()
-    assert place.get_by_title("peak_lr: a field of Arm").count() > 0, "the field's own name is the hint"
+    expect(place.get_by_title("peak_lr: a field of Arm").first).to_be_attached()  # the field's own name is the hint
     place.get_by_role("button", name=re.compile("Settings$")).click()  # folded since the start
     images = place.get_by_label("Images seen, in all")
     images.fill("48")
@@ -207,6 +200,8 @@ curves = TrainingCurves()
 curves.runs = [curve_of("a", "first", log(1, {count})), curve_of("b", {hostile!r}, log(3, 200))]
 panel_box([curves])
 """
+# Curves are drawn before the panel has its place; then they take half of its width.
+HAS_ROOM = "curves => 2.5 * curves.querySelector('canvas').clientWidth > curves.clientWidth"
 INK = """canvas => {
   const { data } = canvas.getContext('2d').getImageData(0, 0, canvas.width, canvas.height);
   let hash = 0;
@@ -221,11 +216,12 @@ def test_curves_are_smoothed_zoomed_overlaid_and_logarithmic(open_notebook):
     page, place = notebook.page, notebook.output(0)
     loss = place.get_by_role("img", name="Loss over images seen")
     expect(loss).to_be_visible()
+    wait_until(lambda: place.locator(".kanjilab-curves").evaluate(HAS_ROOM), "the curves' width")
     seen = [loss.evaluate(INK)]
 
     def changed(what):
+        wait_until(lambda: loss.evaluate(INK) != seen[-1], what)
         seen.append(loss.evaluate(INK))
-        assert seen[-1] != seen[-2], what
 
     place.get_by_label("Smoothing").press("Home")
     changed("smoothing, by keyboard")
@@ -235,22 +231,17 @@ def test_curves_are_smoothed_zoomed_overlaid_and_logarithmic(open_notebook):
     place.get_by_label("log scale").check()
     changed("log scale")
     place.get_by_role("button", name="Zoom in").click()
-    page.wait_for_timeout(100)
     changed("zoom by button")
     box = place.locator(".u-over").first.bounding_box()
     page.mouse.move(box["x"] + 50, box["y"] + 50)
     page.mouse.down()
     page.mouse.move(box["x"] + 150, box["y"] + 60, steps=4)
     page.mouse.up()
-    page.wait_for_timeout(100)
     changed("zoom by mouse")
     place.get_by_role("button", name="Whole").click()
-    page.wait_for_timeout(100)
-    assert loss.evaluate(INK) == seen[3], "the whole again"
+    wait_until(lambda: loss.evaluate(INK) == seen[3], "the whole again")
     notebook.screenshot("training_curves")
-    notebook.command("apputils:change-theme", theme="JupyterLab Dark")
-    expect(page.locator("#jupyterlab-splash")).to_have_count(0)
-    changed("the dark theme's ink")
+    notebook.use_theme("Dark")
+    wait_until(lambda: loss.evaluate(INK) != seen[3], "the dark theme's ink")
     notebook.screenshot("training_curves_dark")
-    notebook.command("apputils:change-theme", theme="JupyterLab Light")
-    assert page.evaluate("window.obeyed") is None
+    assert not obeyed(page)
