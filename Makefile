@@ -6,10 +6,11 @@ INSTALLED := $(VENV)/.installed
 export PYRIGHT_PYTHON_IGNORE_WARNINGS := 1
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 
-.PHONY: help demo test tests faults browser-test lint lab app page notebooks benchmarks clean
+.PHONY: help demo studies test tests faults browser-test lint lab app page notebooks benchmarks clean
 
 help:
 	@echo "make demo        curate, train and show the checkpoint strip (runs/)"
+	@echo "make studies     the article's four claims, at the scale that draws: plan and cost, then hours; it goes on (runs/)"
 	@echo "make test        style, types, all tests, and every notebook, in small or on stored results"
 	@echo "make tests       the tests of it alone, without style and types"
 	@echo "make faults      more of what make test has a little of: damaged files, killed trainings, any input (minutes)"
@@ -38,6 +39,11 @@ $(INSTALLED): pyproject.toml constraints.txt
 demo: $(INSTALLED)
 	$(BIN)/kanjilab demo $(DEMO)
 	@echo "The run, its log and its pictures are in runs/; next: make lab"
+
+# Options: make studies STUDIES=--dry-run
+studies: $(INSTALLED)
+	for study in rank batch epochs schedule; do \
+		$(BIN)/kanjilab sweep --study $$study --scale legible $(STUDIES) || exit 1; done
 
 lint: $(INSTALLED)
 	$(BIN)/ruff check .

@@ -15,7 +15,7 @@ def sweep(
         str,
         typer.Option(
             help="{kanjilab.experiments.designs.BUDGETS}: seconds on a processor; learning rates; the claim alone; "
-            "all variants; all data too."
+            "all variants; more images, on pocket2; its rates; the claim there; all data too."
         ),
     ] = "smoke",
     folder: Annotated[Path | None, typer.Option(help="runs/studies/<study>-<scale> by default.")] = None,
@@ -83,14 +83,15 @@ def findings(
     judge: Annotated[JudgeName, typer.Option(help="Which judge's readings count.")] = JudgeName.radicals,
     training_captions: Annotated[bool, typer.Option(help="Of training captions in place of held-out ones.")] = False,
     tuned: Annotated[bool, typer.Option(help="At the rates that pilots chose, in place of one for all.")] = False,
+    scale: Annotated[str, typer.Option(help="Of the studies: full, or legible (on pocket2).")] = "full",
 ) -> None:
     """The article's claims as far as they were studied, a sentence each, their p values corrected together."""
     from kanjilab.experiments.designs import TUNED_SUFFIX
     from kanjilab.experiments.findings import findings as sentences
 
     split, suffix = "train" if training_captions else "held_out", TUNED_SUFFIX if tuned else ""
-    if not (lines := sentences(folder, judge.files, split, suffix)):
-        raise ValueError(f"{folder}: expected a folder with finished studies, as rank-full, got none")
+    if not (lines := sentences(folder, judge.files, split, suffix, scale)):
+        raise ValueError(f"{folder}: expected a folder with finished studies, as rank-{scale}, got none")
     typer.echo("\n".join(lines))
 
 

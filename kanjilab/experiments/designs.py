@@ -6,8 +6,9 @@ All studies start from one arm, the demo's with half its batch, and change only 
 Up to the scale `broad`, which a processor can run, the data are four of the sixteen radicals: a few thousand images
 then suffice to distinguish settings, where sixteen radicals need tens of thousands. `full` tests a design's first
 contrast alone; `broad` explores all variants at the same cost a run; `steps` sees half as many
-images again, on the default base, and is drawn four times along the way; `wide` also has all radicals and needs an
-accelerator.
+images again, on the default base, where glyphs are legible then, and is drawn four times along the way; `legible` tests
+the first contrast there; `wide` also has all radicals and needs an accelerator. `pilot` and `legible-pilot` choose the
+rates of `full` and of `legible`.
 """
 
 import dataclasses
@@ -45,6 +46,7 @@ class Budget:
         most_contrasts: so many of a design's contrasts, the first ones, with the variants in them; None for all.
         base: as for `load_base`.
         checkpoints: moments of each training that are scored and drawn.
+        rates: that a pilot trains every variant at.
     """
 
     images_seen: int
@@ -58,6 +60,7 @@ class Budget:
     most_contrasts: int | None = None
     base: str = "pocket"
     checkpoints: int = 1
+    rates: tuple[float, ...] = ()
 
     @property
     def data(self) -> dict[str, Any]:
@@ -71,24 +74,28 @@ class Budget:
 
 
 CONFIRM_SEEDS = tuple(range(100, 108))
+# Powers of three times the studies' rate.
+RATES = tuple(STUDY_ARM.peak_lr * 3.0**power for power in (-2, -1, 0, 1, 2, 3))
 BUDGETS = {
     "smoke": Budget(
         16, 1, (0, 1), 8, "explore", dataclasses.replace(DEMO_SAMPLING, steps=2), per_radical=8, most_contrasts=1
     ),
-    "pilot": Budget(2_400, 5, (0, 1, 2), 256, "pilot", most_contrasts=1),
+    "pilot": Budget(2_400, 5, (0, 1, 2), 256, "pilot", most_contrasts=1, rates=RATES),
     "full": Budget(2_400, 10, CONFIRM_SEEDS, 256, "confirm", most_contrasts=1),
     "broad": Budget(2_400, 10, CONFIRM_SEEDS, 256, "explore"),
     "steps": Budget(3_600, 5, (0, 1), 256, "explore", base=DEFAULT_BASE, checkpoints=4),
+    "legible-pilot": Budget(
+        3_600, 5, (0, 1), 256, "pilot", most_contrasts=1, base=DEFAULT_BASE, rates=RATES[2:5]
+    ),  # at lower ones nothing is drawn there
+    "legible": Budget(3_600, 10, CONFIRM_SEEDS, 256, "confirm", most_contrasts=1, base=DEFAULT_BASE),
     "wide": Budget(16_000, 6, CONFIRM_SEEDS, 512, "explore", radicals=()),
 }
-# The pilot trains every variant at each of these rates, which are powers of three times the studies' rate.
-RATES = tuple(STUDY_ARM.peak_lr * 3.0**power for power in (-2, -1, 0, 1, 2, 3))
-# What the pilots chose, by study and variant; the full studies compare at the fixed rate and at these.
+# What the pilots chose, by study and variant; the studies compare at the fixed rate and at these.
 TUNED: dict[str, dict[str, float]] = {
-    "rank": {"rank 4": RATES[4], "rank 64": RATES[2]},
-    "batch": {"batch 8": RATES[2], "batch 1": RATES[2]},
-    "epochs": {"2,400 images seen": RATES[2], "9,600 images seen": RATES[2]},
-    "schedule": {"constant": RATES[2], "cosine": RATES[2]},
+    "rank-full": {"rank 4": RATES[4], "rank 64": RATES[2]},
+    "batch-full": {"batch 8": RATES[2], "batch 1": RATES[2]},
+    "epochs-full": {"2,400 images seen": RATES[2], "9,600 images seen": RATES[2]},
+    "schedule-full": {"constant": RATES[2], "cosine": RATES[2]},
 }
 TUNED_SUFFIX = ", tuned"
 CLAIMS = ("rank", "batch", "epochs", "schedule")  # the article's four, corrected together
@@ -306,8 +313,8 @@ def make_study(name: str, scale: str = "full", seeds: Sequence[int] = ()) -> Stu
     design = lookup(DESIGNS, name, "study")(budget)
     design = design.shortened(budget.most_contrasts or len(design.pairs))
     if budget.phase == "pilot":
-        design = at_every_rate(design)
-    elif budget.phase == "confirm" and (tuned := TUNED.get(name)):
+        design = at_every_rate(design, budget.rates)
+    elif budget.phase == "confirm" and (tuned := TUNED.get(f"{name}-{scale}")):
         design = with_tuned_rates(design, tuned)
     return Study(
         name=f"{name}-{scale}",
@@ -333,9 +340,9 @@ def _at_rate(variant: Variant, rate: float, suffix: str) -> Variant:
     return dataclasses.replace(variant, label=variant.label + suffix, changes=changes, axes=axes)
 
 
-def at_every_rate(design: Design) -> Design:
-    """The pilot's design: every variant at each of `RATES`, and the contrasts at each."""
-    suffixes = {rate: f", rate {rate:.2g}" for rate in RATES}
+def at_every_rate(design: Design, rates: Sequence[float] = RATES) -> Design:
+    """The pilot's design: every variant at each rate, and the contrasts at each."""
+    suffixes = {rate: f", rate {rate:.2g}" for rate in rates}
     variants = [_at_rate(variant, *pair) for variant in design.variants for pair in suffixes.items()]
     pairs = tuple((a + suffix, b + suffix) for suffix in suffixes.values() for a, b in design.pairs)
     return dataclasses.replace(design, variants=variants, contrasts=pairs)

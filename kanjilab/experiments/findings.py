@@ -11,24 +11,25 @@ from kanjilab.experiments.study import Study, place, read_report
 
 def is_tuned(study: Study) -> bool:
     """Whether a full study trains the variants of its first contrast, or its only one, at a pilot's rates."""
-    tuned = TUNED.get(study.name.removesuffix("-full"), {})
+    tuned = TUNED.get(study.name, {})
     arms = {variant.label: study.arm_of(variant, study.seeds[0]) for variant in study.variants}
     return all(tuned.get(label) == arms[label].peak_lr for label in next(iter(study.contrasts), arms))
 
 
 def claims(
-    folder: Path, judge: str = "radicals", split: str = "held_out", suffix: str = ""
+    folder: Path, judge: str = "radicals", split: str = "held_out", suffix: str = "", scale: str = "full"
 ) -> list[tuple[Study, Contrast]]:
-    """The claims whose full study is finished, with p values corrected together.
+    """The claims whose study is finished, with p values corrected together.
 
     Args:
         folder: holds the studies' folders, as "rank-full".
         judge: name of the judge whose readings count.
         split: of the prompts.
         suffix: `TUNED_SUFFIX` for the variants at the rates that pilots chose; a study that `is_tuned` has no others.
+        scale: of the studies, `full` or `legible`.
     """
     found = []
-    for path in (folder / f"{name}-full" / f"report-{judge}.json" for name in CLAIMS):
+    for path in (folder / f"{name}-{scale}" / f"report-{judge}.json" for name in CLAIMS):
         if path.exists():
             study, known = _reported(path, split)
             wanted = tuple(label + suffix * (not is_tuned(study)) for label in next(iter(study.contrasts), ()))
@@ -46,11 +47,13 @@ def _reported(path: Path, split: str) -> tuple[Study, list[dict[str, Any]]]:
         raise ValueError(f"{path}: expected contrasts over {split} prompts, got none that can be read") from error
 
 
-def findings(folder: Path, judge: str = "radicals", split: str = "held_out", suffix: str = "") -> list[str]:
+def findings(
+    folder: Path, judge: str = "radicals", split: str = "held_out", suffix: str = "", scale: str = "full"
+) -> list[str]:
     """A sentence for each of `claims`.
 
     Args:
-        folder, judge, split, suffix: as for `claims`.
+        folder, judge, split, suffix, scale: as for `claims`.
     """
-    found = claims(folder, judge, split, suffix)
+    found = claims(folder, judge, split, suffix, scale)
     return [f"{study.claim}: {sentence(contrast, place(study))}" for study, contrast in found]

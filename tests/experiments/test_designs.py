@@ -6,6 +6,7 @@ import json
 import pandas as pd
 import pytest
 
+from kanjilab.core.config import DEFAULT_BASE
 from kanjilab.evaluation.statistics import compare
 from kanjilab.experiments import designs as studies
 from kanjilab.experiments.designs import (
@@ -200,6 +201,15 @@ def test_a_pilot_tries_every_rate_and_compares_within_it():
         assert (arms[first].rank, arms[second].rank) == (64, 4)
 
 
+def test_the_legible_scale_tests_the_claims_on_the_base_that_draws():
+    for name in CLAIMS:
+        study, pilot = make_study(name, "legible"), make_study(name, "legible-pilot")
+        assert (study.base, study.phase, study.seeds) == (DEFAULT_BASE, "confirm", make_study(name).seeds)
+        assert (pilot.base, pilot.phase) == (DEFAULT_BASE, "pilot") and not set(pilot.seeds) & set(study.seeds)
+        assert {arm.peak_lr for arm in arms_of(pilot).values()} == set(RATES[2:5])
+    assert make_study("epochs", "legible").contrasts == (("14,400 images seen", "3,600 images seen"),)
+
+
 def test_tuned_variants_are_beside_the_fixed_ones():
     design = Design("", [Variant("a", dict(rank=2)), Variant("b", dict(rank=3)), Variant("c", dict(rank=5))])
     tuned = with_tuned_rates(design, {"a": 1e-3, "b": 3e-3})
@@ -209,7 +219,7 @@ def test_tuned_variants_are_beside_the_fixed_ones():
 
 
 def test_tuned_rates_enter_the_full_study(monkeypatch):
-    monkeypatch.setitem(studies.TUNED, "rank", {"rank 4": 4.5e-3, "rank 64": 1.5e-3})
+    monkeypatch.setitem(studies.TUNED, "rank-full", {"rank 4": 4.5e-3, "rank 64": 1.5e-3})
     study = make_study("rank", "full")
     arms = arms_of(study)
     assert arms["rank 4, tuned"] == dataclasses.replace(arms["rank 4"], peak_lr=4.5e-3)
@@ -219,23 +229,23 @@ def test_tuned_rates_enter_the_full_study(monkeypatch):
 
 
 def test_rates_that_were_tuned_anyway_add_nothing_and_count_as_tuned(tmp_path, monkeypatch):
-    monkeypatch.delitem(studies.TUNED, "schedule")
+    monkeypatch.delitem(studies.TUNED, "schedule-full")
     plain = make_study("schedule", "full")
     assert not is_tuned(plain)
-    monkeypatch.setitem(studies.TUNED, "schedule", dict.fromkeys(["constant", "cosine"], STUDY_ARM.peak_lr))
+    monkeypatch.setitem(studies.TUNED, "schedule-full", dict.fromkeys(["constant", "cosine"], STUDY_ARM.peak_lr))
     assert make_study("schedule", "full") == plain and is_tuned(plain)
     write_report(tmp_path, plain, 0.1)
     assert findings(tmp_path, suffix=TUNED_SUFFIX) == findings(tmp_path) != []
-    monkeypatch.setitem(studies.TUNED, "schedule", {"constant": STUDY_ARM.peak_lr, "cosine": 1.0})
+    monkeypatch.setitem(studies.TUNED, "schedule-full", {"constant": STUDY_ARM.peak_lr, "cosine": 1.0})
     assert not is_tuned(plain) and findings(tmp_path, suffix=TUNED_SUFFIX) == []
 
 
 def test_a_single_variant_is_tuned_if_it_has_its_pilots_rate_and_makes_no_claim(tmp_path, monkeypatch):
-    monkeypatch.delitem(studies.TUNED, "schedule")
+    monkeypatch.delitem(studies.TUNED, "schedule-full")
     plain = make_study("schedule", "full")
     single = dataclasses.replace(plain, variants=plain.variants[:1], contrasts=())
     assert not is_tuned(single)
-    monkeypatch.setitem(studies.TUNED, "schedule", {single.variants[0].label: STUDY_ARM.peak_lr})
+    monkeypatch.setitem(studies.TUNED, "schedule-full", {single.variants[0].label: STUDY_ARM.peak_lr})
     assert is_tuned(single)
     write_report(tmp_path, single, 0.1)
     assert findings(tmp_path) == []
@@ -289,3 +299,7 @@ def test_findings_correct_the_claims_together(tmp_path, monkeypatch):
     write_report(tmp_path, make_study("epochs"), 0.1)
     assert "p = .0312, 8 blocks: held" in findings(tmp_path)[0]  # of four
     assert findings(tmp_path, suffix=TUNED_SUFFIX) == []
+    assert findings(tmp_path, scale="legible") == []
+    write_report(tmp_path, make_study("rank", "legible"), 0.1)
+    (legible,) = findings(tmp_path, scale="legible")
+    assert legible.startswith("a higher rank draws better: in pocket2, rank 64") and "p = .0078" in legible

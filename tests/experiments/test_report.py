@@ -236,7 +236,7 @@ def test_both_ways_to_choose_a_rate_are_answered(tmp_path):
 
 
 def test_a_rate_for_all_that_a_pilot_chose_for_each_is_answered_once(tmp_path, monkeypatch):
-    monkeypatch.setitem(studies.TUNED, "batch", dict.fromkeys("ab", STUDY_ARM.peak_lr))
+    monkeypatch.setitem(studies.TUNED, "batch-full", dict.fromkeys("ab", STUDY_ARM.peak_lr))
     answer = written(tmp_path, {"a": 2, "b": 4}).answer_text()
     assert answer.startswith("At one learning rate for all, which a pilot chose for each, the claim **holds**")
     assert answer.count("b against a") == 1
