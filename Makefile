@@ -10,7 +10,7 @@ export PIP_DISABLE_PIP_VERSION_CHECK := 1
 
 help:
 	@echo "make demo        curate, train and show the checkpoint strip (runs/)"
-	@echo "make studies     the article's four claims, at the scale that draws: plan and cost, then hours; it goes on (runs/)"
+	@echo "make studies     the article's four claims on pocket2: prints plan and cost, trains for hours, and resumes (runs/)"
 	@echo "make test        style, types, all tests, and every notebook, in small or on stored results"
 	@echo "make tests       the tests of it alone, without style and types"
 	@echo "make faults      more of what make test has a little of: damaged files, killed trainings, any input (minutes)"

@@ -15,7 +15,7 @@ def sweep(
         str,
         typer.Option(
             help="{kanjilab.experiments.designs.BUDGETS}: seconds on a processor; learning rates; the claim alone; "
-            "all variants; more images, on pocket2; its rates; the claim there; all data too."
+            "all variants; on pocket2, more images; rates there; the claim there; all data too."
         ),
     ] = "smoke",
     folder: Annotated[Path | None, typer.Option(help="runs/studies/<study>-<scale> by default.")] = None,
@@ -91,7 +91,7 @@ def findings(
 
     split, suffix = "train" if training_captions else "held_out", TUNED_SUFFIX if tuned else ""
     if not (lines := sentences(folder, judge.files, split, suffix, scale)):
-        raise ValueError(f"{folder}: expected a folder with finished studies, as rank-{scale}, got none")
+        raise ValueError(f"{folder}: expected a folder with finished studies that test, as rank-{scale}, got none")
     typer.echo("\n".join(lines))
 
 

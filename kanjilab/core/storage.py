@@ -46,7 +46,7 @@ def appearing_folder(target: Path) -> Iterator[Path]:
         try:
             temporary.rename(target)
         except OSError:
-            if not target.is_dir():
+            if not (target.is_dir() and any(target.iterdir())):
                 raise
     finally:
         shutil.rmtree(temporary, ignore_errors=True)
@@ -68,12 +68,12 @@ def require_place(path: Path) -> None:
 
 
 def require_new(folder: Path) -> None:
-    """Refuses, before any work, a folder that holds something: it would stay, and be taken for what was to be written.
+    """Refuses, before any work, a folder that is there: it would stay, and be taken for what was to be written.
 
     Raises:
-        FileExistsError: it is there, and not an empty folder.
+        FileExistsError: there is something of this name, if only a link that leads nowhere.
     """
-    if folder.exists() and not (folder.is_dir() and not any(folder.iterdir())):
+    if folder.exists() or folder.is_symlink():
         raise FileExistsError(f"{folder} exists already: expected a new folder")
 
 

@@ -7,8 +7,8 @@ Up to the scale `broad`, which a processor can run, the data are four of the six
 then suffice to distinguish settings, where sixteen radicals need tens of thousands. `full` tests a design's first
 contrast alone; `broad` explores all variants at the same cost a run; `steps` sees half as many
 images again, on the default base, where glyphs are legible then, and is drawn four times along the way; `legible` tests
-the first contrast there; `wide` also has all radicals and needs an accelerator. `pilot` and `legible-pilot` choose the
-rates of `full` and of `legible`.
+the first contrast there; `wide` also has all radicals and needs an accelerator. `pilot` tries rates for `full`, and
+`legible-pilot` for `legible`.
 """
 
 import dataclasses
@@ -98,6 +98,7 @@ TUNED: dict[str, dict[str, float]] = {
     "schedule-full": {"constant": RATES[2], "cosine": RATES[2]},
 }
 TUNED_SUFFIX = ", tuned"
+PILOTS = {"full": "pilot", "legible": "legible-pilot"}  # the scales that choose the rates of these
 CLAIMS = ("rank", "batch", "epochs", "schedule")  # the article's four, corrected together
 
 

@@ -205,7 +205,8 @@ def main(arguments: Sequence[str]) -> None:
         table = planted_table(pairs_of(trained), trained.table["text"].tolist(), known)
         write_json_atomic(folder / "planted.json", {"images": len(trained), "rows": table.to_dict("records")})
         print(table.groupby(["share", "others"])[["auc", "precision"]].agg(["mean", "min", "max"]).round(3))
-    write_json_atomic(folder / "trained.json", ablate_by_both(filter_study(folder), folder / "study"))
+    if found := ablate_by_both(filter_study(folder), folder / "study"):
+        write_json_atomic(folder / "trained.json", found)
 
 
 if __name__ == "__main__":

@@ -10,7 +10,7 @@ from kanjilab.experiments.study import Study, place, read_report
 
 
 def is_tuned(study: Study) -> bool:
-    """Whether a full study trains the variants of its first contrast, or its only one, at a pilot's rates."""
+    """Whether a study trains the variants of its first contrast, or its only one, at a pilot's rates."""
     tuned = TUNED.get(study.name, {})
     arms = {variant.label: study.arm_of(variant, study.seeds[0]) for variant in study.variants}
     return all(tuned.get(label) == arms[label].peak_lr for label in next(iter(study.contrasts), arms))
@@ -22,16 +22,18 @@ def claims(
     """The claims whose study is finished, with p values corrected together.
 
     Args:
-        folder: holds the studies' folders, as "rank-full".
+        folder: holds the studies' folders, as "rank-full" or "rank-legible".
         judge: name of the judge whose readings count.
         split: of the prompts.
         suffix: `TUNED_SUFFIX` for the variants at the rates that pilots chose; a study that `is_tuned` has no others.
-        scale: of the studies, `full` or `legible`.
+        scale: of the studies; those that only explore make no claim.
     """
     found = []
     for path in (folder / f"{name}-{scale}" / f"report-{judge}.json" for name in CLAIMS):
         if path.exists():
             study, known = _reported(path, split)
+            if study.phase != "confirm":
+                continue
             wanted = tuple(label + suffix * (not is_tuned(study)) for label in next(iter(study.contrasts), ()))
             found += [(study, Contrast.from_json(c)) for c in known if (c["first"], c["second"]) == wanted]
     corrected = holm([contrast.p for _, contrast in found])

@@ -80,7 +80,8 @@ def main(arguments: Sequence[str]) -> None:
     """Trains and scores both; the rates by both judges go into stages.json."""
     folder = Path(*arguments[:1] or ("runs/stages",))
     found = {name: ablate_by_both(study, folder / name) for name, study in stage_studies(folder).items()}
-    write_json_atomic(folder / "stages.json", found)
+    if all(found.values()):
+        write_json_atomic(folder / "stages.json", found)
 
 
 if __name__ == "__main__":

@@ -159,7 +159,7 @@ class StoredStudy(StudyNumbers):
             ways = {TUNED_SUFFIX: "At one learning rate for all, which a pilot chose for each"}
         parts = []
         for suffix, way in ways.items():
-            found = claims(self.folder.parent, self.report["judge"], self.splits[0], suffix)
+            found = claims(self.folder.parent, self.report["judge"], self.splits[0], suffix, self.study.scale)
             for study, contrast in found:
                 if study == self.study:
                     line = as_list([f"{sentence(contrast, place(study))} (claims corrected together: {len(found)})"])

@@ -124,12 +124,17 @@ def ablate(
         return report
 
 
-def ablate_by_both(study: Study, folder: Path) -> dict[str, dict[str, Any]]:
+def ablate_by_both(study: Study, folder: Path) -> dict[str, dict[str, Any]] | None:
     """A study answered by the first judge and by judge B: the rates and contrasts of each, by the judge's name.
 
     Args:
         study, folder: as for `ablate`.
+    Returns:
+        None while arms are missing.
     """
     judge_b: dict[str, Any] = {"judge": load_judge("B"), "name": "judge-b", "hits": expected_part_hits}
     reports = {"radicals": ablate(study, folder), "judge-b": ablate(study, folder, **judge_b)}
-    return {name: {part: report[part] for part in ("rates", "contrasts")} for name, report in reports.items() if report}
+    found = {
+        name: {part: report[part] for part in ("rates", "contrasts")} for name, report in reports.items() if report
+    }
+    return found if len(found) == len(reports) else None

@@ -151,6 +151,11 @@ class Study:
         """Identity: the hash of all of its contents."""
         return settings_hash(self.to_json())
 
+    @property
+    def scale(self) -> str:
+        """What its name says of it: `full` of "rank-full"; "" for nothing."""
+        return self.name.partition("-")[2]
+
 
 def read_report(path: Path) -> tuple[dict[str, Any], Study]:
     """A finished study's report, and the study that it is about.

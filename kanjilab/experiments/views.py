@@ -11,6 +11,7 @@ from typing import Self
 
 import pandas as pd
 
+from kanjilab.experiments.designs import PILOTS
 from kanjilab.experiments.report import StoredStudy, variant_settings
 from kanjilab.viz.charts import save_figure
 from kanjilab.viz.study_charts import draw_blocks, draw_logs
@@ -46,13 +47,14 @@ class StudyView:
 
     @classmethod
     def read(cls, folder: Path) -> Self:
-        """Reads a study's two reports, and the pilot beside it: "rank-pilot" for "rank-full".
+        """Reads a study's two reports, and the pilot beside it, as "rank-pilot" for "rank-full".
 
         Raises:
             FileNotFoundError: a report or table of the study is missing.
         """
-        pilot, table = folder.with_name(folder.name.removesuffix("full") + "pilot"), None
-        if folder.name.endswith("-full") and pilot.is_dir():
+        name, _, scale = folder.name.partition("-")
+        pilot, table = folder.with_name(f"{name}-{PILOTS.get(scale)}"), None
+        if pilot.is_dir():
             table = pd.read_parquet(pilot / "table-radicals.parquet").query("final")
         return cls(StoredStudy.read(folder), StoredStudy.read(folder, "judge-b"), table)
 

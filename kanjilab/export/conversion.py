@@ -235,7 +235,8 @@ def to_pipeline(run: RunFolder, step: int, arm: int, path: Path | str, base: Pat
     Returns:
         The folder.
     Raises:
-        ValueError, RunError: as `to_diffusers`; or the base has no weight for a trained layer.
+        RunError: as `to_diffusers`.
+        ValueError: what was trained is not finite, or a condition encoder, or the base has no weight for a layer of it.
         FileExistsError: the folder exists.
         FileNotFoundError: the base is no pipeline folder with safetensors.
     """
@@ -313,7 +314,9 @@ def model_card(run: RunFolder, step: int, arm: int, *, file: str, strip: str | N
     """
     header, settings = export_facts(run, step, arm), run.arm(arm)
     adapter = f"a {'DoRA' if settings.dora else 'LoRA'} of rank {settings.rank}"
-    trained = "every weight of the denoiser" if settings.targets == "full" else adapter
+    whole = [part.replace("_", " ") for part, how in settings.parts.items() if how == "full"]
+    low_rank = [adapter] if "lora" in settings.parts.values() else []
+    trained = " and ".join(low_rank + [f"every weight of the {part}" for part in whole])
     rows = {
         "base": header["base"],
         "data (hash)": header["data"],
@@ -352,7 +355,7 @@ def _front_matter(run: RunFolder, settings: Arm) -> list[str]:
     base = run.settings["base"]
     hub = HUB_BASES[base][0] if base in HUB_BASES else base
     known = base in HUB_BASES or (re.fullmatch(r"[\w.-]+/[\w.-]+", base) and not Path(base).exists())
-    tags = ["text-to-image", "diffusers", "kanji", "full-finetune" if settings.targets == "full" else "lora"]
+    tags = ["text-to-image", "diffusers", "kanji", "lora" if "lora" in settings.parts.values() else "full-finetune"]
     return [
         "---",
         "license: cc-by-sa-4.0",

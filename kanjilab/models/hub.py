@@ -44,8 +44,10 @@ SIZES = (  # in configurations: what decides how much is built before a weight i
     ("transformer_layers_per_block num_layers num_hidden_layers", 0, 256),
     ("layers_per_block", 1, 256),
     ("num_train_timesteps", 1, 1_000_000),
-    ("model_max_length in_channels latent_channels block_out_channels hidden_size intermediate_size", 1, 65_536),
+    ("in_channels latent_channels block_out_channels hidden_size intermediate_size max_position_embeddings", 1, 65_536),
+    ("model_max_length", 1, 65_536),
 )
+
 NUMBERS = {  # that are computed with: the smallest and the largest
     "scaling_factor": (1e-6, 1e6),
     "shift_factor": (-1e6, 1e6),
@@ -128,8 +130,8 @@ def check_base_files(folder: Path) -> None:
 
 def _check_sizes(file: Path) -> None:
     config = read_json_object(file)
-    if str(config.get("tokenizer_class")).startswith("T5"):  # it names no length, and is given the encoder's
-        return
+    if is_of_t5(file.parent.parent, file.parent.name):  # whose configuration names no length
+        config.pop("model_max_length", None)
     for names, least, most in SIZES:
         for name in names.split():
             found = config.get(name, [])
@@ -183,6 +185,32 @@ def load_tokenizer(kind: Any, folder: Path) -> Any:
             return kind.from_pretrained(folder)
     except Exception as error:  # tokenizers raises bare exceptions of whatever it trips over
         raise ValueError(f"{folder}: expected the files of a tokenizer, got others ({error!s:.200})") from error
+
+
+def is_of_t5(folder: Path, part: str) -> bool:
+    """Whether a part of a pipeline is a tokenizer of T5's kind, as SD 3's third one and rinna's are."""
+    index = folder / "model_index.json"
+    named = read_json_object(index).get(part) if index.is_file() else None
+    return isinstance(named, list) and bool(named) and str(named[-1]).startswith("T5Tokenizer")
+
+
+def part_class(folder: Path, part: str, library: Any) -> Any:
+    """The class of a pipeline's part.
+
+    Args:
+        folder: of the pipeline.
+        part: as `text_encoder`.
+        library: transformers or diffusers.
+    Raises:
+        ValueError: model_index.json names none of that library's.
+    """
+    named = read_json_object(folder / "model_index.json").get(part)
+    name = named[-1] if isinstance(named, list) and named else None
+    if not isinstance(name, str) or not (kind := getattr(library, name, None)):
+        raise ValueError(
+            f"{folder / 'model_index.json'}: {part}: expected a class of {library.__name__}, got {name!r:.80}"
+        )
+    return kind
 
 
 def family_of(name: str, folder: Path) -> str:

@@ -15,6 +15,7 @@ from typing import Any
 
 import numpy as np
 import torch
+import transformers
 from numpy.typing import NDArray
 from torch import Tensor
 from transformers import BatchEncoding, BertConfig, BertModel, PreTrainedTokenizerFast
@@ -23,7 +24,15 @@ from kanjilab.core.outside_files import read_json_object
 from kanjilab.core.storage import PACKAGE_WEIGHTS, appearing_folder, require_new, sha256_file, write_json_atomic
 from kanjilab.data.japanese import has_japanese
 from kanjilab.models.diffusion import LatentDiffusion
-from kanjilab.models.hub import check_base_files, family_of, load_tokenizer, load_whole, quiet_diffusers
+from kanjilab.models.hub import (
+    UNUSED_PARTS,
+    check_base_files,
+    family_of,
+    load_tokenizer,
+    load_whole,
+    part_class,
+    quiet_diffusers,
+)
 from kanjilab.models.minilm import TOKENS, caption_vectors
 from kanjilab.models.sentence_pieces import text_length
 from kanjilab.models.text_encoders import OneEncoder, padded_tokens
@@ -86,30 +95,31 @@ def save_unread_base(source: Path | str, target: Path | str, seed: int = 0) -> P
         target: appears whole or not at all.
         seed: of the weights.
     Raises:
-        ValueError: the source is no such pipeline.
+        ValueError: the source is no such pipeline, or has an encoder of skeletons, which would be lost.
         FileExistsError: the target is there already.
     """
-    import transformers
-
     source, target = Path(source), Path(target)
     require_new(target)
-    if family_of(str(source), source) != "unet":
-        raise ValueError(f"{source}: expected a pipeline with a U-Net and one text encoder, got another")
-    index = read_json_object(source / "model_index.json")
-    config = transformers.AutoConfig.from_pretrained(source / "text_encoder")
+    if family_of(str(source), source) != "unet" or (source / "condition_encoder").exists():
+        raise ValueError(f"{source}: expected a pipeline with a U-Net and one text encoder alone, got another")
+    check_base_files(source)
+    kind = part_class(source, "text_encoder", transformers)
+    config = kind.config_class.from_pretrained(source / "text_encoder")
     tokenizer = PreTrainedTokenizerFast.from_pretrained(JAPANESE_FOLDER / "tokenizer")
     tokenizer.model_max_length = text_length(source)
     config.vocab_size, config.pad_token_id = len(tokenizer), tokenizer.pad_token_id
     config.bos_token_id, config.eos_token_id = tokenizer.cls_token_id, tokenizer.sep_token_id
     with torch.random.fork_rng():
         torch.manual_seed(seed)
-        encoder = getattr(transformers, index["text_encoder"][-1])(config)
-    with appearing_folder(target) as temporary:
+        encoder = kind(config)
+    index = read_json_object(source / "model_index.json") | dict.fromkeys(UNUSED_PARTS, [None, None])
+    with appearing_folder(target) as temporary, quiet_diffusers():
         for part in ("unet", "vae", "scheduler"):
             shutil.copytree(source / part, temporary / part)
         encoder.save_pretrained(temporary / "text_encoder")
         tokenizer.save_pretrained(str(temporary / "tokenizer"))
         index |= {"_class_name": "StableDiffusionPipeline", "tokenizer": ["transformers", "PreTrainedTokenizerFast"]}
+        index["requires_safety_checker"] = False
         write_json_atomic(temporary / "model_index.json", index)
     return target
 

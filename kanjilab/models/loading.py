@@ -15,13 +15,21 @@ from torch import Tensor, nn
 
 from kanjilab.core.config import DEFAULT_BASE, PRECISIONS, QUANTISED
 from kanjilab.core.manifest import keep_sound
-from kanjilab.core.outside_files import read_json_object
 from kanjilab.core.storage import PACKAGE_WEIGHTS, appearing_folder, cache_folder, sha256_file
 from kanjilab.models.cpu_layers import computing_precision, pack_layers
 from kanjilab.models.diffusion import FlowDiffusion, LatentDiffusion, UNetDiffusion, with_condition_encoder
-from kanjilab.models.hub import UNUSED_PARTS, family_of, folder_digest, load_whole, model_folder, quiet_diffusers
+from kanjilab.models.hub import (
+    UNUSED_PARTS,
+    family_of,
+    folder_digest,
+    is_of_t5,
+    load_whole,
+    model_folder,
+    part_class,
+    quiet_diffusers,
+)
 from kanjilab.models.minilm import TOKENS, minilm_folder
-from kanjilab.models.sentence_pieces import is_sentence_pieces, load_sentence_pieces, text_length
+from kanjilab.models.sentence_pieces import load_sentence_pieces, text_length
 from kanjilab.models.skeleton_encoder import check_fits, load_encoder
 from kanjilab.models.text_encoders import OneEncoder, ThreeEncoders
 
@@ -122,8 +130,8 @@ def _load_unet(name: str, folder: Path, precision: str, device: torch.device) ->
 
     with quiet_diffusers():
         sources = {"text_encoder": transformers, "unet": diffusers, "vae": diffusers}
-        parts = {part: load_whole(_class(folder, part, source), folder / part) for part, source in sources.items()}
-        if is_sentence_pieces(folder):
+        parts = {part: load_whole(part_class(folder, part, source), folder / part) for part, source in sources.items()}
+        if is_of_t5(folder, "tokenizer"):
             parts["tokenizer"] = load_sentence_pieces(folder / "tokenizer", text_length(folder))
         pipeline: Any = diffusers.StableDiffusionPipeline.from_pretrained(folder, **UNUSED_PARTS, **parts)
     stored = {part: getattr(pipeline, part).state_dict() for part in ("unet", "vae", "text_encoder")}
@@ -148,17 +156,6 @@ def _load_unet(name: str, folder: Path, precision: str, device: torch.device) ->
         precision=precision,
         device=device,
     )
-
-
-def _class(folder: Path, part: str, library: Any) -> Any:
-    """The class of a pipeline's part."""
-    named = read_json_object(folder / "model_index.json").get(part)
-    name = named[-1] if isinstance(named, list) and named else None
-    if not isinstance(name, str) or not (kind := getattr(library, name, None)):
-        raise ValueError(
-            f"{folder / 'model_index.json'}: {part}: expected a class of {library.__name__}, got {name!r:.80}"
-        )
-    return kind
 
 
 def _load_flow(name: str, folder: Path, precision: str, device: torch.device) -> FlowDiffusion:

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from kanjilab.core.outside_files import read_json_object
 from kanjilab.models.conditioning import Conditioning
-from kanjilab.models.hub import load_whole, quiet_diffusers
+from kanjilab.models.hub import load_whole, part_class, quiet_diffusers
 
 T5_TOKENS = 77  # of SD 3's third encoder; diffusers' training script and ComfyUI take as many
 SUFFIXES = ("", "_2", "_3")  # of SD 3's encoders and tokenizers
@@ -206,7 +206,7 @@ class ThreeEncoders(TextEncoders):
     def _class(self, name: str) -> Any:
         import transformers
 
-        return getattr(transformers, self.index[name][1])
+        return part_class(self.folder, name, transformers)
 
     def _tokenizer(self, name: str) -> Any:
         return self._class(name).from_pretrained(self.folder / name, local_files_only=True)

@@ -207,7 +207,7 @@ def verdict(stored: StoredStudy) -> str:
     if not contrasts:
         return ""
     name, split = stored.report["judge"], stored.splits[0]
-    known = claims(stored.folder.parent, name, split)
+    known = claims(stored.folder.parent, name, split, scale=stored.study.scale)
     corrected = [contrast for study, contrast in known if study.hash == stored.study.hash]
     text = first_upper(sentence((corrected or contrasts)[0], place(stored.study)))
     return f"{text} ({len(known)} claims corrected together)." if corrected and len(known) > 1 else f"{text}."

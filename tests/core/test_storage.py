@@ -1,11 +1,12 @@
 """Folders that appear whole: with the user's own permissions, once, and not at all after an error."""
 
 import os
+from pathlib import Path
 
 import pytest
 
 from kanjilab.core import storage
-from kanjilab.core.storage import appearing_folder, require_place, write_together
+from kanjilab.core.storage import appearing_folder, require_new, require_place, write_together
 
 
 @pytest.fixture
@@ -63,3 +64,23 @@ def test_a_place_is_refused_where_nothing_can_be_written(tmp_path):
             require_place(tmp_path / name)
     require_place(tmp_path / "new" / "folder" / "file")
     assert sorted(path.name for path in tmp_path.iterdir()) == ["file", "link"]
+
+
+def test_a_folder_that_cannot_take_its_name_is_not_dropped_without_a_word(tmp_path):
+    """A finished folder cannot replace a link, even one to an empty folder."""
+    (tmp_path / "empty").mkdir()
+    (tmp_path / "link").symlink_to(tmp_path / "empty")
+    with pytest.raises(OSError, match="link"), appearing_folder(tmp_path / "link") as partial:
+        (partial / "done").touch()
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["empty", "link"]
+
+
+@pytest.mark.parametrize("there", ["empty", "link", "nowhere", "."])
+def test_what_is_there_in_any_form_is_no_new_folder(tmp_path, there, monkeypatch):
+    (tmp_path / "empty").mkdir()
+    (tmp_path / "link").symlink_to(tmp_path / "empty")
+    (tmp_path / "nowhere").symlink_to(tmp_path / "missing")
+    monkeypatch.chdir(tmp_path)
+    require_new(Path("new"))
+    with pytest.raises(FileExistsError, match="exists already: expected a new folder"):
+        require_new(Path(there))

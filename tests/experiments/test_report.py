@@ -45,7 +45,8 @@ def written(folder, shares, stopped=(), study=None, judge="radicals", abstain=Fa
         stopped: (label, seed) of trainings that ended early.
     """
     labels = list(shares)
-    study = study or Study("batch-full", "<b> draws better", STUDY_ARM, tuple(map(Variant, labels)), tuple(range(8)))
+    variants, seeds = tuple(map(Variant, labels)), tuple(range(8))
+    study = study or Study("batch-full", "<b> draws better", STUDY_ARM, variants, seeds, phase="confirm")
     rows = [
         dict(variant=label, seed=seed, split=split, prompt=str(prompt), final=True)
         | dict(hit=(prompt + 3 * seed) % 10 < hits + seed % 2)
@@ -224,7 +225,7 @@ def test_both_ways_to_choose_a_rate_are_answered(tmp_path):
     labels = ("a", "b", "a" + TUNED_SUFFIX, "b" + TUNED_SUFFIX)
     pairs = (("b", "a"), ("b" + TUNED_SUFFIX, "a" + TUNED_SUFFIX))
     variants = tuple(Variant(label, dict(peak_lr=0.1 * (1 + i))) for i, label in enumerate(labels))
-    study = Study("batch-full", "b draws better", STUDY_ARM, variants, tuple(range(8)), pairs)
+    study = Study("batch-full", "b draws better", STUDY_ARM, variants, tuple(range(8)), pairs, phase="confirm")
     stored = written(tmp_path, dict(zip(labels, (2, 4, 4, 2), strict=True)), study=study)
     shared, tuned = stored.answer_text().split("At the rate that a pilot chose for each")
     assert "**holds**" in shared and "**fails**" in tuned
@@ -247,6 +248,14 @@ def test_claims_are_corrected_together(tmp_path):
     study = dataclasses.replace(stored.study, name="rank-full", claim="another")
     written(tmp_path, {"a": 2, "b": 4}, study=study)
     assert "p = .0156" in stored.answer_text() and "(claims corrected together: 2)" in stored.answer_text()
+    other = dataclasses.replace(stored.study, name="rank-legible", claim="at another scale")
+    written(tmp_path, {"a": 2, "b": 4}, study=other)
+    assert "(claims corrected together: 2)" in stored.answer_text()
+    explored = dataclasses.replace(stored.study, name="epochs-full", phase="explore")
+    assert written(tmp_path, {"a": 2, "b": 4}, study=explored).answer_text() == ""
+    assert "(claims corrected together: 2)" in stored.answer_text()
+    legible = dataclasses.replace(stored.study, name="batch-legible")
+    assert "(claims corrected together: 2)" in written(tmp_path, {"a": 2, "b": 4}, study=legible).answer_text()
 
 
 def test_what_was_stopped_is_named_and_left_out(tmp_path):

@@ -291,11 +291,14 @@ def test_a_pipeline_with_a_text_encoder_that_was_trained_whole(base, tmp_path, t
     found, expected = drawn_by(merged), drawn_by(base, load_checkpoints(base, run, [3]))
     assert np.abs(found.astype(int) - expected.astype(int)).max() <= 1
     assert np.abs(found.astype(int) - drawn_by(base).astype(int)).max() > 1
+    card = model_card(run, 3, 0, file="")
+    whole = {"attention": "a LoRA of rank 2 and ", "full": "every weight of the denoiser and "}.get(targets, "")
+    assert f"prompts: {whole}every weight of the text encoder, trained" in card
+    assert ("- lora" in card, "- full-finetune" in card) == (targets == "attention", targets != "attention")
 
 
 def test_a_pipeline_is_written_whole_or_not_at_all(folder, base, run, sd3_folder, tmp_path):
     (tmp_path / "there").mkdir()
-    (tmp_path / "there" / "note").touch()
     with pytest.raises(FileExistsError, match="there exists already"):
         to_pipeline(run, 5, 0, tmp_path / "there")
     other = copy_without(folder, tmp_path / "other", "down_blocks.1")

@@ -229,6 +229,11 @@ DAMAGED = {
     "channels without end": (edited(UNET, block_out_channels=[10**9]), "unet/config.json: block_out_channels: exp"),
     "a width without end": (edited(TEXT, hidden_size=10**9), "text_encoder/config.json: hidden_size: expected"),
     "a length without end": (edited(TOKENIZER, model_max_length=10**30), "config.json: model_max_length: expected"),
+    "a length without end, said to be T5's": (
+        edited(TOKENIZER, model_max_length=10**30, tokenizer_class="T5Tokenizer"),
+        "config.json: model_max_length: expected",
+    ),
+    "positions without end": (edited(TEXT, max_position_embeddings=10**9), "config.json: max_position_embeddings: exp"),
     "a length in words": (edited(TOKENIZER, model_max_length="x"), "config.json: model_max_length: expected"),
     "no timesteps": (edited(SCHEDULER, num_train_timesteps=0), "config.json: num_train_timesteps: expected"),
     "a scale in words": (edited(VAE, scaling_factor="x"), "vae/config.json: scaling_factor: expected a number"),

@@ -8,6 +8,7 @@ import sys
 import pytest
 import sentencepiece
 import torch
+from diffusers import DiffusionPipeline
 from safetensors.torch import load_file
 from torch.testing import assert_close
 from transformers import CLIPTextConfig, CLIPTextModel
@@ -25,7 +26,7 @@ from kanjilab.models.sentence_pieces import load_sentence_pieces
 from kanjilab.training.encoded import encode_dataset
 from kanjilab.training.loop import train
 from tests.image_folders import eight_kanji
-from tests.tiny import save_tiny_pipeline
+from tests.tiny import save_tiny_calligraphy, save_tiny_pipeline
 
 MARKS = {"unk": "<unk>", "bos": "<s>", "eos": "</s>", "pad": "[PAD]"}  # in this order, with the ids 0 to 3
 LENGTH, END, PAD = 77, 2, 3
@@ -120,11 +121,13 @@ def test_saved_anew_by_transformers_it_is_read_alike(rinna, tmp_path):
 
 
 def test_a_folder_without_pieces_or_without_their_reader_is_refused(tokenizer_folder, tmp_path, monkeypatch):
+    with pytest.raises(ValueError, match="expected a tokenizer, in spiece.model or tokenizer.json, got none"):
+        load_sentence_pieces(tmp_path, LENGTH)
     (tmp_path / "spiece.model").write_text("no pieces")
     with pytest.raises(ValueError, match="expected the files of a tokenizer"):
         load_sentence_pieces(tmp_path, LENGTH)
     monkeypatch.setitem(sys.modules, "sentencepiece", None)
-    with pytest.raises(ValueError, match="needs: pip install sentencepiece"):
+    with pytest.raises(ValueError, match="spiece.model: reading it needs a package"):
         load_sentence_pieces(tokenizer_folder, LENGTH)
 
 
@@ -153,6 +156,25 @@ def test_both_of_rinnas_stages_train(rinna, unread, tmp_path):
     assert (after - before).abs().max() > 0.01
 
 
+def test_marks_that_are_no_pieces_are_refused(tokenizer_folder, tmp_path):
+    """transformers adds them after the pieces, where the encoder has no state for them."""
+    for name, mark in (("unk_token", None), ("pad_token", "<no piece>")):
+        folder = shutil.copytree(tokenizer_folder, tmp_path / name)
+        for file in ("tokenizer_config.json", "special_tokens_map.json"):
+            (folder / file).write_text(json.dumps(json.loads((folder / file).read_text()) | {name: mark}))
+        with pytest.raises(ValueError, match="expected a mark for (unknown|padding) among its 1,800 pieces"):
+            load_sentence_pieces(folder, LENGTH)
+
+
+def test_a_length_that_is_missing_is_named(rinna, tmp_path):
+    folder = shutil.copytree(rinna, tmp_path / "short")
+    file = folder / "text_encoder" / "config.json"
+    config = json.loads(file.read_text())
+    file.write_text(json.dumps({name: value for name, value in config.items() if name != "max_position_embeddings"}))
+    with pytest.raises(ValueError, match="max_position_embeddings: expected a whole number, got None"):
+        architecture(folder)
+
+
 def test_an_unread_base_differs_in_its_text_side_alone(rinna, tmp_path):
     target = save_unread_base(rinna, tmp_path / "unread")
     ours, theirs = load_base(target), load_base(rinna)
@@ -163,3 +185,27 @@ def test_an_unread_base_differs_in_its_text_side_alone(rinna, tmp_path):
     assert load_base(save_unread_base(rinna, tmp_path / "other", seed=1)).identity != ours.identity
     with pytest.raises(FileExistsError, match="exists already"):
         save_unread_base(rinna, target)
+
+
+def test_an_unread_base_opens_in_diffusers_without_the_parts_that_it_lacks(rinna, tmp_path):
+    index = json.loads((rinna / "model_index.json").read_text())
+    index["safety_checker"] = ["stable_diffusion", "StableDiffusionSafetyChecker"]
+    index["feature_extractor"] = ["transformers", "CLIPImageProcessor"]
+    source = shutil.copytree(rinna, tmp_path / "source")
+    (source / "model_index.json").write_text(json.dumps(index))
+    pipeline = DiffusionPipeline.from_pretrained(save_unread_base(source, tmp_path / "unread"))
+    assert pipeline.safety_checker is None and pipeline.tokenizer.model_max_length == LENGTH
+
+
+def test_a_base_that_reads_more_than_text_is_refused(tmp_path):
+    save_tiny_calligraphy(tmp_path / "calligraphy")
+    with pytest.raises(ValueError, match="expected a pipeline with a U-Net and one text encoder alone"):
+        save_unread_base(tmp_path / "calligraphy", tmp_path / "unread")
+
+
+def test_an_encoder_like_the_sources_takes_its_place(tmp_path):
+    """A BERT here, where the others are CLIPs."""
+    source = save_tiny_pipeline(tmp_path / "source")
+    ours = load_base(save_unread_base(source, tmp_path / "unread"))
+    assert type(ours.text_encoder).__name__ == "BertModel" and ours.text.shape == load_base(source).text.shape
+    assert len(ours.text.tokenizer) == ours.text_encoder.config.vocab_size
