@@ -36,13 +36,18 @@ def package_file(package: str, name: str) -> Path | None:
 def appearing_folder(target: Path) -> Iterator[Path]:
     """Context manager: a temporary folder to fill, which takes the target's name at the end if no error occurred.
 
-    Where another process was first, its folder stays and this one is dropped.
+    Where another process was first, its folder stays and this one is dropped. Its files become as readable for others
+    as the user's are: safetensors makes its own for the user alone.
     """
     target.parent.mkdir(parents=True, exist_ok=True)
     temporary = target.with_name(f".{target.name}-{secrets.token_hex(8)}")
     temporary.mkdir()  # unlike tempfile's folders, as readable for others as the user's are
     try:
         yield temporary
+        readable = temporary.stat().st_mode & 0o444
+        for file in temporary.rglob("*"):
+            if file.is_file() and not file.is_symlink() and (mode := file.stat().st_mode) & readable != readable:
+                file.chmod(mode | readable)
         try:
             temporary.rename(target)
         except OSError:

@@ -19,7 +19,7 @@ from kanjilab.core.storage import write_json_atomic
 from kanjilab.data.build import build_dataset
 from kanjilab.data.dictionary import load_characters
 from kanjilab.data.image_folder import Dataset, open_dataset
-from kanjilab.data.selection import InJapanese, rule_from_json
+from kanjilab.data.selection import rule_from_json
 from kanjilab.data.subset import write_subset
 from kanjilab.experiments.designs import BUDGETS, CONFIRM_SEEDS, STUDY_ARM
 from kanjilab.experiments.run_study import ablate_by_both
@@ -54,7 +54,7 @@ def stage_studies(folder: Path) -> dict[str, Study]:
     Args:
         folder: below whose sets/ their image folders are.
     """
-    japanese = build_dataset(InJapanese(rule_from_json(BUDGET.data)), folder / "sets" / "japanese")
+    japanese = build_dataset(rule_from_json({"name": "japanese", "rule": BUDGET.data}), folder / "sets" / "japanese")
     in_english(japanese, folder / "sets" / "english")
     study = Study(
         "japanese",

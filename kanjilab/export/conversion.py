@@ -276,7 +276,7 @@ def _changes(run: RunFolder, step: int, arm: int) -> dict[str, dict[str, Callabl
     """By the part that was trained, what becomes of its tensors, by name."""
     stored = _stored_tensors(run, step, arm)
     lora, whole = _lora_of(stored, run.arm(arm).scale), [name for name in stored if not name.startswith(PEFT_PREFIX)]
-    changes = {
+    changes: dict[str, dict[str, Callable[[Tensor], Tensor]]] = {
         part: {f"{name}.weight": low.added_to for name, low in lora.of_part(part).items()} for part in lora.parts
     }
     for name in whole:

@@ -203,7 +203,8 @@ def _denoiser_options(precision: str, device: torch.device) -> dict[str, Any]:
 
 def _frozen(denoiser: nn.Module, precision: str, device: torch.device) -> Any:
     if precision not in QUANTISED:  # those are where they belong, and cannot be moved
-        denoiser = denoiser.to(device, DTYPES[precision]).to(DTYPES[computing_precision(precision, device)])
+        with quiet_diffusers():
+            denoiser = denoiser.to(device, DTYPES[precision]).to(DTYPES[computing_precision(precision, device)])
     return denoiser.requires_grad_(False).eval()
 
 

@@ -4,6 +4,8 @@ import os
 from pathlib import Path
 
 import pytest
+import torch
+from safetensors.torch import save_file
 
 from kanjilab.core import storage
 from kanjilab.core.storage import appearing_folder, require_new, require_place, write_together
@@ -20,9 +22,12 @@ def mask():
 def test_a_folder_appears_whole_and_is_as_private_as_the_user_wants(tmp_path, mask):
     with appearing_folder(tmp_path / "new" / "folder") as partial:
         (partial / "file").write_text("whole")
+        (partial / "part").mkdir()
+        save_file({"a": torch.zeros(1)}, partial / "part" / "weights.safetensors")  # for the user alone
         assert not (tmp_path / "new" / "folder").exists()
     assert (tmp_path / "new" / "folder" / "file").read_text() == "whole"
     assert (tmp_path / "new" / "folder").stat().st_mode & 0o777 == 0o750
+    assert (tmp_path / "new" / "folder" / "part" / "weights.safetensors").stat().st_mode & 0o777 == 0o640
     assert [path.name for path in (tmp_path / "new").iterdir()] == ["folder"]
 
 

@@ -258,6 +258,12 @@ def test_a_base_that_is_not_whole_is_refused_by_name(name, folder, tmp_path):
     assert str(tmp_path / "base") in str(caught.value)
 
 
+@pytest.mark.parametrize("precision", ["fp32", "bf16"])
+def test_a_base_is_loaded_without_remarks_of_its_libraries(folder, precision, capfd, caplog):
+    load_base(folder, precision)
+    assert caplog.records == [] and capfd.readouterr().err == ""
+
+
 def test_names_in_a_text_encoders_configuration_run_nothing(folder, base, tmp_path):
     edited(TEXT, architectures=["eval"], auto_map={"AutoModel": "evil.Model"})(
         Path(shutil.copytree(folder, tmp_path / "base"))
