@@ -387,9 +387,10 @@ def test_findings_hold_the_writers_trials():
         assert f"| {trial['what']} | {' | '.join(cells)} |" in page
 
 
-def test_findings_hold_the_trials_of_the_base():
+@pytest.mark.parametrize("file", ["base_trials.json", "demo_recipes.json"])
+def test_findings_hold_the_trials_of_bases_and_recipes(file):
     page = FINDINGS.read_text()
-    for trial in json.loads((ROOT / "figures" / "base_trials.json").read_text())["trials"]:
+    for trial in json.loads((ROOT / "figures" / file).read_text())["trials"]:
         rates = [f"{100 * rate:.1f}% [{100 * low:.1f}, {100 * high:.1f}]" for rate, low, high in trial["rates"]]
         assert f"| {trial['what']} | {trial['images_seen']:,} | {' | '.join(rates)} | {trial['loss']:.3f} |" in page
 
