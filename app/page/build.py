@@ -284,7 +284,7 @@ def _pack(source: Path, folder: Path) -> Path:
 
 def _brush_page(site: Site) -> None:
     """The page that calligraphy writes on, with its model and the skeletons that can be typed."""
-    from kanjilab.experiments.writing import WRITING, skeleton_encoder, typed_skeleton, write, writing_prompt
+    from kanjilab.experiments.writing import TRACING, WRITING, skeleton_encoder, typed_skeleton, write, writing_prompt
     from kanjilab.models.loading import load_base
     from kanjilab.models.skeleton_encoder import knowing
 
@@ -313,7 +313,8 @@ def _brush_page(site: Site) -> None:
         megabytes=round(sum(sizes.values()) / 1e6),
         frequent=f"{len(frequent):,}",
         guidance=f"{WRITING.guidance:g}",
-        skeleton_guidance=f"{WRITING.array_guidance:g}",
+        typed_guidance=f"{WRITING.array_guidance:g}",
+        drawn_guidance=f"{TRACING.array_guidance:g}",
     )
     site.write("write.html", "Write by brush", main, ["write.js"])
 

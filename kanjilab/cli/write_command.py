@@ -24,7 +24,9 @@ def write(
     by_index: Annotated[bool, typer.Option(help="Without a skeleton, of known characters alone.")] = False,
     vertical: Annotated[bool, typer.Option(help="Lines run down, from the right.")] = False,
     guidance: Annotated[float, typer.Option(help="How strongly the style counts; 1 for no more than learned.")] = 2.5,
-    skeleton_guidance: Annotated[float, typer.Option(help="How strongly the skeleton and the index count.")] = 5.0,
+    skeleton_guidance: Annotated[
+        float | None, typer.Option(help="How strongly the skeleton and the index count: 5, or 2.5 with --skeleton.")
+    ] = None,
     seed: Annotated[int, seed_of("Of the noise.")] = 0,
     base: Annotated[str, typer.Option(help="What writes: a base that reads skeletons.")] = "calligraphy",
     out: Annotated[Path | None, typer.Option(help="PNG, with an SVG beside it; runs/written/<text>.png else.")] = None,
@@ -33,7 +35,7 @@ def write(
     from dataclasses import replace
 
     from kanjilab.data.handwriting import read_skeleton
-    from kanjilab.experiments.writing import WRITING, index_of, known_index, typed_skeleton, writing_prompt
+    from kanjilab.experiments.writing import index_of, known_index, typed_skeleton, usual_sampling, writing_prompt
     from kanjilab.experiments.writing import write as write_prompts
     from kanjilab.export.page import page_picture, page_svg, places_of
     from kanjilab.models.loading import load_base
@@ -41,7 +43,6 @@ def write(
     require_effect(context, skeleton is None, "without --skeleton", "by_index", "vertical")
     name = re.sub(r"\W+", "-", text).strip("-")[:40] or "skeleton"
     files = _files_of(out or Path("runs/written", name))
-    sampling = replace(WRITING, guidance=guidance, array_guidance=skeleton_guidance)
     lines = _lines_of(text, skeleton)
     symbols = [symbol for line in lines for symbol in line]
     # What cannot be written is refused before anything is loaded.
@@ -52,6 +53,9 @@ def write(
     number = index_of if by_index else known_index
     indices = [0 if skeleton else number(loaded, symbol) for symbol in symbols]
     prompts = [writing_prompt(loaded, style, *led) for led in zip(drawn, indices, typed, strict=True)]
+    sampling = replace(usual_sampling(prompts), guidance=guidance)
+    if skeleton_guidance is not None:
+        sampling = replace(sampling, array_guidance=skeleton_guidance)
     trainable = None
     if samples is not None:
         trainable, style = _learned(loaded, samples, style)

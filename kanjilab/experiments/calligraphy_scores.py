@@ -45,7 +45,7 @@ from kanjilab.evaluation.script_style import (
 )
 from kanjilab.evaluation.style_judge import StyleJudge
 from kanjilab.experiments.results import write_table
-from kanjilab.experiments.writing import WRITING, index_of, typed_skeleton, write, writing_prompt
+from kanjilab.experiments.writing import TRACING, WRITING, index_of, typed_skeleton, write, writing_prompt
 from kanjilab.models.diffusion import LatentDiffusion
 from kanjilab.models.trainable import Trainable
 from kanjilab.training.few_shot import learn_hand
@@ -127,7 +127,8 @@ def score_calligraphy(
     made = unseen_characters(base, dataset, known, amounts) + trained_characters(base, dataset, amounts)
     learned = unseen_hands(base, dataset, font_folders, folder, judge, amounts, hands)
     table = pd.concat([measured(one, judge, read) for one in made], ignore_index=True)
-    facts = {"base": base.name, "identity": base.identity, "sampling": WRITING.to_json(), "amounts": vars(amounts)}
+    sampling = {"its own lines": TRACING.to_json(), "other lines, or an index": WRITING.to_json()}
+    facts = {"base": base.name, "identity": base.identity, "sampling": sampling, "amounts": vars(amounts)}
     report = facts | {"rows": summarised(table), "styles": by_style(table), "hands": learned}
     folder.mkdir(parents=True, exist_ok=True)
     write_table(table, folder / "table.parquet")

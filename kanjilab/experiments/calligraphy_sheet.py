@@ -13,6 +13,7 @@ from kanjilab.data.components import is_held_out
 from kanjilab.data.framing import frame_glyphs, frame_scale
 from kanjilab.data.skeleton import skeletons_of
 from kanjilab.experiments.writing import (
+    TRACING,
     WRITING,
     index_of,
     known_index,
@@ -119,5 +120,5 @@ def hands_sheet(
         rows += [true, write(base, prompts), write(base, prompts, trainable=hand)]
         labels += [style.hand, "by its name alone", "after five samples"]
     groups = tuple((style.caption_of_kind, 3) for style in styles)
-    facts = {"base": base.name, "identity": base.identity, "sampling": WRITING.to_json()}
+    facts = {"base": base.name, "identity": base.identity, "sampling": TRACING.to_json()}
     return Strip(np.stack(rows), tuple(labels), tuple(characters), "Hands never trained on", facts, row_groups=groups)

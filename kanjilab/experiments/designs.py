@@ -21,10 +21,10 @@ import pandas as pd
 from kanjilab.core.config import DEFAULT_BASE, Arm
 from kanjilab.experiments.study import Study, Variant
 from kanjilab.models.sampling import Sampling
-from kanjilab.training.presets import ARTICLE_ARM, DEMO_ARM, DEMO_SAMPLING, REPO_ARM, lookup
+from kanjilab.training.presets import ARTICLE_ARM, DEMO_SAMPLING, PLAIN_ARM, REPO_ARM, lookup
 
 # A study sees few images, so its warm-up is short.
-STUDY_ARM = dataclasses.replace(DEMO_ARM, batch=8, warmup_steps=15)
+STUDY_ARM = dataclasses.replace(PLAIN_ARM, batch=8, warmup_steps=15)
 WARMUP_IMAGES = STUDY_ARM.batch * STUDY_ARM.warmup_steps
 # Water, insect, speech, metal: in left16 and in seed16, with captions that differ.
 FEW_RADICALS = (85, 142, 149, 167)

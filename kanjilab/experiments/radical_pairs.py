@@ -40,7 +40,7 @@ from kanjilab.models.loading import load_base
 from kanjilab.models.sampling import Sampling
 from kanjilab.training.driver import finished_training
 from kanjilab.training.encoded import encode_dataset
-from kanjilab.training.presets import DEMO_ARM, DEMO_SAMPLING
+from kanjilab.training.presets import DEMO_SAMPLING, PLAIN_ARM
 from kanjilab.viz.strip import Strip, save_strip
 
 # Radicals of seed16 that are almost always in one slot, by classical number.
@@ -119,7 +119,7 @@ def run_pairs(
     folder: Path,
     *,
     base_name: str = "pocket",
-    arm: Arm = DEMO_ARM,
+    arm: Arm = PLAIN_ARM,
     scale: PairScale = SCALES["full"],
     judges: Sequence[Judge] = (),
     precision: str = "bf16",

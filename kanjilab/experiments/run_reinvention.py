@@ -43,7 +43,7 @@ from kanjilab.models.sampling import Sampling, sample
 from kanjilab.training.checkpoints import load_checkpoints
 from kanjilab.training.driver import finished_training
 from kanjilab.training.encoded import encode_dataset
-from kanjilab.training.presets import DEMO_ARM, DEMO_SAMPLING
+from kanjilab.training.presets import DEMO_SAMPLING, PLAIN_ARM
 from kanjilab.viz.strip import Strip, save_strip
 
 BY_PARTS, REVERSED, BY_MEANING, NEW_PAIRS = "T1, by parts", "T1, parts reversed", "T2, by meaning", "T3, new pairs"
@@ -85,7 +85,7 @@ def run_reinvention(
     *,
     rule: Rule | None = None,
     base_name: str = "pocket",
-    arm: Arm = DEMO_ARM,
+    arm: Arm = PLAIN_ARM,
     scale: ReinventionScale = SCALES["full"],
     judge: Judge | None = None,
     precision: str = "bf16",

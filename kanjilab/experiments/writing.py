@@ -22,7 +22,7 @@ from kanjilab.models.diffusion import LatentDiffusion
 from kanjilab.models.sampling import Sampling, sample
 from kanjilab.models.skeleton_encoder import SkeletonEncoder
 from kanjilab.models.trainable import Trainable
-from kanjilab.training.presets import WRITING
+from kanjilab.training.presets import TRACING, WRITING
 
 OTHER_LAYOUTS = {chr(code) for code in range(0x2FF0, 0x3000)} - SLOTS_OF_LAYOUT.keys()  # as ⿲, of three parts
 
@@ -128,11 +128,20 @@ def writing_prompt(
     return Prompt(style, arrays, toward, share)
 
 
+def usual_sampling(prompts: Sequence[Prompt]) -> Sampling:
+    """`TRACING` where every prompt has lines of the glyph itself, else `WRITING`.
+
+    Args:
+        prompts: as for `write`.
+    """
+    return TRACING if all(np.any(prompt.arrays.get("skeleton", 0)) for prompt in prompts) else WRITING
+
+
 def write(
     base: LatentDiffusion,
     prompts: Sequence[Prompt],
     seed: int = 0,
-    sampling: Sampling = WRITING,
+    sampling: Sampling | None = None,
     trainable: Trainable | None = None,
     on_progress: Callable[[int, int], None] = lambda done, total: None,
     on_latents: Callable[[Tensor], None] = lambda latents: None,
@@ -143,12 +152,13 @@ def write(
         base: led by skeletons.
         prompts: N of `writing_prompt`.
         seed: of the noise, the same for all.
-        sampling: how.
+        sampling: how; None for `usual_sampling`.
         trainable: a hand that was learned, of `learn_hand`.
         on_progress: called with (done, total) characters.
         on_latents: as for `sample`.
     Returns:
         (N, 128, 128) uint8.
     """
+    sampling = sampling or usual_sampling(prompts)
     hooks = {"on_progress": on_progress, "on_latents": on_latents}
     return sample(base, prompts, [seed], sampling, trainable=trainable, size_px=SIZE_PX, **hooks)[0, :, 0]

@@ -23,7 +23,7 @@ from kanjilab.core.storage import write_bytes_atomic
 from kanjilab.data.calligraphy import STYLES
 from kanjilab.data.handwriting import read_skeleton
 from kanjilab.evaluation.scoring import glyphs_of
-from kanjilab.experiments.writing import WRITING, known_index, symbols_of, typed_skeleton, write
+from kanjilab.experiments.writing import TRACING, WRITING, known_index, symbols_of, typed_skeleton, write
 from kanjilab.export.page import places_of
 from kanjilab.models.diffusion import LatentDiffusion
 from kanjilab.models.loading import PACKAGED
@@ -106,6 +106,7 @@ class BrushPanel(DrawPanel):
         self._images: list[NDArray[np.uint8]] = []  # as they are shown, finished or not
         self._tiles: tuple[Tile, ...] = ()
         self._finished = False
+        self._usual = WRITING  # what the sliders are at, unless they were moved
         self._make_inputs(checked)
         self._make_outputs()
         self._make_layout()
@@ -158,7 +159,7 @@ class BrushPanel(DrawPanel):
         self.board.observe(lambda _: self.start(), "drawing")
         inputs = (self.guidance, self.skeleton_guidance, self.seed, self.share, self.start_style, self.end_style)
         for widget in (*self.checks, *inputs):
-            widget.observe(lambda _: self.start(), "value")
+            widget.observe(lambda _: None if self._filling else self.start(), "value")
         self.row.observe(lambda _: self._choose(), "selected")
         self.text.on_msg(lambda _, content, __: self.type_character() if content.get("event") == "submit" else None)
         self.line.on_msg(lambda _, content, __: self.start_page() if content.get("event") == "submit" else None)
@@ -179,7 +180,19 @@ class BrushPanel(DrawPanel):
     @property
     def sampling(self) -> Sampling:
         """How it is written, by the sliders."""
-        return replace(WRITING, guidance=self.guidance.checked, array_guidance=self.skeleton_guidance.checked)
+        return replace(self._usual, guidance=self.guidance.checked, array_guidance=self.skeleton_guidance.checked)
+
+    @property
+    def _moved(self) -> bool:
+        """Whether somebody moved the skeleton's slider."""
+        return self.skeleton_guidance.checked != self._usual.array_guidance
+
+    def _set_usual(self, usual: Sampling) -> None:
+        """Move the skeleton's slider to what is usual now, unless somebody moved it from what was."""
+        moved, self._usual = self._moved, usual
+        if not moved:
+            with self._changing_inputs():
+                self.skeleton_guidance.value = usual.array_guidance
 
     @property
     def chosen(self) -> Tile | None:
@@ -289,9 +302,10 @@ class BrushPanel(DrawPanel):
             self.board.put(lines, of, example)
 
     def _job(self) -> Job:
+        lines, symbol = self.board.lines, self._typed_symbol
+        self._set_usual(TRACING if lines.any() and not symbol else WRITING)
         self._show_code()
-        lines, tiles, sampling, seed = self.board.lines, self.tiles, self.sampling, self.seed.value
-        symbol = self._typed_symbol
+        tiles, sampling, seed = self.tiles, self.sampling, self.seed.value
         keys = [(tile, symbol, lines.tobytes(), seed, sampling) for tile in tiles]
 
         def job(worker: Worker) -> None:
@@ -381,6 +395,8 @@ class BrushPanel(DrawPanel):
         if not 1 <= count <= most:
             raise ValueError(f"Line: expected 1 to {most} characters, got {count}")
         title, seed, sampling = self.line.value, self.seed.value, self.sampling
+        if not self._moved:  # what is typed here is not what leads the square
+            sampling = replace(sampling, array_guidance=WRITING.array_guidance)
         tile, places = (
             self.chosen or Tile(self._styles[0]),
             places_of([len(line) for line in lines], self.vertical.value),

@@ -11,7 +11,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from kanjilab.experiments.writing import WRITING, writing_prompt
+from kanjilab.experiments.writing import TRACING, WRITING, writing_prompt
 from kanjilab.export.page import Place, page_picture, page_svg
 from kanjilab.models.conditioning import Prompt
 from kanjilab.models.diffusion import LatentDiffusion
@@ -64,7 +64,8 @@ def code_of(base: str, precision: str, led_by: Path | str, tiles: Sequence[Tile]
         seed: of the noise.
         sampling: how.
     """
-    is_picture, usual = isinstance(led_by, Path), sampling == WRITING
+    is_picture = isinstance(led_by, Path)
+    usual = sampling == (TRACING if is_picture else WRITING)
     if is_picture:
         skeleton = f"np.asarray({python_call('Image.open', str(led_by))}) < 128"
         led = {"skeleton": Code("lines")}

@@ -17,7 +17,7 @@ from playwright.sync_api import BrowserContext, Locator, Page, expect
 
 from app.page import build as page_build
 from kanjilab.data.skeleton import skeleton_of_strokes
-from kanjilab.experiments.writing import WRITING, index_of, typed_skeleton, write, writing_prompt
+from kanjilab.experiments.writing import TRACING, WRITING, index_of, typed_skeleton, write, writing_prompt
 from kanjilab.export.onnx_folder import base_to_onnx
 from kanjilab.models.loading import load_base
 from kanjilab.models.sampling import Sampling, sample
@@ -146,6 +146,7 @@ def test_strokes_are_written_and_a_typed_character_as_in_python(address, site, p
     assert share >= INKED_LEAST
     assert inked([drawn], skeleton_of_strokes([[(10, 10), (118, 10)]])) < [0.5], "ink is everywhere"
     expect(glyph).to_have_accessible_name(f"What you drew, written: {style}")
+    expect(page.locator("#skeleton-guidance")).to_have_value(f"{TRACING.array_guidance:g}")
 
     offered = page.get_by_role("group", name="Examples").get_by_role("button").all_text_contents()
     skeletons = json.loads((site / "skeletons.json").read_text())
@@ -156,6 +157,7 @@ def test_strokes_are_written_and_a_typed_character_as_in_python(address, site, p
     expect(page.get_by_text("Drawn: the skeleton of 国.")).to_be_visible()
     expect(glyph).to_have_accessible_name(f"“国”, written: {style}")
     expect(said).to_have_text(written)
+    expect(page.locator("#skeleton-guidance")).to_have_value(f"{WRITING.array_guidance:g}")
     base = load_base("calligraphy")
     prompt = writing_prompt(base, style, index=index_of(base, "国"), typed=typed_skeleton("国"))
     expected = WHITENED[write(base, [prompt], 0, dataclasses.replace(WRITING, steps=WRITING_STEPS))[0]]

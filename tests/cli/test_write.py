@@ -27,6 +27,7 @@ def writer(tmp_path_factory):
 @pytest.fixture(autouse=True)
 def in_two_steps(monkeypatch, tmp_path):
     monkeypatch.setattr(writing, "WRITING", Sampling("ddim", steps=2, array_guidance=1.5))
+    monkeypatch.setattr(writing, "TRACING", Sampling("ddim", steps=2, array_guidance=0.5))
     monkeypatch.chdir(tmp_path)
 
 

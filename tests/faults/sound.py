@@ -52,7 +52,8 @@ def sound_things(folder: Path) -> Callable[[str], Path]:
 
 def small(patch: pytest.MonkeyPatch) -> None:
     """Two steps a drawing, a hand in two steps, and kanji that are typeset in place of drawn ones."""
-    patch.setattr(writing, "WRITING", Sampling("ddim", steps=2, array_guidance=1.5))
+    for usual in ("WRITING", "TRACING"):
+        patch.setattr(writing, usual, Sampling("ddim", steps=2, array_guidance=1.5))
     patch.setattr(few_shot, "HAND_RECIPE", QUICK_HAND)
     patch.setattr(few_shot.learn_hand, "__defaults__", (QUICK_HAND,))
     patch.setattr(coining, "coin", partial(coining.coin, draw=draw, embed=word_vectors))

@@ -1,6 +1,7 @@
 """The brush panel without a browser: what strokes, types and pictures become, what ends what, and what is refused."""
 
 import base64
+import dataclasses
 import io
 import re
 import threading
@@ -40,6 +41,7 @@ def led(tmp_path_factory):
 def quick(monkeypatch, tmp_path):
     for module in (brush, brush_output):
         monkeypatch.setattr(module, "WRITING", QUICK)
+        monkeypatch.setattr(module, "TRACING", QUICK)
     monkeypatch.setattr(brush, "page_html", lambda images, places, text, style: style)  # outlines take a while
     monkeypatch.chdir(tmp_path)
 
@@ -301,3 +303,22 @@ def test_the_defaults_are_those_of_the_command(monkeypatch):
         monkeypatch.setattr(module, "WRITING", WRITING)
     panel = BrushPanel()
     assert panel.sampling == WRITING and len(panel.tiles) == 4
+
+
+def test_drawn_lines_have_their_own_usual_guidance_and_a_moved_slider_stays(panel, monkeypatch):
+    with monkeypatch.context() as patch:
+        for module in (brush, brush_output):
+            patch.setattr(module, "TRACING", dataclasses.replace(QUICK, array_guidance=2.5))
+        lay(panel, CROSS)
+        assert panel.sampling == brush.TRACING and "sampling=" not in panel.code
+        asked = []
+        blank = np.zeros((4, 128, 128), np.uint8)
+        patch.setattr(brush, "write", lambda base, prompts, seed, sampling, **_: asked.append(sampling) or blank)
+        panel.start_page()
+        finish(panel)
+        assert [sampling.array_guidance for sampling in asked] == [QUICK.array_guidance]  # its line is typed
+    panel.skeleton_guidance.value = 4
+    finish(panel)
+    panel.board.put(typed_skeleton("心"), "心")
+    finish(panel)
+    assert panel.sampling.array_guidance == 4

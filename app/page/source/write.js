@@ -52,6 +52,17 @@ async function put(character, example = false) {
   listeners.forEach((listener) => listener());
 }
 
+/** Moves the skeleton's slider to what is usual for what leads now, unless somebody moved it from what was. */
+function setUsual(lead) {
+  const slider = guidances[1];
+  const { drawn, typed, lead: before } = slider.dataset;
+  if (slider.value === { drawn, typed }[before]) {
+    slider.value = slider.dataset[lead];
+    find(`${slider.id}-said`).textContent = slider.value;
+  }
+  slider.dataset.lead = lead;
+}
+
 /** What the drawing asks for; null where it is empty. */
 function prompt() {
   const { strokes, of } = values.drawing;
@@ -59,6 +70,7 @@ function prompt() {
   const lines = skeletonOfStrokes(strokes);
   if (of) linesOf(of).forEach((one, at) => (lines[at] |= one));
   const alone = of && !strokes.length;
+  setUsual(alone ? "typed" : "drawn");
   const place = alone ? places.get(of) : known;
   return { style: style.value, lines, typed: Boolean(alone), index: place < known ? place + 1 : 0 };
 }
