@@ -17,6 +17,7 @@ from PIL import Image
 from playwright.sync_api import Browser, Locator, expect, sync_playwright
 
 from kanjilab.models.loading import load_base
+from kanjilab.training.presets import TRACING
 from kanjilab.viz.picture_files import write_picture
 from tests.browser.conftest import chromium
 from tests.browser.lab import Lab, NotebookPage
@@ -37,7 +38,6 @@ LUCK = [  # strokes of 吉, in px of the skeleton
     [(40, 71), (93, 71), (90, 109)],
     [(39, 109), (90, 109)],
 ]
-GUIDANCE, SKELETON_GUIDANCE = 2.5, 4.0  # drawn lines are followed, and the hand still has its say
 Moving = tuple[list[Image.Image], list[int], dict[str, Any]]
 
 
@@ -53,19 +53,18 @@ class Studio:
         self.folder, self.browser = folder, browser
         self.lab = Lab(folder)
 
-    def show(self, call: str, width: int, scale: float, setup: str = "") -> Locator:
+    def show(self, call: str, width: int, scale: float) -> Locator:
         """The panel that a call gives, alone in a wide window.
 
         Args:
             call: Python, with the name of a panel.
             width: of the window, in px of the page.
             scale: px of the picture for one of the page.
-            setup: lines of Python before the call.
         """
         window = self.browser.new_context(viewport={"width": width, "height": 1500}, device_scale_factor=scale)
         page = window.new_page()
         page.set_default_timeout(SLOW_MS)
-        source = f"from pathlib import Path\nfrom kanjilab.widgets import *\n{setup}\n{call}"
+        source = f"from pathlib import Path\nfrom kanjilab.widgets import *\n{call}"
         notebook = NotebookPage(self.lab, page, self.lab.add_notebook([source]), self.folder)
         notebook.use_theme("Light")
         notebook.command("application:toggle-left-area")
@@ -128,9 +127,7 @@ def coin(studio: Studio) -> tuple[Image.Image, dict[str, Any]]:
 
 
 def brush_panel(studio: Studio, scale: float) -> Locator:
-    sliders = "panel.guidance.value, panel.skeleton_guidance.value"
-    setup = f"panel = BrushPanel(text='')\n{sliders} = {GUIDANCE}, {SKELETON_GUIDANCE}"
-    panel = studio.show("panel", 1080, scale, setup)
+    panel = studio.show("BrushPanel(text='')", 1080, scale)
     expect(panel.get_by_role("img", name="Drawing surface")).to_be_visible()
     return panel
 
@@ -158,9 +155,8 @@ def brush(studio: Studio) -> tuple[Image.Image, dict[str, Any]]:
     panel = brush_panel(studio, 2)
     draw_strokes(panel, LUCK, lambda: None)
     wait_written(panel)
-    shows = f"{len(LUCK)} strokes drawn, four styles, seed 0"
-    guidance = f"style guidance {GUIDANCE:g}, skeleton guidance {SKELETON_GUIDANCE:g}"
-    return picture_of(panel), {"shows": f"{shows}, {guidance}", "base": load_base("calligraphy", "bf16").identity}
+    shows = f"{len(LUCK)} strokes drawn, four styles, seed 0, " + json.dumps(TRACING.to_json())
+    return picture_of(panel), {"shows": shows, "base": load_base("calligraphy", "bf16").identity}
 
 
 def comparator_moves(studio: Studio) -> Moving:
