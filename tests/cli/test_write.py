@@ -86,6 +86,21 @@ def test_print_and_index_lead_what_is_typed_and_drawn_lines_lead_alone(writer, t
     ]
 
 
+def test_drawn_lines_are_guided_less_than_typed_ones_unless_told(writer, tmp_path, monkeypatch):
+    glyph("永", 300).save(tmp_path / "lines.png")
+    scales = []
+
+    def write(base, prompts, seed, sampling, trainable):
+        scales.append((sampling.guidance, sampling.array_guidance))
+        return np.zeros((len(prompts), 128, 128), np.uint8)
+
+    monkeypatch.setattr(writing, "write", write)
+    drawn = ["永", "--skeleton", tmp_path / "lines.png"]
+    for arguments in (["永"], ["永", "--by-index"], drawn, [*drawn, "--skeleton-guidance", 3, "--guidance", 2]):
+        done("write", *arguments, "--base", writer)
+    assert scales == [(2.5, 1.5), (2.5, 1.5), (2.5, 0.5), (2.0, 3.0)]
+
+
 def test_characters_that_do_not_exist_are_composed(writer, tmp_path):
     done("write", "⿰木鳥永", "--base", writer, "--out", tmp_path / "new.png")
     assert pixels(tmp_path / "new.png").shape == (512, 1024)
