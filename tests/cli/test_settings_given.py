@@ -126,7 +126,7 @@ WITHOUT_EFFECT = {
         "with schedule=cosine-restarts",
     ),
     "a cool-down of a line": (
-        ["demo", "--scale", "none", "--set", "cooldown_share=0.5"],
+        ["demo", "--scale", "none", "--set", "schedule=linear", "--set", "cooldown_share=0.5"],
         "cooldown_share",
         "with schedule=constant-coo",
     ),
