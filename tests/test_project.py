@@ -417,6 +417,24 @@ def test_the_page_of_japanese_holds_what_filtered_captions_teach():
     assert len(cells) == 4 and all(f"| {' | '.join(texts)} |" in page for texts in cells.values())
 
 
+def test_the_page_of_japanese_holds_what_the_stages_are_worth():
+    page = (ROOT / "docs" / "japanese.md").read_text()
+    stored = json.loads((ROOT / "figures" / "japanese_stages.json").read_text())
+    cells: dict[str, list[str]] = {}
+    for reports in stored["studies"].values():
+        for report in reports.values():
+            for rate in report["rates"]:
+                value, low, high = (100 * rate[name] for name in ("value", "low", "high"))
+                cells.setdefault(rate["variant"], []).append(f"{value:.0f}% [{low:.0f}, {high:.0f}]")
+            for contrast in report["contrasts"].get("held_out", []):
+                value, low, high = (100 * number for number in contrast["difference"])
+                assert f"{value:+.0f} [{low:.0f}, {high:.0f}]" in page
+    for contrast in stored["against"].values():
+        value, low, high = (100 * number for number in contrast["difference"])
+        assert f"{value:+.0f} [{low:.0f}, {high:.0f}]" in page
+    assert len(cells) == 4 and all(f"| {' | '.join(texts)} |" in page for texts in cells.values())
+
+
 def test_the_findings_say_what_each_moved_setting_drew():
     page, folder = (ROOT / "docs" / "findings.md").read_text(), ROOT / "figures" / "studies" / "settings-steps"
     cells: dict[str, list[str]] = {}

@@ -35,7 +35,7 @@ from kanjilab.viz.strip import save_strip
 BUDGET = BUDGETS["steps"]
 PROMPTS = 10  # for each radical
 SEEDS = CONFIRM_SEEDS[:3]
-TITLE = "Japanese words of held-out kanji, one of each radical; one training, one noise"
+TITLE = "Words of held-out kanji; one noise"
 STAGES = (
     Variant("stage 1", {}),
     Variant("stage 2", {"text_encoder": "full", "text_encoder_lr": 1e-4}),
@@ -103,13 +103,13 @@ def against_minilm(studies: Mapping[str, Study], folder: Path) -> dict[str, dict
 
 
 def main(arguments: Sequence[str]) -> None:
-    """Trains and scores all; what both judges say goes into stages.json, what the stages drew into stages.png."""
+    """Trains and scores all; what both judges say goes into stages.json, what the stages drew into strip.png."""
     folder = Path(*arguments[:1] or ("runs/stages",))
     studies = stage_studies(folder)
     found = {name: ablate_by_both(study, folder / name) for name, study in studies.items()}
     if all(found.values()):
         strip = variants_strip(open_study(studies["japanese"], folder / "japanese"), title=TITLE)
-        save_strip(strip, folder / "stages.png")
+        save_strip(strip, folder / "strip.png")
         write_json_atomic(folder / "stages.json", {"studies": found, "against": against_minilm(studies, folder)})
 
 
