@@ -192,7 +192,7 @@ class BrushPanel(DrawPanel):
         moved, self._usual = self._moved, usual
         if not moved:
             with self._changing_inputs():
-                self.skeleton_guidance.value = usual.array_guidance
+                self.skeleton_guidance.value = usual.array_guidance or 1
 
     @property
     def chosen(self) -> Tile | None:
