@@ -99,9 +99,11 @@ def load_words() -> pd.DataFrame:
 
 
 @cache
-def load_names() -> pd.DataFrame:
-    """Names of people and places in katakana, of JMnedict: one in eight of those that JMdict does not list.
+def load_names(one_in: int = NAMES_ONE_IN) -> pd.DataFrame:
+    """Names of people and places in katakana, of JMnedict: one in so many of those that JMdict does not list.
 
+    Args:
+        one_in: divides `NAMES_ONE_IN`, so that more names are those of fewer and others.
     Returns:
         A table as of `load_words`.
     Raises:
@@ -117,7 +119,7 @@ def load_names() -> pd.DataFrame:
     senses: dict[int, list[list[str]]] = {}
     with _dictionary() as connection:
         for entry, text, gloss in connection.execute(query):
-            if script_of(text) == "katakana" and _hash_of(text) % NAMES_ONE_IN == 0:
+            if script_of(text) == "katakana" and _hash_of(text) % one_in == 0:
                 forms.setdefault(entry, ([], []))[1].append(text)
                 senses.setdefault(entry, [[]])[0].append(gloss)
     return word_table(forms, senses, (), ())

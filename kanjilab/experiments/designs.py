@@ -6,12 +6,13 @@ All studies start from one arm, the demo's with half its batch, and change only 
 Up to the scale `broad`, which a processor can run, the data are four of the sixteen radicals: a few thousand images
 then suffice to distinguish settings, where sixteen radicals need tens of thousands. `full` tests a design's first
 contrast alone; `broad` explores all variants at the same cost a run; `steps` sees half as many
-images again, on the default base, where glyphs are legible then, and is drawn four times along the way; `legible` tests
-the first contrast there; `wide` also has all radicals and needs an accelerator. `pilot` tries rates for `full`, and
-`legible-pilot` for `legible`.
+images again, on the default base, where glyphs are legible then, and is drawn four times along the way; `legible` is
+for the study `claims`, which tests the article's four claims there against one reference; `wide` also has all radicals
+and needs an accelerator. `pilot` tries rates for `full`, and `legible-pilot` for `legible`.
 """
 
 import dataclasses
+import itertools
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Self
@@ -21,11 +22,13 @@ import pandas as pd
 from kanjilab.core.config import DEFAULT_BASE, Arm
 from kanjilab.experiments.study import Study, Variant
 from kanjilab.models.sampling import Sampling
-from kanjilab.training.presets import ARTICLE_ARM, DEMO_SAMPLING, PLAIN_ARM, REPO_ARM, lookup
+from kanjilab.training.presets import ARTICLE_ARM, DEMO_ARM, DEMO_SAMPLING, PLAIN_ARM, REPO_ARM, lookup
 
 # A study sees few images, so its warm-up is short.
 STUDY_ARM = dataclasses.replace(PLAIN_ARM, batch=8, warmup_steps=15)
 WARMUP_IMAGES = STUDY_ARM.batch * STUDY_ARM.warmup_steps
+# The reference of the article's claims: its schedule and no running average, on layers and at a rate that draw.
+CLAIMS_ARM = dataclasses.replace(DEMO_ARM, batch=8, warmup_steps=15, schedule="cosine", ema_decay=None)
 # Water, insect, speech, metal: in left16 and in seed16, with captions that differ.
 FEW_RADICALS = (85, 142, 149, 167)
 
@@ -43,10 +46,11 @@ class Budget:
         sampling: how images are drawn.
         radicals: classical numbers of the radicals; none for all sixteen.
         per_radical: kanji per radical of the training set.
-        most_contrasts: so many of a design's contrasts, the first ones, with the variants in them; None for all.
+        claim_alone: only the contrasts that a design makes its claim with, and the variants in them.
         base: as for `load_base`.
         checkpoints: moments of each training that are scored and drawn.
         rates: that a pilot trains every variant at.
+        tuned_alone: a study that tests compares variants at the rates that pilots chose, not at one for all too.
     """
 
     images_seen: int
@@ -57,10 +61,11 @@ class Budget:
     sampling: Sampling = DEMO_SAMPLING
     radicals: tuple[int, ...] = FEW_RADICALS
     per_radical: int = 88
-    most_contrasts: int | None = None
+    claim_alone: bool = False
     base: str = "pocket"
     checkpoints: int = 1
     rates: tuple[float, ...] = ()
+    tuned_alone: bool = False
 
     @property
     def data(self) -> dict[str, Any]:
@@ -78,16 +83,18 @@ CONFIRM_SEEDS = tuple(range(100, 108))
 RATES = tuple(STUDY_ARM.peak_lr * 3.0**power for power in (-2, -1, 0, 1, 2, 3))
 BUDGETS = {
     "smoke": Budget(
-        16, 1, (0, 1), 8, "explore", dataclasses.replace(DEMO_SAMPLING, steps=2), per_radical=8, most_contrasts=1
+        16, 1, (0, 1), 8, "explore", dataclasses.replace(DEMO_SAMPLING, steps=2), per_radical=8, claim_alone=True
     ),
-    "pilot": Budget(2_400, 5, (0, 1, 2), 256, "pilot", most_contrasts=1, rates=RATES),
-    "full": Budget(2_400, 10, CONFIRM_SEEDS, 256, "confirm", most_contrasts=1),
+    "pilot": Budget(2_400, 5, (0, 1, 2), 256, "pilot", claim_alone=True, rates=RATES),
+    "full": Budget(2_400, 10, CONFIRM_SEEDS, 256, "confirm", claim_alone=True),
     "broad": Budget(2_400, 10, CONFIRM_SEEDS, 256, "explore"),
     "steps": Budget(3_600, 5, (0, 1), 256, "explore", base=DEFAULT_BASE, checkpoints=4),
     "legible-pilot": Budget(
-        3_600, 5, (0, 1), 256, "pilot", most_contrasts=1, base=DEFAULT_BASE, rates=RATES[2:5]
-    ),  # at lower ones nothing is drawn there
-    "legible": Budget(3_600, 10, CONFIRM_SEEDS, 256, "confirm", most_contrasts=1, base=DEFAULT_BASE),
+        3_600, 10, (0, 1), 256, "pilot", claim_alone=True, base=DEFAULT_BASE, rates=RATES[2:4]
+    ),
+    "legible": Budget(
+        3_600, 10, CONFIRM_SEEDS, 256, "confirm", claim_alone=True, base=DEFAULT_BASE, tuned_alone=True
+    ),
     "wide": Budget(16_000, 6, CONFIRM_SEEDS, 512, "explore", radicals=()),
 }
 # What the pilots chose, by study and variant; the studies compare at the fixed rate and at these.
@@ -100,6 +107,13 @@ TUNED: dict[str, dict[str, float]] = {
 TUNED_SUFFIX = ", tuned"
 PILOTS = {"full": "pilot", "legible": "legible-pilot"}  # the scales that choose the rates of these
 CLAIMS = ("rank", "batch", "epochs", "schedule")  # the article's four, corrected together
+REFERENCE = "the reference"
+CLAIM_OF = {
+    (REFERENCE, "rank 4"): "a higher rank draws better",
+    ("batch 1", REFERENCE): "batch 1 draws better than a larger one",
+    (REFERENCE, "half the images seen"): "more epochs draw better",
+    (REFERENCE, "constant rate"): "cosine draws better than a constant rate",
+}  # the contrasts of the study `claims`
 
 
 @dataclass(frozen=True)
@@ -111,21 +125,25 @@ class Design:
         variants: the reference first.
         contrasts: as for `Study`, the most important first.
         arm: what the variants change.
+        claims: how many of the contrasts, the first ones, are claims.
+        rates: of a variant, by its label, that a pilot tries in place of those that it tries of all.
     """
 
     claim: str
     variants: Sequence[Variant]
     contrasts: tuple[tuple[str, str], ...] = ()
     arm: Arm = field(default_factory=lambda: STUDY_ARM)
+    claims: int = 1
+    rates: Mapping[str, Sequence[float]] = field(default_factory=dict)
 
     @property
     def pairs(self) -> tuple[tuple[str, str], ...]:
         """The contrasts; by default every variant against the first."""
         return self.contrasts or tuple((v.label, self.variants[0].label) for v in self.variants[1:])
 
-    def shortened(self, most: int) -> Self:
-        """The first contrasts, and the variants that they name."""
-        pairs = self.pairs[:most]
+    def claim_alone(self) -> Self:
+        """The claims' contrasts, and the variants that they name."""
+        pairs = self.pairs[: self.claims]
         named = {label for pair in pairs for label in pair}
         return dataclasses.replace(self, variants=[v for v in self.variants if v.label in named], contrasts=pairs)
 
@@ -284,6 +302,26 @@ def article_design(budget: Budget) -> Design:
     return Design("the article's code draws better than its text", variants, (first, *others))
 
 
+def claims_design(budget: Budget) -> Design:
+    """The article's four claims, each a contrast of one reference with an arm that differs in one setting."""
+    half = budget.images_seen // 2
+    usual = dict(rank=CLAIMS_ARM.rank, batch=CLAIMS_ARM.batch, images_seen=budget.images_seen, schedule="cosine")
+    kinds: dict[str, dict[str, Any]] = {
+        REFERENCE: {},
+        "rank 4": dict(rank=4),
+        "batch 1": dict(batch=1, warmup_steps=CLAIMS_ARM.batch * CLAIMS_ARM.warmup_steps),
+        "half the images seen": dict(images_seen=half, warmup_steps=CLAIMS_ARM.warmup_steps // 2),
+        "constant rate": dict(schedule="constant"),
+    }
+    variants = [
+        Variant(label, changes, axes=usual | {name: changes[name] for name in usual.keys() & changes.keys()})
+        for label, changes in kinds.items()
+    ]
+    # Below the rates of all nothing is drawn (the study `settings`); fewer weights bear more, small batches less.
+    rates = {"rank 4": RATES[3:5], "batch 1": RATES[1:3]}
+    return Design("each of the article's four choices draws better", variants, tuple(CLAIM_OF), CLAIMS_ARM, 4, rates)
+
+
 DESIGNS: dict[str, Callable[[Budget], Design]] = {
     "rank": rank_design,
     "batch": batch_design,
@@ -295,6 +333,7 @@ DESIGNS: dict[str, Callable[[Budget], Design]] = {
     "full": full_design,
     "article": article_design,
     "settings": settings_design,
+    "claims": claims_design,
 }
 
 
@@ -312,11 +351,11 @@ def make_study(name: str, scale: str = "full", seeds: Sequence[int] = ()) -> Stu
         raise ValueError(f"expected seeds that differ, got {', '.join(map(str, seeds))}")
     budget = lookup(BUDGETS, scale, "scale")
     design = lookup(DESIGNS, name, "study")(budget)
-    design = design.shortened(budget.most_contrasts or len(design.pairs))
+    design = design.claim_alone() if budget.claim_alone else design
     if budget.phase == "pilot":
         design = at_every_rate(design, budget.rates)
     elif budget.phase == "confirm" and (tuned := TUNED.get(f"{name}-{scale}")):
-        design = with_tuned_rates(design, tuned)
+        design = at_tuned_rates(design, tuned) if budget.tuned_alone else with_tuned_rates(design, tuned)
     return Study(
         name=f"{name}-{scale}",
         claim=design.claim,
@@ -330,7 +369,7 @@ def make_study(name: str, scale: str = "full", seeds: Sequence[int] = ()) -> Stu
         sampling=budget.sampling,
         checkpoints=budget.checkpoints,
         loss_images=budget.loss_images,
-        phase="explore" if budget.phase == "confirm" and name not in CLAIMS else budget.phase,
+        phase="explore" if budget.phase == "confirm" and name not in (*CLAIMS, "claims") else budget.phase,
     )
 
 
@@ -342,10 +381,16 @@ def _at_rate(variant: Variant, rate: float, suffix: str) -> Variant:
 
 
 def at_every_rate(design: Design, rates: Sequence[float] = RATES) -> Design:
-    """The pilot's design: every variant at each rate, and the contrasts at each."""
-    suffixes = {rate: f", rate {rate:.2g}" for rate in rates}
-    variants = [_at_rate(variant, *pair) for variant in design.variants for pair in suffixes.items()]
-    pairs = tuple((a + suffix, b + suffix) for suffix in suffixes.values() for a, b in design.pairs)
+    """The pilot's design: every variant at each rate, and the contrasts at each that both variants have."""
+    suffixes = {rate: f", rate {rate:.2g}" for rate in sorted({*rates, *itertools.chain(*design.rates.values())})}
+    tried = {v.label: set(design.rates.get(v.label, rates)) for v in design.variants}
+    variants = [_at_rate(v, rate, suffixes[rate]) for v in design.variants for rate in sorted(tried[v.label])]
+    pairs = tuple(
+        (a + suffix, b + suffix)
+        for rate, suffix in suffixes.items()
+        for a, b in design.pairs
+        if rate in tried[a] & tried[b]
+    )
     return dataclasses.replace(design, variants=variants, contrasts=pairs)
 
 
@@ -360,6 +405,16 @@ def with_tuned_rates(design: Design, tuned: Mapping[str, float]) -> Design:
     variants = [_at_rate(v, tuned[v.label], TUNED_SUFFIX) for v in design.variants if v.label in tuned]
     further = tuple((a + TUNED_SUFFIX, b + TUNED_SUFFIX) for a, b in design.pairs if {a, b} <= tuned.keys())
     return dataclasses.replace(design, variants=[*design.variants, *variants], contrasts=design.pairs + further)
+
+
+def at_tuned_rates(design: Design, tuned: Mapping[str, float]) -> Design:
+    """The design with each variant at its tuned rate.
+
+    Args:
+        tuned: label -> rate.
+    """
+    changed = [dataclasses.replace(v, changes={**v.changes, "peak_lr": tuned[v.label]}) for v in design.variants]
+    return dataclasses.replace(design, variants=changed)
 
 
 def best_rates(table: pd.DataFrame) -> pd.DataFrame:

@@ -34,6 +34,7 @@ POOLED = DistilRecipe()
 MATCHED = DistilRecipe(words_seen=32_000, batch=96, peak_lr=5e-4, warmup_steps=50)
 READERS = ("pocket2", "writer")  # the denoisers whose cross-attention is matched
 PROBED_IMAGES = 64
+TAUGHT_NAMES_ONE_IN = 2  # names teach how katakana spell other languages
 
 
 def build_japanese(
@@ -54,7 +55,7 @@ def build_japanese(
     words = load_words()
     pieces = stored_pieces(words, folder)
     held_out = dataset.split(HELD_OUT).table["character"].tolist()
-    pairs = word_pairs(pd.concat([words, load_names()]), load_characters(), held_out)
+    pairs = word_pairs(pd.concat([words, load_names(TAUGHT_NAMES_ONE_IN)]), load_characters(), held_out)
     targets = teacher_states(pairs.english, folder / "teacher.npy")
     first = trained(Distillation(recipes[0], pieces), pairs, targets, folder / "stage_1a.safetensors")
     base = load_base(READERS[0])

@@ -1,4 +1,7 @@
-"""Fits kept in files: a fit with the same inputs is read, any other is made and stored."""
+"""Fits kept in files: a fit with the same inputs is read, any other is made and stored.
+
+The package has the fit that is used most, the first judge's for the usual font: making it takes half a minute.
+"""
 
 from __future__ import annotations
 
@@ -16,24 +19,25 @@ from safetensors.numpy import save
 from kanjilab.core.config import settings_hash
 from kanjilab.core.manifest import kept_where_it_can_be
 from kanjilab.core.outside_files import json_object
-from kanjilab.core.storage import write_bytes_atomic
+from kanjilab.core.storage import PACKAGE_WEIGHTS, write_bytes_atomic
 
 Fit = TypeVar("Fit")
 SHA256 = "sha256"  # of arrays and facts, beside these
+PACKAGED = PACKAGE_WEIGHTS / "judges"
 
 
 def cached_fit(folder: Path, name: str, inputs: Mapping[str, Any], kind: type[Fit], fit: Callable[[], Fit]) -> Fit:
     """The fit stored for these inputs; makes and stores it where there is none that can be read.
 
     Args:
-        folder: holds the files; made if need be.
+        folder: holds the files beside those of `PACKAGED`; made if need be.
         name: first part of the file's name; the hash of the inputs follows.
         inputs: everything that the fit depends on, in plain values.
         kind: a dataclass of arrays, numbers, tuples of strings and plain dictionaries.
         fit: makes one.
     """
     path = Path(folder) / f"{name}_{settings_hash(inputs)}.safetensors"
-    if (found := _load(path, kind)) is None:
+    if (found := _load(PACKAGED / path.name, kind) or _load(path, kind)) is None:
         found = fit()
         with kept_where_it_can_be(str(path)):
             path.parent.mkdir(parents=True, exist_ok=True)

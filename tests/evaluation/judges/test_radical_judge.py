@@ -8,7 +8,7 @@ import pytest
 from PIL import Image, ImageFilter
 
 from kanjilab.data.dictionary import load_characters
-from kanjilab.data.radicals import left_radical, radical_character
+from kanjilab.data.radicals import RADICALS16, left_radical, radical_character
 from kanjilab.data.rendering import default_font, draw_font, draws
 from kanjilab.evaluation.judges import orientation
 from kanjilab.evaluation.judges.orientation import normalise_glyphs, orientation_features, roughen
@@ -238,6 +238,14 @@ def test_cache_gives_the_same_judge_and_notices_every_input(judge, tmp_path, mon
     for other in ({"seed": 1}, {"radicals": RADICALS[:3]}, {"characters": few.head(49)}):
         RadicalJudge.load_or_fit(tmp_path / "deep" / "cache", **{"characters": few, "radicals": RADICALS, **other})
     assert len(fitted) == 4
+
+
+def test_the_usual_judge_is_in_the_package(tmp_path, monkeypatch):
+    monkeypatch.setattr(RadicalJudge, "fit", lambda *inputs: pytest.fail("expected the packaged fit"))
+    usual = RadicalJudge.load_or_fit(tmp_path)
+    assert usual.radicals == tuple(map(radical_character, RADICALS16)) and not any(tmp_path.iterdir())
+    read = usual.read(draw_all("海蛙詞銅妹砂"))
+    assert read["radical"].tolist() == list("水虫言金女石") and not read["abstain"].any()
 
 
 def test_a_damaged_cache_file_is_replaced(judge, tmp_path, monkeypatch):
