@@ -69,13 +69,15 @@ def sweep(
 
 
 def _reading(judge: JudgeName) -> dict[str, Any]:
-    """The judge as `ablate` takes it; judges A and B find a radical anywhere in the glyph."""
+    """The judge as `ablate` takes it; judges A, B, and the outside reader find a radical anywhere in the glyph."""
     if judge == JudgeName.radicals:
         return {}
     from kanjilab.evaluation.judges.part_judge import load_judge
     from kanjilab.evaluation.metrics import expected_part_hits
+    from kanjilab.evaluation.outside_reader import OutsideJudge
 
-    return {"judge": load_judge(judge.value), "name": judge.files, "hits": expected_part_hits}
+    reader = OutsideJudge() if judge == JudgeName.outside else load_judge(judge.value)
+    return {"judge": reader, "name": judge.files, "hits": expected_part_hits}
 
 
 def findings(

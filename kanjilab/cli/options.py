@@ -49,11 +49,12 @@ class JudgeName(StrEnum):
     radicals = "radicals"
     A = "A"
     B = "B"
+    outside = "outside"
 
     @property
     def files(self) -> str:
         """The judge's name in a study's files."""
-        return self.value if self == JudgeName.radicals else f"judge-{self.value.lower()}"
+        return f"judge-{self.value.lower()}" if self.value in "AB" else self.value
 
 
 class TableHelp(TyperCommand):

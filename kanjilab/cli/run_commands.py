@@ -82,8 +82,8 @@ def criteria(
     from kanjilab.models.sampling import fitting
     from kanjilab.training.presets import DEMO_SAMPLING
 
-    if judge == JudgeName.radicals:
-        raise typer.BadParameter("expected A or B: the first judge reads one radical only", param_hint="--judge")
+    if judge not in (JudgeName.A, JudgeName.B):
+        raise typer.BadParameter("expected A or B: no other judge says how a glyph is made", param_hint="--judge")
     run, other = open_training(folder), open_training(shuffled) if shuffled else None
     base = base_of(run)
     table = score_criteria(

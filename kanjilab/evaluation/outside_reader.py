@@ -6,8 +6,11 @@ from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
+import pandas as pd
 from numpy.typing import NDArray
 
+from kanjilab.data.components import load_components
+from kanjilab.data.radicals import listed_radical, radical_character
 from kanjilab.evaluation.judges.framing import require_glyphs
 
 MARGIN_PX = 16  # of paper around a glyph, as in a line of print
@@ -52,3 +55,38 @@ class OutsideReader:
     def reads(self, images: NDArray[np.uint8], characters: Sequence[str]) -> NDArray[np.bool_]:
         """(N,) whether each image is read as its character."""
         return np.array([read == character for read, character in zip(self.read(images), characters, strict=True)])
+
+
+class OutsideJudge:
+    """The outside reader as a judge of parts: it finds those of the character that it reads.
+
+    A simplified Chinese one, which it reads in the place of many others, has its radical alone.
+    """
+
+    def __init__(self, reader: OutsideReader | None = None):
+        """Loads the reader, unless one is given.
+
+        Raises:
+            ImportError: as for `OutsideReader`.
+        """
+        self._reader, self._components = reader or OutsideReader(), load_components()
+
+    def read(self, images: NDArray[np.uint8]) -> pd.DataFrame:
+        """What is read in each image.
+
+        Args:
+            images: (N, H, W) uint8, 0 ink to 255 paper.
+        Returns:
+            N rows: character ("" for nothing), radical ("" for none), parts (tuple of str, the radical first),
+            abstain (no kanji was read).
+        """
+        characters = self._reader.read(images)
+        numbers = [listed_radical(character) for character in characters]
+        radicals = ["" if number is None else radical_character(number) for number in numbers]
+        parts = [self._parts(*pair) if pair[1] else () for pair in zip(characters, radicals, strict=True)]
+        abstain = [not radical for radical in radicals]
+        return pd.DataFrame({"character": characters, "radical": radicals, "parts": parts, "abstain": abstain})
+
+    def _parts(self, character: str, radical: str) -> tuple[str, ...]:
+        found = self._components.of(character)
+        return (radical, *(part.element for part in found.parts)) if found else (radical,)

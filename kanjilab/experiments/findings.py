@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import Any
 
 from kanjilab.evaluation.statistics import Contrast, holm, sentence
-from kanjilab.experiments.designs import CLAIMS, TUNED
+from kanjilab.experiments.designs import CLAIM_OF, CLAIMS, TUNED
 from kanjilab.experiments.study import Study, place, read_report
 
 
@@ -22,20 +22,21 @@ def claims(
     """The claims whose study is finished, with p values corrected together.
 
     Args:
-        folder: holds the studies' folders, as "rank-full" or "rank-legible".
+        folder: holds the studies' folders, as "rank-full" or "claims-legible".
         judge: name of the judge whose readings count.
         split: of the prompts.
         suffix: `TUNED_SUFFIX` for the variants at the rates that pilots chose; a study that `is_tuned` has no others.
         scale: of the studies; those that only explore make no claim.
     """
     found = []
-    for path in (folder / f"{name}-{scale}" / f"report-{judge}.json" for name in CLAIMS):
+    for path in (folder / f"{name}-{scale}" / f"report-{judge}.json" for name in (*CLAIMS, "claims")):
         if path.exists():
             study, known = _reported(path, split)
             if study.phase != "confirm":
                 continue
-            wanted = tuple(label + suffix * (not is_tuned(study)) for label in next(iter(study.contrasts), ()))
-            found += [(study, Contrast.from_json(c)) for c in known if (c["first"], c["second"]) == wanted]
+            pairs = [pair for pair in study.contrasts if pair in CLAIM_OF] or study.contrasts[:1]
+            wanted = {tuple(label + suffix * (not is_tuned(study)) for label in pair) for pair in pairs}
+            found += [(study, Contrast.from_json(c)) for c in known if (c["first"], c["second"]) in wanted]
     corrected = holm([contrast.p for _, contrast in found])
     return [(study, dataclasses.replace(c, p_corrected=p)) for (study, c), p in zip(found, corrected, strict=True)]
 
@@ -58,4 +59,9 @@ def findings(
         folder, judge, split, suffix, scale: as for `claims`.
     """
     found = claims(folder, judge, split, suffix, scale)
-    return [f"{study.claim}: {sentence(contrast, place(study))}" for study, contrast in found]
+    return [f"{claim_of(study, contrast)}: {sentence(contrast, place(study))}" for study, contrast in found]
+
+
+def claim_of(study: Study, contrast: Contrast) -> str:
+    """What a contrast of a study says if it holds; the study's claim where the contrast is not one of several."""
+    return CLAIM_OF.get((contrast.first, contrast.second), study.claim)

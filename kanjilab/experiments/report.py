@@ -17,7 +17,7 @@ from kanjilab.core.config import Arm
 from kanjilab.data.radicals import radical_character
 from kanjilab.evaluation.statistics import SIGNIFICANCE, Contrast, compare, sentence
 from kanjilab.experiments.designs import TUNED_SUFFIX
-from kanjilab.experiments.findings import claims, is_tuned
+from kanjilab.experiments.findings import claim_of, claims, is_tuned
 from kanjilab.experiments.results import contrasts, outcomes
 from kanjilab.experiments.stored_numbers import StudyNumbers
 from kanjilab.experiments.study import Study, place, spelled
@@ -156,14 +156,18 @@ class StoredStudy(StudyNumbers):
         """
         ways = {"": "At one learning rate for all", TUNED_SUFFIX: "At the rate that a pilot chose for each"}
         if is_tuned(self.study):
-            ways = {TUNED_SUFFIX: "At one learning rate for all, which a pilot chose for each"}
+            one_rate = "peak_lr" not in variant_settings(self.study)
+            shared = "At one learning rate for all, which a pilot chose for each"
+            ways = {TUNED_SUFFIX: shared if one_rate else ways[TUNED_SUFFIX]}
         parts = []
         for suffix, way in ways.items():
             found = claims(self.folder.parent, self.report["judge"], self.splits[0], suffix, self.study.scale)
             for study, contrast in found:
                 if study == self.study:
                     line = as_list([f"{sentence(contrast, place(study))} (claims corrected together: {len(found)})"])
-                    parts.append(f"{way}, {_answer(contrast)}\n\n{line}")
+                    claim = claim_of(study, contrast)
+                    asked = "" if claim == study.claim else f"**{html.escape(claim, quote=False)}**. "
+                    parts.append(f"{asked}{way}, {_answer(contrast)}\n\n{line}")
         return "\n\n".join(parts)
 
     def limits_text(self) -> str:
@@ -179,6 +183,10 @@ class StoredStudy(StudyNumbers):
             tuned = {v.label: study.arm_of(v, study.seeds[0]).peak_lr for v in study.variants}
             named = [f"{label} {rate:.3g}" for label, rate in tuned.items() if label.endswith(TUNED_SUFFIX)]
             lines.append(f"Two ways to choose the learning rate: {arm.peak_lr:g} for all, and {'; '.join(named)}.")
+        elif is_tuned(study) and "peak_lr" in variant_settings(study):
+            rates = {v.label: study.arm_of(v, study.seeds[0]).peak_lr for v in study.variants}
+            named = "; ".join(f"{label} {rate:.3g}" for label, rate in rates.items())
+            lines.append(f"Learning rates, which a pilot with other seeds chose: {named}.")
         elif is_tuned(study):
             lines.append(f"One learning rate, {arm.peak_lr:g}, which a pilot with other seeds chose for each.")
         elif "peak_lr" not in variant_settings(study):

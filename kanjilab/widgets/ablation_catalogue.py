@@ -28,7 +28,7 @@ from kanjilab.experiments.setting_axes import Axis, find_axes, star_centre
 from kanjilab.experiments.study import Study, place, read_report
 from kanjilab.widgets.common import label_of
 
-JUDGES = {"radicals": "first judge", "judge-a": "judge A", "judge-b": "judge B"}
+JUDGES = {"radicals": "first judge", "judge-a": "judge A", "judge-b": "judge B", "outside": "outside reader"}
 SPLITS = {"held_out": "held-out", "train": "training captions"}
 AXIS_LABELS = {
     "images_seen": "Training budget",

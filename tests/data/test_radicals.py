@@ -16,6 +16,7 @@ from kanjilab.data.radicals import (
     balance_entropy,
     balance_report,
     left_radical,
+    listed_radical,
     radical_character,
     visible_position,
     with_radicals,
@@ -65,6 +66,15 @@ def test_radical_characters():
     assert [radical_character(number) for number in (1, 9, 85, 167, 214)] == list("一人水金龠")
     with pytest.raises(ValueError, match="1 to 214, got 215"):
         radical_character(215)
+
+
+def test_a_character_s_place_in_unicode_tells_its_radical(characters):
+    assert [listed_radical(character) for character in "一海铜词鱼龠"] == [1, 85, 167, 149, 195, 214]
+    assert [listed_radical(text) for text in ("", "A", "あ", "𠀀", "海山", "㐀")] == [None] * 6
+    known = {character: listed_radical(character) for character in characters.index}
+    told = {character for character, number in known.items() if number is not None}
+    others = [character for character in told if known[character] != characters.at[character, "radical"]]
+    assert len(told) == 12_559 and len(others) == 14 and "舎" in others  # of KANJIDIC2, by its own numbers
 
 
 def test_positions_of_characters_known_by_sight(characters):

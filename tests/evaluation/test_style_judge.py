@@ -5,7 +5,8 @@ import pytest
 
 from kanjilab.data.calligraphy import jis_level_1, typed_glyph
 from kanjilab.data.skeleton import skeletons_of
-from kanjilab.evaluation.outside_reader import OutsideReader
+from kanjilab.evaluation.metrics import expected_part_hits
+from kanjilab.evaluation.outside_reader import OutsideJudge, OutsideReader
 from kanjilab.evaluation.script_style import inked
 from kanjilab.evaluation.style_judge import StyleJudge
 
@@ -70,3 +71,22 @@ def test_the_outside_reader_reads_print():
     assert reader.read(images) == ["永", "国", "水"] and {"永", "国"} < reader.characters
     assert reader.reads(images, "永国火").tolist() == [True, True, False]
     assert reader.read(np.full((1, 128, 128), 255, np.uint8)) == [""]
+
+
+class Reads:
+    """An outside reader that says what it is told to."""
+
+    def __init__(self, said):
+        self.said = said
+
+    def read(self, images):
+        return list(self.said)
+
+
+def test_the_outside_reader_finds_the_parts_of_what_it_reads():
+    readings = OutsideJudge(Reads(["詞", "词", "", "A", "海"])).read(np.zeros((5, 8, 8), np.uint8))
+    assert readings["radical"].tolist() == ["言", "言", "", "", "水"]
+    assert {"言", "司"} <= set(readings["parts"][0]) and readings["parts"][1] == ("言",)  # simplified: its radical alone
+    assert readings["abstain"].tolist() == [False, False, True, True, False]
+    expected = [{"言"}, {"言"}, {"言"}, {"言"}, {"水", "虫"}]
+    assert expected_part_hits(readings, expected).tolist() == [True, True, False, False, True]

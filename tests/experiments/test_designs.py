@@ -12,6 +12,7 @@ from kanjilab.experiments import designs as studies
 from kanjilab.experiments.designs import (
     BUDGETS,
     CLAIMS,
+    CONFIRM_SEEDS,
     DESIGNS,
     RATES,
     STUDY_ARM,
@@ -77,7 +78,7 @@ def test_pilots_and_confirmations_share_no_seed():
     assert BUDGETS["full"].seeds == tuple(range(100, 108))
     assert len(BUDGETS["pilot"].seeds) == 3
     assert {make_study(name).phase for name in CLAIMS} == {"confirm"}
-    assert {make_study(name).phase for name in DESIGNS if name not in CLAIMS} == {"explore"}
+    assert {make_study(name).phase for name in DESIGNS if name not in (*CLAIMS, "claims")} == {"explore"}
     assert make_study("rank", "pilot").phase == "pilot"
 
 
@@ -201,13 +202,43 @@ def test_a_pilot_tries_every_rate_and_compares_within_it():
         assert (arms[first].rank, arms[second].rank) == (64, 4)
 
 
-def test_the_legible_scale_tests_the_claims_on_the_base_that_draws():
-    for name in CLAIMS:
-        study, pilot = make_study(name, "legible"), make_study(name, "legible-pilot")
-        assert (study.base, study.phase, study.seeds) == (DEFAULT_BASE, "confirm", make_study(name).seeds)
-        assert (pilot.base, pilot.phase) == (DEFAULT_BASE, "pilot") and not set(pilot.seeds) & set(study.seeds)
-        assert {arm.peak_lr for arm in arms_of(pilot).values()} == set(RATES[2:5])
-    assert make_study("epochs", "legible").contrasts == (("14,400 images seen", "3,600 images seen"),)
+def test_the_claims_are_four_changes_of_one_reference_on_the_base_that_draws(monkeypatch):
+    monkeypatch.setattr(studies, "TUNED", {})
+    study, pilot = make_study("claims", "legible"), make_study("claims", "legible-pilot")
+    assert (study.base, study.phase, study.seeds) == (DEFAULT_BASE, "confirm", CONFIRM_SEEDS)
+    assert (pilot.base, pilot.phase) == (DEFAULT_BASE, "pilot") and not set(pilot.seeds) & set(study.seeds)
+    arms = arms_of(study)
+    reference = arms[studies.REFERENCE]
+    assert (reference.schedule, reference.ema_decay, reference.images_seen) == ("cosine", None, 3_600)
+    changed = {
+        label: {name for name, value in vars(arm).items() if value != getattr(reference, name)}
+        for label, arm in arms.items()
+    }
+    assert changed == {
+        studies.REFERENCE: set(),
+        "rank 4": {"rank"},
+        "batch 1": {"batch", "warmup_steps"},
+        "half the images seen": {"images_seen", "warmup_steps"},
+        "constant rate": {"schedule"},
+    }
+    # The warm-up is as many images, and as large a part of half the images.
+    assert arms["batch 1"].warmup_steps == reference.batch * reference.warmup_steps
+    assert study.contrasts == tuple(studies.CLAIM_OF)
+
+
+def test_a_pilot_tries_a_variant_s_own_rates_where_it_has_some():
+    design = Design("", [Variant("a"), Variant("b")], (("a", "b"),), rates={"b": (2.0, 3.0)})
+    pilot = at_every_rate(design, (1.0, 2.0))
+    assert [v.label for v in pilot.variants] == ["a, rate 1", "a, rate 2", "b, rate 2", "b, rate 3"]
+    assert pilot.contrasts == (("a, rate 2", "b, rate 2"),)
+
+
+def test_claims_are_compared_at_their_tuned_rates_alone(monkeypatch):
+    rates = dict.fromkeys((studies.REFERENCE, "half the images seen", "constant rate"), 1e-3)
+    tuned = rates | {"rank 4": 9e-3, "batch 1": 5e-4}
+    monkeypatch.setitem(studies.TUNED, "claims-legible", tuned)
+    arms = arms_of(make_study("claims", "legible"))
+    assert {label: arm.peak_lr for label, arm in arms.items()} == tuned
 
 
 def test_tuned_variants_are_beside_the_fixed_ones():
@@ -262,10 +293,10 @@ def test_best_rates_are_those_with_most_hits_at_the_end():
     ]
 
 
-def test_a_shortened_design_keeps_the_first_contrasts_and_their_variants():
+def test_a_design_s_claim_alone_keeps_its_contrasts_and_their_variants():
     design = Design("", [Variant(label) for label in "abcd"], (("c", "a"), ("d", "b")))
-    assert [variant.label for variant in design.shortened(1).variants] == ["a", "c"]
-    assert design.shortened(2) == design
+    assert [variant.label for variant in design.claim_alone().variants] == ["a", "c"]
+    assert dataclasses.replace(design, claims=2).claim_alone() == dataclasses.replace(design, claims=2)
     assert at_every_rate(design).contrasts[0] == ("c, rate 0.00017", "a, rate 0.00017")
 
 
@@ -300,6 +331,7 @@ def test_findings_correct_the_claims_together(tmp_path, monkeypatch):
     assert "p = .0312, 8 blocks: held" in findings(tmp_path)[0]  # of four
     assert findings(tmp_path, suffix=TUNED_SUFFIX) == []
     assert findings(tmp_path, scale="legible") == []
-    write_report(tmp_path, make_study("rank", "legible"), 0.1)
-    (legible,) = findings(tmp_path, scale="legible")
-    assert legible.startswith("a higher rank draws better: in pocket2, rank 64") and "p = .0078" in legible
+    write_report(tmp_path, make_study("claims", "legible"), 0.1)
+    legible = findings(tmp_path, scale="legible")
+    assert [line.partition(":")[0] for line in legible] == list(studies.CLAIM_OF.values())
+    assert legible[0].startswith("a higher rank draws better: in pocket2, the reference against rank 4: +10.0 points")

@@ -6,11 +6,21 @@ from dataclasses import replace
 import pytest
 import torch
 from PIL import Image
+from safetensors.torch import load_file
 from torch.testing import assert_close
 
 from kanjilab.models.caption_check import caption_losses
-from kanjilab.models.japanese import Bilingual, japanese_vectors, load_japanese, reading_japanese
+from kanjilab.models.japanese import (
+    JAPANESE_FOLDER,
+    Bilingual,
+    japanese_vectors,
+    load_japanese,
+    new_encoder,
+    reading_japanese,
+    save_encoder,
+)
 from kanjilab.models.loading import load_base
+from kanjilab.models.text_encoders import OneEncoder
 from kanjilab.models.tiny_sd3 import WORDS
 from tests.image_folders import write_dataset
 from tests.tiny import save_tiny_pipeline
@@ -123,6 +133,20 @@ def test_pocket_ja_is_pocket2_that_reads_japanese_in_plain_diffusers_too(package
     pipeline.set_progress_bar_config(disable=True)
     embedded, _ = pipeline.encode_prompt(["火山"], "cpu", 1, do_classifier_free_guidance=False)
     assert_close(embedded, packaged.states(["火山"]).tokens)
+
+
+def test_pieces_in_eight_bits_leave_states_as_they_were(packaged, tmp_path):
+    trained = new_encoder(len(packaged.tokenizer), seed=1).eval()
+    save_encoder(trained.state_dict(), JAPANESE_FOLDER / "tokenizer", tmp_path)
+    stored = load_file(tmp_path / "text_encoder" / "model.safetensors")
+    pieces = "embeddings.word_embeddings.weight"
+    eight = {name for name, value in stored.items() if value.dtype == torch.float8_e4m3fn}
+    assert eight == {pieces} and {v.dtype for n, v in stored.items() if n != pieces} == {torch.float16}
+    loaded = load_japanese(tmp_path)
+    assert {value.dtype for value in loaded.encoder.state_dict().values()} == {torch.float32}
+    exact = OneEncoder(packaged.tokenizer, trained).encode(["火山", "ロボット"])
+    off = (loaded.encode(["火山", "ロボット"]) - exact).norm() / exact.norm()
+    assert 0 < off < 0.03  # rounding a weight to E4M3 moves it by 2.7%
 
 
 def test_the_writer_reads_both_languages():

@@ -244,8 +244,8 @@ def test_the_usual_judge_is_in_the_package(tmp_path, monkeypatch):
     monkeypatch.setattr(RadicalJudge, "fit", lambda *inputs: pytest.fail("expected the packaged fit"))
     usual = RadicalJudge.load_or_fit(tmp_path)
     assert usual.radicals == tuple(map(radical_character, RADICALS16)) and not any(tmp_path.iterdir())
-    read = usual.read(draw_all("海蛙詞銅妹砂"))
-    assert read["radical"].tolist() == list("水虫言金女石") and not read["abstain"].any()
+    read = usual.read(draw_all("海蛙詞銅妹作"))
+    assert read["radical"].tolist() == list("水虫言金女人") and not read["abstain"].any()
 
 
 def test_a_damaged_cache_file_is_replaced(judge, tmp_path, monkeypatch):
