@@ -8,6 +8,7 @@ where both learn.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -30,16 +31,19 @@ from kanjilab.training.distillation import Distillation, DistilRecipe, WordPairs
 from kanjilab.training.encoded import encode_dataset
 from kanjilab.training.japanese_tokenizer import save_tokenizer, train_pieces
 
-POOLED = DistilRecipe()
 MATCHED = DistilRecipe(words_seen=32_000, batch=96, peak_lr=5e-4, warmup_steps=50)
+STAGES = (
+    ("1a", DistilRecipe()),
+    ("1b", MATCHED),
+    ("1a", DistilRecipe(words_seen=1_600_000, peak_lr=1.2e-3, alignment=6.0, seed=1)),
+    ("1b", replace(MATCHED, words_seen=64_000, seed=1)),
+)
 READERS = ("pocket2", "writer")  # the denoisers whose cross-attention is matched
 PROBED_IMAGES = 64
 TAUGHT_NAMES_ONE_IN = 2  # names teach how katakana spell other languages
 
 
-def build_japanese(
-    folder: Path, dataset: Dataset, recipes: tuple[DistilRecipe, DistilRecipe] = (POOLED, MATCHED)
-) -> Path:
+def build_japanese(folder: Path, dataset: Dataset, stages: Sequence[tuple[str, DistilRecipe]] = STAGES) -> Path:
     """The whole recipe; called again, it goes on from what `folder` holds.
 
     Args:
@@ -47,7 +51,7 @@ def build_japanese(
             `weights/`.
         dataset: an image folder of kanji with held-out characters, such as left16: words with these are left out, and
             its training images are what the denoisers look at while their cross-attention is matched.
-        recipes: of stages 1a and 1b.
+        stages: "1a" or "1b" and its recipe, each from where the one before ended.
     Returns:
         `folder/weights`.
     """
@@ -57,12 +61,16 @@ def build_japanese(
     held_out = dataset.split(HELD_OUT).table["character"].tolist()
     pairs = word_pairs(pd.concat([words, load_names(TAUGHT_NAMES_ONE_IN)]), load_characters(), held_out)
     targets = teacher_states(pairs.english, folder / "teacher.npy")
-    first = trained(Distillation(recipes[0], pieces), pairs, targets, folder / "stage_1a.safetensors")
     base = load_base(READERS[0])
     assert isinstance(base.text, OneEncoder)
-    matching = AttentionMatching(recipes[1], pieces, first.average, base.text, reader_probes(dataset.split(TRAIN)))
-    second = trained(matching, pairs, targets, folder / "stage_1b.safetensors")
-    save_encoder(second.average, folder / "tokenizer", folder / "weights")
+    probes = reader_probes(dataset.split(TRAIN))
+    weights = None
+    for number, (stage, recipe) in enumerate(stages):
+        match = (base.text, probes) if stage == "1b" else None
+        training = AttentionMatching(recipe, pieces, weights, *match) if match else Distillation(recipe, pieces, weights)
+        weights = trained(training, pairs, targets, folder / f"{number}_{stage}.safetensors").average
+    assert weights is not None, "at least one stage"
+    save_encoder(weights, folder / "tokenizer", folder / "weights")
     return folder / "weights"
 
 

@@ -1,15 +1,21 @@
 """The Japanese stages: what is learned from, what the losses are, and that a training goes on as if never stopped."""
 
 import dataclasses
+from functools import partial
 
 import numpy as np
 import pytest
 import torch
+from safetensors.torch import load_file
 from torch.testing import assert_close
 
+from kanjilab.data.build import build_dataset
 from kanjilab.data.dictionary import load_characters
 from kanjilab.data.japanese import word_table
+from kanjilab.data.selection import Left16
+from kanjilab.models.japanese import load_japanese, new_encoder
 from kanjilab.models.loading import load_base
+from kanjilab.training import japanese
 from kanjilab.training.attention_match import attention_gap, attention_probes
 from kanjilab.training.distillation import (
     Distillation,
@@ -22,6 +28,7 @@ from kanjilab.training.distillation import (
     pooled,
     word_pairs,
 )
+from kanjilab.training.japanese_tokenizer import save_tokenizer
 from tests.tiny import save_tiny_pipeline
 from tests.tiny_japanese import TinyPieces
 
@@ -112,7 +119,7 @@ def test_the_gap_is_one_for_the_empty_caption_and_none_for_the_wanted(base):
 def test_sentencepiece_and_the_tokenizer_cut_alike(tmp_path):
     from transformers import PreTrainedTokenizerFast
 
-    from kanjilab.training.japanese_tokenizer import save_tokenizer, train_pieces
+    from kanjilab.training.japanese_tokenizer import train_pieces
 
     parts = ("サラリー", "マン", "ロボット", "人魚", "火山", "さかな", "ザーザー")
     words = [f"{first}{second}{third}" for first in parts for second in parts for third in parts]
@@ -121,3 +128,34 @@ def test_sentencepiece_and_the_tokenizer_cut_alike(tmp_path):
     tokenizer = PreTrainedTokenizerFast.from_pretrained(tmp_path)
     for text in [*words[::17], "人魚 🐟 かき", ""]:
         assert tokenizer(text).input_ids == [2, *pieces.encode(text), 3]
+
+
+@pytest.fixture
+def few_words(monkeypatch):
+    """Of the dictionary only two words, no name, and no kanji; pieces of single signs."""
+    words = word_table({1: (["魚"], ["さかな"]), 2: (["火山"], [])}, {1: [["fish"]], 2: [["volcano"]]}, (), ())
+    words = words.assign(held_out=False)
+
+    def pieces(words, folder):
+        save_tokenizer(TinyPieces(), folder / "tokenizer")
+        return TinyPieces()
+
+    monkeypatch.setattr(japanese, "load_words", lambda: words)
+    monkeypatch.setattr(japanese, "load_names", lambda one_in: words.head(0))
+    monkeypatch.setattr(japanese, "load_characters", lambda: load_characters().head(0))
+    monkeypatch.setattr(japanese, "stored_pieces", pieces)
+    monkeypatch.setattr(japanese, "READERS", ("pocket2",))
+    monkeypatch.setattr(japanese, "reader_probes", partial(japanese.reader_probes, images=2))
+
+
+def test_each_stage_begins_where_the_one_before_ended(few_words, tmp_path):
+    kanji = build_dataset(Left16(per_radical=1), tmp_path / "kanji", held_out_per_radical=1)
+    still = dataclasses.replace(RECIPE, peak_lr=0.0)
+    weights = japanese.build_japanese(tmp_path, kanji, (("1a", RECIPE), ("1b", still), ("1a", still)))
+    ends = [load_file(tmp_path / f"{number}_1{kind}.safetensors") for number, kind in enumerate("aba")]
+    trained = [name for name in ends[0] if name.startswith("average.")]
+    for name in trained:
+        assert_close(ends[2][name], ends[0][name], rtol=1e-6, atol=1e-7)
+    first = new_encoder(TinyPieces().get_piece_size(), RECIPE.seed).state_dict()
+    assert any(not torch.equal(ends[0][name], first[name.removeprefix("average.")]) for name in trained)
+    assert load_japanese(weights).encode(["魚"]).shape == (1, 32, 384)
