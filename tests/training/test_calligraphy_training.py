@@ -12,13 +12,14 @@ from kanjilab.data.calligraphy import Style, typed_glyph
 from kanjilab.data.handwriting import Hand
 from kanjilab.data.rendering import default_font
 from kanjilab.data.skeleton import pack_skeletons, skeletons_of
-from kanjilab.experiments.writing import writing_prompt
+from kanjilab.experiments.writing import usual_sampling, writing_prompt
 from kanjilab.models.loading import load_base
 from kanjilab.models.sampling import Sampling, sample
 from kanjilab.training.calligraphy import RECIPE, base_to_train, build_calligraphy
 from kanjilab.training.checkpoints import load_checkpoints
 from kanjilab.training.data_order import draw_example
 from kanjilab.training.few_shot import HAND_RECIPE, learn_hand
+from kanjilab.training.presets import TRACING, WRITING
 from kanjilab.training.trainer import Trainer
 from tests.tiny import tiny_encoded
 
@@ -85,6 +86,15 @@ def test_the_recipe_leaves_a_base_that_draws_as_the_run_does(built, folder):
     assert sorted(path.name for path in (target / "weights").iterdir()) == [
         "condition_encoder", "facts.json", "scheduler", "unet",
     ]  # fmt: skip
+
+
+def test_guidance_is_low_only_where_every_glyph_has_its_own_lines(built):
+    _, base = built
+    lines = skeletons_of(typed_glyph("永")[None])[0]
+    drawn, typed = writing_prompt(base, "queen", lines), writing_prompt(base, "queen", typed=lines)
+    assert usual_sampling([drawn, drawn]) == TRACING
+    for others in ([typed], [writing_prompt(base, "queen", index=1)], [drawn, typed]):
+        assert usual_sampling(others) == WRITING
 
 
 def test_called_again_it_trains_nothing(built, folder):
