@@ -8,7 +8,6 @@ from typing import Any
 
 import numpy as np
 import torch
-from diffusers import DDIMScheduler, DPMSolverMultistepScheduler, FlowMatchEulerDiscreteScheduler
 from torch import Tensor
 
 from kanjilab.core.images import SIZE_PX
@@ -92,6 +91,9 @@ class Sampling:
             raise ValueError(
                 f"{base.name} predicts {base.prediction!r}: expected a sampler of {base.samplers}, got {self.sampler!r}"
             )
+        # Here, for stored results are read without it; it takes as long to import as torch.
+        from diffusers import DDIMScheduler, DPMSolverMultistepScheduler, FlowMatchEulerDiscreteScheduler
+
         if self.sampler == "flow-euler":
             return FlowMatchEulerDiscreteScheduler.from_config(base.scheduler_config)
         if self.sampler == "ddim":
