@@ -89,12 +89,8 @@ BUDGETS = {
     "full": Budget(2_400, 10, CONFIRM_SEEDS, 256, "confirm", claim_alone=True),
     "broad": Budget(2_400, 10, CONFIRM_SEEDS, 256, "explore"),
     "steps": Budget(3_600, 5, (0, 1), 256, "explore", base=DEFAULT_BASE, checkpoints=4),
-    "legible-pilot": Budget(
-        3_600, 10, (0, 1), 256, "pilot", claim_alone=True, base=DEFAULT_BASE, rates=RATES[2:4]
-    ),
-    "legible": Budget(
-        3_600, 10, CONFIRM_SEEDS, 256, "confirm", claim_alone=True, base=DEFAULT_BASE, tuned_alone=True
-    ),
+    "legible-pilot": Budget(3_600, 10, (0, 1), 256, "pilot", claim_alone=True, base=DEFAULT_BASE, rates=RATES[2:4]),
+    "legible": Budget(3_600, 10, CONFIRM_SEEDS, 256, "confirm", claim_alone=True, base=DEFAULT_BASE, tuned_alone=True),
     "wide": Budget(16_000, 6, CONFIRM_SEEDS, 512, "explore", radicals=()),
 }
 # What the pilots chose, by study and variant; the studies compare at the fixed rate and at these.

@@ -1,29 +1,39 @@
 """What the Japanese text encoder understands, and what a denoiser draws of it.
 
-`python -m kanjilab.experiments.japanese` measures the packaged encoder on the words that no stage has read.
+`python -m kanjilab.experiments.japanese` measures the packaged encoder on the words that no stage has read, and what
+pocket2 makes of them and of frequent words.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
 import numpy as np
 import pandas as pd
+import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from kanjilab.data.image_folder import HELD_OUT, Dataset
+from kanjilab.core.config import DEFAULT_BASE
+from kanjilab.data.build import build_dataset
+from kanjilab.data.image_folder import HELD_OUT, TRAIN, Dataset
 from kanjilab.data.japanese import japanese_captions, load_names, load_words, words_with
+from kanjilab.data.selection import Left16
 from kanjilab.evaluation.japanese import prediction_gap, retrieval_table, word_classes
 from kanjilab.evaluation.judges.part_judge import load_judge
 from kanjilab.evaluation.metrics import Estimate, expected_part_hits, two_way_bootstrap
 from kanjilab.evaluation.scoring import glyphs_of
 from kanjilab.models.diffusion import LatentDiffusion
 from kanjilab.models.japanese import japanese_vectors, load_japanese
+from kanjilab.models.loading import load_base
 from kanjilab.models.minilm import caption_vectors, load_minilm
 from kanjilab.models.text_encoders import OneEncoder
+from kanjilab.training.encoded import encode_dataset
 
+GAP_WORDS = 64
 SHOWN_WORDS = ("サラリーマン", "ザーザー", "人魚姫", "鮭")
 JUDGES = ("A", "B")
 
@@ -147,10 +157,29 @@ def radical_rates(images: Mapping[str, NDArray[np.uint8]], radicals: Sequence[st
     return pd.DataFrame(rows).rename(columns={"value": "rate"})
 
 
-def report() -> None:
-    """Prints the table of the packaged encoder."""
-    table = reading_scores(held_out_words(), load_japanese())
-    print(table.round(3).to_string(index=False))
+def spread_rows(table: pd.DataFrame, count: int) -> pd.DataFrame:
+    """So many rows of a table, spread evenly from its first to its last."""
+    return table.iloc[np.linspace(0, len(table) - 1, count).astype(int)]
+
+
+def report(words_each: int = GAP_WORDS) -> None:
+    """Prints the tables of the packaged encoder.
+
+    Args:
+        words_each: of those that pocket2 is asked for.
+    """
+    text, held_out, words = load_japanese(), held_out_words(), load_words()
+    print(reading_scores(held_out, text).round(3).to_string(index=False))
+    base = load_base(DEFAULT_BASE)
+    with TemporaryDirectory() as folder:
+        images = build_dataset(Left16(), Path(folder) / "left16").split(TRAIN)
+        rows = np.linspace(0, len(images) - 1, words_each).astype(int)
+        latents = torch.from_numpy(np.array(encode_dataset(base, images.take(rows)).mean))
+    read = words["common"] & ~words["held_out"]
+    kinds = {"held-out": held_out.loc[~held_out["name"]], "frequent": words.loc[read]}
+    for name, table in kinds.items():
+        gaps = gap_to_english(base, latents, spread_rows(table, words_each), text)
+        print(f"\n{words_each} {name} words\n{gaps.round(2).to_string(index=False)}")
 
 
 if __name__ == "__main__":

@@ -66,8 +66,10 @@ def build_japanese(folder: Path, dataset: Dataset, stages: Sequence[tuple[str, D
     probes = reader_probes(dataset.split(TRAIN))
     weights = None
     for number, (stage, recipe) in enumerate(stages):
-        match = (base.text, probes) if stage == "1b" else None
-        training = AttentionMatching(recipe, pieces, weights, *match) if match else Distillation(recipe, pieces, weights)
+        if stage == "1b":
+            training = AttentionMatching(recipe, pieces, weights, base.text, probes)
+        else:
+            training = Distillation(recipe, pieces, weights)
         weights = trained(training, pairs, targets, folder / f"{number}_{stage}.safetensors").average
     assert weights is not None, "at least one stage"
     save_encoder(weights, folder / "tokenizer", folder / "weights")

@@ -86,7 +86,7 @@ class Reads:
 def test_the_outside_reader_finds_the_parts_of_what_it_reads():
     readings = OutsideJudge(Reads(["詞", "词", "", "A", "海"])).read(np.zeros((5, 8, 8), np.uint8))
     assert readings["radical"].tolist() == ["言", "言", "", "", "水"]
-    assert {"言", "司"} <= set(readings["parts"][0]) and readings["parts"][1] == ("言",)  # simplified: its radical alone
+    assert {"言", "司"} <= set(readings["parts"][0]) and readings["parts"][1] == ("言",)  # simplified
     assert readings["abstain"].tolist() == [False, False, True, True, False]
     expected = [{"言"}, {"言"}, {"言"}, {"言"}, {"水", "虫"}]
     assert expected_part_hits(readings, expected).tolist() == [True, True, False, False, True]
