@@ -20,7 +20,7 @@ from kanjilab.evaluation.criteria import ALL_FIVE, CRITERIA
 from kanjilab.evaluation.statistics import Contrast
 from kanjilab.experiments.calligraphy_scores import table_text
 from kanjilab.experiments.demo import report_table
-from kanjilab.experiments.designs import CLAIMS, TUNED_SUFFIX
+from kanjilab.experiments.designs import CLAIMS, TUNED, TUNED_SUFFIX, best_rates
 from kanjilab.experiments.findings import claims, findings
 from kanjilab.experiments.image_sheets import PLACE as SHEETS
 from kanjilab.experiments.report import StoredStudy
@@ -447,6 +447,22 @@ def test_the_findings_say_what_each_moved_setting_drew():
     assert f"all layers | {' | '.join(reference[1])} |" in page
     for variant, texts in others:
         assert f"| {variant} | {' | '.join(texts)} |" in page
+
+
+def test_the_findings_say_what_the_pilot_of_the_claims_drew():
+    page, folder = (ROOT / "docs" / "findings.md").read_text(), ROOT / "figures" / "studies" / "claims-legible-pilot"
+    cells: dict[str, list[str]] = {}
+    for judge in ("radicals", "judge-b", "outside"):
+        for rate in json.loads((folder / f"report-{judge}.json").read_text())["rates"]:
+            if rate["final"] and rate["split"] == "held_out":
+                value, low, high = (100 * rate[name] for name in ("value", "low", "high"))
+                cells.setdefault(rate["variant"], []).append(f"{value:.0f} [{low:.0f}, {high:.0f}]")
+    table = pd.read_parquet(folder / "table-radicals.parquet")
+    chosen = {f"{row.setting}, rate {row.peak_lr:.2g}" for row in best_rates(table).itertuples()}
+    assert {row.setting: row.peak_lr for row in best_rates(table).itertuples()} == TUNED["claims-legible"]
+    for variant, texts in cells.items():
+        name = f"**{variant}**" if variant in chosen else variant
+        assert f"| {name} | {' | '.join(texts)} |" in page
 
 
 def test_no_text_names_one_machine_or_a_package_index():

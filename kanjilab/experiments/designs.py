@@ -99,6 +99,13 @@ TUNED: dict[str, dict[str, float]] = {
     "batch-full": {"batch 8": RATES[2], "batch 1": RATES[2]},
     "epochs-full": {"2,400 images seen": RATES[2], "9,600 images seen": RATES[2]},
     "schedule-full": {"constant": RATES[2], "cosine": RATES[2]},
+    "claims-legible": {
+        "the reference": RATES[3],
+        "rank 4": RATES[4],
+        "batch 1": RATES[2],
+        "half the images seen": RATES[3],
+        "constant rate": RATES[2],
+    },
 }
 TUNED_SUFFIX = ", tuned"
 PILOTS = {"full": "pilot", "legible": "legible-pilot"}  # the scales that choose the rates of these

@@ -40,33 +40,48 @@ def steps_of(study: Study, axis: str) -> dict[Any, str]:
 
 
 def ladder_strip(folder: Path, axis: str, *, seed: int | None = None, title: str = "", per_radical: int = 2) -> Strip:
-    """What each value drew at the end of training: values in rows, prompts of each split in columns, one noise.
+    """What each value drew at the end of training; see `stored_strip`.
 
     Args:
         folder: of a finished study with its sheets of images.
         axis: as for `steps_of`.
+        seed, title, per_radical: as for `stored_strip`.
+    Raises:
+        FileNotFoundError, KeyError: as `stored_strip`.
+        ValueError: as `steps_of`.
+    """
+    steps = steps_of(StoredStudy.read(folder).study, axis)
+    variants = {_step_text(axis, value): label for value, label in steps.items()}
+    return stored_strip(folder, variants, seed=seed, title=title, per_radical=per_radical)
+
+
+def stored_strip(
+    folder: Path, variants: Mapping[str, str], *, seed: int | None = None, title: str = "", per_radical: int = 2
+) -> Strip:
+    """What variants drew at the end of training: they in rows, prompts of each split in columns, one noise.
+
+    Args:
+        folder: of a finished study with its sheets of images.
+        variants: names of the rows -> labels of the variants.
         seed: of the training; the study's first by default.
         title: above.
         per_radical: prompts of each radical in each split.
     Raises:
         FileNotFoundError: the folder has no report or no sheets.
-        KeyError: a seed that the study does not have.
-        ValueError: as `steps_of`.
+        KeyError: a variant or a seed that the study does not have.
     """
     stored, sheets = StoredStudy.read(folder), ImageSheets.read(folder)
     if sheets is None:
         raise FileNotFoundError(f"{folder}: expected sheets of images in images/, found none")
     seed = stored.study.seeds[0] if seed is None else seed
-    steps = steps_of(stored.study, axis)
     key_of = {(arm["variant"], arm["seed"]): arm["arm"] for arm in stored.report["arms"]}
     rows = _prompt_rows(sheets.prompts, per_radical)
     splits = [sheets.prompts[row]["split"] for row in rows]
-    images = [sheets.images(key_of[label, seed])[rows, -1, 0] for label in steps.values()]  # (P, 64, 64) each
+    images = [sheets.images(key_of[label, seed])[rows, -1, 0] for label in variants.values()]  # (P, 64, 64) each
     groups = tuple((spelled(split), splits.count(split)) for split in dict.fromkeys(splits))
     facts = {"study": stored.study.hash, "seed": seed} | stored.study.sampling.to_json()
-    labels = tuple(_step_text(axis, value) for value in steps)
     prompts = tuple(sheets.prompts[row]["prompt"] for row in rows)
-    return Strip(np.stack(images), labels, prompts, title, facts, column_groups=groups)
+    return Strip(np.stack(images), tuple(variants), prompts, title, facts, column_groups=groups)
 
 
 def _prompt_rows(prompts: Sequence[Mapping[str, Any]], per_radical: int) -> list[int]:
