@@ -1,11 +1,12 @@
 """What the Japanese text encoder understands, and what a denoiser draws of it.
 
-`python -m kanjilab.experiments.japanese` measures the packaged encoder on the words that no stage has read, and what
-pocket2 makes of them and of frequent words.
+`python -m kanjilab.experiments.japanese` measures the packaged encoder, or that of a folder that is named, on words
+that no stage has read, and what pocket2 makes of them and of frequent words.
 """
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -27,7 +28,7 @@ from kanjilab.evaluation.judges.part_judge import load_judge
 from kanjilab.evaluation.metrics import Estimate, expected_part_hits, two_way_bootstrap
 from kanjilab.evaluation.scoring import glyphs_of
 from kanjilab.models.diffusion import LatentDiffusion
-from kanjilab.models.japanese import japanese_vectors, load_japanese
+from kanjilab.models.japanese import JAPANESE_FOLDER, japanese_vectors, load_japanese
 from kanjilab.models.loading import load_base
 from kanjilab.models.minilm import caption_vectors, load_minilm
 from kanjilab.models.text_encoders import OneEncoder
@@ -162,17 +163,18 @@ def spread_rows(table: pd.DataFrame, count: int) -> pd.DataFrame:
     return table.iloc[np.linspace(0, len(table) - 1, count).astype(int)]
 
 
-def report(words_each: int = GAP_WORDS) -> None:
-    """Prints the tables of the packaged encoder.
+def report(folder: Path = JAPANESE_FOLDER, words_each: int = GAP_WORDS) -> None:
+    """Prints the tables of an encoder.
 
     Args:
+        folder: as for `load_japanese`.
         words_each: of those that pocket2 is asked for.
     """
-    text, held_out, words = load_japanese(), held_out_words(), load_words()
+    text, held_out, words = load_japanese(folder), held_out_words(), load_words()
     print(reading_scores(held_out, text).round(3).to_string(index=False))
     base = load_base(DEFAULT_BASE)
-    with TemporaryDirectory() as folder:
-        images = build_dataset(Left16(), Path(folder) / "left16").split(TRAIN)
+    with TemporaryDirectory() as temporary:
+        images = build_dataset(Left16(), Path(temporary) / "left16").split(TRAIN)
         rows = np.linspace(0, len(images) - 1, words_each).astype(int)
         latents = torch.from_numpy(np.array(encode_dataset(base, images.take(rows)).mean))
     read = words["common"] & ~words["held_out"]
@@ -183,4 +185,4 @@ def report(words_each: int = GAP_WORDS) -> None:
 
 
 if __name__ == "__main__":
-    report()
+    report(*map(Path, sys.argv[1:2]))

@@ -32,7 +32,7 @@ from kanjilab.training.encoded import encode_dataset
 from kanjilab.training.japanese_tokenizer import save_tokenizer, train_pieces
 
 MATCHED = DistilRecipe(words_seen=32_000, batch=96, peak_lr=5e-4, warmup_steps=50)
-STAGES = (
+STAGES = (  # the package has the encoder after the second
     ("1a", DistilRecipe()),
     ("1b", MATCHED),
     ("1a", DistilRecipe(words_seen=1_600_000, peak_lr=1.2e-3, alignment=6.0, seed=1)),
