@@ -185,4 +185,4 @@ def report(folder: Path = JAPANESE_FOLDER, words_each: int = GAP_WORDS) -> None:
 
 
 if __name__ == "__main__":
-    report(*map(Path, sys.argv[1:2]))
+    report(Path(sys.argv[1]) if sys.argv[1:] else JAPANESE_FOLDER)
