@@ -105,6 +105,7 @@ def executed(notebook: NotebookNode, folder: Path) -> NotebookNode:
         notebook,
         timeout=LONGEST_CELL_SECONDS,
         kernel_name="python3",
+        coalesce_streams=True,
         record_timing=False,
         resources={"metadata": {"path": str(folder)}},
     )

@@ -18,8 +18,9 @@ from kanjilab.core.run_folder import RunFolder
 from kanjilab.core.storage import write_bytes_atomic, write_json_atomic
 from kanjilab.evaluation.metrics import expected_radical_hits, two_way_bootstrap
 from kanjilab.evaluation.scoring import glyphs_of
-from kanjilab.evaluation.statistics import MARGIN, Contrast, compare, joint_sign_flips, sentence
+from kanjilab.evaluation.statistics import MARGIN, Contrast, compare, holm, joint_sign_flips, sentence
 from kanjilab.experiments.context import StudyContext
+from kanjilab.experiments.designs import CLAIM_OF
 from kanjilab.experiments.packs import missing, stored_moments
 from kanjilab.experiments.study import Study, note, place, read_report
 from kanjilab.viz.charts import save_figure
@@ -180,8 +181,9 @@ def _cells(rows: pd.DataFrame, outcome: str) -> np.ndarray:
 def contrasts(study: Study, table: pd.DataFrame, split: str, outcome: str = "hit") -> list[Contrast]:
     """The study's contrasts on one split of prompts.
 
-    The p value of the first, the claim's own, is not corrected here: `claims` corrects it with the other studies'.
-    The p values of the others are corrected among themselves (`joint_sign_flips`).
+    The p values of the claims are corrected together by Holm's method. A study of one claim has it first, and leaves
+    its p as it is: `findings.claims` corrects it with the other studies'. The p values of the other contrasts are
+    corrected among themselves (`joint_sign_flips`).
 
     Args:
         table, split: as for `outcomes`.
@@ -191,9 +193,11 @@ def contrasts(study: Study, table: pd.DataFrame, split: str, outcome: str = "hit
         compare(outcomes(table, one, split, outcome), outcomes(table, other, split, outcome), (one, other), seed=index)
         for index, (one, other) in enumerate(study.contrasts)
     ]
-    rng = counted_rng(0, "resampling", 1)
-    corrected = joint_sign_flips(np.array([contrast.blocks for contrast in found[1:]]), rng)
-    return found[:1] + [dataclasses.replace(c, p_corrected=p) for c, p in zip(found[1:], corrected, strict=True)]
+    claims = max(1, sum(pair in CLAIM_OF for pair in study.contrasts))  # the first contrasts
+    corrected = holm([contrast.p for contrast in found[:claims]])
+    others = np.array([contrast.blocks for contrast in found[claims:]])
+    corrected += joint_sign_flips(others, counted_rng(0, "resampling", 1))
+    return [dataclasses.replace(c, p_corrected=p) for c, p in zip(found, corrected, strict=True)]
 
 
 def differences(found: Sequence[Contrast]) -> pd.DataFrame:

@@ -167,7 +167,10 @@ def _drawn_strip(
             on_progress=lambda done, _: on_progress(drawn + done, total),
         )
 
-    images, facts = draw([0], steps, 0)
-    others, _ = draw(OTHER_NOISES, steps[-1:], len(prompts) * len(steps))
-    facts |= {"seeds": [0, *OTHER_NOISES]}
-    return history_strip(images, facts, run.name, others=others[-1])
+    # The noises of the last checkpoint are drawn together: one forward pass a step for all of them.
+    earlier, facts = draw([0], steps[:-1], 0)
+    last, facts_of_last = draw([0, *OTHER_NOISES], steps[-1:], len(prompts) * (len(steps) - 1))
+    images = np.concatenate([earlier, last[:, :, :1]])
+    seen = [*facts["images_seen"], *facts_of_last["images_seen"]]
+    facts |= {"steps": steps, "images_seen": seen, "seeds": [0, *OTHER_NOISES]}
+    return history_strip(images, facts, run.name, others=last[-1, :, 1:])

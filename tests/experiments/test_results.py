@@ -10,6 +10,7 @@ import pytest
 
 from kanjilab.core.run_folder import find_runs
 from kanjilab.experiments.context import open_study
+from kanjilab.experiments.designs import make_study
 from kanjilab.experiments.results import contrasts, outcomes, write_report
 from kanjilab.experiments.study import Study
 from tests.tiny_study import RADICALS, DarknessJudge, forbid, table_of
@@ -78,6 +79,21 @@ def test_only_the_contrasts_beside_the_claim_are_corrected_together(study):
     assert [contrast.p_corrected for contrast in found[:2]] == [2 / 256, 2 / 256]
     assert found[2].p < 1 and found[2].p_corrected >= found[2].p
     assert [contrast.p_corrected for contrast in found[4:]] == [1, 1, 1]
+
+
+def test_the_claims_of_one_study_are_corrected_together_by_holm():
+    """Two of four arms lose in every one of eight blocks to the reference, two are the reference again."""
+    four = make_study("claims", "legible")
+    worse = ("rank 4", "constant rate")
+    rows = [
+        dict(variant=v.label, seed=seed, split="train", prompt=f"{p}", final=True, hit=v.label not in worse)
+        for v in four.variants
+        for seed in four.seeds
+        for p in range(3)
+    ]
+    found = contrasts(four, pd.DataFrame(rows), "train")
+    assert [contrast.p for contrast in found] == [2 / 256, 1, 1, 2 / 256]
+    assert [contrast.p_corrected for contrast in found] == [8 / 256, 1, 1, 8 / 256]  # 4 of 2/256, then 3, not less
 
 
 def test_outcomes_are_blocks_by_prompts(study):
