@@ -82,8 +82,9 @@ def picture_of(panel: Locator, bottom: Locator | None = None) -> Image.Image:
         return image
     whole, last = panel.bounding_box(), bottom.bounding_box()
     assert whole and last
-    share = (last["y"] + last["height"] - whole["y"]) / whole["height"]
-    return image.crop((0, 0, image.width, min(image.height, round(share * image.height))))
+    scale = image.width / whole["width"]  # not by the heights: a panel may still grow at its foot
+    lower_edge = round(scale * (last["y"] + last["height"] - whole["y"]))
+    return image.crop((0, 0, image.width, min(image.height, lower_edge)))
 
 
 def comparator(studio: Studio) -> tuple[Image.Image, dict[str, Any]]:
