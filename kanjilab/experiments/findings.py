@@ -4,9 +4,18 @@ import dataclasses
 from pathlib import Path
 from typing import Any
 
+import pandas as pd
+
 from kanjilab.evaluation.statistics import Contrast, holm, sentence
 from kanjilab.experiments.designs import CLAIM_OF, CLAIMS, TUNED
 from kanjilab.experiments.study import Study, place, read_report
+
+READERS = {"radicals": "first judge", "judge-a": "judge A", "judge-b": "judge B", "outside": "outside reader"}
+
+
+def claims_of(study: Study) -> tuple[tuple[str, str], ...]:
+    """The contrasts of a study that are claims: several of the article's, or its first one."""
+    return tuple(pair for pair in study.contrasts if pair in CLAIM_OF) or study.contrasts[:1]
 
 
 def is_tuned(study: Study) -> bool:
@@ -34,8 +43,7 @@ def claims(
             study, known = _reported(path, split)
             if study.phase != "confirm":
                 continue
-            pairs = [pair for pair in study.contrasts if pair in CLAIM_OF] or study.contrasts[:1]
-            wanted = {tuple(label + suffix * (not is_tuned(study)) for label in pair) for pair in pairs}
+            wanted = {tuple(label + suffix * (not is_tuned(study)) for label in pair) for pair in claims_of(study)}
             found += [(study, Contrast.from_json(c)) for c in known if (c["first"], c["second"]) in wanted]
     corrected = holm([contrast.p for _, contrast in found])
     return [(study, dataclasses.replace(c, p_corrected=p)) for (study, c), p in zip(found, corrected, strict=True)]
@@ -60,6 +68,27 @@ def findings(
     """
     found = claims(folder, judge, split, suffix, scale)
     return [f"{claim_of(study, contrast)}: {sentence(contrast, place(study))}" for study, contrast in found]
+
+
+def claims_table(folder: Path, split: str = "held_out", scale: str = "legible") -> pd.DataFrame:
+    """What each reader finds of each of `claims`, its p values corrected together.
+
+    Args:
+        folder, split, scale: as for `claims`.
+    Returns:
+        A row a claim, in words; a column a reader, as "+3.1 points [0.4, 5.9], p = .02, 8 blocks: held".
+    """
+    columns: dict[str, dict[str, str]] = {}
+    for judge, name in READERS.items():
+        for study, contrast in claims(folder, judge, split, scale=scale):
+            columns.setdefault(name, {})[claim_of(study, contrast)] = numbers_of(study, contrast)
+    return pd.DataFrame(columns)
+
+
+def numbers_of(study: Study, contrast: Contrast) -> str:
+    """A contrast's sentence without its names: "+3.1 points [0.4, 5.9], p = .02, 8 blocks: held"."""
+    names = f"{place(study)}, {contrast.first} against {contrast.second}: "
+    return sentence(contrast, place(study)).removeprefix(names)
 
 
 def claim_of(study: Study, contrast: Contrast) -> str:

@@ -9,12 +9,11 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
+from kanjilab.experiments.findings import READERS
 from kanjilab.experiments.image_sheets import ImageSheets
-from kanjilab.experiments.report import StoredStudy
+from kanjilab.experiments.report import StoredStudy, read_judges
 from kanjilab.experiments.study import Study, spelled
 from kanjilab.viz.strip import Strip
-
-JUDGES = {"radicals": "first judge", "judge-b": "judge B"}
 
 
 def steps_of(study: Study, axis: str) -> dict[Any, str]:
@@ -93,14 +92,14 @@ def _prompt_rows(prompts: Sequence[Mapping[str, Any]], per_radical: int) -> list
 
 
 def ladder_table(folder: Path, axis: str) -> pd.DataFrame:
-    """Hits of each value at the end of training, by each judge and split, and the held-out loss.
+    """Hits of each value at the end of training, by each reader and split, and the held-out loss.
 
     Args:
         folder, axis: as for `ladder_strip`.
     Returns:
         A row a value; hits as "52.5 [37.5, 67.5]": percent of the images, with the 95% interval.
     """
-    read = {name: StoredStudy.read(folder, judge) for judge, name in JUDGES.items()}
+    read = {READERS.get(name, name): stored for name, stored in read_judges(folder).items()}
     first = next(iter(read.values()))
     steps = steps_of(first.study, axis)
     table = pd.DataFrame(index=pd.Index([_step_text(axis, value) for value in steps], name=axis))

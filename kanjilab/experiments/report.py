@@ -17,7 +17,7 @@ from kanjilab.core.config import Arm
 from kanjilab.data.radicals import radical_character
 from kanjilab.evaluation.statistics import SIGNIFICANCE, Contrast, compare, sentence
 from kanjilab.experiments.designs import TUNED_SUFFIX
-from kanjilab.experiments.findings import claim_of, claims, is_tuned
+from kanjilab.experiments.findings import READERS, claim_of, claims, claims_of, is_tuned
 from kanjilab.experiments.results import contrasts, outcomes
 from kanjilab.experiments.stored_numbers import StudyNumbers
 from kanjilab.experiments.study import Study, place, spelled
@@ -75,6 +75,8 @@ class StoredStudy(StudyNumbers):
 
     def _correction(self) -> str:
         """Which p values of `contrasts` are corrected, as Markdown."""
+        if (asked := len(claims_of(self.study))) > 1:
+            return f"*The p values of the {asked} claims are corrected together.*"
         others = len(self.study.contrasts) - 1
         own = "The p of the first contrast is its own" if others else "The p is that of this contrast by itself"
         return f"*{own}{'; those of the others are corrected among themselves' * bool(others)}.*"
@@ -198,6 +200,21 @@ class StoredStudy(StudyNumbers):
         if "images_seen" not in variant_settings(study):
             lines.append(f"One budget, {_budget(arm)}: what comes later is not seen.")
         return as_list(lines)
+
+
+def read_judges(folder: Path) -> dict[str, StoredStudy]:
+    """A study as each judge read it whose report and table are in its folder, the first judge before the others.
+
+    Raises:
+        FileNotFoundError: there are none.
+    """
+    names = [path.stem.removeprefix("report-") for path in sorted(folder.glob("report-*.json"))]
+    names.sort(key=lambda name: (list(READERS).index(name) if name in READERS else len(READERS), name))
+    found = {name: StoredStudy.read(folder, name) for name in names}
+    if not found:
+        raise FileNotFoundError(f"{folder}: expected report-<judge>.json of a finished study, found none")
+    wanted = next(iter(found.values())).report["hash"]
+    return {name: stored for name, stored in found.items() if stored.report["hash"] == wanted}
 
 
 def _budget(arm: Arm) -> str:

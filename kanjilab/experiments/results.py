@@ -20,7 +20,7 @@ from kanjilab.evaluation.metrics import expected_radical_hits, two_way_bootstrap
 from kanjilab.evaluation.scoring import glyphs_of
 from kanjilab.evaluation.statistics import MARGIN, Contrast, compare, holm, joint_sign_flips, sentence
 from kanjilab.experiments.context import StudyContext
-from kanjilab.experiments.designs import CLAIM_OF
+from kanjilab.experiments.findings import claims_of
 from kanjilab.experiments.packs import missing, stored_moments
 from kanjilab.experiments.study import Study, note, place, read_report
 from kanjilab.viz.charts import save_figure
@@ -193,7 +193,7 @@ def contrasts(study: Study, table: pd.DataFrame, split: str, outcome: str = "hit
         compare(outcomes(table, one, split, outcome), outcomes(table, other, split, outcome), (one, other), seed=index)
         for index, (one, other) in enumerate(study.contrasts)
     ]
-    claims = max(1, sum(pair in CLAIM_OF for pair in study.contrasts))  # the first contrasts
+    claims = len(claims_of(study))  # the first contrasts
     corrected = holm([contrast.p for contrast in found[:claims]])
     others = np.array([contrast.blocks for contrast in found[claims:]])
     corrected += joint_sign_flips(others, counted_rng(0, "resampling", 1))

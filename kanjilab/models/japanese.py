@@ -11,14 +11,12 @@ from collections.abc import Callable, Sequence
 from dataclasses import replace
 from functools import cache
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
-import transformers
 from numpy.typing import NDArray
 from torch import Tensor, nn
-from transformers import BatchEncoding, BertConfig, BertModel, PreTrainedTokenizerFast
 
 from kanjilab.core.outside_files import read_json_object
 from kanjilab.core.storage import PACKAGE_WEIGHTS, appearing_folder, require_new, sha256_file, write_json_atomic
@@ -36,6 +34,9 @@ from kanjilab.models.hub import (
 from kanjilab.models.minilm import TOKENS, caption_vectors
 from kanjilab.models.sentence_pieces import text_length
 from kanjilab.models.text_encoders import OneEncoder, padded_tokens
+
+if TYPE_CHECKING:
+    from transformers import BatchEncoding, BertModel
 
 ENCODER: dict[str, Any] = dict(
     hidden_size=384,
@@ -59,6 +60,8 @@ def new_encoder(vocabulary: int, seed: int = 0, **changes: Any) -> BertModel:
         seed: of the weights.
         changes: of `ENCODER`.
     """
+    from transformers import BertConfig, BertModel
+
     with torch.random.fork_rng():
         torch.manual_seed(seed)
         # torch's fused attention takes several times as long backwards on a processor.
@@ -75,10 +78,10 @@ def save_encoder(weights: dict[str, Tensor], tokenizer: Path, folder: Path) -> N
         tokenizer: folder of the tokenizer.
         folder: for `text_encoder/` and `tokenizer/`.
     """
+    from transformers import BertConfig, BertModel
+
     settings: dict[str, Any] = ENCODER | {"vocab_size": len(weights["embeddings.word_embeddings.weight"])}
-    encoder = BertModel(
-        BertConfig(**settings)
-    )  # with the pooling layer that diffusers expects and nothing reads: zeros
+    encoder = BertModel(BertConfig(**settings))  # with a pooling layer that diffusers expects and nothing reads: zeros
     nothing = {name: torch.zeros_like(value) for name, value in encoder.state_dict().items() if "pooler" in name}
     encoder.load_state_dict(weights | nothing)
     pieces = encoder.half().embeddings.word_embeddings
@@ -101,6 +104,8 @@ def save_unread_base(source: Path | str, target: Path | str, seed: int = 0) -> P
         ValueError: the source is no such pipeline, or has an encoder of skeletons, which would be lost.
         FileExistsError: the target is there already.
     """
+    import transformers
+
     source, target = Path(source), Path(target)
     require_new(target)
     if family_of(str(source), source) != "unet" or (source / "condition_encoder").exists():
@@ -108,7 +113,7 @@ def save_unread_base(source: Path | str, target: Path | str, seed: int = 0) -> P
     check_base_files(source)
     kind = part_class(source, "text_encoder", transformers)
     config = kind.config_class.from_pretrained(source / "text_encoder")
-    tokenizer = PreTrainedTokenizerFast.from_pretrained(JAPANESE_FOLDER / "tokenizer")
+    tokenizer = transformers.PreTrainedTokenizerFast.from_pretrained(JAPANESE_FOLDER / "tokenizer")
     tokenizer.model_max_length = text_length(source)
     config.vocab_size, config.pad_token_id = len(tokenizer), tokenizer.pad_token_id
     config.bos_token_id, config.eos_token_id = tokenizer.cls_token_id, tokenizer.sep_token_id
@@ -137,6 +142,8 @@ def load_japanese(folder: Path = JAPANESE_FOLDER, device: torch.device | str = "
         FileNotFoundError: its weights or its tokenizer are missing.
         ValueError: they are damaged, or another's.
     """
+    from transformers import BertModel, PreTrainedTokenizerFast
+
     if not (folder / "text_encoder" / "model.safetensors").is_file():
         raise FileNotFoundError(
             f"{folder}: the weights of the Japanese text encoder are missing from this installation; "
@@ -164,6 +171,8 @@ class ScriptTokenizer:
 
     def __call__(self, texts: str | list[str], **options: Any) -> BatchEncoding:
         """Ids of a text, or of each of several, with transformers' options for lists."""
+        from transformers import BatchEncoding
+
         if isinstance(texts, str):
             return BatchEncoding({"input_ids": self._ids(texts, options)})
         return BatchEncoding({"input_ids": [self._ids(text, options) for text in texts]})

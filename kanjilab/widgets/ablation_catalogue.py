@@ -21,14 +21,13 @@ from kanjilab.core.rng import counted_rng
 from kanjilab.core.run_differences import setting_differences
 from kanjilab.evaluation.metrics import two_way_bootstrap
 from kanjilab.evaluation.statistics import sentence
-from kanjilab.experiments.findings import claims
+from kanjilab.experiments.findings import READERS, claim_of, claims, numbers_of
 from kanjilab.experiments.image_sheets import GLYPH_PX, ImageSheets, spread_rows
-from kanjilab.experiments.report import StoredStudy
+from kanjilab.experiments.report import StoredStudy, read_judges
 from kanjilab.experiments.setting_axes import Axis, find_axes, star_centre
 from kanjilab.experiments.study import Study, place, read_report
 from kanjilab.widgets.common import label_of
 
-JUDGES = {"radicals": "first judge", "judge-a": "judge A", "judge-b": "judge B", "outside": "outside reader"}
 SPLITS = {"held_out": "held-out", "train": "training captions"}
 AXIS_LABELS = {
     "images_seen": "Training budget",
@@ -164,7 +163,7 @@ def study_catalogue(folder: Path, added: Mapping[str, Sequence[Any]] | None = No
         "prompts": prompts,
         "splits": [[split, SPLITS.get(split, split)] for split in splits],
         "radicals": sorted({radical for asked in prompts for radical in asked["expected"]}),
-        "judges": [[name, JUDGES.get(name, name)] for name in read],
+        "judges": [[name, READERS.get(name, name)] for name in read],
         "arms": arms,
         "rates": {name: _rates(stored, settings, prompts, hits[name]) for name, stored in read.items()},
         "contrasts": {name: _contrasts(stored, settings) for name, stored in read.items()},
@@ -186,31 +185,16 @@ def first_shown(study: Study, settings: StudySettings) -> int:
     return settings.index[next(iter(study.contrasts), (study.variants[0].label,))[0]]
 
 
-def read_judges(folder: Path) -> dict[str, StoredStudy]:
-    """A study as each judge read it whose report and table are in its folder, the first judge before the others.
-
-    Raises:
-        FileNotFoundError: there are none.
-    """
-    names = [path.stem.removeprefix("report-") for path in sorted(folder.glob("report-*.json"))]
-    names.sort(key=lambda name: (list(JUDGES).index(name) if name in JUDGES else len(JUDGES), name))
-    found = {name: StoredStudy.read(folder, name) for name in names}
-    if not found:
-        raise FileNotFoundError(f"{folder}: expected report-<judge>.json of a finished study, found none")
-    wanted = next(iter(found.values())).report["hash"]
-    return {name: stored for name, stored in found.items() if stored.report["hash"] == wanted}
-
-
 def verdict(stored: StoredStudy) -> str:
     """The study's answer in one sentence, as the findings say it: corrected with the other claims' where it is one."""
-    contrasts = stored.contrasts()
+    study, contrasts = stored.study, stored.contrasts()
     if not contrasts:
         return ""
-    name, split = stored.report["judge"], stored.splits[0]
-    known = claims(stored.folder.parent, name, split, scale=stored.study.scale)
-    corrected = [contrast for study, contrast in known if study.hash == stored.study.hash]
-    text = first_upper(sentence((corrected or contrasts)[0], place(stored.study)))
-    return f"{text} ({len(known)} claims corrected together)." if corrected and len(known) > 1 else f"{text}."
+    known = claims(stored.folder.parent, stored.report["judge"], stored.splits[0], scale=study.scale)
+    own = [contrast for of, contrast in known if of.hash == study.hash]
+    texts = [f"{claim_of(study, contrast)}: {numbers_of(study, contrast)}" for contrast in own]
+    text = "; ".join(texts) if len(own) > 1 else sentence((own or contrasts)[0], place(study))
+    return f"{first_upper(text)}{f' ({len(known)} claims corrected together)' * (bool(own) and len(known) > 1)}."
 
 
 def _prompts(table: pd.DataFrame, sheets: ImageSheets | None) -> list[dict[str, Any]]:

@@ -23,7 +23,7 @@ from kanjilab.experiments.designs import (
     make_study,
     with_tuned_rates,
 )
-from kanjilab.experiments.findings import findings, is_tuned
+from kanjilab.experiments.findings import claims_table, findings, is_tuned
 from kanjilab.experiments.study import Study, Variant
 
 KANJI = 1_408  # of left16
@@ -303,15 +303,15 @@ def test_a_design_s_claim_alone_keeps_its_contrasts_and_their_variants():
 # ---------------------------------------------------------------------------------- findings
 
 
-def write_report(folder, study, better):
-    """A report whose first variant of each contrast is better by so much in every block."""
+def write_report(folder, study, better, judge="radicals"):
+    """A judge's report whose first variant of each contrast is better by so much in every block."""
     second = 0.3 + 0.01 * (pd.Series(range(160)) % 7).to_numpy().reshape(8, 20)
     found = [compare(second + better, second, pair) for pair in study.contrasts]
-    (folder / study.name).mkdir(parents=True)
+    (folder / study.name).mkdir(parents=True, exist_ok=True)
     report = {"study": study.to_json(), "contrasts": {"held_out": [contrast.to_json() for contrast in found]}}
-    report |= {"hash": study.hash, "judge": "radicals", "arms": [{}], "rates": [{}]}
+    report |= {"hash": study.hash, "judge": judge, "arms": [{}], "rates": [{}]}
     report |= {"prompts": {"held_out": 20}, "sentences": {"held_out": []}}
-    (folder / study.name / "report-radicals.json").write_text(json.dumps(report))
+    (folder / study.name / f"report-{judge}.json").write_text(json.dumps(report))
 
 
 def test_findings_correct_the_claims_together(tmp_path, monkeypatch):
@@ -335,3 +335,9 @@ def test_findings_correct_the_claims_together(tmp_path, monkeypatch):
     legible = findings(tmp_path, scale="legible")
     assert [line.partition(":")[0] for line in legible] == list(studies.CLAIM_OF.values())
     assert legible[0].startswith("a higher rank draws better: in pocket2, the reference against rank 4: +10.0 points")
+    write_report(tmp_path, make_study("claims", "legible"), -0.1, judge="outside")
+    table = claims_table(tmp_path)
+    assert list(table.columns) == ["first judge", "outside reader"]  # those that have read it, by their names
+    assert list(table.index) == list(studies.CLAIM_OF.values())
+    assert set(table["first judge"]) == {"+10.0 points [10.0, 10.0], p = .0312, 8 blocks: held"}
+    assert set(table["outside reader"]) == {"-10.0 points [-10.0, -10.0], p = .0312, 8 blocks: refuted"}
