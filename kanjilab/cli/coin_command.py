@@ -17,7 +17,7 @@ MARKS = {True: "yes", False: "–"}
 
 def coin(
     phrase: Annotated[str, typer.Argument(help="What the kanji should mean, in English or in Japanese.")],
-    parts: Annotated[str, typer.Option(help="Two parts to draw, as woman+dragon or 女+竜.")] = "",
+    parts: Annotated[str, typer.Option(help="Two parts to draw, as woman+bird or 女+鳥.")] = "",
     layout: Annotated[
         str, typer.Option(help="Of parts: {kanjilab.experiments.phrase_readings.LAYOUTS_BY_NAME}, or a sign as ⿰.")
     ] = "",

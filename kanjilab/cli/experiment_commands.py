@@ -60,7 +60,7 @@ def sweep(
     if report is None:
         return
     table = folder / f"table-{report['judge']}.parquet"
-    if scale == "pilot":
+    if report["study"]["phase"] == "pilot":
         typer.echo(best_rates(read_parquet(table)).to_string(index=False))
     for split, sentences in report["sentences"].items():
         typer.echo("\n".join([f"{spelled(split)} prompts:", *(f"  {line}" for line in sentences)]))

@@ -21,6 +21,7 @@ from kanjilab.core.progress import bar
 from kanjilab.core.rng import SEED_MAX
 from kanjilab.data.components import load_components
 from kanjilab.data.dictionary import load_characters
+from kanjilab.data.part_names import name_of_part
 from kanjilab.data.typeset import SLOTS_OF_LAYOUT
 from kanjilab.evaluation.criteria import (
     CRITERIA,
@@ -68,6 +69,7 @@ class Coinage:
         candidates: how many glyphs were drawn.
         rejected: how many for each reason.
         glyphs: the best first; where all candidates were rejected, the best of those.
+        unread: named parts that are not among those that the judges find, so that no glyph can pass for its meaning.
     """
 
     phrase: str
@@ -76,6 +78,7 @@ class Coinage:
     candidates: int
     rejected: Mapping[str, int]
     glyphs: tuple[Coined, ...]
+    unread: tuple[str, ...] = ()
 
     @property
     def found(self) -> bool:
@@ -90,7 +93,9 @@ class Coinage:
         if not self.found:
             return f"{drawn}. Nothing found: none is both well-formed and new. The best, with what each lacks:"
         passing = sum(one.certificate.report.passes for one in self.glyphs)
-        return f"{drawn}. Kept {len(self.glyphs)}; {passing} pass all five criteria by judge {REPORTER}."
+        kept = f"{drawn}. Kept {len(self.glyphs)}; {passing} pass all five criteria by judge {REPORTER}."
+        named = " and ".join(f"{part} ({name_of_part(part)})" for part in self.unread)
+        return kept + (f" The judges do not know {named}: none can pass for its meaning." if named else "")
 
 
 def coin(
@@ -112,7 +117,7 @@ def coin(
 
     Args:
         phrase: in English or in Japanese; one in kanji is read in the dictionary's translation too.
-        parts: two of them to draw, such as "woman+dragon" or "女+竜"; "" for those that the words suggest.
+        parts: two of them to draw, such as "woman+bird" or "女+鳥"; "" for those that the words suggest.
         layouts: that pairs may have.
         noises: candidates of each reading.
         keep: how many glyphs come back, at most.
@@ -148,7 +153,9 @@ def coin(
     origins = [Origin(reading, one) for reading in readings for one in seeds]
     chooser = dictionary_context(load_judge(CHOOSER), asked={one.prompt: one.parts for one in readings}, embed=embed)
     glyphs, rejected = choose(images, origins, keep, chooser, facts)
-    return Coinage(phrase, translation, tuple(readings), len(images), rejected, glyphs)
+    named = readings[0].parts if parts else ()
+    unread = tuple(part for part in named if part not in load_judge(REPORTER).parts)
+    return Coinage(phrase, translation, tuple(readings), len(images), rejected, glyphs, unread)
 
 
 class Origin(NamedTuple):

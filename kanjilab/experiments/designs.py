@@ -13,6 +13,7 @@ and needs an accelerator. `pilot` tries rates for `full`, and `legible-pilot` fo
 
 import dataclasses
 import itertools
+import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Self
@@ -79,8 +80,9 @@ class Budget:
 
 
 CONFIRM_SEEDS = tuple(range(100, 108))
-# Powers of three times the studies' rate.
+# Powers of three times the studies' rate, and finer ones: powers of its root, from a third of that rate to nine times.
 RATES = tuple(STUDY_ARM.peak_lr * 3.0**power for power in (-2, -1, 0, 1, 2, 3))
+FINE_RATES = tuple(STUDY_ARM.peak_lr * 3.0 ** (power / 2) for power in (-2, -1, 0, 1, 2, 3, 4))
 BUDGETS = {
     "smoke": Budget(
         16, 1, (0, 1), 8, "explore", dataclasses.replace(DEMO_SAMPLING, steps=2), per_radical=8, claim_alone=True
@@ -89,7 +91,9 @@ BUDGETS = {
     "full": Budget(2_400, 10, CONFIRM_SEEDS, 256, "confirm", claim_alone=True),
     "broad": Budget(2_400, 10, CONFIRM_SEEDS, 256, "explore"),
     "steps": Budget(3_600, 5, (0, 1), 256, "explore", base=DEFAULT_BASE, checkpoints=4),
-    "legible-pilot": Budget(3_600, 10, (0, 1), 256, "pilot", claim_alone=True, base=DEFAULT_BASE, rates=RATES[2:4]),
+    "legible-pilot": Budget(
+        3_600, 10, (0, 1), 256, "pilot", claim_alone=True, base=DEFAULT_BASE, rates=FINE_RATES[2:5]
+    ),
     "legible": Budget(3_600, 10, CONFIRM_SEEDS, 256, "confirm", claim_alone=True, base=DEFAULT_BASE, tuned_alone=True),
     "wide": Budget(16_000, 6, CONFIRM_SEEDS, 512, "explore", radicals=()),
 }
@@ -100,11 +104,11 @@ TUNED: dict[str, dict[str, float]] = {
     "epochs-full": {"2,400 images seen": RATES[2], "9,600 images seen": RATES[2]},
     "schedule-full": {"constant": RATES[2], "cosine": RATES[2]},
     "claims-legible": {
-        "the reference": RATES[3],
-        "rank 4": RATES[4],
-        "batch 1": RATES[2],
-        "half the images seen": RATES[3],
-        "constant rate": RATES[2],
+        "the reference": FINE_RATES[3],
+        "rank 4": FINE_RATES[5],
+        "batch 1": FINE_RATES[1],
+        "half the images seen": FINE_RATES[4],
+        "constant rate": FINE_RATES[2],
     },
 }
 TUNED_SUFFIX = ", tuned"
@@ -321,7 +325,7 @@ def claims_design(budget: Budget) -> Design:
         for label, changes in kinds.items()
     ]
     # Below the rates of all nothing is drawn (the study `settings`); fewer weights bear more, small batches less.
-    rates = {"rank 4": RATES[3:5], "batch 1": RATES[1:3]}
+    rates = {"rank 4": FINE_RATES[4:], "batch 1": FINE_RATES[:3]}
     return Design("each of the article's four choices draws better", variants, tuple(CLAIM_OF), CLAIMS_ARM, 4, rates)
 
 
@@ -421,18 +425,23 @@ def at_tuned_rates(design: Design, tuned: Mapping[str, float]) -> Design:
 
 
 def best_rates(table: pd.DataFrame) -> pd.DataFrame:
-    """The rates that a pilot chooses: each variant's with the most hits, over all seeds and prompts.
+    """The rates that a pilot chooses: each variant's lowest within one standard error of the most hits.
+
+    A higher rate gains nothing that the pilot can tell from chance, and is nearer to one that explodes.
 
     Args:
-        table: of a pilot.
+        table: of a pilot; hits are over all its seeds and prompts.
     Returns:
         One row a variant: setting, peak_lr, hits (share), inside (whether lower and higher rates were tried).
+    Source: the one-standard-error rule of Breiman et al. 1984, Classification and Regression Trees, section 3.4.3.
     """
     final: Any = table.loc[table["final"]]
     rows = []
     for setting in final["setting"].unique():
-        shares = final[final["setting"] == setting].groupby("peak_lr")["hit"].mean()
-        best, tried = float(shares.idxmax()), [float(rate) for rate in shares.index]
+        hits = final[final["setting"] == setting].groupby("peak_lr")["hit"]
+        shares, most = hits.mean(), float(hits.mean().max())
+        error = math.sqrt(most * (1 - most) / int(hits.size().loc[shares.idxmax()]))
+        best, tried = float(shares.index[shares >= most - error].min()), [float(rate) for rate in shares.index]
         inside = min(tried) < best < max(tried)
-        rows.append({"setting": setting, "peak_lr": best, "hits": float(shares.max()), "inside": inside})
+        rows.append({"setting": setting, "peak_lr": best, "hits": float(shares.loc[best]), "inside": inside})
     return pd.DataFrame(rows)

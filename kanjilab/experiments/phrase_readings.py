@@ -103,7 +103,7 @@ def read_phrase(
         phrase: in English or in Japanese.
         components: the list of decompositions.
         translation: its English, see `translate`; "" for none.
-        parts: two of them such as "woman+dragon" or "女+竜"; "" for those that the words suggest.
+        parts: two of them such as "woman+bird" or "女+鳥"; "" for those that the words suggest.
         layouts: that pairs may have.
         embed: captions to unit vectors (N, D).
     Returns:
@@ -127,7 +127,7 @@ def readings_of_parts(parts: str, components: Components, layouts: Sequence[str]
     """The two captions of parts that a user names.
 
     Args:
-        parts: such as "woman+dragon", in any order.
+        parts: such as "woman+bird", in any order.
         components, layouts: as for `read_phrase`.
     Raises:
         ValueError: not two parts, an unknown one, two that are in no two slots that fit, or a pair that exists.

@@ -7,13 +7,13 @@ from __future__ import annotations
 
 import dataclasses
 import html
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
 import pandas as pd
 
-from kanjilab.core.config import Arm
+from kanjilab.core.config import Arm, settings_hash
 from kanjilab.data.radicals import radical_character
 from kanjilab.evaluation.statistics import SIGNIFICANCE, Contrast, compare, sentence
 from kanjilab.experiments.designs import TUNED_SUFFIX
@@ -36,13 +36,26 @@ def variant_settings(study: Study) -> pd.DataFrame:
 
     Returns:
         One row a variant, in the study's order: its label, the settings that are not the same for all, and `data`
-        where that is not.
+        where that is not, in words.
     """
     rows = {v.label: dataclasses.asdict(study.arm_of(v, study.seeds[0])) for v in study.variants}
     if len(study.datasets()) > 1:
-        rows = {v.label: rows[v.label] | {"data": str(dict(study.data_of(v)))} for v in study.variants}
+        rows = {v.label: rows[v.label] | {"data": _data_text(study.data_of(v))} for v in study.variants}
     table = pd.DataFrame.from_dict(rows, orient="index").rename_axis("variant")
-    return table.loc[:, [column for column in table if len(set(table[column])) > 1]]
+    table = table.loc[:, [column for column in table if len(set(table[column])) > 1]]
+    if "alpha" in table:
+        table["alpha"] = table["alpha"].astype(object).where(table["alpha"].notna(), "the rank")
+    return table
+
+
+def _data_text(data: Mapping[str, Any]) -> str:
+    """A rule in words, without its radicals, as "imbalanced left16, ratio 10, per_radical 88"; a folder as its path."""
+    names, values, inner = [], [], data
+    while inner:
+        names += [str(inner.get("name", inner.get("folder")))] * (inner.get("name") != "only")
+        values += [f"{key} {value:g}" for key, value in inner.items() if isinstance(value, (int, float))]
+        inner = inner.get("rule", {})
+    return ", ".join([" ".join(names), *values])
 
 
 class StoredStudy(StudyNumbers):
@@ -124,7 +137,9 @@ class StoredStudy(StudyNumbers):
         arms = self.table.loc[self.table["final"] & self.table["stopped"].notna()]
         arms = arms.drop_duplicates(["variant", "seed"]).sort_values(by=["variant", "seed"])
         if arms.empty:
-            return f"All {len(self.study.cells())} trainings came to their end."
+            study = self.study  # two variants may have the same settings
+            asked = ([study.arm_of(v, seed).to_json(), dict(study.data_of(v))] for v, seed in study.cells())
+            return f"All {len(set(map(settings_hash, asked)))} trainings came to their end."
         budget = {v.label: _budget(self.study.arm_of(v, self.study.seeds[0])) for v in self.study.variants}
         seen = "{0.variant}, seed {0.seed}: {0.images_seen:,} images seen of {1}. {0.stopped}"
         lines = [seen.format(row, budget[str(row.variant)]) for row in arms.itertuples()]
@@ -159,7 +174,7 @@ class StoredStudy(StudyNumbers):
         ways = {"": "At one learning rate for all", TUNED_SUFFIX: "At the rate that a pilot chose for each"}
         if is_tuned(self.study):
             one_rate = "peak_lr" not in variant_settings(self.study)
-            shared = "At one learning rate for all, which a pilot chose for each"
+            shared = "At one learning rate, the one that a pilot chose for every variant"
             ways = {TUNED_SUFFIX: shared if one_rate else ways[TUNED_SUFFIX]}
         parts = []
         for suffix, way in ways.items():

@@ -97,7 +97,7 @@ class CoinPage(DrawPanel):
 
     Args:
         phrase: at first; nothing is drawn yet.
-        parts: two of them to draw, such as "woman+dragon"; "" for those that the words suggest.
+        parts: two of them to draw, such as "woman+bird"; "" for those that the words suggest.
         noises: candidates of each reading.
         keep: glyphs to show, at most.
         coinage: shown at first, if there is one.

@@ -65,6 +65,13 @@ def test_glyphs_that_are_nearly_the_same_count_once():
 
     found = coin("anything", parts="fire+jewel", noises=2, draw=nearly, embed=word_vectors)
     assert found.candidates == 4 and not found.rejected and len(found.glyphs) == 1
+    assert found.unread == () and found.summary.endswith("pass all five criteria by judge B.")
+
+
+def test_named_parts_that_no_judge_knows_are_named():
+    found = coin("dragon queen", parts="woman+dragon", noises=1, draw=draw, embed=word_vectors)
+    assert found.unread == ("龍",) and not any(one.certificate.report.passes for one in found.glyphs)
+    assert found.summary.endswith("The judges do not know 龍 (dragon): none can pass for its meaning.")
 
 
 def test_nothing_found_says_so_and_shows_what_each_lacks():

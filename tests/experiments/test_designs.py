@@ -293,6 +293,14 @@ def test_best_rates_are_those_with_most_hits_at_the_end():
     ]
 
 
+def test_of_rates_that_chance_cannot_tell_apart_the_lowest_is_chosen():
+    """60 of 100 hits, give or take 4.9: 56 are as many, 55 are not."""
+    hits = {1e-3: 55, 2e-3: 56, 3e-3: 60, 4e-3: 0}
+    rows = [("a", rate, n < count, True) for rate, count in hits.items() for n in range(100)]
+    table = pd.DataFrame(rows, columns=["setting", "peak_lr", "hit", "final"])
+    assert best_rates(table).to_dict("records") == [{"setting": "a", "peak_lr": 2e-3, "hits": 0.56, "inside": True}]
+
+
 def test_a_design_s_claim_alone_keeps_its_contrasts_and_their_variants():
     design = Design("", [Variant(label) for label in "abcd"], (("c", "a"), ("d", "b")))
     assert [variant.label for variant in design.claim_alone().variants] == ["a", "c"]

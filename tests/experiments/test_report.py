@@ -191,6 +191,11 @@ def test_settings_that_differ_are_separated_from_those_that_do_not(stored):
     assert list(variant_settings(stored.study).columns) == ["rank", "alpha"]
     wide = variant_settings(make_study("epochs", "wide"))
     assert list(wide.columns) == ["images_seen", "data"]
+    assert set(wide["data"]) == {f"left16, per_radical {count}" for count in (22, 44, 88)}
+    uneven = variant_settings(make_study("balance", "broad"))["data"]
+    assert uneven["imbalance 10"] == "imbalanced left16, ratio 10, per_radical 88"
+    alphas = variant_settings(make_study("article"))["alpha"]
+    assert alphas.to_dict() == {"article, faster": 4.0, "its code, faster": "the rank"}
     pair = (Variant("plain", {}), Variant("DoRA", dict(dora=True)))
     assert variant_settings(Study("pair", "", STUDY_ARM, pair, (0,)))["dora"].tolist() == [False, True]
     text = StoredStudy(stored.folder, make_study("batch"), stored.report, stored.table).settings_text()
@@ -239,7 +244,7 @@ def test_both_ways_to_choose_a_rate_are_answered(tmp_path):
 def test_a_rate_for_all_that_a_pilot_chose_for_each_is_answered_once(tmp_path, monkeypatch):
     monkeypatch.setitem(studies.TUNED, "batch-full", dict.fromkeys("ab", STUDY_ARM.peak_lr))
     answer = written(tmp_path, {"a": 2, "b": 4}).answer_text()
-    assert answer.startswith("At one learning rate for all, which a pilot chose for each, the claim **holds**")
+    assert answer.startswith("At one learning rate, the one that a pilot chose for every variant, the claim **holds**")
     assert answer.count("b against a") == 1
 
 
@@ -259,7 +264,10 @@ def test_claims_are_corrected_together(tmp_path):
 
 
 def test_what_was_stopped_is_named_and_left_out(tmp_path):
-    assert written(tmp_path, {"a": 2, "b": 4}).stopped_text() == "All 16 trainings came to their end."
+    assert written(tmp_path, {"a": 2, "b": 4}).stopped_text() == "All 8 trainings came to their end."  # a and b are one
+    apart = tuple(Variant(label, dict(rank=rank)) for rank, label in enumerate("ab", 1))
+    study = Study("rank-full", "", STUDY_ARM, apart, tuple(range(8)))
+    assert written(tmp_path / "apart", {"a": 2, "b": 4}, study=study).stopped_text().startswith("All 16 trainings")
     stored = written(tmp_path / "stopped", {"a": 2, "b": 4}, stopped=[("b", 3)])
     text = stored.stopped_text()
     assert "- b, seed 3: 24 images seen of 8 epochs. " in text and "step 3: too steep" in text
