@@ -160,8 +160,15 @@ def export(
         return
     run = open_training(folder)
     at = run.checkpoints()[-1] if step is None else step
+    earlier = _times(path)
     written = hand_over(run, at, arm, path, handover)
-    address = [push_to_hub(path, push, private=not public)] if push else []
+    ours = [file for file, time in _times(path).items() if earlier.get(file) != time]
+    address = [push_to_hub(path, push, ours, private=not public)] if push else []
     typer.echo("\n".join([*map(str, written), *address]))
     if form in ("comfyui", "kohya") and run.arm(arm).dora:
         typer.echo(ABOUT_DORA)
+
+
+def _times(folder: Path) -> dict[Path, int]:
+    """The files below a folder, each with the time when it was written, in ns."""
+    return {path: path.stat().st_mtime_ns for path in sorted(folder.rglob("*")) if path.is_file()}

@@ -29,11 +29,15 @@ def write(
     ] = None,
     seed: Annotated[int, seed_of("Of the noise.")] = 0,
     base: Annotated[str, typer.Option(help="What writes: a base that reads skeletons.")] = "calligraphy",
-    out: Annotated[Path | None, typer.Option(help="PNG, with an SVG beside it; runs/written/<text>.png else.")] = None,
+    out: Annotated[
+        Path | None,
+        typer.Option(help="PNG, with an SVG beside it; else runs/written/<text>-<hash of all options>.png."),
+    ] = None,
 ) -> None:
     """Write characters in a style, typed or along drawn lines, and in a hand that is learned from photos."""
     from dataclasses import replace
 
+    from kanjilab.core.config import settings_hash
     from kanjilab.data.handwriting import read_skeleton
     from kanjilab.experiments.writing import index_of, known_index, typed_skeleton, usual_sampling, writing_prompt
     from kanjilab.experiments.writing import write as write_prompts
@@ -42,7 +46,8 @@ def write(
 
     require_effect(context, skeleton is None, "without --skeleton", "by_index", "vertical")
     name = re.sub(r"\W+", "-", text).strip("-")[:40] or "skeleton"
-    files = _files_of(out or Path("runs/written", name))
+    options = settings_hash([text, {option: str(value) for option, value in context.params.items()}])
+    files = _files_of(out or Path("runs/written", f"{name}-{options[:6]}"))
     lines = _lines_of(text, skeleton)
     symbols = [symbol for line in lines for symbol in line]
     # What cannot be written is refused before anything is loaded.
@@ -83,15 +88,20 @@ def _lines_of(text: str, skeleton: Path | None) -> list[list[str]]:
 
 def _samples(folder: Path) -> Any:
     """A person's glyphs; shown, with their skeletons, before anything is learned."""
+    from kanjilab.core.config import settings_hash
+    from kanjilab.core.storage import write_bytes_atomic
     from kanjilab.data.handwriting import read_hand
     from kanjilab.viz.hand_sheet import hand_sheet
 
     hand = read_hand(folder)
     for name, why in hand.unread:
         typer.echo(f"not read: {name} ({why})")
-    path = Path("runs/hands", f"{folder.resolve().name}.png")
+    whole = folder.resolve()  # folders in different places may have one name
+    path = Path("runs/hands", f"{whole.name}-{settings_hash(str(whole))[:6]}.png")
     path.parent.mkdir(parents=True, exist_ok=True)
-    hand_sheet(hand).save(path)
+    buffer = io.BytesIO()
+    hand_sheet(hand).save(buffer, "PNG")
+    write_bytes_atomic(path, buffer.getvalue())
     typer.echo(f"{len(hand.characters)} glyphs and their skeletons: {path}")
     return hand
 

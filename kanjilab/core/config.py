@@ -229,7 +229,7 @@ class Arm:
         """
         contents = respelled(contents, READ_FROM_JSON)
         if contents.pop("train_text_encoder", False):
-            contents["text_encoder"] = "lora"
+            contents.setdefault("text_encoder", "lora")  # what was said besides counts
         known = {field.name for field in dataclasses.fields(cls)}
         if unknown := sorted(set(contents) - known):
             raise ValueError(f"unknown settings {unknown}; expected some of {sorted(known)}")

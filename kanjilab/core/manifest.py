@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from kanjilab.core.notices import notice, notice_once
-from kanjilab.core.storage import sha256_file, temporary_name, write_json_atomic
+from kanjilab.core.storage import TEMPORARY_PREFIX, sha256_file, temporary_name, write_json_atomic
 
 MANIFEST = "manifest.json"
 
@@ -55,9 +55,10 @@ def keep_sound(folder: Path, make: Callable[[], object]) -> None:
     if not folder.is_dir():
         make()
     if not (folder / MANIFEST).exists():
-        files = sorted(path for path in folder.rglob("*") if path.is_file())
+        # Another process may be writing its manifest at this moment.
+        files = sorted(p for p in folder.rglob("*") if p.is_file() and not p.name.startswith(TEMPORARY_PREFIX))
         facts = {path.relative_to(folder).as_posix(): file_facts(path) for path in files}
-        with contextlib.suppress(PermissionError):  # in a cache that is for reading alone
+        with kept_where_it_can_be(f"the manifest of {folder}"):
             write_json_atomic(folder / MANIFEST, facts)
 
 

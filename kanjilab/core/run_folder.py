@@ -87,7 +87,10 @@ class RunFolder:
             raise ValueError(f"{self.path / 'settings.json'}: arms: expected settings of arms, got {arms!r:.80}")
         if not 0 <= number < len(arms):
             raise ValueError(f"{self.path} has arms 0 to {len(arms) - 1}, got {number}")
-        return Arm.from_json(arms[number])
+        try:
+            return Arm.from_json(arms[number])
+        except ValueError as error:
+            raise ValueError(f"{self.path / 'settings.json'}: arm {number}: {error}") from error
 
     @property
     def size_px(self) -> int:
@@ -126,7 +129,7 @@ class RunFolder:
         """Open an existing run folder, for reading or for going on; it is not locked.
 
         Raises:
-            RunError: no settings.json there, or one that is not a JSON object.
+            RunError: no settings.json there, or one that is not a JSON object or cannot be read.
         """
         path = Path(path)
         file = path / "settings.json"
@@ -134,7 +137,7 @@ class RunFolder:
             return cls(path, read_json_object(file))
         except FileNotFoundError:
             raise RunError(f"{path} is not a run folder: it has no settings.json") from None
-        except ValueError as error:
+        except (ValueError, OSError) as error:
             raise RunError(str(error)) from error
 
     @contextmanager
@@ -448,6 +451,11 @@ def _readable_training(path: Path) -> RunFolder:
     run = RunFolder.open(path)
     if not isinstance(arms := run.settings.get("arms"), list) or not arms:
         raise RunError(f"{path / 'settings.json'}: expected the settings of a training, got none of an arm")
+    try:
+        for number in range(len(arms)):
+            run.arm(number)
+    except ValueError as error:
+        raise RunError(str(error)) from error
     steps = run.checkpoints()
     try:
         if steps:

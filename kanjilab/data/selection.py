@@ -347,11 +347,13 @@ def rule_from_json(values: Mapping[str, Any]) -> Rule:
     """Rebuild a rule from its `to_json`.
 
     Raises:
-        ValueError: an unknown name, or parameters that the rule does not have.
+        ValueError: no mapping with a name, an unknown name, or parameters that the rule does not have.
     """
+    if not isinstance(values, Mapping) or not isinstance(values.get("name"), str):
+        raise ValueError(f"expected a rule as {{'name': ...}}, got {values!r:.80}")
     parameters = {key: value for key, value in values.items() if key != "name"}
     rules = {rule.name: rule for rule in (Seed16, Left16, EveryCharacter, Only, Imbalanced, InJapanese)}
-    if (name := values.get("name")) not in rules:
+    if (name := values["name"]) not in rules:
         raise ValueError(f"rule name must be one of {', '.join(rules)}, got {name!r}")
     if name in (Only.name, Imbalanced.name, InJapanese.name) and "rule" in parameters:
         parameters["rule"] = rule_from_json(parameters["rule"])

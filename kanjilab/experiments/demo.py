@@ -1,7 +1,6 @@
 """The main job from end to end: curate, encode, train a LoRA, draw the strip, score it."""
 
 import dataclasses
-import json
 import resource
 import sys
 import time
@@ -10,10 +9,12 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pandas as pd
 
 from kanjilab.core.config import DEFAULT_BASE, Arm
 from kanjilab.core.images import grayscale
+from kanjilab.core.outside_files import read_json_object
 from kanjilab.core.progress import bar
 from kanjilab.core.run_folder import RunFolder
 from kanjilab.core.storage import write_json_atomic
@@ -117,7 +118,7 @@ def draw_pictures(base: LatentDiffusion, run: RunFolder, folder: Path, scale: Sc
     seeds = list(range(scale.seeds))
     images, facts = sample_history(base, run, DEMO, seeds, sampling, on_progress=bar("sample", kept=True))
     save_strip(history_strip(images, facts, _title(run)), folder / "strip.png")
-    labels = ["before training", *(f"{seen:,} images" for seen in facts["images_seen"][1:])]
+    labels = [f"{seen:,} images" if seen else "before training" for seen in facts["images_seen"]]
     frames = images[:, DEMO.index("queen"), 0]
     frames = grayscale(frames) if base.channels == 3 else frames
     save_animation(frames, labels, folder / "queen.gif", title="queen", facts=facts)
@@ -140,11 +141,14 @@ def score_run(
     Args:
         captions_per_radical: prompts drawn from each split, for each radical.
         arm: which arm of the run.
+    Raises:
+        ValueError: the run has no checkpoint from before training.
     Returns:
         One row a prompt set and checkpoint: prompts, images, rate, low, high (95% interval).
     """
+    if (steps := run.checkpoints())[0]:
+        raise ValueError(f"{run.path}: expected a checkpoint from before training, step 0, got {steps[0]:,} and later")
     judge = RadicalJudge.load_or_fit(cache_folder() / "judges")
-    steps = run.checkpoints()
     rows = []
     for split, name in (("train", "training captions"), ("held_out", "held-out characters")):
         if split not in set(dataset.table["split"]):
@@ -170,12 +174,14 @@ def describe(run: RunFolder, dataset: Dataset, scores: pd.DataFrame, stopwatch: 
     # Linux counts in KiB, macOS in bytes.
     unit = 1 if sys.platform == "darwin" else 1024
     losses = log["loss"].map(lambda values: values[0])
+    losses = losses[np.isfinite(losses)]  # none of the step at which an arm is stopped
     radicals = set(dataset.split("train").table["radical_character"])
     return run_facts(run, dataset) | {
         "images_seen": seen,
         "images_per_second": round(seen / seconds, 1),
-        "loss_first_tenth": float(losses.iloc[: max(1, len(losses) // 10)].mean()),
-        "loss_last_tenth": float(losses.iloc[-max(1, len(losses) // 10) :].mean()),
+        "loss_first_tenth": float(losses.iloc[: max(1, len(losses) // 10)].mean()) if len(losses) else None,
+        "loss_last_tenth": float(losses.iloc[-max(1, len(losses) // 10) :].mean()) if len(losses) else None,
+        "stopped": log["stopped"].iloc[-1][0],
         "scores": scores.to_dict("records"),
         "chance": "one radical in sixteen, 6%" if len(radicals) == RADICALS_WANTED else None,
         "seconds": stopwatch.seconds,
@@ -186,10 +192,12 @@ def describe(run: RunFolder, dataset: Dataset, scores: pd.DataFrame, stopwatch: 
 def report_table(report: dict[str, Any]) -> str:
     """The report as a few lines of text."""
     chance = "chance 6%, " if report["chance"] else ""
+    losses = [report[name] for name in ("loss_first_tenth", "loss_last_tenth")]
+    loss = "no loss" if None in losses else "loss {:.3f} -> {:.3f}".format(*losses)
     lines = [
         f"{report['images_seen']:,} images seen at {report['images_per_second']:g} images/s; "
-        f"loss {report['loss_first_tenth']:.3f} -> {report['loss_last_tenth']:.3f}; "
-        f"peak memory {report['peak_memory_gb']:g} GB",
+        f"{loss}; peak memory {report['peak_memory_gb']:g} GB",
+        *([f"stopped early at {report['stopped']}"] if report.get("stopped") else []),
         f"expected radical found ({chance}95% interval over prompts and seeds):",
     ]
     for row in report["scores"]:
@@ -202,5 +210,10 @@ def report_table(report: dict[str, Any]) -> str:
 
 
 def read_report(folder: Path) -> dict[str, Any]:
-    """The report of a finished demo."""
-    return json.loads((folder / "report.json").read_text())
+    """The report of a finished demo.
+
+    Raises:
+        FileNotFoundError: there is none.
+        ValueError: it is damaged.
+    """
+    return read_json_object(folder / "report.json", "a demo's report")

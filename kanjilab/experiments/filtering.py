@@ -72,12 +72,16 @@ def filter_dataset(dataset: Dataset, folder: Path, keep: float, scores: Scores, 
         facts: what scored, for filter.json.
     Raises:
         ValueError: a share outside its range.
-        FileExistsError: the folder is there already.
-        KeyError: there is no training split.
+        FileExistsError: the folder, or the picture, is there already.
+        ValueError: there is no training split.
     """
     if not 0 < keep <= 1:
         raise ValueError(f"keep must be a share of the images, above 0 and at most 1, got {keep}")
+    picture = folder.with_name(f"{folder.name}.png")
     require_new(folder)  # before anything is scored
+    require_new(picture)
+    if TRAIN not in (splits := sorted(set(dataset.table["split"]))):
+        raise ValueError(f"{dataset.folder}: expected images of the split {TRAIN!r}, got {splits}")
     trained = np.flatnonzero((dataset.table["split"] == TRAIN).to_numpy())
     split = dataset.split(TRAIN)
     found = scores(split)
@@ -90,8 +94,8 @@ def filter_dataset(dataset: Dataset, folder: Path, keep: float, scores: Scores, 
     kept = np.setdiff1d(np.arange(len(dataset)), trained[left_out])
     filtered = write_subset(dataset, kept, folder, {"scores.csv": csv, "filter.json": json_bytes(contents, "filter")})
     worst = order[:WORST_SHOWN]
-    picture = draw_scores(found, len(left_out), split.images(worst), split.table["text"].iloc[worst].tolist())
-    save_figure(picture, folder.with_name(f"{folder.name}.png"), contents)
+    figure = draw_scores(found, len(left_out), split.images(worst), split.table["text"].iloc[worst].tolist())
+    save_figure(figure, picture, contents)
     return filtered
 
 

@@ -50,7 +50,7 @@ def ladder_strip(folder: Path, axis: str, *, seed: int | None = None, title: str
         ValueError: as `steps_of`.
     """
     steps = steps_of(StoredStudy.read(folder).study, axis)
-    variants = {_step_text(axis, value): label for value, label in steps.items()}
+    variants = dict(zip(_step_texts(axis, list(steps)), steps.values(), strict=True))
     return stored_strip(folder, variants, seed=seed, title=title, per_radical=per_radical)
 
 
@@ -102,7 +102,7 @@ def ladder_table(folder: Path, axis: str) -> pd.DataFrame:
     read = {READERS.get(name, name): stored for name, stored in read_judges(folder).items()}
     first = next(iter(read.values()))
     steps = steps_of(first.study, axis)
-    table = pd.DataFrame(index=pd.Index([_step_text(axis, value) for value in steps], name=axis))
+    table = pd.DataFrame(index=pd.Index(_step_texts(axis, list(steps)), name=axis))
     for split in first.splits:
         for name, stored in read.items():
             rates = stored.rates(split).set_index("variant").loc[list(steps.values())]
@@ -112,8 +112,19 @@ def ladder_table(folder: Path, axis: str) -> pd.DataFrame:
     return table.assign(**{"held-out loss": losses.loc[list(steps.values())].round(4).to_numpy()})
 
 
-def _step_text(axis: str, value: Any) -> str:
-    """A value as a row names it: "rank 64", "rate 0.0015", "cosine"."""
-    if isinstance(value, (int, float)):
-        return f"{axis.replace('peak_lr', 'rate')} {value:.2g}" if isinstance(value, float) else f"{axis} {value}"
+def _step_texts(axis: str, values: Sequence[Any]) -> list[str]:
+    """Values as rows name them: "rank 64", "rate 0.0015", "cosine"; numbers with as many digits as tell them apart."""
+    name = axis.replace("peak_lr", "rate")
+    texts: list[str] = []
+    for digits in (2, 6, 17):
+        texts = [f"{name} {v:.{digits}g}" if isinstance(v, float) else _word(name, v) for v in values]
+        if len(set(texts)) == len(texts):
+            break
+    return texts
+
+
+def _word(name: str, value: Any) -> str:
+    """A value that is no fraction."""
+    if isinstance(value, int):
+        return f"{name} {value}"
     return "all layers" if value == "all" else str(value)

@@ -21,7 +21,7 @@ from kanjilab.core.outside_files import JSON_BYTES_MAX, read_file
 from kanjilab.core.progress import open_bar
 from kanjilab.core.run_errors import RunLocked
 from kanjilab.core.run_folder import RunFolder
-from kanjilab.core.storage import write_json_atomic
+from kanjilab.core.storage import temporary_name, write_json_atomic
 from kanjilab.evaluation.metrics import mean_pairwise_distance
 from kanjilab.evaluation.scoring import glyphs_of
 from kanjilab.experiments.context import StudyContext
@@ -118,18 +118,28 @@ def plan(context: StudyContext, most_arms: int = 8, memory_gb: float | None = No
         packs = [_measured(context, keys) for part in parts for keys in cut_into_packs(part, room)]
         path.parent.mkdir(exist_ok=True)
         _write_first(path, [dataclasses.asdict(pack) for pack in packs])
-    return [Pack(**values | {"keys": tuple(values["keys"])}) for values in json.loads(path.read_text())]
+    try:
+        stored = json.loads(read_file(path, "the packs of a study", JSON_BYTES_MAX))
+        return [Pack(**values | {"keys": tuple(values["keys"])}) for values in stored]
+    except (ValueError, LookupError, TypeError) as error:
+        raise ValueError(
+            f"{path}: expected the packs of a study, got a damaged file ({error!r:.200}); "
+            "remove it, and it is made again"
+        ) from error
 
 
 def _write_first(path: Path, content: Any) -> None:
     """Writes a file unless it exists: of several processes the first one wins."""
-    temporary = write_json_atomic(path.with_name(f"{path.stem}-{os.getpid()}"), content)
+    temporary = write_json_atomic(path.with_name(temporary_name(path.name)), content)
     try:
         os.link(temporary, path)
     except FileExistsError:
         pass
+    except OSError:  # a file system without hard links
+        if not path.exists():
+            temporary.replace(path)
     finally:
-        temporary.unlink()
+        temporary.unlink(missing_ok=True)
 
 
 def _room(
@@ -351,7 +361,7 @@ def _moment(context: StudyContext, run: RunFolder, k: int, key: str, arm: Arm, s
     facts = {"arm": arm.to_json(), "key": key, "images_seen": state["arms"][k]["images_seen"]}
     if name not in run.samples():
         run.write_samples(name, _draw(context, trainable), facts | _drawn_facts(context))
-    images, _ = run.read_samples(name)
+    glyphs = glyphs_of(run.read_samples(name)[0])
     return Moment(
         key=key,
         number=1,
@@ -359,7 +369,7 @@ def _moment(context: StudyContext, run: RunFolder, k: int, key: str, arm: Arm, s
         step=step,
         images_seen=state["arms"][k]["images_seen"],
         stopped=state["arms"][k]["stopped"],
-        diversity=mean_pairwise_distance(glyphs_of(images)),
+        diversity=mean_pairwise_distance(glyphs) if len(glyphs) > 1 else 0.0,
         held_out_loss=_held_out_loss(context, trainable),
         samples=name,
         run=run.settings["hash"],

@@ -63,7 +63,8 @@ class StoredStudy(StudyNumbers):
 
     def settings_text(self) -> str:
         """The study's question and settings, as a Markdown list."""
-        study, first = self.study, self.study.contrasts[0]
+        study = self.study
+        first = "".join(f" First contrast: {one} against {other}." for one, other in study.contrasts[:1])
         differing = set(variant_settings(study).columns)
         # A variant's, not the study's own: there may be settings that every variant changes.
         arm = study.arm_of(study.variants[0], study.seeds[0])
@@ -73,7 +74,7 @@ class StoredStudy(StudyNumbers):
         counts = " and ".join(f"{n} {spelled(split)}" for split, n in self.report["prompts"].items())
         seeds = f"{len(study.seeds)} training seeds ({study.seeds[0]} to {study.seeds[-1]})"
         lines = [
-            f"Claim: {study.claim}. First contrast: {first[0]} against {first[1]}.",
+            f"Claim: {study.claim}.{first}",
             f"Variants: {'; '.join(self.labels)}. Blocks: {seeds}.",
             f"The same for all: {shared}.",
             f"Data: the radicals {radicals or 'of the whole set'}. Prompts: {counts} captions, "

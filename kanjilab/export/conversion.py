@@ -1,9 +1,11 @@
 """What a run learned, in files that other programs load: LoRAs, whole pipelines, model cards."""
 
+import glob
 import json
 import re
 import shutil
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import fields
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -324,7 +326,7 @@ def model_card(run: RunFolder, step: int, arm: int, *, file: str, strip: str | N
         "images seen": f"{int(header['images_seen']):,}",
         "optimizer steps": f"{step:,}",
         "precision of the base": run.settings["precision"],
-        **{name: _value(v) for name in settings.to_json() if (v := getattr(settings, name)) is not None},
+        **{name: _value(v) for name in _told(settings) if (v := getattr(settings, name)) is not None},
         "kanjilab": header["kanjilab"],
     }
     lines = [
@@ -348,6 +350,12 @@ def model_card(run: RunFolder, step: int, arm: int, *, file: str, strip: str | N
         "",
     ]
     return "\n".join(lines)
+
+
+def _told(settings: Arm) -> list[str]:
+    """Names of the settings that a card lists: those of old runs, and of newer ones those that are not as before."""
+    stored = settings.to_json().keys() | ({"text_encoder"} if settings.text_encoder != "frozen" else set())
+    return [field.name for field in fields(settings) if field.name in stored]
 
 
 def _front_matter(run: RunFolder, settings: Arm) -> list[str]:
@@ -425,6 +433,17 @@ def write_card(folder: Path, run: RunFolder, step: int, arm: int, *, file: str =
     return write_bytes_atomic(folder / "README.md", text.encode())
 
 
+def require_own_card(folder: Path) -> None:
+    """Refuses a README.md that is no card of kanjilab, which a card would replace.
+
+    Raises:
+        FileExistsError: there is one.
+    """
+    card = folder / "README.md"
+    if card.is_file() and b"trained with kanjilab" not in card.read_bytes():
+        raise FileExistsError(f"{card} is not a card of kanjilab and would be replaced: expected another folder")
+
+
 class HubApi(Protocol):
     """What is used of `huggingface_hub.HfApi`."""
 
@@ -453,21 +472,24 @@ def require_repository(name: str) -> None:
         raise ValueError(f"expected owner/name, got {name!r:.80}")
 
 
-def push_to_hub(folder: Path, repository: str, *, private: bool = True, api: HubApi | None = None) -> str:
-    """Puts an exported folder onto the Hugging Face Hub, as the account that is logged in (`hf auth login`).
+def push_to_hub(
+    folder: Path, repository: str, files: Sequence[Path], *, private: bool = True, api: HubApi | None = None
+) -> str:
+    """Puts exported files onto the Hugging Face Hub, as the account that is logged in (`hf auth login`).
 
     Args:
-        folder: holds README.md and safetensors.
+        folder: that they are in.
         repository: `owner/name`; made if it is not there.
+        files: what is published, README.md and safetensors among it; what else is in the folder is not.
         private: whether a new repository is.
         api: by default huggingface_hub's.
     Returns:
         The repository's address.
     Raises:
-        ValueError: no `owner/name`, or a folder without a card, without weights or with a pickle.
+        ValueError: no `owner/name`, or files without a card, without weights or with a pickle.
     """
     require_repository(repository)
-    names = [str(path.relative_to(folder)) for path in sorted(folder.rglob("*")) if path.is_file()]
+    names = [path.relative_to(folder).as_posix() for path in files]
     if pickles := [name for name in names if name.endswith((*PICKLES, ".pkl"))]:
         raise ValueError(f"{folder}: no pickle is published, got {pickles[0]}")
     if "README.md" not in names or not any(name.endswith(".safetensors") for name in names):
@@ -477,5 +499,7 @@ def push_to_hub(folder: Path, repository: str, *, private: bool = True, api: Hub
 
         api = HfApi()
     api.create_repo(repository, private=private, exist_ok=True)
-    api.upload_folder(repo_id=repository, folder_path=str(folder), commit_message="Weights trained with kanjilab")
+    about = "Weights trained with kanjilab"
+    patterns = [glob.escape(name) for name in names]
+    api.upload_folder(repo_id=repository, folder_path=str(folder), allow_patterns=patterns, commit_message=about)
     return f"https://huggingface.co/{repository}"

@@ -12,7 +12,7 @@ from PIL import Image
 from kanjilab.core.outside_files import read_file
 from kanjilab.core.run_folder import RunFolder
 from kanjilab.export.comfyui import Drawing, workflow_for, write_workflow
-from kanjilab.export.conversion import LORA_FORMS, to_pipeline, write_card
+from kanjilab.export.conversion import LORA_FORMS, require_own_card, to_pipeline, write_card
 from kanjilab.export.onnx_folder import run_to_onnx
 from kanjilab.models.conditioning import check_texts
 from kanjilab.models.loading import LatentDiffusion
@@ -87,6 +87,8 @@ def hand_over(run: RunFolder, step: int, arm: int, path: Path, handover: Handove
     Raises:
         ValueError, RunError, FileExistsError: as `kanjilab.export.conversion`.
     """
+    if handover.card:
+        require_own_card(path)
     if handover.form == "onnx":
         return [run_to_onnx(run, step, arm, path, handover.weights)]
     write = to_pipeline if handover.form == "pipeline" else LORA_FORMS[handover.form]

@@ -182,7 +182,7 @@ def history_strip(
         others = images[-1, :, 1 : 1 + further]  # (P, further, H, W)
     columns = images[:, :, 0].swapaxes(0, 1)  # (P, C, H, W)
     seen = facts["images_seen"]
-    labels = ["before", *(f"{count:,}" for count in seen[1:])]
+    labels = [f"{count:,}" if count else "before" for count in seen]
     groups = [("images seen", len(labels))]
     if others.shape[1]:
         groups.append(("final, other noises", others.shape[1]))

@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
+from kanjilab.core.outside_files import read_json_object
 from kanjilab.core.storage import write_bytes_atomic, write_json_atomic
 
 MAX_BYTES = 500_000  # of a committed picture
@@ -38,11 +39,15 @@ def write_picture(path: Path, data: bytes, facts: Mapping[str, Any]) -> Path:
         facts: what it shows.
     Raises:
         ValueError: it has 500 kB or more.
+        FileExistsError: the JSON's place is taken by a file that describes no picture.
     """
     if len(data) >= MAX_BYTES:
         raise ValueError(f"{path.name} would have {len(data):,} bytes, {MAX_BYTES:,} allowed: draw it smaller")
+    beside = path.with_suffix(".json")
+    if beside.exists() and not path.exists() and "kind" not in read_json_object(beside):
+        raise FileExistsError(f"{beside} is not about a picture and would be replaced: expected another name")
     write_bytes_atomic(path, data)
-    write_json_atomic(path.with_suffix(".json"), facts)
+    write_json_atomic(beside, facts)
     return path
 
 

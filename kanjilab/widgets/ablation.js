@@ -85,6 +85,7 @@ class Explorer {
       ["change:state", () => this.adopt(this.model.get("state"))],
       ["change:work", () => this.drawHole()],
       ["change:menu", () => this.fillMenu()],
+      ["change:chosen", () => (this.study.value = this.model.get("chosen"))], // back, where it cannot be shown
       ["msg:custom", (message) => this.refuse(message)],
     ];
     for (const [name, act] of this.watched) model.on(name, act);

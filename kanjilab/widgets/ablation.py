@@ -13,6 +13,7 @@ from typing import Any
 import ipywidgets as widgets
 from PIL import Image
 
+from kanjilab.core.notices import notice_once
 from kanjilab.core.run_folder import RunFolder, find_runs
 from kanjilab.evaluation.metrics import expected_radical_hits
 from kanjilab.experiments.image_sheets import ImageSheets, write_sheets
@@ -127,16 +128,18 @@ class AblationPanel(WorkPanel):
         return menu({STORED: self.kept, OWN: self.root})
 
     def _show_first(self, asked: bool, design: str) -> None:
-        """Show the study that was asked for if it is stored, or else a stored one, of the same design if there is."""
+        """Show the study that was asked for if it is stored, or else the first whole one, of the same design if any."""
         paths = [Path(entry["path"]) for group in self.view.menu for entry in group["studies"]]
         alike = [path for path in paths if design and path.name.startswith(f"{design}-")]
         source = self.state.source if asked else None
-        if first := source or next(iter([*alike, *paths]), None):
-            self._open(first)
+        wished: list[Path] = [*([source] if source else []), *alike, *paths]
+        for path in dict.fromkeys(wished):
+            if self._opened(path):
+                break
         if not asked and self.shown:
             self.study = self._shown_study()
         self._seen = self._report_of(self.state)
-        self._fold(asked and source is None or self.shown is None)
+        self._fold(asked and source != self.shown or self.shown is None)
         self.refresh()
 
     @staticmethod
@@ -155,6 +158,17 @@ class AblationPanel(WorkPanel):
                 self.view.state = {**self.view.state, "study": catalogue["name"], "at": at}
             self.view.catalogue, self.view.images, self.view.chosen = catalogue, images, str(folder)
 
+    def _opened(self, folder: Path, at: dict[str, Any] | None = None) -> bool:
+        """`_open` a study; where it is incomplete or damaged, tell that and leave what is shown."""
+        try:
+            self._open(folder, at)
+        except (OSError, ValueError) as error:
+            reason = f"{error}; the study is not shown"
+            notice_once(reason)
+            self.view.send({"kind": "refused", "reason": reason})
+            return False
+        return True
+
     def _shown_study(self) -> Study:
         return read_report(self._shown_path())[1]
 
@@ -171,8 +185,10 @@ class AblationPanel(WorkPanel):
         paths = [entry["path"] for group in self.view.menu for entry in group["studies"]]
         if folder == self.shown or str(folder) not in paths:
             return
-        self._open(folder)
-        self._take(self._shown_study())
+        if self._opened(folder):
+            self._take(self._shown_study())
+        else:
+            self.view.chosen = str(self.shown or "")
 
     def _take(self, study: Study, parent: Path | None = None) -> None:
         self.study, self._parent, self._problem = study, parent, ""
@@ -185,7 +201,7 @@ class AblationPanel(WorkPanel):
             state = self.state
             self._seen = self._report_of(self.state)
             if state.source is not None:
-                self._open(state.source)
+                self._opened(state.source)
 
         self._try(change)
 
@@ -330,7 +346,7 @@ class AblationPanel(WorkPanel):
         self._seen = self._report_of(state)
         added = self._added.pop(self._parent, {}) if self._parent else {}
         self._added[state.source] = {**self._added.get(state.source, {}), **added}
-        self._open(state.source, self._asked if self._parent else None)
+        self._opened(state.source, self._asked if self._parent else None)
 
     def _work(self, state: StudyState, worker: Worker | None, running: bool) -> dict[str, Any]:
         """What the browser says of the training of a combination that was asked for in it."""

@@ -240,7 +240,7 @@ def _arms(
         for at, seed in enumerate(study.seeds):
             moments = sorted(settings.arms[number, seed], key=lambda moment: moment["checkpoint"])
             sheet, key = -1, moments[0]["arm"]
-            if sheets and key in sheets.arms:
+            if sheets and key in sheets.arms and sheets.path(key).exists():
                 sheet = len(pictures)
                 pictures.append(sheets.picture(key))
             marks = {name: [_marks(some) for some in found[number, at]] for name, found in hits.items()}

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import io
 import threading
 import time
@@ -297,7 +298,8 @@ class CoinPage(DrawPanel):
         start = self._pace.start if self._is_loaded else clock[1] - clock[0]
         self._pace = Pace(start, (time.perf_counter() - clock[1]) / candidates, True)
         self._is_loaded = True
-        self._pace.save()
+        with contextlib.suppress(OSError):  # a pace is never worth what was coined
+            self._pace.save()
         self._show_cost()
 
     def _show_nothing(self) -> None:
@@ -329,7 +331,7 @@ class CoinPage(DrawPanel):
         if self._on_keep is not None and (one := self.chosen) is not None:
             self._on_keep(kept_coined(one))
             self.keep_button.disabled = True
-            self._say("Kept below; Save history writes it to the folder." if not self._queue else "Kept below.")
+            self._say("Kept below; Save gallery writes it to the folder." if not self._queue else "Kept below.")
 
 
 def kept_coined(one: Coined) -> Kept:

@@ -248,14 +248,25 @@ class StripComparator(Panel):
         self._view.send({"kind": "said", "text": text})
 
     def _read(self, judge: str, numbers: Sequence[int]) -> None:
-        new = [number for number in numbers if (judge, number) not in self._readings]
-        if new:
-            frames, by_label = frame_names(self.tracks), {track.label: track for track in self.tracks}
-            asked = [(by_label[frames[number][0]], frames[number][1]) for number in new]
-            texts = reading_texts(judge, [self._images[number] for number in new], [expected_of(*one) for one in asked])
-            self._readings |= {(judge, number): text for number, text in zip(new, texts, strict=True)}
+        """Read some frames, in a thread, and send what is read."""
+        by_size: dict[tuple[int, ...], list[int]] = {}  # a judge reads glyphs of one size at a time
+        for number in numbers:
+            if (judge, number) not in self._readings:
+                by_size.setdefault(self._images[number].shape[:2], []).append(number)
+        try:
+            for new in by_size.values():
+                self._read_new(judge, new)
+        except Exception as error:  # the panel says it, of whatever kind
+            self._say(f"Judge {judge} cannot read these glyphs: {error}")
+            raise
         entries = [[number, self._readings[judge, number]] for number in numbers]
         self._view.send({"kind": "readings", "judge": judge, "entries": entries})
+
+    def _read_new(self, judge: str, numbers: Sequence[int]) -> None:
+        frames, by_label = frame_names(self.tracks), {track.label: track for track in self.tracks}
+        asked = [(by_label[frames[number][0]], frames[number][1]) for number in numbers]
+        texts = reading_texts(judge, [self._images[number] for number in numbers], [expected_of(*one) for one in asked])
+        self._readings |= {(judge, number): text for number, text in zip(numbers, texts, strict=True)}
 
     def _send_file(self, ending: str) -> None:
         with tempfile.TemporaryDirectory(prefix="kanjilab-") as folder:

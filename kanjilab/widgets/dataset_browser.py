@@ -432,7 +432,7 @@ class DatasetBrowser(Panel):
         """Show the glyphs of the dataset that look most like the selected one; the first time takes some seconds."""
         if self._neighbours is None:
             self.seek.disabled, self.seek.description = True, "Measuring all glyphs, once …"
-            threading.Thread(target=self._fit_neighbours, daemon=True).start()
+            threading.Thread(target=self._fit_neighbours, args=(self._table, self.seek), daemon=True).start()
             return
         image = self.dataset.images([self.selected])
         names = self._neighbours.characters
@@ -443,15 +443,19 @@ class DatasetBrowser(Panel):
         self._nearest_rows = np.array([first_row[name] for name, _ in found], dtype=np.intp)
         self._fill(self.nearest, self._nearest_rows, [f"{distance:.2f}" for _, distance in found])
 
-    def _fit_neighbours(self) -> None:
-        names = [str(name) for name in dict.fromkeys(self._table["character"])]
+    def _fit_neighbours(self, table: pd.DataFrame, seek: widgets.Button) -> None:
+        """Measure the glyphs of a dataset, whose button was pressed; it may no longer be the shown one afterwards."""
+        names = [str(name) for name in dict.fromkeys(table["character"])]
         try:
-            self._neighbours = Neighbours.load_or_fit(cache_folder() / "judges", names, default_font())
+            neighbours = Neighbours.load_or_fit(cache_folder() / "judges", names, default_font())
         except ValueError as error:
-            self.seek.description = "No comparison possible"
-            self.seek.tooltip = str(error)
+            seek.description = "No comparison possible"
+            seek.tooltip = str(error)
             return
-        self.seek.layout.display = "none"
+        if table is not self._table:
+            return
+        self._neighbours = neighbours
+        seek.layout.display = "none"
         self._find_nearest()
 
     def _draw_chart(self) -> None:

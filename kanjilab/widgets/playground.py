@@ -6,6 +6,7 @@ import secrets
 import threading
 import time
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -288,12 +289,17 @@ class Playground(DrawPanel):
 
     def _open_link(self, query: str) -> None:
         """Draw what a shared link asks for, or say what is wrong with it."""
+        before = self.request
         try:
-            asked = self._limits.check(request_of_query(query, self._choices, self.request))
+            asked = self._limits.check(request_of_query(query, self._choices, before))
         except ValueError as error:
             return self._say(f"This link cannot be opened: {error}")
         with self._changing_inputs():
             self._set_inputs(asked)
+            asked = replace(asked, step=self.request.step) if asked.step is None else asked  # None means the last
+            if not self._asks_as(asked) or self.request.seeds != asked.seeds:
+                self._set_inputs(before)
+                return self._say("This link cannot be opened: its seed, checkpoint or sampler is not to be had here")
         self.start()
 
     def _show_examples(self) -> None:
@@ -433,10 +439,11 @@ class Playground(DrawPanel):
             self.enlarged.value = picture_html(self.forming.pictures[place], self.forming.names[place], "192px")
 
     def save(self) -> None:
-        """Write the history to the folder that the panel names.
+        """Add the history to that in the folder which the panel names.
 
         Raises:
             PermissionError: on a public page.
+            ValueError: a damaged history is there.
         """
         self._refuse_public()
         save_history(self.history, Path(self.folder.value))

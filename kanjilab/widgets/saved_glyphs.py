@@ -51,10 +51,13 @@ def save_history(kept: Sequence[Kept], folder: Path) -> Path:
 
     Args:
         kept: the glyphs, in order.
-        folder: created if missing; an earlier `history.json` there is replaced, earlier pictures stay.
+        folder: created if missing; what an earlier `history.json` there lists stays, before the new glyphs.
     Returns:
         Path of the JSON.
+    Raises:
+        ValueError: the earlier `history.json` is damaged.
     """
+    earlier = _earlier_entries(folder)
     folder.mkdir(parents=True, exist_ok=True)
     entries = []
     for one in kept:
@@ -64,7 +67,21 @@ def save_history(kept: Sequence[Kept], folder: Path) -> Path:
         write_bytes_atomic(folder / name, data)
         entry = {"file": name, "sha256": digest, "verdict": one.verdict, "request": one.request.to_json()}
         entries.append(entry | ({"certificate": one.certificate.to_json()} if one.certificate else {}))
-    return write_json_atomic(folder / HISTORY, {"kind": HISTORY_KIND, "glyphs": entries})
+    new = {entry["file"] for entry in entries}
+    glyphs = [entry for entry in earlier if entry["file"] not in new] + entries
+    return write_json_atomic(folder / HISTORY, {"kind": HISTORY_KIND, "glyphs": glyphs})
+
+
+def _earlier_entries(folder: Path) -> list[dict[str, Any]]:
+    """What the `history.json` of a folder lists; nothing where there is none."""
+    path = folder / HISTORY
+    if not path.exists():
+        return []
+    try:
+        load_history(folder)
+    except ValueError as error:
+        raise ValueError(f"{error}; save in another folder, or move that file away") from error
+    return read_json_object(path)["glyphs"]
 
 
 def load_history(folder: Path) -> list[Kept]:

@@ -50,7 +50,7 @@ def free_study(axes: Mapping[str, Sequence[Any]], scale: str, seeds: Sequence[in
 
     Args:
         axes: setting -> values; the first combination is the reference.
-        scale: one of `BUDGETS`; it gives data, prompts and sampling.
+        scale: one of `BUDGETS`; it gives base, data, prompts, checkpoints and sampling.
         seeds: training seeds.
         images_seen: budget of each training, unless it is an axis.
     Raises:
@@ -61,9 +61,13 @@ def free_study(axes: Mapping[str, Sequence[Any]], scale: str, seeds: Sequence[in
         raise ValueError(f"expected two or more combinations of values, got {len(combinations)}")
     variants = [Variant(", ".join(f"{name} {value}" for name, value in c.items()), c) for c in combinations]
     budget = BUDGETS[scale]
-    asked = json.dumps([combinations, scale, list(seeds), images_seen], sort_keys=True)
+    scaled: dict[str, Any] = {"base": budget.base, "checkpoints": budget.checkpoints}
+    asked = [combinations, scale, list(seeds), images_seen]
+    if unusual := {name: value for name, value in scaled.items() if value != getattr(Study, name)}:
+        asked.append(unusual)  # where there is nothing unusual, stored studies keep their name
+    digest = hashlib.sha256(json.dumps(asked, sort_keys=True).encode()).hexdigest()
     return Study(
-        name=f"free-{hashlib.sha256(asked.encode()).hexdigest()[:8]}",
+        name=f"free-{digest[:8]}",
         claim=f"{' and '.join(axes)} change what is drawn",
         arm=dataclasses.replace(STUDY_ARM, images_seen=images_seen),
         variants=tuple(variants),
@@ -71,6 +75,7 @@ def free_study(axes: Mapping[str, Sequence[Any]], scale: str, seeds: Sequence[in
         data=budget.data,
         prompts_per_radical=budget.prompts_per_radical,
         sampling=budget.sampling,
+        **scaled,
         loss_images=budget.loss_images,
     )
 
@@ -257,7 +262,7 @@ def setting_strip(folder: Path, label: str, seed: int | None = None, split: str 
     seed, split = report["study"]["seeds"][0] if seed is None else seed, split or next(iter(report["sentences"]))
     keys = [arm["arm"] for arm in report["arms"] if (arm["variant"], arm["seed"]) == (label, seed)]
     rows = [row for row, asked in enumerate(sheets.prompts) if asked["split"] == split][:STRIP_ROWS]
-    if not rows or not keys or keys[0] not in sheets.arms:
+    if not rows or not keys or keys[0] not in sheets.arms or not sheets.path(keys[0]).exists():
         return None
     asked = [sheets.prompts[row] for row in rows]
     return Strip(

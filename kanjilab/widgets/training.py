@@ -18,7 +18,7 @@ import pandas as pd
 from matplotlib.figure import Figure
 from PIL import Image
 
-from kanjilab.core.config import DEFAULT_BASE, SCHEDULES, TARGETS, Arm
+from kanjilab.core.config import DEFAULT_BASE, SCHEDULES, TARGETS, UNTRAINED, Arm
 from kanjilab.core.run_folder import RunFolder
 from kanjilab.data.prompts import DEMO
 from kanjilab.data.selection import Rule
@@ -196,7 +196,7 @@ class TrainingPanel(WorkPanel):
         self.inputs: dict[str, Any] = {
             "base": widgets.Combobox(options=BASES, continuous_update=False),
             "data": widgets.Combobox(options=RULES, continuous_update=False),
-            "targets": widgets.Dropdown(options=TARGETS),
+            "targets": widgets.Dropdown(options=(*TARGETS, UNTRAINED)),
             "rank": widgets.BoundedIntText(min=1, max=4096),
             "alpha": widgets.Text(placeholder="the rank", continuous_update=False),
             "batch": widgets.BoundedIntText(min=1, max=65_536),
@@ -236,19 +236,22 @@ class TrainingPanel(WorkPanel):
         with self._changing_inputs():
             for name, box in self.inputs.items():
                 box.value = values[name]
+        # Boxes bound and round what they show, so that only what is changed in them is read.
+        self._filled = recipe, {name: box.value for name, box in self.inputs.items()}
 
     def _read(self) -> TrainingJob:
-        """The recipe that the inputs describe."""
-        values = {name: box.value for name, box in self.inputs.items()}
-        of_arm = {name: value for name, value in values.items() if hasattr(self.asked.arm, name)}
-        of_arm["alpha"] = float(values["alpha"]) if values["alpha"].strip() else None  # None means the rank
-        return dataclasses.replace(
-            self.recipe,
-            base=values["base"].strip(),
-            data=data_from_text(values["data"]),
-            arms=(dataclasses.replace(self.recipe.arm, **of_arm),),
-            checkpoints=values["checkpoints"],
-        )
+        """The recipe that was filled in, with what has been changed in the inputs since."""
+        recipe, shown = self._filled
+        values = {name: box.value for name, box in self.inputs.items() if box.value != shown[name]}
+        of_arm = {name: value for name, value in values.items() if hasattr(recipe.arm, name)}
+        of_job = {name: value for name, value in values.items() if name not in of_arm}
+        if "alpha" in of_arm:
+            of_arm["alpha"] = float(of_arm["alpha"]) if of_arm["alpha"].strip() else None  # None means the rank
+        if "base" in of_job:
+            of_job["base"] = of_job["base"].strip()
+        if "data" in of_job:
+            of_job["data"] = data_from_text(of_job["data"])
+        return dataclasses.replace(recipe, arms=(dataclasses.replace(recipe.arm, **of_arm),), **of_job)
 
     def _changed(self, _change: Any) -> None:
         if not self._filling:
@@ -265,8 +268,12 @@ class TrainingPanel(WorkPanel):
         """Start the training, resume it, or load it where it is finished, in the background."""
         recipe, drawing = self.recipe, self.drawing
         self._settings_button.opened = False  # the strip takes its place
-        self.workshop.keep(recipe, self.asked)
-        return self._begin(lambda worker: self.workshop.train(recipe, drawing, worker))
+
+        def job(worker: Worker) -> None:
+            self.workshop.keep(recipe, self.asked)
+            self.workshop.train(recipe, drawing, worker)
+
+        return self._begin(job)
 
     def measure(self) -> Worker:
         """Measure, in the background, what the training will cost."""

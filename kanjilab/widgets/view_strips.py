@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -21,16 +22,29 @@ def view_strip(tracks: Sequence[Track], view: View, title: str = "") -> Strip:
         title: above it.
     Returns:
         For columns "checkpoints", checkpoints in columns and a row for each prompt, run and seed; for columns "runs",
-        prompts in rows and runs and seeds in columns, at the slider's checkpoint.
+        prompts in rows and runs and seeds in columns, at the slider's checkpoint. Images that are smaller than others
+        are enlarged to their size, each pixel to a block.
     Raises:
         ValueError: nothing is chosen.
     """
-    shown = some_chosen(tracks, view)
+    shown = _of_one_size(some_chosen(tracks, view))
     facts = {"runs": {track.label: track.facts.get("run", "") for track in shown}}
     facts |= {"sampling": {track.label: track.facts.get("sampling", {}) for track in shown}}
     if view.columns == "checkpoints":
         return _checkpoint_strip(shown, view, title, facts)
     return _run_strip(shown, view, title, facts)
+
+
+def _of_one_size(tracks: Sequence[Track]) -> list[Track]:
+    """The tracks, their images as large as the largest, by nearest neighbour."""
+    sizes = [track.images.shape[3:5] for track in tracks]
+    largest = max(height for height, _ in sizes), max(width for _, width in sizes)
+    result = []
+    for track, size in zip(tracks, sizes, strict=True):
+        rows, columns = (np.arange(most) * own // most for own, most in zip(size, largest, strict=True))
+        same = size == largest
+        result.append(track if same else replace(track, images=track.images[:, :, :, rows[:, None], columns]))
+    return result
 
 
 def seen_label(images_seen: int) -> str:

@@ -61,7 +61,20 @@ def test_the_same_call_draws_the_same_and_another_style_or_skeleton_another(writ
 def test_a_drawn_skeleton_needs_no_text(writer, tmp_path):
     glyph("永", 300).save(tmp_path / "lines.png")
     said = done("write", "--base", writer, "--skeleton", tmp_path / "lines.png")
-    assert said.split()[0] == "runs/written/skeleton.png"
+    assert re.fullmatch(r"runs/written/skeleton-[0-9a-f]{6}\.png", said.split()[0])
+
+
+def test_another_text_or_style_has_another_file(writer):
+    names = [
+        done("write", text, "--base", writer, *options).split()[0]
+        for text, options in (
+            ("⿰水鳥", []),
+            ("水鳥", []),
+            ("水鳥", ["--style", "cursive script, brush"]),
+            ("水鳥", []),
+        )
+    ]
+    assert len(set(names)) == 3 and names[1] == names[3]
 
 
 def test_print_and_index_lead_what_is_typed_and_drawn_lines_lead_alone(writer, tmp_path, monkeypatch):
@@ -117,9 +130,10 @@ def test_a_hand_is_shown_then_learned_then_written_with(writer, monkeypatch, tmp
     page("永").save(tmp_path / "mine" / "永.jpg")
     (tmp_path / "mine" / "心.jpg").write_bytes(b"")
     said = done("write", "国", "--base", writer, "--hand", tmp_path / "mine")
-    assert "not read: 心.jpg (is 0 bytes)" in said and "1 glyphs and their skeletons: runs/hands/mine.png" in said
-    assert pixels(tmp_path / "runs/hands/mine.png").shape == (256, 128)
-    assert said.index("skeletons:") < said.index("learning the hand") < said.index("国.png")
+    assert "not read: 心.jpg (is 0 bytes)" in said and "1 glyphs and their skeletons: runs/hands/mine-" in said
+    (sheet,) = (tmp_path / "runs" / "hands").glob("mine-*.png")
+    assert pixels(sheet).shape == (256, 128)
+    assert said.index("skeletons:") < said.index("learning the hand") < said.index("written/国-")
 
 
 @pytest.mark.parametrize(

@@ -144,6 +144,8 @@ def test_a_lora_on_the_text_encoder_is_stored_under_its_first_name():
     assert arm.to_json().get("train_text_encoder") is True and "text_encoder" not in arm.to_json()
     assert Arm.from_json(arm.to_json()) == arm
     assert Arm.from_json(Arm().to_json() | {"train_text_encoder": False}) == Arm()
+    for other in ("frozen", "full"):  # as a study's variant says it
+        assert Arm.from_json(arm.to_json() | {"text_encoder": other}).text_encoder == other
 
 
 def test_full_is_stored_under_its_first_name():

@@ -10,7 +10,7 @@ import pytest
 from kanjilab.core import storage
 from kanjilab.core.manifest import MANIFEST, keep_sound, kept_where_it_can_be
 from kanjilab.core.run_folder import RunError, RunExists, RunFolder, find_runs
-from kanjilab.core.storage import appearing_folder, reserve
+from kanjilab.core.storage import appearing_folder, reserve, temporary_name
 
 ARM = {"arms": [{"rank": 4}]}
 CONTENT = bytes(range(256)) * 40
@@ -121,6 +121,14 @@ def filled(folder, made):
             (temporary / "config.json").write_text("{}")
 
     return make
+
+
+def test_a_manifest_names_no_file_that_another_process_is_writing(tmp_path):
+    folder = tmp_path / "cache"
+    filled(folder, [])()
+    (folder / temporary_name(MANIFEST)).write_text("{")
+    keep_sound(folder, filled(folder, []))
+    assert sorted(json.loads((folder / MANIFEST).read_text())) == ["config.json", "sub/weights.bin"]
 
 
 @pytest.mark.parametrize("name", DAMAGE)

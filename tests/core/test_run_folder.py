@@ -316,6 +316,24 @@ def test_find_runs(run, tmp_path):
     assert find_runs(tmp_path / "nowhere") == []
 
 
+def test_one_run_that_cannot_be_read_hides_no_other(run, tmp_path, monkeypatch, caplog):
+    RunFolder.create(tmp_path / "runs" / "theirs", {"arms": [{}]})
+    newer = RunFolder.create(tmp_path / "runs" / "newer", {"arms": [{"future_setting": 1}]})
+    read = runs.read_json_object
+
+    def refuse(path, *rest):
+        if path.parent.name == "theirs":
+            raise PermissionError(f"{path}: not yours")
+        return read(path, *rest)
+
+    monkeypatch.setattr(runs, "read_json_object", refuse)
+    assert [found.name for found in find_runs(tmp_path / "runs")] == ["first"]
+    said = "\n".join(caplog.messages)
+    assert "theirs is left out" in said and "not yours" in said and "newer is left out" in said
+    with pytest.raises(ValueError, match=r"newer/settings.json: arm 0: unknown settings \['future_setting'\]"):
+        newer.arm(0)
+
+
 def test_a_run_of_which_only_the_drawings_are_kept_is_found(run):
     run.write_samples("history_0", np.zeros((1, 1, 1, 2, 2), np.uint8), {})
     (run.path / "checkpoints").rmdir()

@@ -239,7 +239,17 @@ def test_rules_survive_json(rule):
     assert rule_from_json(json.loads(json.dumps(rule.to_json()))) == rule
 
 
-@pytest.mark.parametrize("values", [{"name": "left17"}, {}, {"name": "left16", "ratio": 2}, {"name": "imbalanced"}])
+@pytest.mark.parametrize(
+    "values",
+    [
+        {"name": "left17"},
+        {},
+        {"name": "left16", "ratio": 2},
+        {"name": "imbalanced"},
+        {"name": ["x"]},
+        {"name": "only", "rule": "left16", "radicals": [85]},
+    ],
+)
 def test_unknown_rules_are_refused(values):
     with pytest.raises(ValueError, match="rule"):
         rule_from_json(values)

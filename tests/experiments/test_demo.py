@@ -189,6 +189,27 @@ def test_chance_is_stated_for_sixteen_radicals_alone(calls, some_kanji):
     assert "(95% interval over prompts and seeds)" in report_table(three)
 
 
+def test_a_run_without_its_first_checkpoint_is_not_scored_as_if_it_had_it(calls, some_kanji, monkeypatch):
+    monkeypatch.setattr(type(calls.run), "checkpoints", lambda run: [4, 8])
+    with pytest.raises(ValueError, match="expected a checkpoint from before training, step 0, got 4 and later"):
+        demo.score_run(None, calls.run, some_kanji, 1, Sampling(steps=1))
+
+
+def test_an_arm_that_is_stopped_before_any_loss_has_a_report(calls, some_kanji, monkeypatch):
+    log = calls.run.read_log().iloc[:1].copy()
+    log["loss"], log["stopped"] = [(float("nan"),)], [("step 1: too steep",)]
+    monkeypatch.setattr(type(calls.run), "read_log", lambda run: log)
+    report = demo.describe(calls.run, some_kanji, pd.DataFrame(calls.reports[0]["scores"]), demo.Stopwatch())
+    assert json.loads(json.dumps(report, allow_nan=False))["loss_first_tenth"] is None
+    assert "no loss" in report_table(report) and "stopped early at step 1: too steep" in report_table(report)
+
+
+def test_a_damaged_report_is_named(tmp_path):
+    (tmp_path / "report.json").write_text("")
+    with pytest.raises(ValueError, match="report.json"):
+        demo.read_report(tmp_path)
+
+
 def test_further_training_makes_the_report_anew(calls, doubles, base_folder):
     """A report of a run that was stopped early, by a STOP file say, is not taken for the finished one's."""
     path = calls.folder / "report.json"

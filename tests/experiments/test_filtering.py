@@ -64,7 +64,13 @@ def test_wrong_shares_and_a_folder_that_is_there_are_refused_before_anything_is_
             filter_dataset(dataset, tmp_path / "kept", keep, never, {})
     with pytest.raises(FileExistsError, match="exists already: expected a new folder"):
         filter_dataset(dataset, tmp_path / "all", 0.5, never, {})
-    assert sorted(path.name for path in tmp_path.iterdir()) == ["all"]
+    (tmp_path / "kept.png").write_bytes(b"mine")
+    with pytest.raises(FileExistsError, match="kept.png exists already"):
+        filter_dataset(dataset, tmp_path / "kept", 0.5, never, {})
+    with pytest.raises(ValueError, match="expected images of the split 'train', got \\['held_out'\\]"):
+        filter_dataset(dataset.split("held_out"), tmp_path / "other", 0.5, never, {})
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["all", "kept.png"]
+    assert (tmp_path / "kept.png").read_bytes() == b"mine"
 
 
 def test_all_stay_at_one_and_one_stays_at_least(dataset, tmp_path):

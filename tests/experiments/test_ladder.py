@@ -8,7 +8,7 @@ import pytest
 
 from kanjilab.experiments.designs import make_study
 from kanjilab.experiments.image_sheets import ImageSheets
-from kanjilab.experiments.ladder import ladder_strip, ladder_table, steps_of
+from kanjilab.experiments.ladder import _step_texts, ladder_strip, ladder_table, steps_of
 from tests.stored_study import rank_study, store_study
 
 LADDER = ["rank 1", "rank 4", "rank 16", "rank 64", "rank 256"]
@@ -43,6 +43,12 @@ def test_rows_are_values_and_columns_are_prompts_radical_by_radical(folder):
             assert np.array_equal(strip.images[row, column], sheets.images(key)[at, -1, 0])
     with pytest.raises(KeyError):
         ladder_strip(folder, "rank", seed=9)
+
+
+def test_values_that_look_alike_keep_their_digits():
+    assert _step_texts("peak_lr", [0.0015, 0.0045]) == ["rate 0.0015", "rate 0.0045"]
+    assert _step_texts("beta2", [0.99, 0.999, 0.9999]) == ["beta2 0.99", "beta2 0.999", "beta2 0.9999"]
+    assert _step_texts("targets", ["all", "attention"]) == ["all layers", "attention"]
 
 
 def test_rates_are_those_of_the_tables_at_the_end_of_training(folder):

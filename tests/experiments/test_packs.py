@@ -1,6 +1,7 @@
 """Packs at hand-worked studies, what they cost, and what is stored of a trained arm."""
 
 import dataclasses
+import json
 import shutil
 
 import numpy as np
@@ -94,6 +95,26 @@ def test_a_plan_is_made_once_and_has_the_claims_arms_first(study, tmp_path, monk
     assert plan(lab, most_arms=3) == packs
     with pytest.raises(Forbidden):
         plan(lab, most_arms=2)
+
+
+def test_a_damaged_plan_is_named(study, tmp_path):
+    context = open_study(study, tmp_path)
+    plan(context)
+    (path,) = (tmp_path / "plans").iterdir()
+    path.write_text('{"keys": 3}')
+    with pytest.raises(ValueError, match=f"{path.name}: expected the packs of a study"):
+        plan(context)
+
+
+def test_of_two_plans_the_first_stays_also_without_hard_links(tmp_path, monkeypatch):
+    def link(source, target):
+        raise PermissionError("no hard links here")
+
+    monkeypatch.setattr(packs.os, "link", link)
+    for content in (["first"], ["second"]):
+        packs._write_first(tmp_path / "plan.json", content)
+    assert json.loads((tmp_path / "plan.json").read_text()) == ["first"]
+    assert [path.name for path in tmp_path.iterdir()] == ["plan.json"]
 
 
 def test_a_plan_leaves_what_is_stored_to_the_end(study, finished, tmp_path):

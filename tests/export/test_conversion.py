@@ -30,6 +30,7 @@ from kanjilab.export.conversion import (
     write_card,
 )
 from kanjilab.export.lora_formats import read_lora
+from kanjilab.export.release import Handover, hand_over
 from kanjilab.models.loading import load_base
 from kanjilab.models.sampling import Sampling, initial_noise, sample
 from kanjilab.training.checkpoints import load_checkpoints
@@ -418,23 +419,40 @@ class Hub:
         self.calls.append(("create", repo_id, options))
 
     def upload_folder(self, **options):
-        self.calls.append(("upload", options["repo_id"], options["folder_path"]))
+        self.calls.append(("upload", options["repo_id"], options["folder_path"], options["allow_patterns"]))
 
 
 def test_a_folder_is_put_onto_the_hub(run, tmp_path):
     hub, out = Hub(), tmp_path / "out"
     file = to_comfyui(run, 5, 0, out)
     with pytest.raises(ValueError, match="expected README.md and .safetensors, got"):
-        push_to_hub(out, "me/kanji", api=hub)
-    write_card(out, run, 5, 0, file=file.name)
+        push_to_hub(out, "me/kanji", [file], api=hub)
+    ours = [file, write_card(out, run, 5, 0, file=file.name)]
     with pytest.raises(ValueError, match="expected owner/name, got 'kanji'"):
-        push_to_hub(out, "kanji", api=hub)
+        push_to_hub(out, "kanji", ours, api=hub)
     assert hub.calls == []
-    assert push_to_hub(out, "me/kanji", api=hub) == "https://huggingface.co/me/kanji"
+    (out / "secret.env").touch()  # a user's own, which stays here
+    assert push_to_hub(out, "me/kanji", ours, api=hub) == "https://huggingface.co/me/kanji"
     assert hub.calls == [
         ("create", "me/kanji", {"private": True, "exist_ok": True}),
-        ("upload", "me/kanji", str(out)),
+        ("upload", "me/kanji", str(out), [file.name, "README.md"]),
     ]
     (out / "optimizer.bin").touch()
     with pytest.raises(ValueError, match="no pickle is published, got optimizer.bin"):
-        push_to_hub(out, "me/kanji", api=hub)
+        push_to_hub(out, "me/kanji", [*ours, out / "optimizer.bin"], api=hub)
+
+
+def test_a_card_replaces_no_other_readme(run, tmp_path):
+    out = tmp_path / "out"
+    hand_over(run, 5, 0, out, Handover(card=True))
+    hand_over(run, 5, 0, out, Handover(card=True))  # its own it does
+    (out / "README.md").write_text("mine")
+    with pytest.raises(FileExistsError, match="is not a card of kanjilab"):
+        hand_over(run, 5, 0, out, Handover(card=True))
+    assert (out / "README.md").read_text() == "mine"
+
+
+def test_a_card_says_that_the_text_encoder_has_a_lora(run, tmp_path):
+    arms = [Arm(text_encoder="lora", rank=2).to_json(), *run.settings["arms"][1:]]
+    card = model_card(with_settings(run, tmp_path, arms=arms), 5, 0, file="x")
+    assert "| text_encoder | `lora` |" in card

@@ -191,6 +191,11 @@ def test_the_strip_shows_checkpoints_then_other_noises():
     assert strip.facts == {"base": "tiny", "arm": 0, "seeds": [3, 4, 6, 8, 9], "images seen": 1600}
 
 
+def test_only_a_checkpoint_from_before_training_is_called_so():
+    facts = FACTS | {"seeds": [3], "steps": [5, 9], "images_seen": [800, 1600]}
+    assert history_strip(numbered(2, 2, 1), facts).column_labels == ("800", "1,600")
+
+
 def test_other_noises_may_be_drawn_apart():
     facts = FACTS | {"seeds": [3, 7, 8]}
     strip = history_strip(numbered(3, 2, 1), facts, others=numbered(1, 2, 2)[0] + 50)

@@ -208,6 +208,15 @@ def test_saved_strip_is_small_and_explains_itself(tmp_path):
         save_strip(wide, tmp_path / "noise.jpg")
 
 
+def test_a_picture_replaces_no_json_that_is_about_something_else(tmp_path):
+    (tmp_path / "settings.json").write_text('{"rank": 4}')
+    with pytest.raises(FileExistsError, match="settings.json is not about a picture"):
+        save_strip(strip(), tmp_path / "settings.png")
+    assert [path.name for path in tmp_path.iterdir()] == ["settings.json"]
+    save_strip(strip(), tmp_path / "a.png").unlink()
+    save_strip(strip(), tmp_path / "a.png")  # its own, left over, it replaces
+
+
 def test_same_strip_gives_the_same_bytes(tmp_path):
     first = save_strip(strip(title="x"), tmp_path / "a.png").read_bytes()
     assert save_strip(strip(title="x"), tmp_path / "b.png").read_bytes() == first

@@ -78,6 +78,15 @@ def test_free_axes_make_all_combinations_with_the_first_as_reference():
     assert len(free_study({"rank": [1, 4], "batch": [1, 8, 64]}, "smoke", (0,), 100).variants) == 6
 
 
+def test_free_axes_are_trained_on_the_base_of_their_scale():
+    for scale, budget in BUDGETS.items():
+        made = free_study({"rank": [1, 4]}, scale, (0,), 100)
+        assert (made.base, made.checkpoints) == (budget.base, budget.checkpoints)
+    names = [free_study({"rank": [1, 4]}, scale, (0,), 100).name for scale in ("smoke", "broad", "steps")]
+    assert names[:2] == ["free-661d0f0d", "free-ef57b1a0"], "as they were always called"
+    assert names[2] != "free-9c945609", "as it was called when it was trained on another base"
+
+
 def test_too_few_or_wrong_values_are_refused():
     with pytest.raises(ValueError, match="two or more combinations"):
         free_study({"rank": [4]}, "smoke", (0,), 100)
@@ -352,6 +361,39 @@ def test_the_strip_shows_what_a_training_drew(stored, finished, study):
         assert abs(glyph.astype(int) - large).max() <= 26
     shutil.rmtree(folder / "images")
     assert setting_strip(folder, "rank 3") is None
+
+
+def test_a_sheet_that_is_missing_is_no_picture_of_that_training(made, tmp_path):
+    study, folder = made[0], shutil.copytree(made[1], tmp_path / "kept" / "made")
+    key = json.loads((folder / "report-radicals.json").read_text())["arms"][0]["arm"]
+    (folder / "images" / f"{key}.webp").unlink()
+    panel = AblationPanel(tmp_path / "own", kept=tmp_path / "kept")
+    assert panel.shown == folder and len(panel.view.images) == 9 * 3 - 1
+    assert [arm["sheet"] for arm in panel.view.catalogue["arms"][0]] == [-1, 0, 1]
+    assert setting_strip(folder, study.variants[0].label) is None
+
+
+@pytest.mark.parametrize(
+    ("file", "damage"),
+    [
+        ("table-radicals.parquet", Path.unlink),
+        ("table-judge-b.parquet", lambda path: path.write_bytes(b"PAR1")),
+        ("images/sheets.json", lambda path: path.write_text("{}")),
+    ],
+)
+def test_an_incomplete_study_hides_no_other(made, tmp_path, monkeypatch, file, damage):
+    study = dataclasses.replace(made[0], name="broken")
+    broken = store_study(tmp_path / "kept" / "broken", study)
+    whole = shutil.copytree(made[1], tmp_path / "kept" / "whole")
+    damage(broken / file)
+    for asked in (None, study):
+        panel = AblationPanel(tmp_path / "own", asked, kept=tmp_path / "kept")
+        assert panel.shown == whole and panel.strip() is not None
+    sent = []
+    monkeypatch.setattr(panel.view, "send", sent.append)
+    panel.view.chosen = str(broken)
+    assert sent[0]["kind"] == "refused" and file in sent[0]["reason"] and "is not shown" in sent[0]["reason"]
+    assert (panel.shown, panel.view.chosen) == (whole, str(whole))
 
 
 def test_choosing_from_the_menu_shows_another_study(made, make_panel, stored, study):

@@ -64,6 +64,15 @@ def test_coining_fills_the_page(coinage):
     assert page.picture().width > 400
 
 
+def test_a_cache_that_cannot_be_written_costs_no_glyph(monkeypatch, tmp_path):
+    (tmp_path / "file").touch()
+    monkeypatch.setattr(coin_page, "cache_folder", lambda: tmp_path / "file" / "cache")
+    page = make_page()
+    made = page.coin()
+    assert len(page.cards.cards) == len(made.glyphs) == 3 and made.summary in page.status.value
+    assert "measured here)" in page.cost.value
+
+
 def test_a_card_has_the_parts_the_five_marks_and_the_nearest_character(coinage):
     page = make_page(coinage=coinage)
     for card, one in zip(page.cards.cards, coinage.glyphs, strict=True):
@@ -181,6 +190,7 @@ def test_a_kept_glyph_joins_the_playgrounds_history(base, coinage, tmp_path):
     page.keep_button.click()
     one = coinage.glyphs[1]
     assert panel.past.captions == [one.certificate.prompt] and page.keep_button.disabled
+    assert panel.save_button.description in page.status.value
     assert "Coined for “fire jewel”" in panel.past.names[0]
     panel.save()
     (kept,) = load_history(tmp_path / "kept")

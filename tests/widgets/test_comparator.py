@@ -270,6 +270,16 @@ def test_gray_and_coloured_tracks_fit_in_one_strip(tracks):
         assert np.array_equal(view_strip(mixed, replace(view, columns=columns)).images, plain.images)
 
 
+def test_tracks_of_two_sizes_fit_in_one_strip(tracks):
+    large = tracks[1].images.repeat(2, axis=3).repeat(2, axis=4)
+    for mixed in (large, np.stack([large] * 3, axis=-1)):
+        sizes = [tracks[0], replace(tracks[1], images=mixed)]
+        for columns in ("checkpoints", "runs"):
+            view = replace(first_view(tracks), columns=columns, images_seen=150)
+            plain = view_strip(tracks, view).images.repeat(2, axis=2).repeat(2, axis=3)
+            assert np.array_equal(view_strip(sizes, view).images, plain)
+
+
 def test_an_empty_choice_is_refused(tracks):
     view = replace(first_view(tracks), seeds=())
     assert chosen(tracks, view) == [] and checked_view(view, tracks) is view
@@ -338,6 +348,29 @@ def test_readings_come_from_a_thread_once_for_each_frame(runs, monkeypatch):
     frames = frame_images(panel.tracks)
     assert [[number, f"B{frames[number][0, 0]}"] for number in (0, 1)] == sent[0]["entries"]
     assert ([entry[0] for entry in sent[1]["entries"]], asked) == ([1, 2], [("B", 2), ("B", 1)])
+
+
+def test_frames_of_two_sizes_are_read(tmp_path, monkeypatch):
+    for name, size_px in (("a", 64), ("b", 128)):
+        store_run(tmp_path / name, images_seen=(0,), prompts=("water",), seeds=(0,), size_px=size_px)
+    panel, sent = StripComparator([tmp_path / name for name in "ab"]), []
+    monkeypatch.setattr(panel._view, "send", sent.append)
+    panel._answer(None, {"kind": "read", "judge": "B", "wanted": [0, 1]}, [])
+    panel._reader.shutdown()
+    assert [message["kind"] for message in sent] == ["readings"]
+    assert [number for number, _ in sent[0]["entries"]] == [0, 1]
+
+
+def test_a_judge_that_fails_is_said(runs, monkeypatch):
+    def fail(*_):
+        raise OSError("no judge here")
+
+    monkeypatch.setattr(module, "load_judge", fail)
+    panel, sent = StripComparator(runs), []
+    monkeypatch.setattr(panel._view, "send", sent.append)
+    panel._answer(None, {"kind": "read", "judge": "B", "wanted": [0]}, [])
+    panel._reader.shutdown()
+    assert sent == [{"kind": "said", "text": "Judge B cannot read these glyphs: no judge here"}]
 
 
 def test_a_file_that_cannot_be_is_refused_in_words(runs, monkeypatch):

@@ -3,9 +3,11 @@
 import re
 import shutil
 import statistics
+import threading
 import time
 from datetime import UTC, datetime
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pandas as pd
@@ -14,7 +16,7 @@ from PIL import Image
 
 from kanjilab.data.dictionary import load_characters
 from kanjilab.data.image_folder import open_dataset
-from kanjilab.widgets import DatasetBrowser
+from kanjilab.widgets import DatasetBrowser, dataset_browser
 from kanjilab.widgets.dataset_browser import (
     PAGE_GLYPHS,
     Filter,
@@ -181,6 +183,31 @@ def test_the_nearest_in_shape_are_other_glyphs(browser, tmp_path, monkeypatch):
     browser.nearest.selected = 0
     assert CHARACTERS[browser.selected] == nearest
     assert len(browser.nearest.names) == 7 and not any(name.startswith(nearest) for name in browser.nearest.names)
+
+
+def test_neighbours_of_a_folder_that_is_no_longer_shown_are_dropped(browser, tmp_path, monkeypatch):
+    leave, ended, original = threading.Event(), threading.Event(), browser._fit_neighbours
+
+    def fit(*_):
+        assert leave.wait(30)
+        return SimpleNamespace(characters=list(CHARACTERS))
+
+    def measured(*given):
+        try:
+            original(*given)
+        finally:
+            ended.set()
+
+    monkeypatch.setattr(dataset_browser.Neighbours, "load_or_fit", fit)
+    monkeypatch.setattr(browser, "_fit_neighbours", measured)
+    browser.seek.click()
+    rows = [["a.png", "a cat", "train", "猫"], ["b.png", "a dog", "train", "犬"]]
+    pictures = [Image.new("L", (8, 8), 255)] * 2
+    browser.opening.open(write_dataset(tmp_path / "other", rows, pictures))
+    leave.set()
+    assert ended.wait(30)
+    browser.grid.selected = 1
+    assert browser.selected == 1 and browser.nearest.pictures == [] and not browser.seek.disabled
 
 
 def bars_of(browser):

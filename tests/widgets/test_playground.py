@@ -306,7 +306,11 @@ def test_a_link_opens_what_it_was_made_from(tmp_path):
     assert len(request_of_query("glyphs=999999999", choices, Request("a")).seeds) <= 1000
 
 
-@pytest.mark.parametrize("query", ["model=other", "seed=x", "sampler=none", "prompt=+", "seed=-1", "a=1&" * 30])
+@pytest.mark.parametrize(
+    "query",
+    ["model=other", "seed=x", "sampler=none", "prompt=+", "seed=-1", "a=1&" * 30]
+    + ["prompt=fire&seed=3000000000", "prompt=fire&step=777"],
+)
 def test_a_wrong_link_is_refused(base, query):
     panel = make_panel(base, query=query)
     assert panel._worker is None and "This link cannot be opened" in panel.status.value
@@ -318,6 +322,18 @@ def test_a_link_is_drawn_at_once_and_within_the_bounds(base):
     panel._worker.join(60)
     assert panel.glyphs.request.prompt == "fire" and panel.glyphs.request.seeds == (7,)
     assert "at most 30 steps" in make_panel(base, query="steps=31", public=True).status.value
+
+
+def test_a_link_to_a_run_opens_its_checkpoint_or_nothing(base, runs):
+    steps = RunFolder.open(runs / "mine" / "run").checkpoints()
+    for asked, step in (("", steps[-1]), (f"&step={steps[0]}", steps[0])):
+        panel = make_panel(base, runs, query=f"model=mine, arm 1&glyphs=1&steps=2&parts=水 木{asked}")
+        panel._worker.join(60)
+        assert (panel.glyphs.request.arm, panel.glyphs.request.step) == (1, step)
+    for wrong in ("step=777", "sampler=flow-euler"):
+        panel = make_panel(base, runs, query=f"model=mine, arm 1&{wrong}")
+        assert panel._worker is None and "seed, checkpoint or sampler" in panel.status.value
+        assert panel.request == make_panel(base, runs).request
 
 
 # One at a time
@@ -575,6 +591,20 @@ def test_the_history_is_saved_and_loaded(base, tmp_path):
     (tmp_path / "kept" / HISTORY).write_text("{}")
     other.load_button.click()
     assert "expected a saved history" in other.status.value
+
+
+def test_a_gallery_that_is_saved_again_keeps_what_is_there(base, tmp_path):
+    glyphs = drawn(base, seeds=(0, 1, 2, 3, 4, 5))
+    kept = [kept_glyph(glyphs, index, "") for index in range(6)]
+    for some in (kept[:5], kept[5:], kept[1:2]):
+        save_history(some, tmp_path / "kept")
+    again = load_history(tmp_path / "kept")
+    assert [one.request.seeds for one in again] == [(0,), (2,), (3,), (4,), (5,), (1,)], "the latest last, each once"
+    (tmp_path / "kept" / HISTORY).write_text("{}")
+    panel = make_panel(base, history=tmp_path / "kept")
+    panel.save_button.click()
+    assert "save in another folder" in panel.status.value
+    assert (tmp_path / "kept" / HISTORY).read_text() == "{}"
 
 
 def test_a_public_page_shows_no_code_no_paths_and_no_studies(base, runs):

@@ -384,6 +384,42 @@ def test_changed_settings_are_another_training_and_both_are_found_again(make_pan
     assert other.recipe.arm.rank == 1
 
 
+@pytest.mark.parametrize("rule", ['{"name":"only","rule":"left16","radicals":[85]}', '{"name":["x"]}'])
+def test_a_rule_that_is_none_cannot_be_started(make_panel, rule):
+    panel = make_panel()
+    panel.inputs["data"].value = rule
+    assert panel.start_button.disabled and "expected a rule as {'name': ...}" in panel.status.value
+    panel.inputs["data"].value = "left16"
+    assert not panel.start_button.disabled and panel.recipe.data == {"name": "left16"}
+
+
+def test_settings_that_the_inputs_cannot_show_are_kept(make_panel):
+    arm = Arm(seed=2**40, rank=8192, alpha=1.23456789, images_seen=100)
+    panel = make_panel(arm=arm)
+    panel.inputs["batch"].value = 4
+    assert panel.recipe.arm == dataclasses.replace(arm, batch=4)
+    panel.inputs["rank"].value = 8
+    assert panel.recipe.arm == dataclasses.replace(arm, batch=4, rank=8)
+    panel.inputs["batch"].value = 1
+    assert panel.recipe.arm == dataclasses.replace(arm, rank=8), "back to what it was"
+
+
+def test_a_text_encoder_alone_can_be_trained(make_panel):
+    panel = make_panel(arm=Arm(targets="none", text_encoder="full", images_seen=24))
+    assert panel.inputs["targets"].value == "none"
+    panel.inputs["targets"].value = "all"
+    assert (panel.recipe.arm.targets, panel.recipe.arm.text_encoder) == ("all", "full")
+
+
+def test_a_folder_that_cannot_be_written_is_said(make_panel, tmp_path):
+    (tmp_path / "file").touch()
+    panel = make_panel("file/panel")
+    panel.start()
+    with pytest.raises(NotADirectoryError):
+        asyncio.run(panel.finished())
+    assert panel.status.value.startswith("Failed: NotADirectoryError")
+
+
 def test_of_two_trainings_of_a_panel_one_waits_for_the_other(make_panel, folder, images, tmp_path, monkeypatch):
     reached, leave = hold_at(monkeypatch, 1)
     panel = make_panel()

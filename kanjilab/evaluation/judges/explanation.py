@@ -14,6 +14,7 @@ from kanjilab.data.rendering import default_font, draw_font, draws
 from kanjilab.evaluation.judges.part_judge import Judge
 
 NEIGHBOURS_SHOWN = 5
+PAPER = {"facecolor": "white", "edgecolor": "none", "alpha": 0.85, "pad": 0.5}  # behind words that lie on strokes
 LAYOUT_WORDS = {  # no common font has the signs
     "⿰": "left and right",
     "⿱": "above and below",
@@ -68,4 +69,5 @@ def _draw_reading(axis: Any, image: NDArray[np.uint8], reading: Any) -> None:
         colour = f"C{index % 10}"
         axis.add_patch(Rectangle((left, top), right - left, bottom - top, fill=False, edgecolor=colour, linewidth=2))
         name = part if draws(part, default_font()) else f"U+{ord(part):04X}"
-        axis.text(left, top, f"{name} {score:.2f}", fontproperties=font, fontsize=10, color=colour, va="bottom")
+        words = {"fontproperties": font, "fontsize": 10, "color": colour, "bbox": PAPER}
+        axis.text(left, top, f"{name} {score:.2f}", va="bottom", **words)
