@@ -141,7 +141,8 @@ def export(
     public: Annotated[bool, typer.Option(help="With --push: a new repository is for all to see.")] = False,
 ) -> None:
     """Write a checkpoint as a file that diffusers, ComfyUI, kohya's scripts or PEFT load, or as a whole pipeline."""
-    from kanjilab.export.conversion import ABOUT_DORA, push_to_hub, require_repository
+    from kanjilab.export.conversion import ABOUT_DORA
+    from kanjilab.export.hub_upload import push_to_hub, require_repository
     from kanjilab.export.onnx_folder import base_to_onnx
     from kanjilab.export.release import Handover, hand_over
     from kanjilab.models.hub import HUB_BASES

@@ -173,14 +173,15 @@ def describe(run: RunFolder, dataset: Dataset, scores: pd.DataFrame, stopwatch: 
     seen, seconds = log["images_seen"].iloc[-1][0], log["seconds"].iloc[-1]
     # Linux counts in KiB, macOS in bytes.
     unit = 1 if sys.platform == "darwin" else 1024
-    losses = log["loss"].map(lambda values: values[0])
+    losses = np.array([values[0] for values in log["loss"]])
     losses = losses[np.isfinite(losses)]  # none of the step at which an arm is stopped
+    tenth = max(1, len(losses) // 10)
     radicals = set(dataset.split("train").table["radical_character"])
     return run_facts(run, dataset) | {
         "images_seen": seen,
         "images_per_second": round(seen / seconds, 1),
-        "loss_first_tenth": float(losses.iloc[: max(1, len(losses) // 10)].mean()) if len(losses) else None,
-        "loss_last_tenth": float(losses.iloc[-max(1, len(losses) // 10) :].mean()) if len(losses) else None,
+        "loss_first_tenth": float(losses[:tenth].mean()) if len(losses) else None,
+        "loss_last_tenth": float(losses[-tenth:].mean()) if len(losses) else None,
         "stopped": log["stopped"].iloc[-1][0],
         "scores": scores.to_dict("records"),
         "chance": "one radical in sixteen, 6%" if len(radicals) == RADICALS_WANTED else None,

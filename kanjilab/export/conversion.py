@@ -1,13 +1,12 @@
 """What a run learned, in files that other programs load: LoRAs, whole pipelines, model cards."""
 
-import glob
 import json
 import re
 import shutil
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import fields
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
 import torch
 from safetensors import safe_open
@@ -31,7 +30,7 @@ from kanjilab.export.lora_formats import (
     peft_tensors,
 )
 from kanjilab.models.adapters import MAGNITUDE, TEXT
-from kanjilab.models.hub import HUB_BASES, PICKLES
+from kanjilab.models.hub import HUB_BASES
 from kanjilab.models.loading import base_folder
 
 DIFFUSERS_FILE = "pytorch_lora_weights.safetensors"
@@ -442,64 +441,3 @@ def require_own_card(folder: Path) -> None:
     card = folder / "README.md"
     if card.is_file() and b"trained with kanjilab" not in card.read_bytes():
         raise FileExistsError(f"{card} is not a card of kanjilab and would be replaced: expected another folder")
-
-
-class HubApi(Protocol):
-    """What is used of `huggingface_hub.HfApi`."""
-
-    def create_repo(self, repo_id: str, *, private: bool, exist_ok: bool) -> Any:
-        """Makes a repository, or finds it.
-
-        Args:
-            repo_id, private, exist_ok: as there.
-        """
-
-    def upload_folder(self, *, repo_id: str, folder_path: str, commit_message: str) -> Any:
-        """Puts a folder's files into it.
-
-        Args:
-            repo_id, folder_path, commit_message: as there.
-        """
-
-
-def require_repository(name: str) -> None:
-    """Refuses what is no name of a repository on the Hub.
-
-    Raises:
-        ValueError: no `owner/name`.
-    """
-    if not re.fullmatch(r"[\w.-]+/[\w.-]+", name):
-        raise ValueError(f"expected owner/name, got {name!r:.80}")
-
-
-def push_to_hub(
-    folder: Path, repository: str, files: Sequence[Path], *, private: bool = True, api: HubApi | None = None
-) -> str:
-    """Puts exported files onto the Hugging Face Hub, as the account that is logged in (`hf auth login`).
-
-    Args:
-        folder: that they are in.
-        repository: `owner/name`; made if it is not there.
-        files: what is published, README.md and safetensors among it; what else is in the folder is not.
-        private: whether a new repository is.
-        api: by default huggingface_hub's.
-    Returns:
-        The repository's address.
-    Raises:
-        ValueError: no `owner/name`, or files without a card, without weights or with a pickle.
-    """
-    require_repository(repository)
-    names = [path.relative_to(folder).as_posix() for path in files]
-    if pickles := [name for name in names if name.endswith((*PICKLES, ".pkl"))]:
-        raise ValueError(f"{folder}: no pickle is published, got {pickles[0]}")
-    if "README.md" not in names or not any(name.endswith(".safetensors") for name in names):
-        raise ValueError(f"{folder}: expected README.md and .safetensors, got {names[:5]}")
-    if api is None:
-        from huggingface_hub import HfApi
-
-        api = HfApi()
-    api.create_repo(repository, private=private, exist_ok=True)
-    about = "Weights trained with kanjilab"
-    patterns = [glob.escape(name) for name in names]
-    api.upload_folder(repo_id=repository, folder_path=str(folder), allow_patterns=patterns, commit_message=about)
-    return f"https://huggingface.co/{repository}"

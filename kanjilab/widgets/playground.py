@@ -6,7 +6,6 @@ import secrets
 import threading
 import time
 from collections.abc import Callable
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -131,8 +130,7 @@ class Playground(DrawPanel):
         self._make_layout()
         run, arm = self._drawn_by
         usual = Request(self._example_texts[0], seeds=tuple(range(GLYPHS)), base=self._base, run=run, arm=arm)
-        with self._changing_inputs():
-            self._set_inputs(request or usual)
+        self._set_inputs(request or usual)
         self._show_code()
         if query:
             self._open_link(query)
@@ -205,24 +203,25 @@ class Playground(DrawPanel):
         self.prompt.on_msg(lambda _, content, __: self.start() if content.get("event") == "submit" else None)
 
     def _set_inputs(self, request: Request) -> None:
-        sampling = request.sampling
+        sampling, owned = request.sampling, [choice for _, choice in self._choices]
         wanted = None if request.run is None else (request.run, request.arm)
-        owned = [choice for _, choice in self._choices]
-        if wanted in owned:
-            self.model.index = owned.index(wanted)
-        if request.step in self._steps:
-            self.checkpoint.index = self._steps.index(request.step)
-        self.prompt.value, self.parts.value = request.prompt, "".join(request.parts)
-        if sampling.sampler in self.sampler.options:
-            self.sampler.value = sampling.sampler
-        self.steps.value, self.guidance.value = sampling.steps, sampling.guidance
-        self.seed.value, self.count.value = request.seeds[0], len(request.seeds)
-        self.prefix.value, self.negative.value = sampling.prefix, sampling.negative_prompt
+        with self._changing_inputs():
+            if wanted in owned:
+                self.model.index = owned.index(wanted)
+            if request.step in (None, *self._steps):  # None means the last, which is the first of them
+                self.checkpoint.index = 0 if request.step is None else self._steps.index(request.step)
+            self.prompt.value, self.parts.value = request.prompt, "".join(request.parts)
+            if sampling.sampler in self.sampler.options:
+                self.sampler.value = sampling.sampler
+            self.steps.value, self.guidance.value = sampling.steps, sampling.guidance
+            self.seed.value, self.count.value = request.seeds[0], len(request.seeds)
+            self.prefix.value, self.negative.value = sampling.prefix, sampling.negative_prompt
 
     def _asks_as(self, request: Request) -> bool:
-        """Whether the inputs select the same model and sampling as a request."""
-        names = ("run", "arm", "step", "base", "sampling")
-        return all(getattr(self.request, name) == getattr(request, name) for name in names)
+        """Whether the inputs select the same model, seeds and sampling as a request."""
+        asked, names = self.request, ("run", "arm", "base", "seeds", "sampling")
+        same = all(getattr(asked, name) == getattr(request, name) for name in names)
+        return same and asked.step == (self._steps[0] if request.step is None else request.step)
 
     def _number(self, label: str, least: float, most: float) -> Any:
         kind = widgets.BoundedFloatText if isinstance(least, float) else widgets.BoundedIntText
@@ -236,9 +235,8 @@ class Playground(DrawPanel):
         self.checkpoint.index = 0
         self.checkpoint.disabled = run is None
         family = RunFolder.open(run).settings.get("family", "unet") if run else None  # older runs do not say
-        fitting = tuple(
-            name for kind in (UNetDiffusion, FlowDiffusion) if family in (kind.family, None) for name in kind.samplers
-        )
+        kinds = [kind for kind in (UNetDiffusion, FlowDiffusion) if family in (kind.family, None)]
+        fitting = tuple(name for kind in kinds for name in kind.samplers)
         if fitting != self.sampler.options:
             self.sampler.options = fitting
         self._show_examples()
@@ -294,13 +292,11 @@ class Playground(DrawPanel):
             asked = self._limits.check(request_of_query(query, self._choices, before))
         except ValueError as error:
             return self._say(f"This link cannot be opened: {error}")
-        with self._changing_inputs():
-            self._set_inputs(asked)
-            asked = replace(asked, step=self.request.step) if asked.step is None else asked  # None means the last
-            if not self._asks_as(asked) or self.request.seeds != asked.seeds:
-                self._set_inputs(before)
-                return self._say("This link cannot be opened: its seed, checkpoint or sampler is not to be had here")
-        self.start()
+        self._set_inputs(asked)
+        if self._asks_as(asked):
+            return self.start()
+        self._set_inputs(before)
+        self._say("This link cannot be opened: its seed, checkpoint or sampler is not to be had here")
 
     def _show_examples(self) -> None:
         buttons = [chip(text) for text in self._example_texts]
@@ -422,9 +418,8 @@ class Playground(DrawPanel):
         if kept.certificate is not None:
             self.verdict.value = chosen_html(1, Coined(kept.image, kept.certificate))
         else:
-            self.verdict.value = verdict_html(
-                load_judge(REPORTER), kept.image, kept.verdict, made_of(kept.request, self._label_of(kept.request))
-            )
+            made = made_of(kept.request, self._label_of(kept.request))
+            self.verdict.value = verdict_html(load_judge(REPORTER), kept.image, kept.verdict, made)
 
     def _label_of(self, request: Request) -> str:
         wanted = None if request.run is None else (request.run, request.arm)
@@ -475,8 +470,7 @@ class Playground(DrawPanel):
         if self._filling or (place := self.past.choice) is None:
             return
         kept = self.history[::-1][place]
-        with self._changing_inputs():
-            self._set_inputs(kept.request)
+        self._set_inputs(kept.request)
         same = self._asks_as(kept.request)
         hint = "Draw draws it again" if same else "the model that drew it is not among the choices here"
 

@@ -230,7 +230,7 @@ class Workshop:
 
     def jobs(self) -> list[TrainingJob]:
         """Of all trainings that were begun here, the latest first."""
-        paths = sorted(self.folder.glob("runs/*.json"), key=lambda path: path.stat().st_mtime, reverse=True)
+        paths = sorted(self.folder.glob("runs/[!.]*.json"), key=lambda path: path.stat().st_mtime, reverse=True)
         return [job for path in paths if (job := _stored_job(path))]
 
     def last(self, asked: TrainingJob) -> TrainingJob:

@@ -20,7 +20,6 @@ from kanjilab.core.run_folder import RunError, RunFolder
 from kanjilab.export.conversion import (
     LORA_FORMS,
     model_card,
-    push_to_hub,
     read_arm,
     to_comfyui,
     to_diffusers,
@@ -29,6 +28,7 @@ from kanjilab.export.conversion import (
     to_pipeline,
     write_card,
 )
+from kanjilab.export.hub_upload import push_to_hub
 from kanjilab.export.lora_formats import read_lora
 from kanjilab.export.release import Handover, hand_over
 from kanjilab.models.loading import load_base

@@ -420,6 +420,13 @@ def test_a_folder_that_cannot_be_written_is_said(make_panel, tmp_path):
     assert panel.status.value.startswith("Failed: NotADirectoryError")
 
 
+def test_a_job_that_is_being_written_is_not_listed(make_panel, tmp_path):
+    panel = make_panel()
+    panel.workshop.keep(panel.recipe, panel.asked)
+    (tmp_path / "panel" / "runs" / ".tmp_1_2_x.json").symlink_to("gone")  # as a file that goes while it is looked at
+    assert panel.workshop.jobs() == [panel.recipe]
+
+
 def test_of_two_trainings_of_a_panel_one_waits_for_the_other(make_panel, folder, images, tmp_path, monkeypatch):
     reached, leave = hold_at(monkeypatch, 1)
     panel = make_panel()
