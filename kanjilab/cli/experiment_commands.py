@@ -40,7 +40,7 @@ def sweep(
     """
     from pandas import read_parquet
 
-    from kanjilab.experiments.designs import best_rates, make_study
+    from kanjilab.experiments.designs import BUDGETS, best_rates, make_study
     from kanjilab.experiments.run_study import ablate
     from kanjilab.experiments.study import spelled
 
@@ -60,7 +60,7 @@ def sweep(
     if report is None:
         return
     table = folder / f"table-{report['judge']}.parquet"
-    if report["study"]["phase"] == "pilot":
+    if BUDGETS[scale].phase == "pilot":
         typer.echo(best_rates(read_parquet(table)).to_string(index=False))
     for split, sentences in report["sentences"].items():
         typer.echo("\n".join([f"{spelled(split)} prompts:", *(f"  {line}" for line in sentences)]))
