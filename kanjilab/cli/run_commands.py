@@ -161,11 +161,12 @@ def export(
         return
     run = open_training(folder)
     at = run.checkpoints()[-1] if step is None else step
-    earlier = _times(path)
+    earlier = _times(path) if push else {}
     written = hand_over(run, at, arm, path, handover)
-    ours = [file for file, time in _times(path).items() if earlier.get(file) != time]
-    address = [push_to_hub(path, push, ours, private=not public)] if push else []
-    typer.echo("\n".join([*map(str, written), *address]))
+    typer.echo("\n".join(map(str, written)))
+    if push:
+        ours = [file for file, time in _times(path).items() if earlier.get(file) != time]
+        typer.echo(push_to_hub(path, push, ours, private=not public))
     if form in ("comfyui", "kohya") and run.arm(arm).dora:
         typer.echo(ABOUT_DORA)
 

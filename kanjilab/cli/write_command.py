@@ -46,7 +46,7 @@ def write(
 
     require_effect(context, skeleton is None, "without --skeleton", "by_index", "vertical")
     name = re.sub(r"\W+", "-", text).strip("-")[:40] or "skeleton"
-    options = settings_hash([text, {option: str(value) for option, value in context.params.items()}])
+    options = settings_hash({option: str(value) for option, value in context.params.items()})
     files = _files_of(out or Path("runs/written", f"{name}-{options[:6]}"))
     lines = _lines_of(text, skeleton)
     symbols = [symbol for line in lines for symbol in line]

@@ -14,7 +14,7 @@ from kanjilab.models.loading import LatentDiffusion
 from kanjilab.models.sampling import Sampling, default_sampling, sample
 from kanjilab.models.trainable import Trainable
 from kanjilab.training.checkpoints import checkpoint_images_seen, load_checkpoints
-from kanjilab.viz.strip import Strip
+from kanjilab.viz.strip import Strip, seen_label
 
 LOADED_BYTES = 1_000_000_000  # of adapters, a rank of 768 having 4.5 GB
 
@@ -182,7 +182,7 @@ def history_strip(
         others = images[-1, :, 1 : 1 + further]  # (P, further, H, W)
     columns = images[:, :, 0].swapaxes(0, 1)  # (P, C, H, W)
     seen = facts["images_seen"]
-    labels = [f"{count:,}" if count else "before" for count in seen]
+    labels = [seen_label(count) for count in seen]
     groups = [("images seen", len(labels))]
     if others.shape[1]:
         groups.append(("final, other noises", others.shape[1]))

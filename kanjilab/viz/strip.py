@@ -229,6 +229,11 @@ def _draw_row_labels(canvas: ImageDraw.ImageDraw, strip: Strip, layout: _Layout)
             face.draw(canvas, layout.x[0], baseline, line, SOFT)
 
 
+def seen_label(images_seen: int) -> str:
+    """Label of a checkpoint: "before" or "1,600"."""
+    return f"{images_seen:,}" if images_seen else "before"
+
+
 def save_strip(strip: Strip, path: Path | str, cell_px: int = 96) -> Path:
     """Write a strip as PNG, and its labels and facts as JSON of the same name beside it.
 

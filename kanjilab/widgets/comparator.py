@@ -30,7 +30,7 @@ from kanjilab.data.components import normal_form
 from kanjilab.evaluation.judges.framing import frame_glyphs
 from kanjilab.evaluation.judges.part_judge import load_judge
 from kanjilab.viz.animation import save_animation
-from kanjilab.viz.strip import draw_strip, save_strip
+from kanjilab.viz.strip import draw_strip, save_strip, seen_label
 from kanjilab.widgets.common import (
     FOLDER,
     CodeBox,
@@ -65,7 +65,7 @@ from kanjilab.widgets.tracks import (
     view_of,
     with_chosen_cell,
 )
-from kanjilab.widgets.view_strips import seen_label, view_strip
+from kanjilab.widgets.view_strips import view_strip
 from kanjilab.widgets.worker import Worker
 
 SENT_AT_ONCE_BYTES = 20_000_000  # above it the browser asks for frames when it shows them

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 
 from kanjilab.core.images import grayscale
-from kanjilab.viz.strip import Strip
+from kanjilab.viz.strip import Strip, seen_label
 from kanjilab.widgets.tracks import Track, View, some_chosen, timeline
 
 
@@ -45,11 +45,6 @@ def _of_one_size(tracks: Sequence[Track]) -> list[Track]:
         same = size == largest
         result.append(track if same else replace(track, images=track.images[:, :, :, rows[:, None], columns]))
     return result
-
-
-def seen_label(images_seen: int) -> str:
-    """Label of a checkpoint: "before" or "1,600"."""
-    return f"{images_seen:,}" if images_seen else "before"
 
 
 def _checkpoint_strip(shown: Sequence[Track], view: View, title: str, facts: dict[str, Any]) -> Strip:
